@@ -1,0 +1,216 @@
+"""What the guest does before, at and after a move."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import time
+from collections.abc import Awaitable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from guest_agent import __version__, link, mptcp, protocol
+from guest_agent.detect import Detector
+from guest_agent.lease import Lease, LeaseKeeper, NoLeaseError
+
+LOG = logging.getLogger(__name__)
+LEASE_TIMEOUT_S = 30.0
+# Announces of one move come within 0.8 s; two moves are further apart than this.
+DEBOUNCE_S = 2.0
+CONSENT_PORT = 8684  # where clients are asked to join; named for the RFC
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What the guest did when it found itself at a new site. Times in ms."""
+
+    seen_by: str
+    old: str
+    new: str
+    gateway: str
+    endpoint_id: int
+    lease_ms: int
+    total_ms: int
+
+
+class Agent:
+    """Owns one interface. Verbs are repeatable; an arrival runs once however many report it."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self._leases = LeaseKeeper(interface)
+        self._link: Optional[link.Link] = None
+        self._lease: Optional[Lease] = None
+        self._arriving: Optional[asyncio.Task[Arrival]] = None
+        self._last_arrival: Optional[Arrival] = None
+        self._arrived_at = float("-inf")
+        self._last_id = 0
+        self._willing: set[int] = set()
+
+    async def start(self) -> None:
+        """First lease after boot; the agent answers `status` while this still runs."""
+        self._link = await link.find_link(self._interface)
+        await mptcp.raise_limits()
+        await link.bring_up(self._link)
+        while self._lease is None:
+            try:
+                lease = await self._leases.acquire(LEASE_TIMEOUT_S)
+            except NoLeaseError as error:
+                LOG.warning("%s; asking again", error)
+                continue
+            await link.move_in(self._link, lease, old="")
+            self._lease = lease
+        LOG.info("at home on %s, lease from %s", self._lease.address, self._lease.server)
+
+    async def watch(self, detector: Detector) -> None:
+        async for sighting in detector.sightings():
+            if self._lease is not None and time.monotonic() - self._arrived_at > DEBOUNCE_S:
+                LOG.info("%s says that the guest has moved", sighting.detector)
+                self._arrive(sighting.detector)
+
+    async def handle(self, request: protocol.Request) -> protocol.Reply:
+        verbs: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "status": self._status,
+            "connections": self._connections,
+            "consent": self._consent,
+            "arrive": self._arrive_verb,
+            "retire": self._retire,
+        }
+        try:
+            return protocol.Reply(request.id, await verbs[request.verb](request.args))
+        except protocol.ProtocolError as error:
+            return protocol.Reply(request.id, {}, error.code, str(error))
+        except NoLeaseError as error:
+            return protocol.Reply(request.id, {}, "no-lease", str(error))
+
+    async def _status(self, _args: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "agent": __version__,
+            "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            "kernel": os.uname().release,
+            "hostname": os.uname().nodename,
+            "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+            "interface": self._interface,
+            "mac": self._link.mac if self._link else "",
+            "lease": asdict(self._lease) if self._lease else None,
+        }
+
+    async def _connections(self, _args: dict[str, Any]) -> dict[str, Any]:
+        found = mptcp.connections()
+        self._willing |= {c.token for c in found if c.token and c.followed}
+        self._willing &= {c.token for c in found}
+        listed = found[: protocol.MAX_CONNECTIONS]
+        wire = [c.as_wire() | {"willing": c.token in self._willing} for c in listed]
+        return {"connections": wire, "total": len(found)}
+
+    async def _consent(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Ask every client whose consent is unknown to join a spare port of the same address.
+
+        An echo of ADD_ADDR is no consent, only a join is. The port is announced as backup, so that
+        no data takes it, and withdrawn at once.
+        """
+        timeout_ms = args.get("timeout_ms", 1500)
+        if not isinstance(timeout_ms, int) or not 0 < timeout_ms <= 10_000:
+            raise protocol.ProtocolError("bad-args", "timeout_ms must be 1 to 10000")
+        if self._lease is None:
+            raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
+        unknown = await self._undecided()
+        if unknown:
+            endpoint_id = await self._fresh_id()
+            await mptcp.announce(self._lease.address, endpoint_id, port=CONSENT_PORT, backup=True)
+            try:
+                deadline = time.monotonic() + timeout_ms / 1000
+                while unknown and time.monotonic() < deadline:
+                    await asyncio.sleep(0.05)
+                    unknown &= await self._undecided()
+            finally:
+                await mptcp.withdraw(endpoint_id)
+        return await self._connections({})
+
+    async def _undecided(self) -> set[int]:
+        wire = (await self._connections({}))["connections"]
+        return {c["token"] for c in wire if c["token"] and not c["willing"]}
+
+    async def _arrive_verb(self, args: dict[str, Any]) -> dict[str, Any]:
+        """`left` is the address that the guest had before the move: it tells an arrival that the
+        announce has already brought about from one that is still to come.
+        """
+        left = _address(args, "left")
+        last, lease = self._last_arrival, self._lease
+        if last is not None and lease is not None and (last.old, last.new) == (left, lease.address):
+            return asdict(last)
+        return asdict(await asyncio.shield(self._arrive("channel")))
+
+    def _arrive(self, seen_by: str) -> asyncio.Task[Arrival]:
+        """The arrival that runs, or the one that has just ended, or a new one."""
+        running = self._arriving
+        if running is not None and not running.done():
+            return running
+        just_ended = time.monotonic() - self._arrived_at <= DEBOUNCE_S
+        if running is not None and just_ended and running.exception() is None:
+            return running
+        self._arriving = asyncio.ensure_future(self._renumber(seen_by))
+        self._arriving.add_done_callback(_log_failure)
+        return self._arriving
+
+    async def _renumber(self, seen_by: str) -> Arrival:
+        if self._link is None or self._lease is None:
+            raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
+        began = time.monotonic()
+        old = self._lease.address
+        await link.forget_neighbours(self._link)
+        lease = await self._leases.acquire(LEASE_TIMEOUT_S)
+        leased = time.monotonic()
+        await link.move_in(self._link, lease, old)
+        self._lease = lease
+        endpoint_id = 0
+        if lease.address != old:
+            endpoint_id = await self._fresh_id()
+            await mptcp.announce(lease.address, endpoint_id)
+        self._arrived_at = time.monotonic()
+        self._last_arrival = Arrival(
+            seen_by,
+            old,
+            lease.address,
+            lease.gateway,
+            endpoint_id,
+            round((leased - began) * 1000),
+            round((self._arrived_at - began) * 1000),
+        )
+        LOG.info("arrived: %s", self._last_arrival)
+        return self._last_arrival
+
+    async def _retire(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Withdraw an address that the guest had: REMOVE_ADDR on all connections, then the /32."""
+        address = _address(args, "address")
+        if self._link is None or self._lease is None:
+            raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
+        if address == self._lease.address:
+            raise protocol.ProtocolError("in-use", f"{address} is the guest's present address")
+        await mptcp.withdraw(0, address)
+        for endpoint_id, announced in (await mptcp.endpoints()).items():
+            if announced == address:
+                await mptcp.withdraw(endpoint_id)
+        await link.move_out(self._link, address)
+        return {"retired": address}
+
+    async def _fresh_id(self) -> int:
+        self._last_id = mptcp.fresh_id(await mptcp.endpoints(), self._last_id)
+        return self._last_id
+
+
+def _address(args: dict[str, Any], key: str) -> str:
+    try:
+        return str(ipaddress.ip_address(str(args.get(key, ""))))
+    except ValueError as error:
+        raise protocol.ProtocolError("bad-args", f"{key}: {error}") from None
+
+
+def _log_failure(task: asyncio.Task[Arrival]) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        if task.exception() is not None:
+            LOG.error("arrival failed: %s", task.exception())

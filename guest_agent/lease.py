@@ -1,0 +1,92 @@
+"""DHCP on the migrating interface, by pyroute2's client.
+
+After a move the guest asks everybody (DISCOVER, RFC 2131 section 3.1): a unicast renewal would go
+to the server of the site it left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+from pyroute2.dhcp import fsm
+from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig
+from pyroute2.dhcp.leases import Lease as DHCPLease
+
+LOG = logging.getLogger(__name__)
+
+
+class NoLeaseError(Exception):
+    """No DHCP server answered in time."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    address: str
+    prefix_length: int
+    gateway: str
+    server: str
+    seconds: int
+
+
+class _InMemoryLease(DHCPLease):  # type: ignore[misc]
+    """A lease of the site that the guest left must not come back from a file."""
+
+    def dump(self) -> None:
+        pass
+
+    @classmethod
+    def load(cls, interface: str) -> None:
+        return None
+
+
+def _impatient() -> Iterator[float]:
+    """Seconds between retransmissions: the link may come up a moment after the guest runs."""
+    delay = 0.15
+    while True:
+        yield delay
+        delay = min(delay * 1.5, 4.0)
+
+
+class LeaseKeeper:
+    """Gets a lease and keeps it, in one place at a time; never releases one.
+
+    The lease of the old site is left to expire: the guest may still use that address, and may
+    come back for it.
+    """
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self._client: Optional[AsyncDHCPClient] = None
+
+    async def acquire(self, timeout_s: float) -> Lease:
+        """A fresh lease from whoever serves this link now. Raises NoLeaseError."""
+        await self._drop_client()
+        config = ClientConfig(
+            interface=self._interface,
+            lease_type=_InMemoryLease,
+            retransmission=_impatient,
+            release=False,
+            handle_signals=False,
+            vendor_id="vmacro",
+        )
+        client = AsyncDHCPClient(config)
+        await client.__aenter__()
+        self._client = client
+        await client.bootstrap()
+        try:
+            await client.wait_for_state(fsm.State.BOUND, timeout=timeout_s)
+        except asyncio.TimeoutError:
+            raise NoLeaseError(f"no DHCP lease on {self._interface} within {timeout_s:g} s") from None
+        lease = client.lease
+        return Lease(lease.ip, lease.prefixlen, lease.default_gateway, lease.server_id, lease.lease_time)
+
+    async def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(client.__aexit__(None, None, None), timeout=1.0)

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Runs on the builder with the guest's tree as $1, after packages and files.
+set -eu
+root=$1
+for name in ssh gpt-auto hibernate-resume cryptsetup veritysetup integritysetup tpm2 bless-boot; do
+    rm -f "$root/usr/lib/systemd/system-generators/systemd-$name-generator"
+done
+rm -f "$root"/boot/initrd.img* "$root"/etc/nginx/sites-enabled/default
+# Newer than /usr, so that no update service runs at each boot.
+touch "$root/etc/.updated" "$root/var/.updated"
+echo web > "$root/etc/hostname"
+: > "$root/etc/machine-id"
+chroot "$root" passwd -q -d root
+chroot "$root" python3 -m compileall -q /usr/lib/python3.13 || true

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Runs on the builder with the host's tree as $1, after packages and files.
+set -eu
+root=$1
+rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/libvirt/qemu/networks/autostart/* "$root"/etc/libvirt/qemu/networks/*.xml
+mkdir -p "$root/var/lib/vmacro/images"

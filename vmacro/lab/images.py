@@ -1,0 +1,239 @@
+"""Images from recipes (images/NAME): built by mmdebstrap from the machine's own mirror, cached by hash.
+
+An image is a folder `CACHE/NAME-HASH`: for a host a tree `root`, to be the lower layer of overlays;
+for a guest `vmlinuz`, `initrd.gz` and the read-only `root.ext4`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomllib
+
+from vmacro.errors import ConfigurationError, LabError
+from vmacro.lab import process, zipapps
+from vmacro.lab.paths import RECIPES, cache_dir
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """images/NAME/recipe.toml and what lies beside it."""
+
+    name: str
+    folder: Path
+    kind: str
+    suite: str
+    packages: tuple[str, ...]
+    enable: tuple[str, ...]
+    mask: tuple[str, ...]
+    modules: tuple[str, ...]
+    size_mib: int
+
+    @property
+    def base_key(self) -> str:
+        """What the packages alone decide: the slow half of a build."""
+        return _digest([self.suite, *sorted(self.packages)])
+
+    @property
+    def key(self) -> str:
+        files = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        ours = zipapps.sources() if self.kind == "guest" else []
+        parts = [f"{p.name}:{p.stat().st_mode:o}:" + p.read_text() for p in [*files, *ours, Path(__file__)]]
+        return _digest([self.base_key, *parts])
+
+
+@dataclass(frozen=True)
+class Image:
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def built(self) -> bool:
+        return self.folder.is_dir()
+
+    @property
+    def root(self) -> Path:
+        """A host's tree."""
+        return self.folder / "root"
+
+
+def recipes() -> list[Recipe]:
+    return [_load(path.parent) for path in sorted(RECIPES.glob("*/recipe.toml"))]
+
+
+def image(name: str) -> Image:
+    """Raises ConfigurationError for an unknown name."""
+    if not (RECIPES / name / "recipe.toml").is_file():
+        known = ", ".join(r.name for r in recipes())
+        raise ConfigurationError(f"image {name!r}: no such recipe", f"known: {known}")
+    recipe = _load(RECIPES / name)
+    return Image(recipe, cache_dir() / f"{recipe.name}-{recipe.key}")
+
+
+def build(name: str, report: Report) -> Image:
+    """The image, from the cache where its recipe has not changed. Raises LabError."""
+    wanted = image(name)
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with _locked(cache_dir() / f"{name}.lock"):
+        if not wanted.built:
+            work = _empty(cache_dir() / f"{name}.part")
+            base = _base_tree(wanted.recipe, report)
+            report(f"image {name}: adding files and settings")
+            _assemble(wanted.recipe, base, work)
+            work.rename(wanted.folder)
+            _forget_others(wanted)
+    report(f"image {name}: {wanted.folder.name}")
+    return wanted
+
+
+def _base_tree(recipe: Recipe, report: Report) -> Path:
+    base = cache_dir() / f"base-{recipe.name}-{recipe.base_key}"
+    if base.is_dir():
+        return base
+    report(f"image {recipe.name}: installing {len(recipe.packages)} packages of Debian {recipe.suite} (a minute)")
+    part = _empty(cache_dir() / f"base-{recipe.name}.part")
+    process.run(
+        [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--mode=root",
+            f"--include={','.join(recipe.packages)}",
+            '--aptopt=Apt::Install-Recommends "false"',
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            f"--keyring={KEYRING}",
+            recipe.suite,
+            part,
+            *sources(recipe.suite),
+        ],
+        timeout_s=1500,
+    )
+    part.rename(base)
+    return base
+
+
+def sources(suite: str) -> list[str]:
+    """sources.list(5) lines for a suite, on the archives that this machine is configured for.
+
+    Raises LabError.
+    """
+    template = "$(ORIGIN) $(COMPONENT) $(LABEL) $(REPO_URI)"
+    found = process.run(["apt-get", "indextargets", "--format", template]).splitlines()
+    lines = []
+    for label, name in (("Debian", suite), ("Debian-Security", f"{suite}-security")):
+        wanted = f"Debian main {label} "
+        lines += [f"deb {line.removeprefix(wanted)} {name} main" for line in found if line.startswith(wanted)][:1]
+    if not lines:
+        raise LabError("apt: this machine has no Debian archive", "run `apt-get update`; see sources.list(5)")
+    return lines
+
+
+def _assemble(recipe: Recipe, base: Path, work: Path) -> None:
+    root = work / "root"
+    process.run(["cp", "-a", base, root])
+    process.run(["cp", "-rT", "--preserve=mode", recipe.folder / "files", root])
+    if recipe.kind == "guest":
+        zipapps.build_agent(root / "usr/local/sbin/vmacro-agent.pyz", work, root)
+        zipapps.build_responder(root / "usr/local/sbin/vmacro-rtt.pyz", work, root)
+    units = root / "etc/systemd/system"
+    for unit in recipe.mask:
+        (units / unit).unlink(missing_ok=True)
+        (units / unit).symlink_to("/dev/null")
+    for unit in recipe.enable:
+        process.run(["chroot", root, "systemctl", "enable", "-q", unit])
+    process.run([recipe.folder / "customize.sh", root])
+    if recipe.kind == "guest":
+        _finish_guest(recipe, root, work)
+
+
+def _finish_guest(recipe: Recipe, root: Path, work: Path) -> None:
+    (kernel,) = (root / "boot").glob("vmlinuz-*")
+    shutil.copy(kernel, work / "vmlinuz")
+    _initrd(recipe, root, kernel.name.removeprefix("vmlinuz-"), work)
+    process.run(
+        [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal",
+            "-d",
+            root,
+            work / "root.ext4",
+            f"{recipe.size_mib}M",
+        ]
+    )
+    for leftover in ("root", "initrd", "agent", "rtt"):
+        shutil.rmtree(work / leftover, ignore_errors=True)
+
+
+def _initrd(recipe: Recipe, root: Path, release: str, work: Path) -> None:
+    tree = work / "initrd"
+    for name in ("bin", "dev", "proc", "modules", "lower", "upper", "root"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
+    shutil.copy(recipe.folder / "init", tree / "init")
+    for module in recipe.modules:
+        packed = root / "usr/lib/modules" / release / "kernel" / f"{module}.ko.xz"
+        shutil.copy(packed, tree / "modules")
+        process.run(["xz", "-d", tree / "modules" / packed.name])
+    names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*"))) + "\n"
+    process.run(["cpio", "-o", "-H", "newc", "--quiet", "-D", tree, "-F", work / "initrd.cpio"], input=names)
+    with gzip.open(work / "initrd.gz", "wb", compresslevel=1) as packed_file:
+        packed_file.write((work / "initrd.cpio").read_bytes())
+    (work / "initrd.cpio").unlink()
+
+
+def _load(folder: Path) -> Recipe:
+    data = tomllib.loads((folder / "recipe.toml").read_text())
+    return Recipe(
+        folder.name,
+        folder,
+        data["kind"],
+        data["suite"],
+        tuple(data["packages"]),
+        tuple(data.get("enable", ())),
+        tuple(data.get("mask", ())),
+        tuple(data.get("modules", ())),
+        data.get("size_mib", 0),
+    )
+
+
+def _forget_others(kept: Image) -> None:
+    """Older builds of a recipe, but the one before: a lab may still run on it."""
+    builds = [p for p in cache_dir().glob(f"{kept.recipe.name}-*") if p.is_dir() and p != kept.folder]
+    for old in sorted(builds, key=lambda p: p.stat().st_mtime)[:-1]:
+        shutil.rmtree(old)
+
+
+def _empty(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

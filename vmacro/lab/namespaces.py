@@ -1,0 +1,101 @@
+"""Network namespaces of a lab: one a node, each wired to the WAN router's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyroute2 import IPRoute, netns
+
+from vmacro.lab import process
+from vmacro.lab.topology import WAN, Topology
+
+RUN = Path("/run/netns")
+FORWARDING = {
+    "net.ipv4.ip_forward": "1",
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.default.rp_filter": "0",
+}
+
+
+def create_all(topology: Topology) -> None:
+    """Idempotent: what is there already, stays."""
+    create(topology.network_namespace(WAN))
+    for node in topology.nodes:
+        create(topology.network_namespace(node))
+        _connect(topology, node)
+    for node, site in topology.sites.items():
+        with IPRoute(netns=topology.network_namespace(WAN)) as ip:
+            ip.route("replace", dst=str(site.subnet), gateway=str(topology.uplink(node).node.ip))
+    for node, client in topology.clients.items():
+        name = topology.network_namespace(node)
+        process.run(["ip", "-n", name, "mptcp", "limits", "set", "add_addr_accepted", str(client.accepts_add_addr)])
+        process.run(["ip", "-n", name, "mptcp", "limits", "set", "subflows", "4"])
+
+
+def create(name: str) -> None:
+    if not (RUN / name).exists():
+        netns.create(name)
+    with IPRoute(netns=name) as ip:
+        ip.link("set", index=1, state="up")
+    _sysctl(name, FORWARDING)
+
+
+def remove_all(topology_names: list[str]) -> None:
+    for name in topology_names:
+        if (RUN / name).exists():
+            netns.remove(name)
+
+
+def existing(lab: str) -> list[str]:
+    """Names of the namespaces that belong to a lab: its own prefix, and then one word."""
+    prefix = f"vmacro-{lab}-"
+    found = (p.name for p in RUN.glob(f"{prefix}*")) if RUN.is_dir() else iter(())
+    return sorted(n for n in found if "-" not in n.removeprefix(prefix))
+
+
+def processes_inside(names: list[str]) -> list[int]:
+    """pids of processes that live in any of these namespaces."""
+    inodes = {(RUN / name).stat().st_ino for name in names}
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if (entry / "ns/net").stat().st_ino in inodes:
+                pids.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(pids)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """This thread in another network namespace (setns(2)), for short looks."""
+    with Path("/proc/thread-self/ns/net").open() as home:
+        netns.setns(name)
+        try:
+            yield
+        finally:
+            netns.setns(home.fileno())
+
+
+def _connect(topology: Topology, node: str) -> None:
+    """A veth from `uplink` in the node to an interface named after the node in the router."""
+    uplink, here, router = topology.uplink(node), topology.network_namespace(node), topology.network_namespace(WAN)
+    with IPRoute(netns=here) as ip, IPRoute(netns=router) as far:
+        if not ip.link_lookup(ifname="uplink"):
+            ip.link("add", ifname="uplink", kind="veth", peer={"ifname": node, "net_ns_fd": router})
+        index, peer = ip.link_lookup(ifname="uplink")[0], far.link_lookup(ifname=node)[0]
+        ip.addr("replace", index=index, address=str(uplink.node.ip), prefixlen=30)
+        far.addr("replace", index=peer, address=str(uplink.router.ip), prefixlen=30)
+        ip.link("set", index=index, state="up")
+        far.link("set", index=peer, state="up")
+        ip.route("replace", dst="default", gateway=str(uplink.router.ip))
+
+
+def _sysctl(name: str, settings: dict[str, str]) -> None:
+    with inside(name):
+        for key, value in settings.items():
+            Path("/proc/sys", *key.split(".")).write_text(value)

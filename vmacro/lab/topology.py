@@ -1,0 +1,123 @@
+"""What a lab looks like: sites, clients, round trips, bandwidth. One TOML file that users may copy."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from vmacro import config
+from vmacro.config import Strict
+
+DEFAULT = Path(__file__).with_name("two-sites.toml")
+WAN, OPERATOR = "wan", "operator"
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,11}$")]
+
+
+class RoundTrip(Strict):
+    between: tuple[str, str]
+    ms: float = Field(ge=0, le=2000)
+
+
+class Wan(Strict):
+    bandwidth_mbit: float = Field(default=200, gt=0)
+    jitter_ms: float = Field(default=0, ge=0, description="each way, uniform, order kept")
+    loss_percent: float = Field(default=0, ge=0, lt=100)
+    transit: IPv4Network = IPv4Network("10.9.0.0/16")
+    round_trips: tuple[RoundTrip, ...] = ()
+
+
+class Site(Strict):
+    subnet: IPv4Network
+    dhcp_addresses: int = Field(default=100, ge=1)
+    memory_reserve_mib: int = Field(default=64, ge=0)
+
+
+class Client(Strict):
+    accepts_add_addr: int = Field(default=4, ge=0, le=8, description="0: the kernel's default, never joins")
+
+
+class Guest(Strict):
+    site: str
+    memory_mib: int = Field(default=256, ge=160)
+    image: str = "guest"
+    agent: bool = True
+    dirty_ballast_mib: int = Field(default=0, ge=0)
+    dirty_mib_s: float = Field(default=0, ge=0)
+
+
+class Topology(Strict):
+    name: Name
+    wan: Wan = Wan()
+    sites: dict[Name, Site] = Field(min_length=1)
+    clients: dict[Name, Client] = Field(default_factory=dict)
+    guests: dict[Name, Guest] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Topology:
+        problems = [*self._unknown_names(), *self._overlaps()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _unknown_names(self) -> list[str]:
+        known = {OPERATOR, *self.sites, *self.clients}
+        problems = [f"guests.{g}.site: no site {x.site!r}" for g, x in self.guests.items() if x.site not in self.sites]
+        for trip in self.wan.round_trips:
+            problems += [f"wan.round_trips: no node {n!r}" for n in trip.between if n not in known]
+        both = sorted(set(self.sites) & set(self.clients) | {WAN, OPERATOR} & {*self.sites, *self.clients})
+        return problems + [f"{n!r} names two nodes" for n in both]
+
+    def _overlaps(self) -> list[str]:
+        nets = [("wan.transit", self.wan.transit), *((f"sites.{n}.subnet", s.subnet) for n, s in self.sites.items())]
+        problems = [
+            f"{a} = {x} is occupied: it overlaps {b} = {y}"
+            for (a, x), (b, y) in itertools.combinations(nets, 2)
+            if x.overlaps(y)
+        ]
+        for name, site in self.sites.items():
+            if site.dhcp_addresses > site.subnet.num_addresses - 3:
+                problems.append(f"sites.{name}.dhcp_addresses = {site.dhcp_addresses}: {site.subnet} is too small")
+        return problems
+
+    @property
+    def nodes(self) -> list[str]:
+        """All nodes at the WAN's edge."""
+        return [OPERATOR, *self.sites, *self.clients]
+
+    def uplink(self, node: str) -> Uplink:
+        """The /30 between a node and the WAN router."""
+        net = list(itertools.islice(self.wan.transit.subnets(new_prefix=30), len(self.nodes)))[self.nodes.index(node)]
+        return Uplink(IPv4Interface((net[1], 30)), IPv4Interface((net[2], 30)))
+
+    def prefixes(self, node: str) -> list[IPv4Network]:
+        """Whose source addresses a node's packets carry."""
+        own = [self.sites[node].subnet] if node in self.sites else []
+        return [self.uplink(node).node.network, *own]
+
+    def gateway(self, site: str) -> IPv4Address:
+        return self.sites[site].subnet[1]
+
+    def round_trip_ms(self, one: str, other: str) -> float:
+        for trip in self.wan.round_trips:
+            if set(trip.between) == {one, other}:
+                return trip.ms
+        return 0.0
+
+    def network_namespace(self, node: str) -> str:
+        return f"vmacro-{self.name}-{node}"
+
+
+@dataclass(frozen=True)
+class Uplink:
+    router: IPv4Interface
+    node: IPv4Interface
+
+
+def load(path: Path) -> Topology:
+    """Raises ConfigurationError."""
+    return config.load(path, Topology)

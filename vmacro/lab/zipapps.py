@@ -1,0 +1,89 @@
+"""The two programs that go into a guest, each one file: the agent and the RTT responder.
+
+The agent's carries the parts of pyroute2 that it uses, under an empty `pyroute2/__init__.py`: the
+real one imports the whole library, which takes 3 s of the guest's boot under emulation. Byte code
+for the guest's Python lies beside the source, since zip files have no __pycache__.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pyroute2
+
+from vmacro.lab import process
+from vmacro.lab.paths import CHECKOUT
+
+_MAIN = "import sys\nfrom {module} import main\nsys.exit(main())\n"
+# What the agent never imports, and what weighs most.
+_UNUSED = ("ndb", "ipdb", "plan9", "bsd", "inotify", "nftables", "cli", "fixtures", "decoder", "ansible")
+
+
+def build_agent(target: Path, work: Path, guest_root: Path) -> None:
+    tree = _fresh(work / "agent")
+    _copy(CHECKOUT / "guest_agent", tree / "guest_agent")
+    _copy(Path(pyroute2.__file__).parent, tree / "pyroute2", skip=_UNUSED)
+    (tree / "pyroute2/__init__.py").write_text("")
+    _zip(tree, "guest_agent.__main__", target, guest_root)
+
+
+def build_responder(target: Path, work: Path, guest_root: Path) -> None:
+    tree = _fresh(work / "rtt")
+    (tree / "vmacro/rtt").mkdir(parents=True)
+    for name in ("__init__.py", "rtt/__init__.py", "rtt/wire.py", "rtt/responder.py", "rtt/zipapp_main.py"):
+        shutil.copy(CHECKOUT / "vmacro" / name, tree / "vmacro" / name)
+    _zip(tree, "vmacro.rtt.zipapp_main", target, guest_root)
+
+
+def sources() -> list[Path]:
+    """The files of ours that end up in a guest, for the cache's key."""
+    agent = sorted((CHECKOUT / "guest_agent").glob("*.py"))
+    rtt = [CHECKOUT / "vmacro/rtt" / n for n in ("wire.py", "responder.py", "zipapp_main.py")]
+    return [*agent, *rtt, Path(__file__)]
+
+
+def _zip(tree: Path, module: str, target: Path, guest_root: Path) -> None:
+    (tree / "__main__.py").write_text(_MAIN.format(module=module))
+    _compile_with_the_guests_python(tree, guest_root)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(p for p in tree.rglob("*") if p.is_file()):
+            archive.write(path, path.relative_to(tree))
+    target.chmod(0o755)
+
+
+def _compile_with_the_guests_python(tree: Path, guest_root: Path) -> None:
+    inside = guest_root / "tmp/vmacro-build"
+    shutil.copytree(tree, inside)
+    try:
+        process.run(
+            [
+                "chroot",
+                guest_root,
+                "python3",
+                "-OO",
+                "-m",
+                "compileall",
+                "-q",
+                "-b",
+                "-s",
+                "/tmp/vmacro-build",
+                "/tmp/vmacro-build",
+            ]
+        )
+        for compiled in inside.rglob("*.pyc"):
+            shutil.copy(compiled, tree / compiled.relative_to(inside))
+    finally:
+        shutil.rmtree(inside)
+
+
+def _fresh(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def _copy(source: Path, target: Path, skip: tuple[str, ...] = ()) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", *skip))

@@ -1,0 +1,133 @@
+"""An open-loop prober: requests leave on schedule whatever is outstanding, so a stall counts in full.
+
+A round trip is measured from the moment when its request was due, even where the socket could not
+take it at that moment (no "coordinated omission").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+from vmacro.rtt import recording, wire
+from vmacro.rtt.recording import Sample
+
+SOL_MPTCP, MPTCP_INFO = 284, 1  # include/uapi/linux/mptcp.h
+# struct mptcp_info: 8 x u8, flags u32, token u32
+_MPTCP_INFO = struct.Struct("=8BII")
+_FLAG_FALLBACK = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    address: str
+    port: int = wire.DEFAULT_PORT
+    mptcp: bool = True
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class ProbeError(Exception):
+    """The connection could not be made, or broke; what was measured so far is recorded."""
+
+
+class Prober:
+    """Measures over ONE connection, and writes each round trip down as it ends."""
+
+    def __init__(self, target: Target, interval_ms: float, out: TextIO) -> None:
+        self._target = target
+        self._interval_ns = round(interval_ms * 1e6)
+        self._out = out
+        self._due: dict[int, int] = {}
+        self._unsent = bytearray()
+        self._received = bytearray()
+        self._next = 0
+
+    def run(self, keep_going: Callable[[], bool], grace_s: float, connect_timeout_s: float = 10.0) -> None:
+        """Probe while keep_going(), then wait up to grace_s for what is outstanding.
+
+        Raises ProbeError. Nothing is lost silently: unanswered requests are recorded as lost.
+        """
+        sock, transport, token = self._connect(connect_timeout_s)
+        offset = time.time_ns() - time.monotonic_ns()
+        interval_ms = self._interval_ns / 1e6
+        self._out.write(recording.header(str(self._target), transport, interval_ms, token, offset))
+        self._out.flush()
+        try:
+            with sock:
+                self._probe(sock, keep_going)
+                self._drain(sock, grace_s)
+        except (OSError, wire.WireError) as error:
+            raise ProbeError(f"connection to {self._target} broke: {error}") from error
+        finally:
+            for seq, due in sorted(self._due.items()):
+                self._out.write(recording.sample_line(Sample(seq, due, None)))
+            self._out.write(recording.end_line(time.time_ns()))
+            self._out.flush()
+
+    def _connect(self, timeout_s: float) -> tuple[socket.socket, str, int]:
+        family = socket.AF_INET6 if ":" in self._target.address else socket.AF_INET
+        try:
+            sock = wire.stream_socket(family, self._target.mptcp)
+            sock.settimeout(timeout_s)
+            sock.connect((self._target.address, self._target.port))
+        except OSError as error:
+            raise ProbeError(f"no connection to {self._target}: {error}") from error
+        sock.setblocking(False)
+        return sock, *_transport(sock, self._target.mptcp)
+
+    def _probe(self, sock: socket.socket, keep_going: Callable[[], bool]) -> None:
+        due = time.monotonic_ns()
+        while keep_going():
+            now = time.monotonic_ns()
+            while due <= now:
+                self._due[self._next] = due
+                self._unsent += wire.encode(self._next)
+                self._next += 1
+                due += self._interval_ns
+            self._exchange(sock, due)
+
+    def _drain(self, sock: socket.socket, grace_s: float) -> None:
+        deadline = time.monotonic_ns() + round(grace_s * 1e9)
+        while self._due and time.monotonic_ns() < deadline:
+            self._exchange(sock, deadline)
+
+    def _exchange(self, sock: socket.socket, until_ns: int) -> None:
+        """Send what is due, take what has come, and sleep until there is more of either."""
+        if self._unsent:
+            with contextlib.suppress(BlockingIOError):
+                del self._unsent[: sock.send(self._unsent)]
+        wait_s = max(0.0, (until_ns - time.monotonic_ns()) / 1e9)
+        readable, _, _ = select.select([sock], [sock] if self._unsent else [], [], min(wait_s, 0.25))
+        if not readable:
+            return
+        data = sock.recv(65536)
+        now = time.monotonic_ns()
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "the responder closed it")
+        self._received += data
+        for seq in wire.decode(self._received):
+            due = self._due.pop(seq, None)
+            if due is not None:
+                self._out.write(recording.sample_line(Sample(seq, due, now - due)))
+        self._out.flush()
+
+
+def _transport(sock: socket.socket, mptcp: bool) -> tuple[str, int]:
+    """("mptcp" | "tcp", the prober's own token); MPTCP that fell back is TCP (RFC 8684 section 3.7)."""
+    if not mptcp:
+        return "tcp", 0
+    try:
+        raw = sock.getsockopt(SOL_MPTCP, MPTCP_INFO, 256)
+    except OSError:  # a socket that fell back answers as TCP does: ENOPROTOOPT
+        return "tcp", 0
+    *_, flags, token = _MPTCP_INFO.unpack_from(raw)
+    return ("tcp", 0) if flags & _FLAG_FALLBACK else ("mptcp", token)

@@ -1,0 +1,139 @@
+"""A measurement as NDJSON: one header, then a line for each answered request and each marker.
+
+{"type":"header","version":1,"target":"10.0.0.5:7000","transport":"mptcp","interval_ms":10.0,...}
+{"type":"rtt","seq":0,"due_ns":...,"rtt_ns":...}      due_ns: CLOCK_MONOTONIC of the prober
+{"type":"lost","seq":7,"due_ns":...}
+{"type":"marker","name":"...","wall_ns":...}          CLOCK_REALTIME, whoever set it
+{"type":"end","wall_ns":...}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request. Times in ns of the prober's monotonic clock; rtt_ns None: never answered."""
+
+    seq: int
+    due_ns: int
+    rtt_ns: int | None
+
+    @property
+    def answered_ns(self) -> int | None:
+        return None if self.rtt_ns is None else self.due_ns + self.rtt_ns
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Something that happened, in ns of the wall clock."""
+
+    name: str
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`mono_to_wall_ns` added to a monotonic time of the prober gives its wall clock time."""
+
+    target: str
+    transport: str
+    interval_ms: float
+    token: int
+    mono_to_wall_ns: int
+    samples: tuple[Sample, ...]
+    arrival_order: tuple[int, ...]
+    markers: tuple[Marker, ...] = field(default=())
+    complete: bool = True
+
+    @property
+    def start_ns(self) -> int:
+        return self.samples[0].due_ns if self.samples else 0
+
+
+class RecordingError(ValueError):
+    """The file is no recording: names file and line."""
+
+
+def header(target: str, transport: str, interval_ms: float, token: int, mono_to_wall_ns: int) -> str:
+    return _line(
+        {
+            "type": "header",
+            "version": VERSION,
+            "target": target,
+            "transport": transport,
+            "interval_ms": interval_ms,
+            "token": token,
+            "mono_to_wall_ns": mono_to_wall_ns,
+        }
+    )
+
+
+def sample_line(sample: Sample) -> str:
+    if sample.rtt_ns is None:
+        return _line({"type": "lost", "seq": sample.seq, "due_ns": sample.due_ns})
+    return _line({"type": "rtt", "seq": sample.seq, "due_ns": sample.due_ns, "rtt_ns": sample.rtt_ns})
+
+
+def marker_line(marker: Marker) -> str:
+    return _line({"type": "marker", "name": marker.name, "wall_ns": marker.wall_ns})
+
+
+def end_line(wall_ns: int) -> str:
+    return _line({"type": "end", "wall_ns": wall_ns})
+
+
+def read(path: Path) -> Recording:
+    """Raises RecordingError, FileNotFoundError."""
+    with path.open() as lines:
+        return parse(lines, str(path))
+
+
+def parse(lines: Iterable[str], name: str) -> Recording:
+    head: dict[str, Any] | None = None
+    samples: list[Sample] = []
+    order: list[int] = []
+    markers: list[Marker] = []
+    complete = False
+    for number, line in enumerate(lines, 1):
+        try:
+            item = json.loads(line)
+            kind = item["type"]
+            if kind == "header":
+                head = item
+            elif kind == "rtt":
+                samples.append(Sample(item["seq"], item["due_ns"], item["rtt_ns"]))
+                order.append(item["seq"])
+            elif kind == "lost":
+                samples.append(Sample(item["seq"], item["due_ns"], None))
+            elif kind == "marker":
+                markers.append(Marker(item["name"], item["wall_ns"]))
+            elif kind == "end":
+                complete = True
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordingError(f"{name}:{number}: not a line of a recording: {error!r}") from error
+    if head is None or head.get("version") != VERSION:
+        raise RecordingError(f"{name}: no header of version {VERSION}; is it made by `vmacro rtt probe`?")
+    samples.sort(key=lambda s: s.seq)
+    return Recording(
+        head["target"],
+        head["transport"],
+        head["interval_ms"],
+        head["token"],
+        head["mono_to_wall_ns"],
+        tuple(samples),
+        tuple(order),
+        tuple(markers),
+        complete,
+    )
+
+
+def _line(item: dict[str, Any]) -> str:
+    return json.dumps(item, separators=(",", ":")) + "\n"

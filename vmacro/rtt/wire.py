@@ -1,0 +1,43 @@
+"""What prober and responder say to each other: records of 16 bytes on a stream, echoed as they are.
+
+0       4       8               16
+| magic | flags | sequence, u64 |     all big-endian
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+MAGIC = 0x564D5254  # "VMRT"
+RECORD = struct.Struct(">IIQ")
+DEFAULT_PORT = 7000
+IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
+
+
+class WireError(ValueError):
+    """The stream is not one of records."""
+
+
+def encode(sequence: int) -> bytes:
+    return RECORD.pack(MAGIC, 0, sequence)
+
+
+def decode(buffer: bytearray) -> list[int]:
+    """The sequences of all whole records, which are taken off the buffer. Raises WireError."""
+    count = len(buffer) // RECORD.size
+    whole = bytes(buffer[: count * RECORD.size])
+    del buffer[: count * RECORD.size]
+    sequences = []
+    for magic, flags, sequence in RECORD.iter_unpack(whole):
+        if magic != MAGIC or flags:
+            raise WireError(f"not an RTT record: magic {magic:#x}, flags {flags:#x}")
+        sequences.append(sequence)
+    return sequences
+
+
+def stream_socket(family: int, mptcp: bool) -> socket.socket:
+    """A TCP socket, over MPTCP if asked. Raises OSError (EPROTONOSUPPORT) where the kernel has none."""
+    sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if mptcp else 0)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
