@@ -100,7 +100,7 @@ class Agent:
         }
 
     async def _connections(self, _args: dict[str, Any]) -> dict[str, Any]:
-        found = mptcp.connections()
+        found = await asyncio.to_thread(mptcp.connections)
         self._willing |= {c.token for c in found if c.token and c.followed}
         self._willing &= {c.token for c in found}
         listed = found[: protocol.MAX_CONNECTIONS]

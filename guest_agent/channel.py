@@ -118,3 +118,6 @@ async def answer(line: bytes, handler: Handler) -> bytes:
         return protocol.encode_reply(await handler(request))
     except protocol.ProtocolError as error:
         return protocol.encode_reply(protocol.Reply(request.id, {}, error.code, str(error)))
+    except Exception as error:  # the guest's only tie to its orchestrator must outlive a bug
+        LOG.exception("%s failed", request.verb)
+        return protocol.encode_reply(protocol.Reply(request.id, {}, "internal", f"{type(error).__name__}: {error}"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from socket import AF_INET
+from typing import Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -24,7 +26,7 @@ async def find_link(name: str) -> Link:
     """Raises LookupError."""
     async with AsyncIPRoute() as netlink:
         for index in await netlink.link_lookup(ifname=name):
-            (message,) = [m async for m in await netlink.link("get", index=index)]
+            (message,) = await collect(await netlink.link("get", index=index))
             return Link(name, index, str(message.get("IFLA_ADDRESS")))
     raise LookupError(f"no interface {name}")
 
@@ -37,7 +39,9 @@ async def bring_up(link: Link) -> None:
 async def forget_neighbours(link: Link) -> None:
     """The old site's gateway may answer under the same address with another MAC."""
     async with AsyncIPRoute() as netlink:
-        await netlink.flush_neigh(ifindex=link.index)
+        for message in await collect(await netlink.neigh("dump", ifindex=link.index, family=AF_INET)):
+            with _ignoring(errno.ENOENT):
+                await netlink.neigh("del", ifindex=link.index, dst=message.get("NDA_DST"), family=AF_INET)
 
 
 async def move_in(link: Link, lease: Lease, old: str) -> None:
@@ -60,6 +64,11 @@ async def move_out(link: Link, address: str) -> None:
             await netlink.addr("del", index=link.index, address=address, prefixlen=32, family=AF_INET)
 
 
+async def collect(answer: Any) -> list[Any]:
+    """pyroute2 answers some requests with a list and others with an asynchronous iterator."""
+    return [m async for m in answer] if hasattr(answer, "__aiter__") else list(answer)
+
+
 async def _keep_as_host_address(netlink: AsyncIPRoute, link: Link, address: str) -> None:
     # The /32 comes before the old prefix goes, so that the address is never missing.
     await netlink.addr(
@@ -70,8 +79,7 @@ async def _keep_as_host_address(netlink: AsyncIPRoute, link: Link, address: str)
         family=AF_INET,
         IFA_CACHEINFO={"ifa_preferred": 0, "ifa_valid": 0xFFFFFFFF, "cstamp": 0, "tstamp": 0},
     )
-    found = [m async for m in await netlink.addr("dump", index=link.index, family=AF_INET)]
-    for message in found:
+    for message in await collect(await netlink.addr("dump", index=link.index, family=AF_INET)):
         if message.get("IFA_LOCAL") == address and message["prefixlen"] != 32:
             with _ignoring(errno.EADDRNOTAVAIL):
                 await netlink.addr(
@@ -80,7 +88,7 @@ async def _keep_as_host_address(netlink: AsyncIPRoute, link: Link, address: str)
 
 
 @contextlib.contextmanager
-def _ignoring(code: int):  # type: ignore[no-untyped-def]
+def _ignoring(code: int) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:

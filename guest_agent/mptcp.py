@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass, field
 from socket import AF_INET, AF_INET6
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from pyroute2.netlink.diag import SS_CLOSE_WAIT, SS_ESTABLISHED, DiagSocket
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic.mptcp import AsyncMPTCP
+
+from guest_agent.link import collect
 
 # include/uapi/linux/mptcp.h and mptcp_pm.h
 FLAG_SIGNAL = 1 << 0
@@ -62,16 +65,23 @@ class Connection:
         return {"token": self.token, "subflows": [asdict(s) for s in self.subflows]}
 
 
-async def raise_limits() -> None:
+@contextlib.asynccontextmanager
+async def _path_manager() -> AsyncIterator[AsyncMPTCP]:
     async with AsyncMPTCP() as netlink:
+        await netlink.setup_endpoint()  # its requests need the family's id, which this asks for
+        yield netlink
+
+
+async def raise_limits() -> None:
+    async with _path_manager() as netlink:
         await netlink.limits("set", subflows=MAX_LIMIT, rcv_add_addrs=MAX_LIMIT)
 
 
 async def endpoints() -> dict[int, str]:
     """id to address."""
     found = {}
-    async with AsyncMPTCP() as netlink:
-        for message in await _all(await netlink.endpoint("show")):
+    async with _path_manager() as netlink:
+        for message in await collect(await netlink.endpoint("show")):
             address = message.get("MPTCP_PM_ATTR_ADDR")
             if address is not None:
                 found[int(address.get("MPTCP_PM_ADDR_ATTR_ID"))] = str(
@@ -84,7 +94,7 @@ async def announce(address: str, endpoint_id: int, port: int = 0, backup: bool =
     """ADD_ADDR (RFC 8684 section 3.4.1) on every connection; with a port the kernel listens there."""
     flags = FLAG_SIGNAL | (FLAG_BACKUP if backup else 0)
     extra = {"port": port} if port else {}
-    async with AsyncMPTCP() as netlink:
+    async with _path_manager() as netlink:
         await netlink.endpoint("add", addr=address, id=endpoint_id, flags=flags, **extra)
 
 
@@ -94,7 +104,7 @@ async def withdraw(endpoint_id: int, address: str = "") -> None:
     id 0 means the initial subflow's address, which must then be given. Idempotent.
     """
     extra = {"addr": address} if address else {}
-    async with AsyncMPTCP() as netlink:
+    async with _path_manager() as netlink:
         try:
             await netlink.endpoint("del", id=endpoint_id, **extra)
         except NetlinkError as error:
@@ -109,7 +119,10 @@ def fresh_id(taken: Iterable[int], last: int) -> int:
 
 
 def connections() -> list[Connection]:
-    """All established connections of the guest but loopback's, MPTCP ones with all subflows."""
+    """All established connections of the guest but loopback's, MPTCP ones with all subflows.
+
+    Blocks, and wants a thread without an event loop: pyroute2's diag socket brings its own.
+    """
     mptcp: dict[int, Connection] = {}
     plain = []
     for token, subflow in _sockets():
@@ -174,7 +187,3 @@ def _attributes(raw: bytes) -> dict[int, bytes]:
         found[kind & 0x3FFF] = raw[4:length]
         raw = raw[(length + 3) & ~3 :]
     return found
-
-
-async def _all(source: Any) -> list[Any]:
-    return [m async for m in source] if hasattr(source, "__aiter__") else list(source)

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,20 @@ class Process:
                 _wait_for_exit(descriptor, patience_s)
             finally:
                 os.close(descriptor)
+
+
+class Deadline:
+    """A point in time that waiting stops at."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._at
+
+    def nap(self, seconds: float) -> None:
+        time.sleep(max(0.0, min(seconds, self._at - time.monotonic())))
 
 
 def spawn(argv: Sequence[str | Path], log: Path) -> Process:

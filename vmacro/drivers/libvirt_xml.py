@@ -1,0 +1,94 @@
+"""Facts out of libvirt's XML (formatdomain, formatnetwork, formatcaps). Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vmacro.model.facts import Disk, NetworkFacts
+
+
+@dataclass(frozen=True)
+class DomainDescription:
+    accelerator: str
+    machine: str
+    memory_mib: int
+    mac: str
+    network: str
+    disks: tuple[Disk, ...]
+    channels: tuple[str, ...]
+
+
+def domain(text: str) -> DomainDescription:
+    root = ElementTree.fromstring(text)
+    card = root.find("./devices/interface")
+    os_type = root.find("./os/type")
+    return DomainDescription(
+        accelerator=root.get("type", ""),
+        machine=os_type.get("machine", "") if os_type is not None else "",
+        memory_mib=int(root.findtext("memory", "0")) // 1024,
+        mac=_attribute(card, "mac", "address"),
+        network=_attribute(card, "source", "network"),
+        disks=tuple(_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"),
+        channels=tuple(_attribute(c, "target", "name") for c in root.iterfind("./devices/channel")),
+    )
+
+
+def network(text: str, active: bool, leases: Iterable[tuple[str, str]]) -> NetworkFacts:
+    """`leases` are (address, MAC); reservations are read from the XML."""
+    root = ElementTree.fromstring(text)
+    bridge = root.find("bridge")
+    ip = next((e for e in root.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
+    subnet = gateway = ""
+    dhcp_range, free = None, None
+    reserved: list[tuple[str, str]] = []
+    if ip is not None:
+        gateway = ip.get("address", "")
+        interface = ipaddress.IPv4Interface(f"{gateway}/{ip.get('netmask') or ip.get('prefix', '32')}")
+        subnet = str(interface.network)
+        reserved = [(h.get("ip", ""), h.get("mac", "")) for h in ip.iterfind("./dhcp/host")]
+    taken = tuple(dict.fromkeys([*leases, *reserved]))
+    span = ip.find("./dhcp/range") if ip is not None else None
+    if span is not None:
+        dhcp_range = (span.get("start", ""), span.get("end", ""))
+        free = _free(dhcp_range, {address for address, _ in taken})
+    return NetworkFacts(
+        name=root.findtext("name", ""),
+        active=active,
+        bridge=bridge.get("name", "") if bridge is not None else "",
+        stp=bridge is not None and bridge.get("stp", "on") == "on",
+        forward_delay_s=float(bridge.get("delay", "0")) if bridge is not None else 0.0,
+        subnet=subnet,
+        gateway=gateway,
+        dhcp_range=dhcp_range,
+        dhcp_free=free,
+        taken=taken,
+    )
+
+
+def machine_types(text: str) -> tuple[str, ...]:
+    """Of all guest architectures, aliases too, from the host's capabilities."""
+    root = ElementTree.fromstring(text)
+    names = {m.text or "" for m in root.iterfind("./guest/arch//machine")}
+    names |= {m.get("canonical", "") for m in root.iterfind("./guest/arch//machine")}
+    return tuple(sorted(names - {""}))
+
+
+def _free(dhcp_range: tuple[str, str], taken: set[str]) -> int:
+    first, last = (int(ipaddress.IPv4Address(a)) for a in dhcp_range)
+    inside = [a for a in taken if first <= int(ipaddress.IPv4Address(a)) <= last]
+    return last - first + 1 - len(inside)
+
+
+def _disk(element: ElementTree.Element) -> Disk:
+    source = element.find("source")
+    where = next(iter(source.attrib.values()), "") if source is not None else ""
+    shared = element.get("type") == "network" or element.find("shareable") is not None
+    return Disk(_attribute(element, "target", "dev"), where, element.find("readonly") is None, shared)
+
+
+def _attribute(parent: ElementTree.Element | None, tag: str, name: str) -> str:
+    child = parent.find(tag) if parent is not None else None
+    return child.get(name, "") if child is not None else ""

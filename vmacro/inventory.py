@@ -1,0 +1,139 @@
+"""The operator's inventory: one TOML file of sites, hosts, guests, probers and bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from vmacro import config
+from vmacro.config import Strict
+from vmacro.model import nouns
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
+
+
+class Site(Strict):
+    pass
+
+
+class Host(Strict):
+    site: str
+    uri: str = Field(description="libvirt's URI for this machine, say qemu+tls://host/system")
+    peer_uri: str = Field(default="", description="the same for the other hosts; default: uri")
+    address: str = Field(description="where the other hosts send migration data")
+    tls_name: str = Field(default="", description="the name in the host's certificate; default: the host's name")
+    network: str = Field(default="front", description="libvirt network that guests attach to")
+    memory_reserve_mib: int = Field(default=256, ge=0)
+
+    @field_validator("uri")
+    @classmethod
+    def _is_remote_and_encrypted(cls, uri: str) -> str:
+        parts = urlsplit(uri)
+        driver, _, transport = parts.scheme.partition("+")
+        if driver not in ("qemu", "xen"):
+            raise ValueError("must begin with qemu+ or xen+")
+        if transport not in ("tls", "ssh", "libssh", "libssh2") or not parts.hostname:
+            raise ValueError("must be encrypted and name a host: qemu+tls://HOST/system or qemu+ssh://HOST/system")
+        return uri
+
+
+class Probe(Strict):
+    """`from` is a keyword of Python's, not of TOML's."""
+
+    from_: str = Field(alias="from")
+    port: int = Field(default=7000, ge=1, le=65535)
+    mptcp: bool = True
+    interval_ms: float = Field(default=10.0, ge=1, le=60_000)
+
+
+class Guest(Strict):
+    domain: str = Field(default="", description="libvirt's name for it; default: the guest's name")
+    probe: Probe | None = None
+
+
+class Prober(Strict):
+    """A machine that measures as a client would; so far: a network namespace of this machine."""
+
+    network_namespace: str = Field(pattern=r"^[A-Za-z0-9._-]{1,255}$")
+
+
+class Policy(Strict):
+    bandwidth_mib_s: int = Field(default=0, ge=0)
+    max_downtime_ms: int = Field(default=300, ge=1, le=60_000)
+    copy_timeout_s: float = Field(default=600, gt=0)
+    arrival_timeout_s: float = Field(default=60, gt=0)
+    settle_timeout_s: float = Field(default=30, gt=0)
+    auto_converge: bool = True
+    allow_connection_loss: bool = False
+    consent_timeout_ms: int = Field(default=1500, ge=1, le=10_000)
+
+
+class Orchestrator(Strict):
+    pki_dir: Path | None = Field(default=None, description="cacert.pem, clientcert.pem, clientkey.pem for qemu+tls")
+    database_url: str = Field(default="", description="the journal; default: SQLite in state_dir")
+    state_dir: Path = DEFAULT_STATE_DIR
+    network_namespace: str = Field(default="", description="work from here; the lab's operator has one of its own")
+
+
+class Inventory(Strict):
+    orchestrator: Orchestrator = Orchestrator()
+    policy: Policy = Policy()
+    sites: dict[Name, Site] = Field(min_length=1)
+    hosts: dict[Name, Host] = Field(min_length=1)
+    guests: dict[Name, Guest] = Field(default_factory=dict)
+    probers: dict[Name, Prober] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Inventory:
+        problems = [f"hosts.{n}.site: no site {h.site!r}" for n, h in self.hosts.items() if h.site not in self.sites]
+        homes = {h.site for h in self.hosts.values()}
+        problems += [f"sites.{name}: has no host" for name in self.sites if name not in homes]
+        for name, guest in self.guests.items():
+            if guest.probe is not None and guest.probe.from_ not in self.probers:
+                problems.append(f"guests.{name}.probe.from: no prober {guest.probe.from_!r}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An inventory, read: what the model speaks of, and what only the wiring needs."""
+
+    path: Path
+    inventory: nouns.Inventory
+    orchestrator: Orchestrator
+    probers: dict[str, Prober]
+
+    @property
+    def database_url(self) -> str:
+        return self.orchestrator.database_url or f"sqlite:///{self.orchestrator.state_dir / 'journal.sqlite'}"
+
+
+def load(path: Path) -> Settings:
+    """Raises ConfigurationError with everything that is wrong."""
+    read = config.load(path, Inventory)
+    hosts = [_host(name, host) for name, host in read.hosts.items()]
+    sites = tuple(nouns.Site(s, tuple(h for h in hosts if h.site == s)) for s in read.sites)
+    guests = tuple(_guest(name, guest) for name, guest in read.guests.items())
+    policy = nouns.Policy(**read.policy.model_dump())
+    return Settings(path, nouns.Inventory(sites, guests, policy), read.orchestrator, read.probers)
+
+
+def _host(name: str, host: Host) -> nouns.Host:
+    given = host.model_dump()
+    defaults = {"name": name, "peer_uri": host.peer_uri or host.uri, "tls_name": host.tls_name or name}
+    fields = {f.name for f in dataclasses.fields(nouns.Host)}
+    return nouns.Host(**{k: v for k, v in (given | defaults).items() if k in fields})
+
+
+def _guest(name: str, guest: Guest) -> nouns.Guest:
+    probe = guest.probe
+    target = nouns.ProbeTarget(probe.from_, probe.port, probe.mptcp, probe.interval_ms) if probe else None
+    return nouns.Guest(name, guest.domain or name, target)

@@ -1,0 +1,184 @@
+"""The lab's libvirt networks and guests, as XML and as defined at the hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+
+from guest_agent.protocol import CHANNEL_NAME
+from vmacro.drivers.agent import ChannelAgents
+from vmacro.errors import AgentError, LabError
+from vmacro.lab.hosts import GUEST_IMAGES
+from vmacro.lab.topology import Guest, Topology
+from vmacro.model.facts import AgentFacts
+from vmacro.model.nouns import Host
+
+NETWORK = "front"
+
+# no-ping: dnsmasq would wait 3 s for an echo from an address before it offers it.
+_NETWORK_XML = """\
+<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
+  <name>{name}</name>
+  <forward mode='open'/>
+  <bridge name='{name}0' stp='off' delay='0'/>
+  <mac address='{mac}'/>
+  <ip address='{gateway}' prefix='{prefix}'>
+    <dhcp><range start='{first}' end='{last}'><lease expiry='1' unit='hours'/></range></dhcp>
+  </ip>
+  <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
+</network>
+"""
+
+_DOMAIN_XML = """\
+<domain type='{accelerator}'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>{memory_mib}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{images}/vmlinuz</kernel>
+    <initrd>{images}/initrd.gz</initrd>
+    <cmdline>{cmdline}</cmdline>
+  </os>
+  <features><acpi/></features>
+  {cpu}
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='{images}/root.ext4'><seclabel model='dac' relabel='no'/></source>
+      <target dev='vda' bus='virtio'/>
+      <readonly/>
+      <shareable/>
+    </disk>
+    <interface type='network'>
+      <mac address='{mac}'/>
+      <source network='{network}'/>
+      <model type='virtio'/>
+    </interface>
+    <console type='pty'>
+      <log file='/var/log/libvirt/qemu/{name}-console.log' append='on'/>
+      <target type='serial' port='0'/>
+    </console>
+    <channel type='unix'><target type='virtio' name='{channel}'/></channel>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+_CPU = {
+    "kvm": "<cpu mode='host-model'/>",
+    "qemu": "<cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>",
+}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A guest whose agent answers, with a lease."""
+
+    name: str
+    agent: AgentFacts
+    waited_s: float
+
+
+def network_xml(topology: Topology, site: str) -> str:
+    subnet = topology.sites[site].subnet
+    first = subnet[2] if subnet.num_addresses < 64 else subnet[10]
+    return _NETWORK_XML.format(
+        name=NETWORK,
+        mac=_mac(topology.name, site, "gateway"),
+        gateway=topology.gateway(site),
+        prefix=subnet.prefixlen,
+        first=first,
+        last=first + topology.sites[site].dhcp_addresses - 1,
+    )
+
+
+def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
+    guest = topology.guests[name]
+    return _DOMAIN_XML.format(
+        accelerator=accelerator,
+        name=name,
+        uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.vmacro"),
+        memory_mib=guest.memory_mib,
+        images=GUEST_IMAGES,
+        cmdline=" ".join(_command_line(guest)),
+        cpu=_CPU[accelerator],
+        mac=_mac(topology.name, name),
+        network=NETWORK,
+        channel=CHANNEL_NAME,
+    )
+
+
+def define_network(connection: Any, topology: Topology, site: str) -> None:
+    """Idempotent. Raises LabError."""
+    try:
+        try:
+            network = connection.networkLookupByName(NETWORK)
+        except libvirt.libvirtError:
+            network = connection.networkDefineXML(network_xml(topology, site))
+        if not network.isActive():
+            network.create()
+        network.setAutostart(True)
+    except libvirt.libvirtError as error:
+        raise LabError(f"site {site}: network {NETWORK} on {topology.sites[site].subnet}: {error}") from error
+
+
+def start(connection: Any, topology: Topology, name: str, accelerator: str) -> None:
+    """Define and start a guest at its home. Idempotent. Raises LabError."""
+    try:
+        domain = connection.defineXML(domain_xml(topology, name, accelerator))
+        if not domain.isActive():
+            domain.create()
+    except libvirt.libvirtError as error:
+        raise LabError(f"guest {name}: does not start: {error}") from error
+
+
+def find(connections: dict[str, Any], name: str) -> str | None:
+    """The host on which a guest is active."""
+    for host, connection in connections.items():
+        try:
+            if connection.lookupByName(name).isActive():
+                return host
+        except libvirt.libvirtError:
+            continue
+    return None
+
+
+def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: float) -> Ready:
+    """Until the agent answers with a lease. Raises LabError."""
+    began = time.monotonic()
+    while True:
+        waited = time.monotonic() - began
+        try:
+            with agents.open(host, name) as agent:
+                facts = agent.status()
+            if facts.address:
+                return Ready(name, facts, waited)
+        except AgentError as error:
+            if waited > timeout_s:
+                hint = f"look at its console: vmacro lab shell {host.name}, then virsh console {name}"
+                raise LabError(f"guest {name}: not ready after {waited:.0f} s: {error.message}", hint) from error
+        time.sleep(0.1)
+
+
+def _command_line(guest: Guest) -> list[str]:
+    # init_on_free: what the guest no longer uses is zeroes, which QEMU does not send.
+    words = ["console=ttyS0", "quiet", "tsc=unstable", "init_on_free=1", "panic=-1"]
+    if guest.dirty_ballast_mib:
+        words.append(f"vmacro.dirty={guest.dirty_ballast_mib},{guest.dirty_mib_s:g}")
+    if not guest.agent:
+        words.append("systemd.mask=vmacro-agent.service")
+    return words
+
+
+def _mac(*parts: str) -> str:
+    digest = hashlib.sha256("/".join(parts).encode()).digest()
+    return "52:54:00:" + ":".join(f"{b:02x}" for b in digest[:3])

@@ -1,0 +1,227 @@
+"""A lab, whole: up, status, down. What it makes carries its name; down removes it and proves it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmacro import inventory
+from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.libvirt_connection import Connections
+from vmacro.errors import LabError, UnreachableError
+from vmacro.lab import accelerator, guests, images, namespaces, paths, pki, process, requirements, topology, wan
+from vmacro.lab.hosts import LabHost
+from vmacro.lab.topology import OPERATOR, Topology
+from vmacro.model.facts import AgentFacts
+from vmacro.model.nouns import Host
+
+HOST_DEADLINE_S = 90.0
+GUEST_DEADLINE_S = 180.0
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class GuestStatus:
+    name: str
+    site: str
+    agent: AgentFacts | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    delay_by: str
+    accelerator: str
+    measured: tuple[wan.Measured, ...]
+    hosts: dict[str, bool]
+    guests: tuple[GuestStatus, ...]
+
+
+class Lab:
+    """One lab by name. Everything of it lies under `folder` and in namespaces vmacro-NAME-*."""
+
+    def __init__(self, shape: Topology) -> None:
+        self.topology = shape
+        self.folder = paths.lab_dir(shape.name)
+
+    @classmethod
+    def running(cls, name: str) -> Lab:
+        """A lab that is up. Raises LabError."""
+        saved = paths.lab_dir(name) / "topology.toml"
+        if not saved.exists():
+            up = ", ".join(names()) or "none"
+            raise LabError(f"lab {name}: is not up", f"labs that are: {up}; `vmacro lab up` starts one")
+        return cls(topology.load(saved))
+
+    @property
+    def inventory_file(self) -> Path:
+        return self.folder / "inventory.toml"
+
+    def host(self, name: str) -> LabHost:
+        return LabHost(self.topology, name, self.folder / "hosts" / name)
+
+    def namespace(self, node: str) -> str:
+        return self.topology.network_namespace(node)
+
+    def up(self, source: Path, report: Report) -> None:
+        """Idempotent: what runs already, stays. Raises LabError, ConfigurationError."""
+        requirements.require(self.topology)
+        host_image, guest_image = images.build("host", report), images.build("guest", report)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remember(source)
+        report("network: namespaces and links")
+        namespaces.create_all(self.topology)
+        ca = pki.authority(self.folder / "pki", self.topology.name)
+        pki.client_folder(self.folder / "pki", ca, self.folder / "operator", OPERATOR)
+        for name in self.topology.sites:
+            self.host(name).boot(host_image, guest_image.folder, self.folder)
+        report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
+        chosen = accelerator.choose(host_image.root, guest_image.folder)
+        (self.folder / "accelerator").write_text(chosen)
+        report(f"guests run under {'KVM' if chosen == accelerator.KVM else 'TCG (no KVM that boots a stock kernel)'}")
+        self.inventory_file.write_text(self._inventory())
+        with self._connected() as (connections, hosts):
+            self._start_guests(connections, hosts, chosen, report)
+
+    def down(self) -> list[str]:
+        """Remove everything; returns what is left all the same, which should be nothing."""
+        names = namespaces.existing(self.topology.name)
+        wan.stop(self.folder)
+        for name in self.topology.sites:
+            self.host(name).stop()
+        for pid in namespaces.processes_inside(names):
+            process.identify(pid).end()
+        left = [f"process {pid} in a namespace of the lab" for pid in namespaces.processes_inside(names)]
+        namespaces.remove_all(names)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return left + leftovers(self.topology.name)
+
+    def status(self) -> Status:
+        hosts = {name: self.host(name).leader is not None for name in self.topology.sites}
+        saved = self.folder / "accelerator"
+        chosen = saved.read_text() if saved.exists() else "unknown"
+        measured = wan.measure(self.topology) if all(hosts.values()) else []
+        with self._connected() as (connections, up):
+            found = [self._guest_status(name, connections, up) for name in self.topology.guests]
+        delay_by = wan.start(self.topology, self.folder)
+        return Status(delay_by, chosen, tuple(measured), hosts, tuple(found))
+
+    def _start_guests(self, connections: Connections, hosts: dict[str, Host], chosen: str, report: Report) -> None:
+        opened = {name: connections.get(host) for name, host in hosts.items()}
+        for name, connection in opened.items():
+            guests.define_network(connection, self.topology, name)
+            report(f"host {name}: up, libvirt answers over TLS")
+        for name, guest in self.topology.guests.items():
+            if guests.find(opened, name) is None:
+                guests.start(opened[guest.site], self.topology, name, chosen)
+                report(f"guest {name}: booting at {guest.site}")
+        agents = ChannelAgents(connections)
+        for name, guest in self.topology.guests.items():
+            place = guests.find(opened, name)
+            if place is None:
+                raise LabError(f"guest {name}: stopped while it booted", "see its console log on the host")
+            if guest.agent:
+                ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
+                report(
+                    f"guest {name}: {ready.agent.address} at {place}, agent ready {ready.agent.uptime_s:.0f} s after boot"
+                )
+
+    def _guest_status(self, name: str, connections: Connections, hosts: dict[str, Host]) -> GuestStatus:
+        place = guests.find({n: connections.get(h) for n, h in hosts.items()}, name)
+        if place is None:
+            return GuestStatus(name, "", None, "runs nowhere")
+        try:
+            ready = guests.wait_until_ready(ChannelAgents(connections), hosts[place], name, timeout_s=3)
+        except LabError as error:
+            return GuestStatus(name, place, None, error.message)
+        return GuestStatus(name, place, ready.agent)
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[Connections, dict[str, Host]]]:
+        """Connections from the operator's namespace to all hosts, waiting for those that boot."""
+        known = inventory.load(self.inventory_file).inventory
+        connections = Connections(self.folder / "operator")
+        try:
+            with namespaces.inside(self.namespace(OPERATOR)):
+                for host in known.hosts:
+                    self._wait_for(connections, host)
+            yield connections, {h.name: h for h in known.hosts}
+        finally:
+            connections.close()
+
+    def _wait_for(self, connections: Connections, host: Host) -> None:
+        deadline = process.Deadline(HOST_DEADLINE_S)
+        while True:
+            try:
+                connections.get(host)
+                return
+            except UnreachableError as error:
+                lab_host = self.host(host.name)
+                if deadline.over or lab_host.leader is None:
+                    hint = f"its console ends with: {lab_host.console()[-400:]}"
+                    raise LabError(f"host {host.name}: libvirt is not up: {error.message}", hint) from error
+            deadline.nap(0.1)
+
+    def _remember(self, source: Path) -> None:
+        saved = self.folder / "topology.toml"
+        text = source.read_text()
+        if saved.exists() and saved.read_text() != text:
+            raise LabError(
+                f"lab {self.topology.name}: is up with another topology",
+                f"`vmacro lab down {self.topology.name}` first, or give this one another name",
+            )
+        saved.write_text(text)
+
+    def _inventory(self) -> str:
+        lines = [
+            f"# Made by `vmacro lab up` for the lab {self.topology.name}.",
+            "[orchestrator]",
+            f'pki_dir = "{self.folder / "operator"}"',
+            f'state_dir = "{self.folder}"',
+            f'network_namespace = "{self.namespace(OPERATOR)}"',
+            "",
+            "[policy]",
+            "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
+            f"bandwidth_mib_s = {max(1, round(self.topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
+        ]
+        for name, site in self.topology.sites.items():
+            address = self.topology.uplink(name).node.ip
+            lines += ["", f"[sites.{name}]", f"[hosts.{name}]", f'site = "{name}"']
+            lines += [f'uri = "qemu+tls://{address}/system"', f'peer_uri = "qemu+tls://{name}/system"']
+            lines += [f'address = "{address}"', f'network = "{guests.NETWORK}"']
+            lines += [f"memory_reserve_mib = {site.memory_reserve_mib}"]
+        for name in self.topology.clients:
+            lines += ["", f"[probers.{name}]", f'network_namespace = "{self.namespace(name)}"']
+        for name in self.topology.guests:
+            lines += ["", f"[guests.{name}]"]
+            lines += [f'probe = {{ from = "{client}" }}' for client in list(self.topology.clients)[:1]]
+        return "\n".join(lines) + "\n"
+
+
+def names() -> list[str]:
+    """Labs that are up."""
+    return sorted(p.parent.name for p in (paths.state_dir() / "lab").glob("*/topology.toml"))
+
+
+def leftovers(name: str) -> list[str]:
+    """What still exists of a lab: namespaces, mounts, processes, files."""
+    folder = paths.lab_dir(name)
+    left = [f"namespace {n}" for n in namespaces.existing(name)]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    left += [f"mount {m.split()[1]}" for m in mounts if str(folder) in m]
+    left += [f"process {pid}" for pid in _processes_naming(f"vmacro-{name}-")]
+    return left + ([f"folder {folder}"] if folder.exists() else [])
+
+
+def _processes_naming(text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Immutable nouns of the field. They touch no clock, socket, file or process."""

@@ -1,0 +1,27 @@
+"""What became of the connections. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmacro.model.facts import Connection
+from vmacro.model.moves import ConnectionOutcome
+
+
+def compare(before: Iterable[Connection], after: Iterable[Connection], new_address: str) -> list[ConnectionOutcome]:
+    """Each connection seen before, as it is after; one that is gone was not kept."""
+    now = {c.key: c for c in after}
+    outcomes = []
+    for old in before:
+        new = now.get(old.key)
+        followed = new is not None and new.reaches(new_address)
+        # A plain TCP connection still stands in the guest's table, but nobody reaches it there.
+        kept = followed if new is None or not new.mptcp else True
+        outcomes.append(ConnectionOutcome(old.key, old.client, old.mptcp, kept, followed))
+    return outcomes
+
+
+def all_followed(expected: Iterable[str], after: Iterable[Connection], new_address: str) -> bool:
+    """Whether every expected connection that still exists uses the new address."""
+    wanted = set(expected)
+    return all(c.reaches(new_address) for c in after if c.key in wanted)
