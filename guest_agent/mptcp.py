@@ -24,6 +24,8 @@ FLAG_BACKUP = 1 << 2
 MAX_LIMIT = 8  # MPTCP_PM_ADDR_MAX
 # include/uapi/linux/inet_diag.h, mptcp.h: INET_ULP_INFO_MPTCP holds MPTCP_SUBFLOW_ATTR_*
 ULP_INFO_MPTCP = 3
+# The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO (2), as a bit of a mask.
+EXTENSIONS = 1 << (2 - 1)
 ATTR_TOKEN_LOC, ATTR_FLAGS, ATTR_ID_LOC = 2, 8, 10
 SUBFLOW_JOINED = 1 << 2 | 1 << 3  # MPTCP_SUBFLOW_FLAG_JOIN_REM | _JOIN_LOC
 SUBFLOW_BACKUP = 1 << 4 | 1 << 5
@@ -138,7 +140,7 @@ def _sockets() -> Iterable[tuple[int, Subflow]]:
     with DiagSocket() as diag:
         diag.bind()
         for family in (AF_INET, AF_INET6):
-            for message in diag.get_sock_stats(family=family, states=states):
+            for message in diag.get_sock_stats(family=family, states=states, extensions=EXTENSIONS):
                 if "idiag_src" not in message:
                     continue
                 local, remote = _plain(message["idiag_src"]), _plain(message["idiag_dst"])

@@ -125,9 +125,8 @@ class Lab:
                 raise LabError(f"guest {name}: stopped while it booted", "see its console log on the host")
             if guest.agent:
                 ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
-                report(
-                    f"guest {name}: {ready.agent.address} at {place}, agent ready {ready.agent.uptime_s:.0f} s after boot"
-                )
+                up = f"{ready.agent.uptime_s:.0f} s after boot"
+                report(f"guest {name}: {ready.agent.address} at {place}, agent ready {up}")
 
     def _guest_status(self, name: str, connections: Connections, hosts: dict[str, Host]) -> GuestStatus:
         place = guests.find({n: connections.get(h) for n, h in hosts.items()}, name)

@@ -52,7 +52,6 @@ class Plan:
     mac: str
     address: str
     boot_id: str
-    probe_address: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,4 +95,11 @@ class Before:
     """What the guest was like just before the copy, to be compared with after."""
 
     boot_id: str
+    connections: tuple[Connection, ...]
+
+
+@dataclass(frozen=True)
+class After:
+    """The connections once the move has settled."""
+
     connections: tuple[Connection, ...]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from vmacro.rtt import recording, wire
-from vmacro.rtt.recording import Sample
+from vmacro.rtt.samples import Sample
 
 SOL_MPTCP, MPTCP_INFO = 284, 1  # include/uapi/linux/mptcp.h
 # struct mptcp_info: 8 x u8, flags u32, token u32

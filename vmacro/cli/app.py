@@ -1,0 +1,52 @@
+"""vmacro: the commands, and what an error looks like."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from vmacro import __version__
+from vmacro.cli import images, lab, move, render, rtt
+from vmacro.errors import VmacroError
+
+app = typer.Typer(
+    help="Move a running VM to another continent, and nobody's connection breaks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(move.sites)
+app.command()(move.check)
+app.command()(move.migrate)
+app.command()(move.connections)
+app.command()(move.history)
+app.command()(move.show)
+app.add_typer(lab.app, name="lab")
+app.add_typer(images.app, name="image")
+app.add_typer(rtt.app, name="rtt")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    pass
+
+
+def main() -> None:
+    """Exit codes are the errors' own; see vmacro.errors."""
+    try:
+        app()
+    except VmacroError as error:
+        render.err.print(f"vmacro: {error}", markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""lab up, status, shell, down, demo."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmacro import inventory as inventories
+from vmacro.cli import move, render, wiring
+from vmacro.errors import ConfigurationError, LabError
+from vmacro.lab import lab as labs
+from vmacro.lab import requirements, topology
+from vmacro.lab.lab import Lab
+from vmacro.lab.topology import OPERATOR, WAN
+from vmacro.planning.checks import RENUMBER, Request
+
+app = typer.Typer(help="Two sites, a WAN and a client on this machine.", no_args_is_help=True)
+TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="TOML; the default is the paper's two sites")]
+NameArgument = Annotated[str, typer.Argument(help="the lab's name")]
+
+
+@app.command()
+def up(shape: TopologyOption = topology.DEFAULT) -> None:
+    """Bring the lab up; what runs already, stays."""
+    loaded = topology.load(shape)
+    requirements.require_root("lab up")
+    began = time.monotonic()
+    Lab(loaded).up(shape, lambda text: render.out.print(f"{time.monotonic() - began:6.1f} s  {text}"))
+    render.out.print(f"lab {loaded.name} is up. Next: vmacro lab status; vmacro sites; vmacro lab down")
+
+
+@app.command()
+def status(name: NameArgument = "demo", json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """What runs, what does the delay, and the round trips as measured now."""
+    requirements.require_root("lab status")
+    found = Lab.running(name).status()
+    if json:
+        render.as_json(asdict(found))
+        return
+    render.out.print(f"delay by {found.delay_by}; guests run under {'KVM' if found.accelerator == 'kvm' else 'TCG'}")
+    trips = [(f"{m.one} - {m.other}", m.asked_ms, m.median_ms, m.error_ms, m.spread_ms) for m in found.measured]
+    columns = ("round trip", "asked ms", "measured ms", "error ms", "spread ms")
+    render.table(render.rows("WAN", columns, [(a, b, *(round(x, 2) for x in rest)) for a, b, *rest in trips]))
+    render.table(render.rows("Hosts", ("host", "runs"), list(found.hosts.items())))
+    guests = [(g.name, g.site, g.agent.address if g.agent else None, g.trouble) for g in found.guests]
+    render.table(render.rows("Guests", ("guest", "at", "address", "trouble"), guests))
+
+
+@app.command()
+def shell(
+    node: Annotated[str, typer.Argument(help="a site, a client, a guest, `wan` or `operator`")],
+    command: Annotated[list[str] | None, typer.Argument(help="instead of a shell")] = None,
+    name: Annotated[str, typer.Option("--lab", help="the lab's name")] = "demo",
+) -> None:
+    """A shell on a node: by SSH on hosts, in the namespace of others; a guest's console (Ctrl-] leaves)."""
+    requirements.require_root("lab shell")
+    lab = Lab.running(name)
+    if node in lab.topology.guests:
+        place = next((g.site for g in lab.status().guests if g.name == node), "")
+        if not place:
+            raise LabError(f"guest {node}: runs nowhere")
+        node, command = place, ["virsh", "console", "--force", node]
+    if node in lab.topology.sites:
+        argv = _ssh(lab, node, command or [])
+    elif node in (*lab.topology.clients, WAN, OPERATOR):
+        argv = ["ip", "netns", "exec", lab.namespace(node), *(command or [os.environ.get("SHELL", "/bin/sh")])]
+    else:
+        known = ", ".join([*lab.topology.nodes, WAN, *lab.topology.guests])
+        raise ConfigurationError(f"node {node!r}: not in lab {name}", f"known: {known}")
+    os.execvp(argv[0], argv)
+
+
+@app.command()
+def down(name: NameArgument = "demo") -> None:
+    """Remove the lab, and prove that nothing is left."""
+    requirements.require_root("lab down")
+    saved = Lab.running(name) if name in labs.names() else None
+    left = saved.down() if saved is not None else labs.leftovers(name)
+    if left:
+        raise LabError(f"lab {name}: left behind: " + "; ".join(left))
+    render.out.print(f"lab {name} is down: no process, mount, namespace, tap or file is left of it")
+
+
+@app.command()
+def demo(
+    shape: TopologyOption = topology.DEFAULT,
+    report_dir: move.ReportOption = None,
+) -> None:
+    """The main job, whole: the lab up, the first guest moved from its home to the other site, the report."""
+    up(shape)
+    lab = Lab.running(topology.load(shape).name)
+    name, guest = next(iter(lab.topology.guests.items()))
+    target = next(s for s in lab.topology.sites if s != guest.site)
+    status(lab.topology.name)
+    if next(g.site for g in lab.status().guests if g.name == name) != guest.site:
+        render.out.print(f"{name} is not at its home: moving it back to {guest.site} first")
+        _move(lab, name, guest.site, None)
+    raise typer.Exit(_move(lab, name, target, report_dir))
+
+
+def _move(lab: Lab, guest: str, target: str, report_dir: Path | None) -> int:
+    settings = inventories.load(lab.inventory_file)
+    policy = replace(settings.inventory.policy)
+    request = Request(wiring.guest_named(settings, guest), wiring.site_named(settings, target), RENUMBER, policy)
+    return move.perform(settings, request, report_dir, json=False)
+
+
+def _ssh(lab: Lab, node: str, command: list[str]) -> list[str]:
+    keys = lab.folder / "ssh"
+    return [
+        *("ip", "netns", "exec", lab.namespace(OPERATOR)),
+        *("ssh", "-q", "-i", str(keys / "id_ed25519"), "-o", f"UserKnownHostsFile={keys / 'known_hosts'}"),
+        *("-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes"),
+        *(["-t"] if os.isatty(0) else []),
+        f"root@{lab.host(node).address}",
+        *command,
+    ]

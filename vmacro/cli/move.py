@@ -1,0 +1,241 @@
+"""sites, check, migrate, connections, history, show."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vmacro.cli import render, wiring
+from vmacro.errors import ConfigurationError, VmacroError
+from vmacro.inventory import Settings
+from vmacro.model.events import Event
+from vmacro.model.facts import Connection
+from vmacro.model.moves import EXIT_CODES, Finding
+from vmacro.model.nouns import Policy
+from vmacro.planning.checks import HANDOFFS, RENUMBER, Request, blockers
+from vmacro.rtt import recording as recordings
+from vmacro.rtt import report as rtt_report
+from vmacro.services import measured, report
+from vmacro.services.survey import survey
+
+InventoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--inventory", "-i", envvar="VMACRO_INVENTORY", help="TOML inventory; default: the system's or the lab's"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, events as lines")]
+GuestArgument = Annotated[str, typer.Argument(help="a guest of the inventory")]
+ToOption = Annotated[str, typer.Option("--to", help="the site to move to")]
+HandoffOption = Annotated[str, typer.Option(help=f"how connections get to the new address: {', '.join(HANDOFFS)}")]
+ReportOption = Annotated[Path | None, typer.Option("--report", help="folder; default report/MOVE_ID")]
+LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move even if connections are cut")]
+
+
+def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
+    """Sites, their hosts, and the guests that run there."""
+    settings = wiring.load(inventory)
+    rows: list[tuple[object, ...]] = []
+    with wiring.opened(settings, lambda _event: None) as world:
+        for host in settings.inventory.hosts:
+            hypervisor = world.hypervisor(host)
+            try:
+                facts = hypervisor.facts()
+                version = f"{facts.hypervisor} {'.'.join(map(str, facts.hypervisor_version))}"
+                found = [(g.name, hypervisor.domain(g.domain)) for g in settings.inventory.guests]
+                running = ", ".join(name for name, domain in found if domain is not None and domain.running)
+                rows.append((host.site, host.name, version, facts.free_memory_mib, running, ""))
+            except VmacroError as error:
+                rows.append((host.site, host.name, "", None, "", error.message))
+    columns = ("site", "host", "hypervisor", "free MiB", "guests", "trouble")
+    if json:
+        render.as_json([dict(zip(columns, row)) for row in rows])
+    else:
+        render.table(render.rows("", columns, rows))
+
+
+def check(
+    guest: GuestArgument,
+    to: ToOption,
+    handoff: HandoffOption = RENUMBER,
+    allow_connection_loss: LossOption = False,
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Everything that stands against a move, all at once. Changes nothing; exit code 3 if something blocks."""
+    settings, request = _request(inventory, guest, to, handoff, {"allow_connection_loss": allow_connection_loss})
+    with wiring.opened(settings, lambda _event: None) as world:
+        _, findings = measured.checked(settings.inventory, request, world, ask_clients=True)
+    if json:
+        render.as_json([asdict(f) for f in findings])
+    else:
+        _show_findings(findings, guest, to)
+    raise typer.Exit(3 if blockers(findings) else 0)
+
+
+def connections(guest: GuestArgument, inventory: InventoryOption = None, json: JsonOption = False) -> None:
+    """The guest's connections: which follow it to a new address, and by which subflows they run."""
+    settings = wiring.load(inventory)
+    wanted = wiring.guest_named(settings, guest)
+    with wiring.opened(settings, lambda _event: None) as world:
+        seen = survey(settings.inventory, wanted, world, ask_clients=True)
+    if seen.agent is None:
+        raise VmacroError(
+            seen.agent_trouble or f"guest {guest}: runs nowhere, or has no agent channel", seen.agent_hint
+        )
+    if json:
+        render.as_json([asdict(c) for c in seen.connections])
+        return
+    rows = [(c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c), _subflows(c)) for c in seen.connections]
+    render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows))
+
+
+def migrate(
+    guest: GuestArgument,
+    to: ToOption,
+    handoff: HandoffOption = RENUMBER,
+    report_dir: Annotated[
+        Path | None, typer.Option("--report", help="folder for the report; default report/MOVE_ID")
+    ] = None,
+    bandwidth_mib_s: Annotated[int | None, typer.Option(help="bound of the copy; 0: none")] = None,
+    max_downtime_ms: Annotated[int | None, typer.Option(help="what QEMU aims at")] = None,
+    copy_timeout_s: Annotated[float | None, typer.Option(help="give up and roll back after this long")] = None,
+    allow_connection_loss: LossOption = False,
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Move a running guest to another site, live, with its connections.
+
+    Exit codes: 0 moved; 2 configuration; 3 rejected, nothing changed; 4 rolled back, it runs at the
+    source; 5 moved, work remains; 6 uncertain, a person must look.
+    """
+    bounds = {"bandwidth_mib_s": bandwidth_mib_s, "max_downtime_ms": max_downtime_ms, "copy_timeout_s": copy_timeout_s}
+    chosen = {k: v for k, v in bounds.items() if v is not None} | {"allow_connection_loss": allow_connection_loss}
+    settings, request = _request(inventory, guest, to, handoff, chosen)
+    raise typer.Exit(perform(settings, request, report_dir, json))
+
+
+def perform(settings: Settings, request: Request, report_dir: Path | None, json: bool) -> int:
+    """The move and its report; returns the exit code."""
+    events: list[Event] = []
+
+    def folder(move_id: str) -> Path:
+        return report_dir or Path("report") / move_id
+
+    with render.stream(json) as show:
+
+        def publish(event: Event) -> None:
+            events.append(event)
+            show(event)
+
+        with wiring.opened(settings, publish) as world, wiring.runner(settings, world) as run:
+            done = measured.move(
+                settings.inventory,
+                request,
+                world,
+                run,
+                lambda: wiring.new_move_id(request.guest),
+                wiring.prober(settings, request.guest),
+                folder,
+            )
+    target = folder(done.plan.move_id)
+    figures = report.write(target, done.plan, done.outcome, events, done.recording)
+    if json:
+        render.as_json(figures)
+    else:
+        _show_report(figures, events, done.recording, target)
+    return EXIT_CODES[done.outcome.ending]
+
+
+def history(
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+    limit: Annotated[int, typer.Option(min=1, help="newest moves only")] = 20,
+) -> None:
+    """Moves so far, newest first, out of the journal."""
+    settings = wiring.load(inventory)
+    with wiring.archive(settings) as archive:
+        records = archive.moves(limit)
+    columns = ("move", "guest", "from", "to", "handoff", "began", "downtime ms", "wall s", "ended")
+    rows = []
+    for record in records:
+        plan, outcome = record.plan, record.outcome
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.began_ms / 1000))
+        downtime = outcome.statistics.downtime_ms if outcome and outcome.statistics else None
+        ended = outcome.ending.value if outcome else record.status.lower()
+        wall = outcome.wall_s if outcome else None
+        ends = (plan.source.site, plan.destination.site)
+        rows.append((plan.move_id, plan.guest.name, *ends, plan.handoff, began, downtime, wall, ended))
+    if json:
+        render.as_json([dict(zip(columns, row)) for row in rows])
+    else:
+        render.table(render.rows("", columns, rows))
+
+
+def show(
+    move_id: Annotated[str, typer.Argument(help="as `vmacro history` names it")],
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """One move: its plan, its phases and how it ended."""
+    settings = wiring.load(inventory)
+    with wiring.archive(settings) as archive:
+        record, steps = archive.move(move_id), archive.steps(move_id)
+    if record is None:
+        raise ConfigurationError(f"move {move_id!r}: not in the journal", "`vmacro history` lists them")
+    if json:
+        render.as_json({"record": asdict(record), "steps": [asdict(s) for s in steps]})
+        return
+    plan, outcome = record.plan, record.outcome
+    rows = [
+        (s.name, time.strftime("%H:%M:%S", time.localtime(s.began_ms / 1000)), s.ended_ms - s.began_ms, s.error or "ok")
+        for s in steps
+    ]
+    heading = f"{plan.move_id}: {plan.guest.name}, {plan.source.name} to {plan.destination.name}, {plan.handoff}"
+    ended = f"{outcome.ending.value} {outcome.reason}" if outcome else record.status.lower()
+    render.table(render.rows(heading, ("phase", "began", "ms", "result"), rows, f"ended: {ended}"))
+
+
+def _request(path: Path | None, guest: str, to: str, handoff: str, bounds: dict[str, Any]) -> tuple[Settings, Request]:
+    settings = wiring.load(path)
+    wanted, site = wiring.guest_named(settings, guest), wiring.site_named(settings, to)
+    if handoff not in HANDOFFS:
+        raise ConfigurationError(f"handoff {handoff!r}: unknown", f"known: {', '.join(HANDOFFS)}")
+    kept = settings.inventory.policy
+    bounds["allow_connection_loss"] = bounds["allow_connection_loss"] or kept.allow_connection_loss
+    policy: Policy = replace(kept, **bounds)
+    return settings, Request(wanted, site, handoff, policy)
+
+
+def _show_findings(findings: list[Finding], guest: str, to: str) -> None:
+    if not findings:
+        render.out.print(f"nothing stands against moving {guest} to {to}")
+    for finding in findings:
+        colour = "red" if finding in blockers([finding]) else "yellow"
+        text = f"[{colour}]{finding.severity.value}[/{colour}] {finding.code}: {finding.subject}: {finding.message}"
+        render.out.print(text + (f"\n  hint: {finding.hint}" if finding.hint else ""))
+
+
+def _show_report(figures: dict[str, Any], events: list[Event], recorded: Path | None, folder: Path) -> None:
+    if recorded is not None:
+        recording, phases = recordings.read(recorded), report.spans(events)
+        print(rtt_report.terminal_chart(recording, phases, width=min(render.out.width, 110)))
+        for shown in report.tables(figures, rtt_report.felt(recording, phases)):
+            render.table(shown)
+    else:
+        render.out.print(f"{figures['ending']}; no prober is configured for this guest, so nothing was measured")
+    render.out.print(f"report: {folder}/report.html")
+
+
+def _follows(connection: Connection) -> str:
+    if not connection.mptcp:
+        return "no: plain TCP"
+    return "yes" if connection.willing else "no: refuses ADD_ADDR"
+
+
+def _subflows(connection: Connection) -> str:
+    return ", ".join(f"{s.local}:{s.local_port}{' backup' if s.backup else ''}" for s in connection.subflows)

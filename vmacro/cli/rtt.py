@@ -1,0 +1,98 @@
+"""rtt serve, probe, report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmacro.cli import render
+from vmacro.errors import ConfigurationError, VmacroError
+from vmacro.rtt import probe as probes
+from vmacro.rtt import recording as recordings
+from vmacro.rtt import report as reports
+from vmacro.rtt import responder, wire
+from vmacro.rtt.prober import ProbeError, Target
+from vmacro.rtt.samples import Recording
+
+app = typer.Typer(help="Round trips on one connection, measured as its user feels them.", no_args_is_help=True)
+PortOption = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+@app.command()
+def serve(address: str = "0.0.0.0", port: PortOption = wire.DEFAULT_PORT) -> None:
+    """Answer probers until interrupted."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(responder.serve(address, port))
+
+
+@app.command()
+def probe(
+    address: Annotated[str, typer.Argument(help="where a responder answers")],
+    port: PortOption = wire.DEFAULT_PORT,
+    tcp: Annotated[bool, typer.Option("--tcp", help="plain TCP instead of MPTCP")] = False,
+    interval_ms: Annotated[float, typer.Option(min=1)] = 10.0,
+    duration_s: Annotated[float | None, typer.Option(min=0.1, help="default: until interrupted")] = None,
+    record: Annotated[Path, typer.Option(help="the recording")] = Path("rtt.ndjson"),
+) -> None:
+    """Send requests on schedule over one connection, whatever is outstanding; then show what was measured."""
+    target = Target(address, port, not tcp)
+    render.out.print(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
+    try:
+        probes.run(target, interval_ms, record, duration_s, grace_s=5.0)
+    except ProbeError as error:
+        raise VmacroError(str(error), "is `vmacro rtt serve` running there?") from error
+    report(record)
+
+
+@app.command()
+def report(
+    recording: Annotated[Path, typer.Argument(help="as `rtt probe` wrote it")],
+    png: Annotated[Path | None, typer.Option(help="also draw it here")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="also as one HTML page")] = None,
+) -> None:
+    """Chart and figures of a recording."""
+    try:
+        read = recordings.read(recording)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{recording}: no such file") from None
+    except recordings.RecordingError as error:
+        raise ConfigurationError(str(error)) from error
+    spans = _marked(read)
+    felt = reports.felt(read, spans)
+    print(reports.terminal_chart(read, spans, width=min(render.out.width, 110)))
+    tables = _tables(read, felt)
+    for table in tables:
+        render.table(table)
+    title = f"Round trips to {read.target} ({read.transport})"
+    if png is not None:
+        reports.draw(read, spans, title, png, "png")
+    if page is not None:
+        page.write_text(reports.page(read, spans, title, tables))
+
+
+def _marked(read: Recording) -> list[reports.Span]:
+    """Phases out of the markers `NAME begins` and `NAME ends`."""
+    starts = {m.name.removesuffix(" begins"): m.wall_ns for m in read.markers if m.name.endswith(" begins")}
+    ends = {m.name.removesuffix(" ends"): m.wall_ns for m in read.markers if m.name.endswith(" ends")}
+    return [reports.Span(name, at, ends[name]) for name, at in starts.items() if name in ends]
+
+
+def _tables(read: Recording, felt: reports.Felt) -> list[reports.Table]:
+    spreads = [("before", felt.before), ("during", felt.during), ("after", felt.after)]
+    columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
+    shown = [(n, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for n, s in spreads if s.count]
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((read.start_ns + read.mono_to_wall_ns) / 1e9))
+    counts = f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"
+    facts = [
+        ("target", f"{read.target}, {read.transport}, since {began}"),
+        ("requests sent, lost, out of order", counts),
+        ("outage", f"{felt.outage.ms:.0f} ms"),
+        ("recording", "whole" if read.complete else "cut short"),
+    ]
+    note = f"Outage: {reports.OUTAGE_MEANS}."
+    return [render.rows("Round trips (ms)", columns, shown), render.rows("What was felt", ("", ""), facts, note)]

@@ -1,0 +1,139 @@
+"""The one place that knows which driver stands behind which port."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyroute2 import netns
+
+from vmacro import inventory
+from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.libvirt import LibvirtHypervisor
+from vmacro.drivers.libvirt_connection import Connections
+from vmacro.drivers.prober import NamespaceProber
+from vmacro.drivers.system import SystemClock
+from vmacro.errors import ConfigurationError
+from vmacro.inventory import Settings
+from vmacro.lab import lab
+from vmacro.model.events import Event
+from vmacro.model.moves import Outcome, Plan
+from vmacro.model.nouns import Guest, Site
+from vmacro.planning import planner
+from vmacro.ports import World
+from vmacro.services import journal
+
+SYSTEM_INVENTORY = Path("/etc/vmacro/inventory.toml")
+
+
+def find_inventory(given: Path | None) -> Path:
+    """What the user named, else the system's, else that of the one lab that is up."""
+    if given is not None:
+        return given
+    if SYSTEM_INVENTORY.exists():
+        return SYSTEM_INVENTORY
+    up = lab.names()
+    if len(up) == 1:
+        return lab.Lab.running(up[0]).inventory_file
+    seen = f"labs that are up: {', '.join(up)}" if up else "no lab is up"
+    raise ConfigurationError(
+        f"no inventory: {SYSTEM_INVENTORY} does not exist, and {seen}", "name one with --inventory"
+    )
+
+
+def load(given: Path | None) -> Settings:
+    """Raises ConfigurationError."""
+    return inventory.load(find_inventory(given))
+
+
+def guest_named(settings: Settings, name: str) -> Guest:
+    guest = settings.inventory.guest(name)
+    if guest is None:
+        known = ", ".join(g.name for g in settings.inventory.guests) or "none"
+        raise ConfigurationError(f"guest {name!r}: not in {settings.path}", f"known guests: {known}")
+    return guest
+
+
+def site_named(settings: Settings, name: str) -> Site:
+    site = settings.inventory.site(name)
+    if site is None:
+        known = ", ".join(s.name for s in settings.inventory.sites)
+        raise ConfigurationError(f"site {name!r}: not in {settings.path}", f"known sites: {known}")
+    return site
+
+
+@contextmanager
+def opened(settings: Settings, publish: Callable[[Event], None]) -> Iterator[World]:
+    """The world, reached from where the inventory says; Ctrl-C becomes a flag that services look at."""
+    _enter(settings)
+    connections = Connections(settings.orchestrator.pki_dir)
+    interrupted = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if not interrupted.is_set():
+            publish(Event("", time.time_ns(), "interrupt", "interrupted: leaving in good order, please wait"))
+        interrupted.set()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield World(
+            hypervisor=lambda host: LibvirtHypervisor(host, connections),
+            agent=ChannelAgents(connections).open,
+            clock=SystemClock(),
+            publish=publish,
+            cancelled=interrupted.is_set,
+        )
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        connections.close()
+
+
+def prober(settings: Settings, guest: Guest) -> NamespaceProber | None:
+    if guest.probe is None:
+        return None
+    return NamespaceProber(settings.probers[guest.probe.prober].network_namespace)
+
+
+@contextmanager
+def runner(settings: Settings, world: World) -> Iterator[Callable[[Plan], Outcome]]:
+    """Carries plans out, each step of theirs in the journal first."""
+    settings.orchestrator.state_dir.mkdir(parents=True, exist_ok=True)
+    with journal.open_journal(settings.database_url, world, executor=f"vmacro-{secrets.token_hex(6)}"):
+        yield lambda plan: journal.Running(plan).result()
+
+
+@contextmanager
+def archive(settings: Settings) -> Iterator[journal.Archive]:
+    opened_archive = journal.Archive(settings.database_url)
+    try:
+        yield opened_archive
+    finally:
+        opened_archive.close()
+
+
+def new_move_id(guest: Guest) -> str:
+    return planner.move_id(guest.name, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
+
+
+def _enter(settings: Settings) -> None:
+    """Before any thread is started: setns(2) moves one thread, and later ones follow it."""
+    name = settings.orchestrator.network_namespace
+    if not name:
+        return
+    if os.geteuid() != 0:
+        raise ConfigurationError(
+            f"{settings.path}: orchestrator.network_namespace: entering {name!r} needs root", "run it with sudo"
+        )
+    try:
+        netns.setns(name, flags=0)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{settings.path}: orchestrator.network_namespace: no namespace {name!r}", "is the lab up?"
+        ) from None

@@ -1,0 +1,45 @@
+"""The prober as a program: `python -m vmacro.rtt.probe ADDRESS --record FILE`. Ends on SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from vmacro.rtt import wire
+from vmacro.rtt.prober import ProbeError, Prober, Target
+
+
+def run(target: Target, interval_ms: float, record: Path, duration_s: float | None, grace_s: float) -> None:
+    """Probe until duration_s is over or a signal comes. Raises ProbeError."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    end = time.monotonic() + duration_s if duration_s is not None else float("inf")
+    with record.open("w") as out:
+        Prober(target, interval_ms, out).run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="vmacro-probe", description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("--port", type=int, default=wire.DEFAULT_PORT)
+    parser.add_argument("--tcp", action="store_true", help="plain TCP instead of MPTCP")
+    parser.add_argument("--interval-ms", type=float, default=10.0)
+    parser.add_argument("--duration-s", type=float)
+    parser.add_argument("--grace-s", type=float, default=5.0)
+    parser.add_argument("--record", type=Path, required=True)
+    o = parser.parse_args()
+    try:
+        run(Target(o.address, o.port, not o.tcp), o.interval_ms, o.record, o.duration_s, o.grace_s)
+    except ProbeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

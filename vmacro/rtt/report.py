@@ -1,0 +1,160 @@
+"""A recording and what happened meanwhile, for people: chart, figures, one page."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmacro.rtt import statistics
+from vmacro.rtt.samples import Recording
+from vmacro.rtt.statistics import Spread
+
+OUTAGE_MEANS = "the longest time in which requests were outstanding and no response came, less one send interval"
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase to be drawn, in ns of the wall clock."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class Felt:
+    """What the client felt. Without spans, all of the recording is `before`."""
+
+    totals: statistics.Totals
+    outage: statistics.Outage
+    before: Spread
+    during: Spread
+    after: Spread
+    recover_ms: float | None
+
+
+def felt(recording: Recording, spans: Sequence[Span]) -> Felt:
+    """Before: until the first span begins. After: from the end of the last. During: between, with the spans."""
+    offset = recording.mono_to_wall_ns
+    infinity = float("inf")
+    start = min((s.start_ns for s in spans), default=infinity) - offset
+    end = max((s.end_ns for s in spans), default=infinity) - offset
+    silence = statistics.outage(recording)
+    before = statistics.spread(statistics.between(recording, -infinity, start))
+    after = statistics.spread(statistics.between(recording, end, infinity))
+    recover_ms = None
+    if spans and after.median is not None:
+        calm = statistics.recovered_ns(recording, silence.start_ns, after.median * 1.5 + 1.0)
+        recover_ms = round((calm - silence.start_ns) / 1e6, 1) if calm is not None else None
+    during = statistics.spread(statistics.between(recording, start, end))
+    return Felt(statistics.totals(recording), silence, before, during, after, recover_ms)
+
+
+def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path | io.BytesIO, format: str) -> None:
+    """RTT over time with the phases marked; PNG or SVG by matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    zero = recording.start_ns
+    points = [((s.due_ns - zero) / 1e9, s.rtt_ns / 1e6) for s in recording.samples if s.rtt_ns is not None]
+    lost = [(s.due_ns - zero) / 1e9 for s in recording.samples if s.rtt_ns is None]
+    figure, axes = pyplot.subplots(figsize=(11, 4.6), dpi=110)
+    axes.plot([x for x, _ in points], [y for _, y in points], ".", markersize=2.5, color="#222222")
+    if lost:
+        axes.plot(lost, [1.0] * len(lost), "x", color="#cc3311", label=f"{len(lost)} never answered")
+    for number, span in enumerate(spans):
+        left, right = (
+            (span.start_ns - recording.mono_to_wall_ns - zero) / 1e9,
+            (span.end_ns - recording.mono_to_wall_ns - zero) / 1e9,
+        )
+        label = f"{span.name} ({(right - left) * 1000:.0f} ms)"
+        axes.axvspan(left, right, alpha=0.22, color=_COLOURS[number % len(_COLOURS)], label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel("time since the first request (s)")
+    axes.set_ylabel("round trip (ms)")
+    axes.set_title(title)
+    axes.grid(visible=True, which="both", alpha=0.25)
+    if spans or lost:
+        axes.legend(loc="upper right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(target, format=format)
+    pyplot.close(figure)
+
+
+def terminal_chart(recording: Recording, spans: Sequence[Span], width: int, height: int = 16) -> str:
+    """The same for a terminal, by plotext."""
+    import plotext
+
+    zero = recording.start_ns
+    answered = [s for s in recording.samples if s.rtt_ns is not None]
+    plotext.clear_figure()
+    plotext.plotsize(width, height)
+    plotext.theme("clear")
+    plotext.yscale("log")
+    plotext.scatter(
+        [(s.due_ns - zero) / 1e9 for s in answered],
+        [(s.rtt_ns or 0) / 1e6 for s in answered],
+        marker="dot",
+    )
+    for span in spans:
+        plotext.vline((span.start_ns - recording.mono_to_wall_ns - zero) / 1e9)
+    plotext.xlabel("s")
+    plotext.ylabel("round trip (ms)")
+    return str(plotext.build())
+
+
+def page(recording: Recording, spans: Sequence[Span], title: str, tables: Sequence[Table]) -> str:
+    """One self-contained HTML page: chart as inline SVG, figures as tables."""
+    chart = io.BytesIO()
+    draw(recording, spans, title, chart, "svg")
+    svg = chart.getvalue().decode()
+    svg = svg[svg.index("<svg") :]
+    body = "\n".join(_table(t) for t in tables)
+    return _PAGE.format(title=html.escape(title), chart=svg, body=body)
+
+
+@dataclass(frozen=True)
+class Table:
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    note: str = ""
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in table.columns)
+    rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row) + "</tr>" for row in table.rows)
+    note = f"<p class=note>{html.escape(table.note)}</p>" if table.note else ""
+    return f"<h2>{html.escape(table.heading)}</h2>\n<table><tr>{head}</tr>\n{rows}</table>\n{note}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }}
+svg {{ width: 100%; height: auto }}
+table {{ border-collapse: collapse; margin: .5em 0 }}
+th, td {{ text-align: left; padding: .25em .8em; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }}
+h2 {{ font-size: 1.05em; margin: 1.4em 0 .2em }}
+.note {{ color: #666; font-size: .9em; margin: .2em 0 }}
+</style></head><body>
+<h1>{title}</h1>
+{chart}
+{body}
+</body></html>
+"""

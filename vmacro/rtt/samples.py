@@ -1,0 +1,45 @@
+"""What a measurement is made of. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request. Times in ns of the prober's monotonic clock; rtt_ns None: never answered."""
+
+    seq: int
+    due_ns: int
+    rtt_ns: int | None
+
+    @property
+    def answered_ns(self) -> int | None:
+        return None if self.rtt_ns is None else self.due_ns + self.rtt_ns
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Something that happened, in ns of the wall clock."""
+
+    name: str
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`mono_to_wall_ns` added to a monotonic time of the prober gives its wall clock time."""
+
+    target: str
+    transport: str
+    interval_ms: float
+    token: int
+    mono_to_wall_ns: int
+    samples: tuple[Sample, ...]
+    arrival_order: tuple[int, ...]
+    markers: tuple[Marker, ...] = field(default=())
+    complete: bool = True
+
+    @property
+    def start_ns(self) -> int:
+        return self.samples[0].due_ns if self.samples else 0

@@ -1,0 +1,59 @@
+"""Looking at everything that a move concerns, changing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmacro.errors import AgentError, HostError
+from vmacro.model.facts import AgentFacts, Connection, HostView, Survey
+from vmacro.model.nouns import Guest, Host, Inventory
+from vmacro.ports import World
+
+
+def survey(inventory: Inventory, guest: Guest, world: World, ask_clients: bool) -> Survey:
+    """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
+
+    `ask_clients`: find out which clients join an announced address, by announcing a spare port
+    to those of whom it is not known.
+    """
+    views = tuple(view(host, guest, world) for host in inventory.hosts)
+    running = [v for v in views if v.domain is not None and v.domain.running]
+    if len(running) != 1 or running[0].domain is None or not running[0].domain.has_agent_channel:
+        return Survey(views)
+    host = inventory.host(running[0].host)
+    assert host is not None
+    try:
+        facts, connections = _ask_agent(host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
+    except (AgentError, HostError) as error:
+        return Survey(views, agent_trouble=error.message, agent_hint=error.hint)
+    return Survey(views, facts, connections=connections)
+
+
+def view(host: Host, guest: Guest, world: World) -> HostView:
+    """One host's facts, or why there are none."""
+    try:
+        hypervisor = world.hypervisor(host)
+        facts, network = hypervisor.facts(), hypervisor.network(host.network)
+        return HostView(host.name, host.site, facts, hypervisor.domain(guest.domain), network)
+    except HostError as error:
+        return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint)
+
+
+def where(hosts: Iterable[Host], guest: Guest, world: World) -> list[Host]:
+    """Hosts on which the guest runs now. Raises HostError where one cannot be asked."""
+    found = []
+    for host in hosts:
+        domain = world.hypervisor(host).domain(guest.domain)
+        if domain is not None and domain.running:
+            found.append(host)
+    return found
+
+
+def _ask_agent(
+    host: Host, guest: Guest, consent_timeout_ms: int, world: World
+) -> tuple[AgentFacts, tuple[Connection, ...]]:
+    with world.agent(host, guest.domain) as agent:
+        facts = agent.status()
+        if not facts.address:
+            return facts, ()
+        return facts, agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections()
