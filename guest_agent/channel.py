@@ -7,6 +7,7 @@ that into one event a change, so an idle agent does not wake up.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import select
@@ -21,14 +22,18 @@ Handler = Callable[[protocol.Request], Awaitable[protocol.Reply]]
 
 
 def port_path(name: str = protocol.CHANNEL_NAME) -> Path:
-    return Path("/dev/virtio-ports") / name
-
-
-class ChannelServer:
-    """Answers requests on a port, one after another, for as long as the guest runs.
+    """The port's device, by sysfs: udev's /dev/virtio-ports may not be there yet.
 
     Raises FileNotFoundError where the domain has no such channel.
     """
+    for entry in Path("/sys/class/virtio-ports").glob("*/name"):
+        if entry.read_text().strip() == name:
+            return Path("/dev") / entry.parent.name
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"virtio-serial port {name}")
+
+
+class ChannelServer:
+    """Answers requests on a port, one after another, for as long as the guest runs."""
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._handler = handler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from pathlib import Path
@@ -26,8 +25,12 @@ PortOption = Annotated[int, typer.Option(min=1, max=65535)]
 @app.command()
 def serve(address: str = "0.0.0.0", port: PortOption = wire.DEFAULT_PORT) -> None:
     """Answer probers until interrupted."""
+    try:
+        listener = responder.listen(address, port)
+    except OSError as error:
+        raise VmacroError(f"cannot listen on {address} port {port}: {error.strerror}") from error
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(responder.serve(address, port))
+        responder.serve(listener)
 
 
 @app.command()

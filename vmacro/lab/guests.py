@@ -171,7 +171,7 @@ def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: fl
 
 def _command_line(guest: Guest) -> list[str]:
     # init_on_free: what the guest no longer uses is zeroes, which QEMU does not send.
-    words = ["console=ttyS0", "quiet", "tsc=unstable", "init_on_free=1", "panic=-1"]
+    words = ["console=ttyS0", "quiet", "tsc=unstable", "init_on_free=1", "panic=-1", "net.ifnames=0"]
     if guest.dirty_ballast_mib:
         words.append(f"vmacro.dirty={guest.dirty_ballast_mib},{guest.dirty_mib_s:g}")
     if not guest.agent:

@@ -186,10 +186,11 @@ def _initrd(recipe: Recipe, root: Path, release: str, work: Path) -> None:
         (tree / name).mkdir(parents=True)
     shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
     shutil.copy(recipe.folder / "init", tree / "init")
-    for module in recipe.modules:
+    for number, module in enumerate(recipe.modules):
         packed = root / "usr/lib/modules" / release / "kernel" / f"{module}.ko.xz"
-        shutil.copy(packed, tree / "modules")
-        process.run(["xz", "-d", tree / "modules" / packed.name])
+        numbered = tree / "modules" / f"{number:02}-{packed.name}"
+        shutil.copy(packed, numbered)
+        process.run(["xz", "-d", numbered])
     names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*"))) + "\n"
     process.run(["cpio", "-o", "-H", "newc", "--quiet", "-D", tree, "-F", work / "initrd.cpio"], input=names)
     with gzip.open(work / "initrd.gz", "wb", compresslevel=1) as packed_file:

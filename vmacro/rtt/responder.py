@@ -1,51 +1,22 @@
-"""Echoes every record as soon as it is whole. Standard library only: it runs in guests as a zipapp."""
+"""Echoes every record as soon as it is whole. Standard library only: it runs in guests as a zipapp.
+
+A thread a connection, which blocks in recv: under emulation an event loop costs each answer 1 ms.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import socket
 import sys
+import threading
 
 from vmacro.rtt import wire
 
-
-class _Echo(asyncio.Protocol):
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        with contextlib.suppress(OSError):
-            sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
-        self._buffer += data
-        try:
-            sequences = wire.decode(self._buffer)
-        except wire.WireError:
-            self._transport.abort()
-            return
-        if sequences:
-            self._transport.write(b"".join(map(wire.encode, sequences)))
-
-    # A prober that does not read stops being read: its own buffers fill, not ours.
-    def pause_writing(self) -> None:
-        assert self._transport is not None
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        assert self._transport is not None
-        self._transport.resume_reading()
+MAX_CONNECTIONS = 1024
 
 
-async def serve(address: str, port: int, mptcp: bool = True) -> None:
-    """Runs until cancelled. Listens on plain TCP, and says so, where the kernel has no MPTCP."""
+def listen(address: str, port: int, mptcp: bool = True) -> socket.socket:
+    """A listening socket; plain TCP, and said so, where the kernel has no MPTCP. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         listener = wire.stream_socket(family, mptcp)
@@ -56,6 +27,31 @@ async def serve(address: str, port: int, mptcp: bool = True) -> None:
         listener = wire.stream_socket(family, mptcp=False)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((address, port))
-    server = await asyncio.get_running_loop().create_server(_Echo, sock=listener)
-    async with server:
-        await server.serve_forever()
+    listener.listen(128)
+    return listener
+
+
+def serve(listener: socket.socket) -> None:
+    """Answers until the process ends or the listener is closed; takes MAX_CONNECTIONS at a time."""
+    slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+    while True:
+        slots.acquire()
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_answer, args=(connection, slots), daemon=True).start()
+
+
+def _answer(connection: socket.socket, slots: threading.BoundedSemaphore) -> None:
+    buffer = bytearray()
+    try:
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while data := connection.recv(65536):
+                buffer += data
+                connection.sendall(wire.take_whole(buffer))
+    except (OSError, wire.WireError):
+        pass  # the prober went away, or is none: either way this connection is over
+    finally:
+        slots.release()

@@ -23,17 +23,20 @@ def encode(sequence: int) -> bytes:
     return RECORD.pack(MAGIC, 0, sequence)
 
 
-def decode(buffer: bytearray) -> list[int]:
-    """The sequences of all whole records, which are taken off the buffer. Raises WireError."""
-    count = len(buffer) // RECORD.size
-    whole = bytes(buffer[: count * RECORD.size])
-    del buffer[: count * RECORD.size]
-    sequences = []
-    for magic, flags, sequence in RECORD.iter_unpack(whole):
+def take_whole(buffer: bytearray) -> bytes:
+    """All whole records, as they are, taken off the buffer. Raises WireError."""
+    size = len(buffer) // RECORD.size * RECORD.size
+    whole = bytes(buffer[:size])
+    del buffer[:size]
+    for magic, flags, _ in RECORD.iter_unpack(whole):
         if magic != MAGIC or flags:
             raise WireError(f"not an RTT record: magic {magic:#x}, flags {flags:#x}")
-        sequences.append(sequence)
-    return sequences
+    return whole
+
+
+def decode(buffer: bytearray) -> list[int]:
+    """The sequences of all whole records, which are taken off the buffer. Raises WireError."""
+    return [sequence for _, _, sequence in RECORD.iter_unpack(take_whole(buffer))]
 
 
 def stream_socket(family: int, mptcp: bool) -> socket.socket:

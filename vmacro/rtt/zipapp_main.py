@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 from vmacro.rtt import responder, wire
 
@@ -14,7 +13,7 @@ def main() -> None:
     parser.add_argument("--address", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=wire.DEFAULT_PORT)
     options = parser.parse_args()
-    asyncio.run(responder.serve(options.address, options.port))
+    responder.serve(responder.listen(options.address, options.port))
 
 
 if __name__ == "__main__":
