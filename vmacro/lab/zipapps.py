@@ -63,7 +63,6 @@ def _compile_with_the_guests_python(tree: Path, guest_root: Path) -> None:
                 "chroot",
                 guest_root,
                 "python3",
-                "-OO",
                 "-m",
                 "compileall",
                 "-q",
