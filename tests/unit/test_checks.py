@@ -1,0 +1,147 @@
+"""Each rule says what it should, and only then."""
+
+from dataclasses import replace
+
+import pytest
+
+from vmacro.drivers.fake import FakeWorld, connection, domain
+from vmacro.model.facts import Disk
+from vmacro.model.moves import Finding
+from vmacro.model.nouns import Policy
+from vmacro.planning import checks
+from vmacro.planning.checks import RENUMBER, Request
+from vmacro.services.survey import survey
+
+
+def findings(fake: FakeWorld, to: int = 1, **bounds: object) -> list[Finding]:
+    guest = fake.inventory.guests[0]
+    wanted = Request(guest, fake.inventory.sites[to], RENUMBER, Policy(**bounds))  # type: ignore[arg-type]
+    return checks.check(wanted, survey(fake.inventory, guest, fake.world, ask_clients=True))
+
+
+def codes(found: list[Finding]) -> list[str]:
+    return [f.code for f in found]
+
+
+def alter_network(fake: FakeWorld, **change: object) -> None:
+    berlin = fake.hosts["berlin"].networks
+    berlin["front"] = replace(berlin["front"], **change)  # type: ignore[arg-type]
+
+
+def alter_domain(fake: FakeWorld, **change: object) -> None:
+    domains = fake.hosts["bucharest"].domains
+    domains["web"] = replace(domains["web"], **change)  # type: ignore[arg-type]
+
+
+def test_a_good_move_has_no_findings() -> None:
+    assert findings(FakeWorld()) == []
+
+
+def test_the_guest_is_there_already() -> None:
+    assert codes(findings(FakeWorld(), to=0)) == ["already-there"]
+
+
+def test_a_guest_that_runs_nowhere() -> None:
+    fake = FakeWorld()
+    fake.hosts["bucharest"].domains.clear()
+    (found,) = findings(fake)
+    assert found.code == "guest-not-running" and "bucharest, berlin" in found.message
+
+
+def test_a_guest_on_two_hosts_is_never_moved() -> None:
+    fake = FakeWorld()
+    fake.hosts["berlin"].domains["web"] = domain()
+    assert "guest-twice" in codes(findings(fake))
+
+
+def test_an_unreachable_destination_blocks_and_an_unreachable_bystander_warns() -> None:
+    fake = FakeWorld()
+    fake.hosts["berlin"].reachable = False
+    found = findings(fake)
+    assert codes(found) == ["destination-unreachable"] and checks.blockers(found)
+
+
+@pytest.mark.parametrize(("version", "blocked"), [((7, 2, 22), True), ((8, 9, 9), True), ((9, 0, 0), False)])
+def test_emulation_with_an_old_qemu_is_refused(version: tuple[int, int, int], blocked: bool) -> None:
+    fake = FakeWorld()
+    alter_domain(fake, accelerator="qemu")
+    for host in fake.hosts.values():
+        host.facts = replace(host.facts, hypervisor_version=version)
+    assert ("tcg-corrupts" in codes(findings(fake))) is blocked
+
+
+def test_old_qemu_with_kvm_is_fine() -> None:
+    fake = FakeWorld()
+    for host in fake.hosts.values():
+        host.facts = replace(host.facts, hypervisor_version=(7, 2, 22))
+    assert findings(fake) == []
+
+
+def test_memory_counts_the_reserve() -> None:
+    fake = FakeWorld()
+    fake.hosts["berlin"].facts = replace(fake.hosts["berlin"].facts, free_memory_mib=255)
+    (found,) = findings(fake)
+    assert found.code == "memory-short" and "255 MiB free, 256 MiB needed" in found.message
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"active": False}, "network-missing"),
+        ({"stp": True}, "bridge-stp"),
+        ({"dhcp_free": None}, "dhcp-missing"),
+        ({"dhcp_free": 0}, "dhcp-exhausted"),
+        ({"subnet": "10.50.1.0/24"}, "subnet-occupied"),
+    ],
+)
+def test_the_destinations_network(change: dict[str, object], code: str) -> None:
+    fake = FakeWorld()
+    alter_network(fake, **change)
+    assert codes(findings(fake)) == [code]
+
+
+def test_an_exhausted_pool_that_knows_the_guest_is_fine() -> None:
+    fake = FakeWorld()
+    alter_network(fake, dhcp_free=0, taken=(("10.50.2.97", "52:54:00:00:00:01"),))
+    assert findings(fake) == []
+
+
+def test_a_missing_network() -> None:
+    fake = FakeWorld()
+    fake.hosts["berlin"].networks.clear()
+    assert codes(findings(fake)) == ["network-missing"]
+
+
+def test_a_local_disk_and_a_shared_one() -> None:
+    fake = FakeWorld()
+    alter_domain(fake, disks=(Disk("vda", "/root.ext4", False, True), Disk("vdb", "/data.qcow2", True, False)))
+    (found,) = findings(fake)
+    assert found.code == "local-disk" and "vdb" in found.message
+
+
+def test_the_agent() -> None:
+    silent, channelless, homeless = FakeWorld(), FakeWorld(), FakeWorld()
+    silent.guest.answers = False
+    alter_domain(channelless, has_agent_channel=False)
+    homeless.guest.address = ""
+    assert codes(findings(silent)) == ["no-agent"]
+    assert codes(findings(channelless)) == ["no-channel"]
+    assert codes(findings(homeless)) == ["no-lease"]
+
+
+def test_clients_that_cannot_follow() -> None:
+    fake = FakeWorld()
+    fake.guest.connections += [connection(0xB2, "10.50.1.97", False), connection(0, "10.50.1.97", False)]
+    found = findings(fake)
+    assert codes(found) == ["client-refuses-add-addr", "client-plain-tcp"]
+    assert "add_addr_accepted is 0" in found[0].message
+    assert checks.blockers(found) == found
+    assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
+
+
+def test_all_findings_come_at_once() -> None:
+    fake = FakeWorld()
+    fake.guest.answers = False
+    alter_network(fake, stp=True, dhcp_free=0)
+    fake.hosts["berlin"].facts = replace(fake.hosts["berlin"].facts, free_memory_mib=1)
+    assert set(codes(findings(fake))) == {"no-agent", "bridge-stp", "dhcp-exhausted", "memory-short"}

@@ -1,0 +1,212 @@
+"""The story on the fake world: what it does, and where each failure leaves the guest."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackError, UnreachableError
+from vmacro.model.moves import Ending, Outcome, Plan
+from vmacro.model.nouns import Policy
+from vmacro.planning import planner
+from vmacro.planning.checks import RENUMBER, Request
+from vmacro.services import measured, migrate
+from vmacro.services.report import spans
+
+Result = TypeVar("Result")
+
+
+class Straight:
+    """A journal that keeps nothing."""
+
+    def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result:
+        return act()
+
+
+def request(fake: FakeWorld, **bounds: object) -> Request:
+    policy = Policy(**bounds)  # type: ignore[arg-type]
+    return Request(fake.inventory.guests[0], fake.inventory.sites[1], RENUMBER, policy)
+
+
+def plan(fake: FakeWorld, **bounds: object) -> Plan:
+    wanted = request(fake, **bounds)
+    seen, _ = measured.checked(fake.inventory, wanted, fake.world, ask_clients=True)
+    return planner.plan("web-1", fake.inventory, wanted, seen)
+
+
+def run(fake: FakeWorld, **bounds: object) -> Outcome:
+    return migrate.tell_the_story(plan(fake, **bounds), fake.world, Straight())
+
+
+def fail_at(effect: str, error: Exception, times: int = 10_000) -> Callable[[str], None]:
+    left = [times]
+
+    def before(name: str) -> None:
+        if name == effect and left[0] > 0:
+            left[0] -= 1
+            raise error
+
+    return before
+
+
+def test_a_move_ends_at_the_destination_with_its_connection_on_the_new_address() -> None:
+    fake = FakeWorld()
+    outcome = run(fake)
+    assert (outcome.ending, outcome.exit_code) == (Ending.MOVED, 0)
+    assert fake.running_at() == ["berlin"]
+    assert fake.guest.address == "10.50.2.97" and fake.guest.kept == []
+    (kept,) = outcome.connections
+    assert kept.kept and kept.followed
+    assert [s.local for s in fake.guest.connections[0].subflows] == ["10.50.2.97"]
+
+
+def test_phases_come_in_order_and_the_pause_is_cut_out_of_the_copy() -> None:
+    fake = FakeWorld()
+    run(fake)
+    begun = [e.text for e in fake.events if e.kind == "phase.begin"]
+    assert begun == ["survey", "prepare", "copy", "arrive", "settle", "verify"]
+    assert [e.data["event"] for e in fake.events if e.kind == "domain"] == ["suspended", "resumed", "stopped"]
+    assert [s.name for s in spans(fake.events)] == ["copy", "arrive", "settle"]
+
+
+def test_a_failed_copy_rolls_back() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    fake.hosts["berlin"].reachable = True
+    fake.before = fail_at("copy bucharest", CopyError("the link broke"))
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.exit_code) == (Ending.ROLLED_BACK, 4)
+    assert "the link broke" in outcome.reason
+    assert fake.running_at() == ["bucharest"]
+
+
+def test_an_interrupted_copy_rolls_back() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    fake.interrupted = True
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert outcome.ending == Ending.ROLLED_BACK and "interrupted" in outcome.reason
+    assert fake.running_at() == ["bucharest"]
+
+
+def test_an_interrupt_after_the_copy_does_not_stop_the_move() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+
+    def before(effect: str) -> None:
+        if effect == "copy.done":
+            fake.interrupted = True
+
+    fake.before = before
+    assert migrate.tell_the_story(wanted, fake.world, Straight()).ending == Ending.MOVED
+
+
+def test_where_a_host_is_blind_after_a_failure_nothing_is_touched() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+
+    def before(effect: str) -> None:
+        if effect == "copy bucharest":
+            fake.hosts["berlin"].reachable = False
+            raise CopyError("connection lost")
+
+    fake.before = before
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.exit_code) == (Ending.UNCERTAIN, 6)
+    assert "berlin" in outcome.reason and "virsh list" in outcome.hint
+
+
+def test_a_copy_that_errs_after_the_switch_goes_forward() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    fake.before = fail_at("copy.done", CopyError("the source could not clean up"))
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.exit_code) == (Ending.INCOMPLETE, 5)
+    assert fake.running_at() == ["berlin"]
+
+
+def test_a_silent_agent_after_the_move_leaves_work() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake, arrival_timeout_s=20)
+    fake.before = fail_at("agent.arrive", AgentError("its agent does not answer"))
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.exit_code) == (Ending.INCOMPLETE, 5)
+    assert "does not answer" in outcome.reason
+
+
+def test_an_agent_that_is_slow_to_come_back_is_waited_for() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    fake.before = fail_at("agent.arrive", AgentError("not yet"), times=3)
+    assert migrate.tell_the_story(wanted, fake.world, Straight()).ending == Ending.MOVED
+
+
+def test_a_guest_that_rebooted_is_no_success() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+
+    def before(effect: str) -> None:
+        if effect == "copy.done":
+            fake.guest.boot_id = "boot-2"
+
+    fake.before = before
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert outcome.ending == Ending.INCOMPLETE and "rebooted" in outcome.reason
+
+
+def test_a_step_that_finds_the_guest_moved_does_not_copy_again() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    migrate.tell_the_story(wanted, fake.world, Straight())
+
+    def before(effect: str) -> None:
+        assert not effect.startswith("copy"), "the guest is there already"
+
+    fake.before = before
+    migrate._copy(wanted, fake.world)
+
+
+def test_blockers_reject_before_anything_changes() -> None:
+    fake = FakeWorld()
+    fake.hosts["berlin"].reachable = False
+    with pytest.raises(PlanRejectedError, match="berlin: no answer") as caught:
+        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder)
+    assert caught.value.exit_code == 3
+    assert fake.running_at() == ["bucharest"]
+
+
+def test_an_unwilling_client_rejects_unless_loss_is_allowed() -> None:
+    fake = FakeWorld()
+    fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
+    with pytest.raises(PlanRejectedError, match="refuses ADD_ADDR"):
+        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder)
+    outcome = run(fake, allow_connection_loss=True)
+    assert outcome.ending == Ending.MOVED
+    assert [(c.kept, c.followed) for c in outcome.connections] == [(True, True), (True, False)]
+
+
+def test_an_interrupt_before_the_plan_changes_nothing() -> None:
+    fake = FakeWorld()
+    fake.interrupted = True
+    with pytest.raises(RolledBackError) as caught:
+        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder)
+    assert caught.value.exit_code == 4
+
+
+def test_a_host_that_vanishes_in_the_last_look_rolls_back() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    fake.before = fail_at("watch berlin", UnreachableError("host berlin: no answer"))
+    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    assert outcome.ending == Ending.ROLLED_BACK
+    assert fake.running_at() == ["bucharest"]
+
+
+def _never(_plan: Plan) -> Outcome:
+    raise AssertionError("must not run")
+
+
+def _no_folder(_move: str) -> Path:
+    return Path()
