@@ -15,13 +15,14 @@ from typing import Any, Callable, Optional
 
 from guest_agent import __version__, link, mptcp, protocol
 from guest_agent.detect import Detector
-from guest_agent.lease import Lease, LeaseKeeper, NoLeaseError
+from guest_agent.lease import Lease, LeaseKeeper, NoLeaseError, borrowed
 
 LOG = logging.getLogger(__name__)
 LEASE_TIMEOUT_S = 30.0
 # Announces of one move come within 0.8 s; two moves are further apart than this.
 DEBOUNCE_S = 2.0
-CONSENT_PORT = 8684  # where clients are asked to join; named for the RFC
+CONSENT_LEASE_TIMEOUT_S = 4.0
+GOODBYE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -108,28 +109,36 @@ class Agent:
         return {"connections": wire, "total": len(found)}
 
     async def _consent(self, args: dict[str, Any]) -> dict[str, Any]:
-        """Ask every client whose consent is unknown to join a spare port of the same address.
+        """Ask every client whose consent is unknown to join a second address of this site.
 
-        An echo of ADD_ADDR is no consent, only a join is. The port is announced as backup, so that
-        no data takes it, and withdrawn at once.
+        An echo of ADD_ADDR is no consent, only a join is. The address is borrowed from DHCP, announced
+        as backup, so that no data takes it, and withdrawn at once. A port of the present address would
+        not do: its subflows get id 0, and the client never gets its slot back (docs/decisions/0003).
         """
         timeout_ms = args.get("timeout_ms", 1500)
         if not isinstance(timeout_ms, int) or not 0 < timeout_ms <= 10_000:
             raise protocol.ProtocolError("bad-args", "timeout_ms must be 1 to 10000")
-        if self._lease is None:
+        if self._link is None or self._lease is None:
             raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
         unknown = await self._undecided()
         if unknown:
-            endpoint_id = await self._fresh_id()
-            await mptcp.announce(self._lease.address, endpoint_id, port=CONSENT_PORT, backup=True)
-            try:
-                deadline = time.monotonic() + timeout_ms / 1000
-                while unknown and time.monotonic() < deadline:
-                    await asyncio.sleep(0.05)
-                    unknown &= await self._undecided()
-            finally:
-                await mptcp.withdraw(endpoint_id)
+            async with borrowed(self._interface, CONSENT_LEASE_TIMEOUT_S) as lease:
+                await self._wait_for_joins(self._link, lease, unknown, timeout_ms / 1000)
         return await self._connections({})
+
+    async def _wait_for_joins(self, card: link.Link, lease: Lease, unknown: set[int], timeout_s: float) -> None:
+        await link.borrow(card, lease.address)
+        endpoint_id = await self._fresh_id()
+        try:
+            await mptcp.announce(lease.address, endpoint_id, backup=True)
+            deadline = time.monotonic() + timeout_s
+            while unknown and time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
+                unknown &= await self._undecided()
+        finally:
+            await mptcp.withdraw(endpoint_id)
+            await _until_unused(lease.address)
+            await link.move_out(card, lease.address)
 
     async def _undecided(self) -> set[int]:
         wire = (await self._connections({}))["connections"]
@@ -201,6 +210,13 @@ class Agent:
     async def _fresh_id(self) -> int:
         self._last_id = mptcp.fresh_id(await mptcp.endpoints(), self._last_id)
         return self._last_id
+
+
+async def _until_unused(address: str) -> None:
+    """Let subflows say goodbye: what leaves unsaid stays open at the client. A lost one is not waited for."""
+    deadline = time.monotonic() + GOODBYE_S
+    while time.monotonic() < deadline and await asyncio.to_thread(mptcp.has_sockets, address):
+        await asyncio.sleep(0.05)
 
 
 def _address(args: dict[str, Any], key: str) -> str:

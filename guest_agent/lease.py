@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Optional
 
@@ -18,6 +18,7 @@ from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig
 from pyroute2.dhcp.leases import Lease as DHCPLease
 
 LOG = logging.getLogger(__name__)
+BORROWER = b"vmacro-consent"  # the client identifier (RFC 2132 section 9.14) of a second lease
 
 
 class NoLeaseError(Exception):
@@ -66,27 +67,43 @@ class LeaseKeeper:
     async def acquire(self, timeout_s: float) -> Lease:
         """A fresh lease from whoever serves this link now. Raises NoLeaseError."""
         await self._drop_client()
-        config = ClientConfig(
-            interface=self._interface,
-            lease_type=_InMemoryLease,
-            retransmission=_impatient,
-            release=False,
-            handle_signals=False,
-            vendor_id="vmacro",
-        )
-        client = AsyncDHCPClient(config)
+        client = AsyncDHCPClient(_config(self._interface))
         await client.__aenter__()
         self._client = client
-        await client.bootstrap()
-        try:
-            await client.wait_for_state(fsm.State.BOUND, timeout=timeout_s)
-        except asyncio.TimeoutError:
-            raise NoLeaseError(f"no DHCP lease on {self._interface} within {timeout_s:g} s") from None
-        lease = client.lease
-        return Lease(lease.ip, lease.prefixlen, lease.default_gateway, lease.server_id, lease.lease_time)
+        return await _bound(client, self._interface, timeout_s)
 
     async def _drop_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 await asyncio.wait_for(client.__aexit__(None, None, None), timeout=1.0)
+
+
+@contextlib.asynccontextmanager
+async def borrowed(interface: str, timeout_s: float) -> AsyncIterator[Lease]:
+    """A second lease of this site, given back at the end. Raises NoLeaseError."""
+    config = _config(interface)
+    config.client_id, config.release = BORROWER, True
+    async with AsyncDHCPClient(config) as client:
+        yield await _bound(client, interface, timeout_s)
+
+
+def _config(interface: str) -> ClientConfig:
+    return ClientConfig(
+        interface=interface,
+        lease_type=_InMemoryLease,
+        retransmission=_impatient,
+        release=False,
+        handle_signals=False,
+        vendor_id="vmacro",
+    )
+
+
+async def _bound(client: AsyncDHCPClient, interface: str, timeout_s: float) -> Lease:
+    await client.bootstrap()
+    try:
+        await client.wait_for_state(fsm.State.BOUND, timeout=timeout_s)
+    except asyncio.TimeoutError:
+        raise NoLeaseError(f"no DHCP lease on {interface} within {timeout_s:g} s") from None
+    lease = client.lease
+    return Lease(lease.ip, lease.prefixlen, lease.default_gateway, lease.server_id, lease.lease_time)

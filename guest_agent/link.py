@@ -57,15 +57,24 @@ async def move_in(link: Link, lease: Lease, old: str) -> None:
         await netlink.route("replace", dst="default", gateway=lease.gateway, oif=link.index, prefsrc=lease.address)
 
 
+async def borrow(link: Link, address: str) -> None:
+    """Answer for one more address, until move_out."""
+    async with AsyncIPRoute() as netlink:
+        await netlink.addr("replace", index=link.index, address=address, prefixlen=32, family=AF_INET)
+
+
 async def move_out(link: Link, address: str) -> None:
-    """Remove an address kept by move_in; one that is gone already is fine."""
+    """Remove an address kept by move_in or borrowed; one that is gone already is fine."""
     async with AsyncIPRoute() as netlink:
         with _ignoring(errno.EADDRNOTAVAIL):
             await netlink.addr("del", index=link.index, address=address, prefixlen=32, family=AF_INET)
 
 
 async def collect(answer: Any) -> list[Any]:
-    """pyroute2 answers some requests with a list and others with an asynchronous iterator."""
+    """What the kernel says to a request, its errors too: pyroute2 raises them only as one reads.
+
+    Some answers are lists, others asynchronous iterators.
+    """
     return [m async for m in answer] if hasattr(answer, "__aiter__") else list(answer)
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from pyroute2.netlink.diag import SS_CLOSE_WAIT, SS_ESTABLISHED, DiagSocket
+from pyroute2.netlink.diag import SS_CLOSE_WAIT, SS_CONN, SS_ESTABLISHED, DiagSocket
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic.mptcp import AsyncMPTCP
 
@@ -61,7 +61,7 @@ class Connection:
     @property
     def followed(self) -> bool:
         """Whether the client has ever joined an address announced to it, as far as it still shows."""
-        return any(s.joined and s.established for s in self.subflows)
+        return any(s.joined for s in self.subflows)
 
     def as_wire(self) -> dict[str, Any]:
         return {"token": self.token, "subflows": [asdict(s) for s in self.subflows]}
@@ -76,7 +76,7 @@ async def _path_manager() -> AsyncIterator[AsyncMPTCP]:
 
 async def raise_limits() -> None:
     async with _path_manager() as netlink:
-        await netlink.limits("set", subflows=MAX_LIMIT, rcv_add_addrs=MAX_LIMIT)
+        await collect(await netlink.limits("set", subflows=MAX_LIMIT, rcv_add_addrs=MAX_LIMIT))
 
 
 async def endpoints() -> dict[int, str]:
@@ -92,12 +92,11 @@ async def endpoints() -> dict[int, str]:
     return found
 
 
-async def announce(address: str, endpoint_id: int, port: int = 0, backup: bool = False) -> None:
-    """ADD_ADDR (RFC 8684 section 3.4.1) on every connection; with a port the kernel listens there."""
+async def announce(address: str, endpoint_id: int, backup: bool = False) -> None:
+    """ADD_ADDR (RFC 8684 section 3.4.1) on every connection."""
     flags = FLAG_SIGNAL | (FLAG_BACKUP if backup else 0)
-    extra = {"port": port} if port else {}
     async with _path_manager() as netlink:
-        await netlink.endpoint("add", addr=address, id=endpoint_id, flags=flags, **extra)
+        await collect(await netlink.endpoint("add", addr=address, id=endpoint_id, flags=flags))
 
 
 async def withdraw(endpoint_id: int, address: str = "") -> None:
@@ -108,7 +107,7 @@ async def withdraw(endpoint_id: int, address: str = "") -> None:
     extra = {"addr": address} if address else {}
     async with _path_manager() as netlink:
         try:
-            await netlink.endpoint("del", id=endpoint_id, **extra)
+            await collect(await netlink.endpoint("del", id=endpoint_id, **extra))
         except NetlinkError as error:
             if error.code not in (errno.EINVAL, errno.ENOENT):
                 raise
@@ -135,8 +134,12 @@ def connections() -> list[Connection]:
     return [*mptcp.values(), *plain]
 
 
-def _sockets() -> Iterable[tuple[int, Subflow]]:
-    states = 1 << SS_ESTABLISHED | 1 << SS_CLOSE_WAIT
+def has_sockets(address: str) -> bool:
+    """Whether any TCP socket still needs an address, closing ones too. Blocks, as connections() does."""
+    return any(subflow.local == address for _, subflow in _sockets(SS_CONN))
+
+
+def _sockets(states: int = 1 << SS_ESTABLISHED | 1 << SS_CLOSE_WAIT) -> Iterable[tuple[int, Subflow]]:
     with DiagSocket() as diag:
         diag.bind()
         for family in (AF_INET, AF_INET6):

@@ -77,7 +77,8 @@ class ChannelAgent:
         return self._connections(self._ask("connections", {}, ANSWER_TIMEOUT_S))
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
-        said = self._ask("consent", {"timeout_ms": timeout_ms}, ANSWER_TIMEOUT_S + timeout_ms / 1000)
+        # Besides the wait for joins, the guest borrows an address from DHCP.
+        said = self._ask("consent", {"timeout_ms": timeout_ms}, 2 * ANSWER_TIMEOUT_S + timeout_ms / 1000)
         return self._connections(said)
 
     def arrive(self, left: str) -> Arrival:

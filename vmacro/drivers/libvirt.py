@@ -13,7 +13,7 @@ import libvirt
 from guest_agent.protocol import CHANNEL_NAME
 from vmacro.drivers import libvirt_xml
 from vmacro.drivers.libvirt_connection import Connections, translated
-from vmacro.errors import CopyError, HostError
+from vmacro.errors import CopyError
 from vmacro.model.facts import CopyProgress, CopyStatistics, DomainFacts, HostFacts, NetworkFacts
 from vmacro.model.nouns import Host, Policy
 
@@ -113,7 +113,7 @@ class LibvirtHypervisor:
         deadline = time.monotonic() + policy.copy_timeout_s
         migration.start()
         while not migration.wait(POLL_S):
-            report_if_any(handle, report)
+            _report_if_any(handle, report)
             if not reason and cancelled():
                 reason = "it was interrupted"
             if not reason and time.monotonic() > deadline:
@@ -209,14 +209,14 @@ class _Migration(threading.Thread):
         return parameters
 
 
-def report_if_any(domain: Any, report: Callable[[CopyProgress], None]) -> None:
+def _report_if_any(domain: Any, report: Callable[[CopyProgress], None]) -> None:
     """Report the running job, if libvirt knows of one yet."""
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError:
         return  # the job is just ending, or the connection is: the migration itself will tell
-    if "memory_total" not in stats:
-        return
+    if not stats.get("memory_total"):
+        return  # still connecting
     page = stats.get("memory_page_size", 4096)
     report(
         CopyProgress(
@@ -241,6 +241,3 @@ def _abort(domain: Any) -> None:
 
 def _triple(version: int) -> tuple[int, int, int]:
     return version // 1_000_000, version // 1000 % 1000, version % 1000
-
-
-__all__ = ["HostError", "LibvirtHypervisor"]

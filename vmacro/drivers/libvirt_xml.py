@@ -28,7 +28,7 @@ def domain(text: str) -> DomainDescription:
     return DomainDescription(
         accelerator=root.get("type", ""),
         machine=os_type.get("machine", "") if os_type is not None else "",
-        memory_mib=int(root.findtext("memory", "0")) // 1024,
+        memory_mib=_mib(root.find("memory")),
         mac=_attribute(card, "mac", "address"),
         network=_attribute(card, "source", "network"),
         disks=tuple(_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"),
@@ -80,6 +80,13 @@ def _free(dhcp_range: tuple[str, str], taken: set[str]) -> int:
     first, last = (int(ipaddress.IPv4Address(a)) for a in dhcp_range)
     inside = [a for a in taken if first <= int(ipaddress.IPv4Address(a)) <= last]
     return last - first + 1 - len(inside)
+
+
+def _mib(element: ElementTree.Element | None) -> int:
+    """A scaled integer; libvirt itself always says KiB."""
+    if element is None:
+        return 0
+    return int(element.text or "0") * {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}[element.get("unit", "KiB")] >> 10
 
 
 def _disk(element: ElementTree.Element) -> Disk:

@@ -38,7 +38,7 @@ class Done:
 
 
 def checked(inventory: Inventory, request: Request, world: World, ask_clients: bool) -> tuple[Survey, list[Finding]]:
-    """Survey and findings; changes nothing but, to ask clients, a port announced and withdrawn."""
+    """Survey and findings; changes nothing but, to ask clients, an address borrowed, announced and withdrawn."""
     seen = survey(inventory, request.guest, world, ask_clients)
     return seen, checks.check(request, seen)
 

@@ -13,8 +13,8 @@ from vmacro.ports import World
 def survey(inventory: Inventory, guest: Guest, world: World, ask_clients: bool) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
-    `ask_clients`: find out which clients join an announced address, by announcing a spare port
-    to those of whom it is not known.
+    `ask_clients`: find out which clients join an announced address, by announcing a borrowed
+    address to those of whom it is not known.
     """
     views = tuple(view(host, guest, world) for host in inventory.hosts)
     running = [v for v in views if v.domain is not None and v.domain.running]

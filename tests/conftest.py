@@ -1,0 +1,50 @@
+"""One real lab for the session; it comes up with the first test that asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import TOPOLOGY, Vmacro, site_of
+from vmacro import inventory
+from vmacro.inventory import Settings
+from vmacro.lab import topology
+from vmacro.lab.lab import Lab
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("lab"):
+                item.add_marker(pytest.mark.skip(reason="needs root: run `sudo make test`"))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    found = Lab(topology.load(TOPOLOGY))
+    found.down()  # what a killed run may have left
+    found.up(TOPOLOGY, lambda text: print(text, flush=True))
+    yield found
+    assert found.down() == []
+
+
+@pytest.fixture(scope="session")
+def settings(lab: Lab) -> Settings:
+    return inventory.load(lab.inventory_file)
+
+
+@pytest.fixture
+def vmacro(lab: Lab, tmp_path: Path) -> Vmacro:
+    return Vmacro(tmp_path, lab.inventory_file)
+
+
+@pytest.fixture
+def web_at_home(lab: Lab, vmacro: Vmacro) -> str:
+    """`web` at bucharest; returns where it can go."""
+    if site_of(lab, "web") != "bucharest":
+        done = vmacro("migrate", "web", "--to", "bucharest")
+        assert done.returncode == 0, done.stdout + done.stderr
+    return "berlin"

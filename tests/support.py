@@ -1,0 +1,96 @@
+"""The vmacro command as a user has it, and looks at the lab that do not depend on our drivers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmacro.lab.lab import Lab
+
+TOPOLOGY = Path(__file__).with_name("lab") / "two-sites.toml"
+PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Vmacro:
+    """The command line, in a folder of its own."""
+
+    folder: Path
+    inventory: Path
+
+    def start(self, *words: str, prefix: tuple[str, ...] = (), **kwargs: Any) -> subprocess.Popen[str]:
+        command = [*prefix, sys.executable, "-m", "vmacro.cli.app", *words]
+        environment = {**os.environ, "VMACRO_INVENTORY": str(self.inventory), **kwargs.pop("env", {})}
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **kwargs,
+        )
+
+    def __call__(self, *words: str, prefix: tuple[str, ...] = (), **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words, prefix=prefix, **kwargs)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def altered(self, name: str, change: Callable[[str], str]) -> Vmacro:
+        """The same with another inventory, which must differ."""
+        text = self.inventory.read_text()
+        assert change(text) != text
+        (self.folder / name).write_text(change(text))
+        return Vmacro(self.folder, self.folder / name)
+
+
+def site_of(lab: Lab, guest: str) -> str:
+    return next(g.site for g in lab.status().guests if g.name == guest)
+
+
+def other_site(site: str) -> str:
+    return {"bucharest": "berlin", "berlin": "bucharest"}[site]
+
+
+def virsh(lab: Lab, host: str, *words: str) -> str:
+    """On the host itself, by its own shell: an opinion independent of our driver."""
+    leader = lab.host(host).leader
+    assert leader is not None
+    command = ["nsenter", "-t", str(leader.pid), "-a", "virsh", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The last line of --json output."""
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@contextmanager
+def probing(lab: Lab, client: str, address: str, folder: Path) -> Iterator[Path]:
+    """An MPTCP connection from a client, held open; yields its recording."""
+    record = folder / f"{client}.ndjson"
+    command = [sys.executable, "-m", "vmacro.rtt.probe", address, "--record", str(record)]
+    process = subprocess.Popen(["ip", "netns", "exec", lab.namespace(client), *command])
+    try:
+        eventually(lambda: record.exists() and '"rtt"' in record.read_text(), "the first round trip")
+        yield record
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)

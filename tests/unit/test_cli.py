@@ -1,0 +1,55 @@
+"""What a user sees who errs: message and exit code, nothing contacted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_config import GOOD
+
+
+def vmacro(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VMACRO_")}
+    environment["VMACRO_STATE"] = str(cwd / "state")
+    command = [sys.executable, "-m", "vmacro.cli.app", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "i.toml").write_text(GOOD)
+    (tmp_path / "bad.toml").write_text(GOOD.replace('site = "b"', 'site = "c"'))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["migrate", "nobody", "--to", "b", "-i", "i.toml"], "guest 'nobody': not in i.toml"),
+        (["migrate", "web", "--to", "atlantis", "-i", "i.toml"], "site 'atlantis': not in i.toml"),
+        (["migrate", "web", "--to", "b", "--handoff", "magic", "-i", "i.toml"], "handoff 'magic': unknown"),
+        (["check", "web", "--to", "b", "-i", "bad.toml"], "bad.toml: hosts.b1.site: no site 'c'"),
+        (["sites", "-i", "none.toml"], "none.toml: cannot be read"),
+        (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
+        (["lab", "up", "--topology", "none.toml"], "none.toml: cannot be read"),
+    ],
+)
+def test_a_mistake_in_what_was_asked(folder: Path, words: list[str], said: str) -> None:
+    done = vmacro(*words, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_inventory_and_no_lab(tmp_path: Path) -> None:
+    if Path("/etc/vmacro/inventory.toml").exists():
+        pytest.skip("this machine has an inventory of its own")
+    done = vmacro("sites", cwd=tmp_path)
+    assert done.returncode == 2 and "no lab is up" in done.stderr
+
+
+def test_the_help_tells_the_story(tmp_path: Path) -> None:
+    text = vmacro("--help", cwd=tmp_path).stdout
+    for verb in ("sites", "check", "migrate", "connections", "history", "show", "lab", "image", "rtt"):
+        assert verb in text

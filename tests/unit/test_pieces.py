@@ -1,0 +1,92 @@
+"""Small pure things: the WAN's delay, libvirt's XML, connections before and after, ULP attributes."""
+
+import random
+import struct
+
+from guest_agent import mptcp
+from vmacro.drivers import libvirt_xml
+from vmacro.drivers.fake import connection
+from vmacro.lab import guests, topology
+from vmacro.lab.forwarder import Delay, Link
+from vmacro.planning.outcome import all_followed, compare
+
+
+def delay(**settings: float) -> Delay:
+    return Delay(Link(1, **{"delay_ms": 25.0, **settings}), random.Random(1))
+
+
+def test_packets_wait_their_time_and_leave_together() -> None:
+    line = delay()
+    assert line.take(1, now=10.0) and line.take(2, now=10.01)
+    assert line.due(10.0249) is None
+    assert line.due(10.025) == 1
+    assert line.due(10.5) == 2 and line.due(11) is None
+
+
+def test_jitter_keeps_the_order() -> None:
+    line = delay(jitter_ms=20)
+    for packet in range(200):
+        line.take(packet, now=packet / 1000)
+    times = [at for at, _ in line.waiting]
+    assert times == sorted(times) and len(set(times)) > 20
+
+
+def test_loss_takes_its_share() -> None:
+    line = delay(loss_percent=25)
+    kept = sum(line.take(packet, now=0.0) for packet in range(4000))
+    assert 2800 < kept < 3200
+
+
+def test_a_network_of_the_lab_reads_back() -> None:
+    shape = topology.load(topology.DEFAULT)
+    leases = [("10.50.2.10", "52:54:00:aa:bb:cc"), ("10.50.9.9", "x")]
+    facts = libvirt_xml.network(guests.network_xml(shape, "berlin"), True, leases)
+    assert (facts.subnet, facts.gateway, facts.stp, facts.forward_delay_s) == ("10.50.2.0/24", "10.50.2.1", False, 0)
+    assert facts.dhcp_range == ("10.50.2.10", "10.50.2.109") and facts.dhcp_free == 99
+    assert facts.address_of("52:54:00:AA:BB:CC") == "10.50.2.10"
+
+
+def test_spanning_tree_is_on_unless_it_is_off() -> None:
+    xml = "<network><name>n</name><bridge name='b'/><ip address='10.0.0.1' prefix='24'/></network>"
+    facts = libvirt_xml.network(xml, True, [])
+    assert facts.stp and facts.dhcp_free is None
+
+
+def test_a_domain_of_the_lab_reads_back() -> None:
+    shape = topology.load(topology.DEFAULT)
+    facts = libvirt_xml.domain(guests.domain_xml(shape, "web", "qemu"))
+    assert (facts.accelerator, facts.memory_mib, facts.network) == ("qemu", 256, "front")
+    assert facts.channels == ("org.vmacro.agent.0",)
+    (disk,) = facts.disks
+    assert (disk.writable, disk.shared) == (False, True)
+
+
+def test_connections_before_and_after() -> None:
+    stays, gone, tcp = connection(1, "A", True), connection(2, "A", True), connection(0, "A", False)
+    after = [connection(1, "B", True), connection(0, "A", False)]
+    outcomes = {o.key: (o.kept, o.followed) for o in compare([stays, gone, tcp], after, "B")}
+    assert outcomes == {"0x00000001": (True, True), "0x00000002": (False, False), tcp.key: (False, False)}
+
+
+def test_who_is_waited_for() -> None:
+    assert all_followed(["0x00000001"], [connection(1, "B", True), connection(2, "A", False)], "B")
+    assert not all_followed(["0x00000001", "0x00000002"], [connection(1, "B", True), connection(2, "A", True)], "B")
+
+
+def test_mptcp_attributes_of_a_socket() -> None:
+    """As the kernel nests them: name "mptcp", then MPTCP_SUBFLOW_ATTR_*."""
+
+    def attribute(kind: int, payload: bytes) -> bytes:
+        return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
+
+    inner = attribute(2, struct.pack("=I", 0xCAFE)) + attribute(8, struct.pack("=I", 0x44)) + attribute(10, b"\x07")
+    raw = attribute(1, b"mptcp\0") + attribute(0x8003, inner)
+    assert mptcp._ulp_info(":".join(f"{b:02x}" for b in raw)) == (0xCAFE, 0x44, 7)
+    assert mptcp._ulp_info(None) == (0, 0, 0)
+    assert mptcp._ulp_info("00:00:00:00") == (0, 0, 0)
+
+
+def test_endpoint_ids_are_fresh() -> None:
+    assert mptcp.fresh_id([], 0) == 1
+    assert mptcp.fresh_id([2, 3], 1) == 4
+    assert mptcp.fresh_id([1], 255) == 2
