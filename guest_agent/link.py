@@ -52,6 +52,9 @@ async def move_in(link: Link, lease: Lease, old: str) -> None:
         await netlink.addr(
             "replace", index=link.index, address=lease.address, prefixlen=lease.prefix_length, family=AF_INET
         )
+        # Back where it was before, the guest may still keep this address as a /32.
+        with _ignoring(errno.EADDRNOTAVAIL):
+            await netlink.addr("del", index=link.index, address=lease.address, prefixlen=32, family=AF_INET)
         if old and old != lease.address:
             await _keep_as_host_address(netlink, link, old)
         await netlink.route("replace", dst="default", gateway=lease.gateway, oif=link.index, prefsrc=lease.address)

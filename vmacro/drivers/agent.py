@@ -57,6 +57,7 @@ class ChannelAgent:
         self._stream = stream
         self._incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._buffer = bytearray()
+        self._silence = ""
         stream.eventAddCallback(_READABLE, self._on_event, None)
 
     def close(self) -> None:
@@ -106,6 +107,7 @@ class ChannelAgent:
     def _ask(self, verb: str, args: dict[str, protocol.Scalar], timeout_s: float) -> dict[str, Any]:
         request = protocol.Request(secrets.token_hex(8), verb, args)
         deadline = time.monotonic() + timeout_s
+        self._silence = f"its agent does not answer ({verb!r}, {timeout_s:g} s)"
         # The newline ends whatever half a line an earlier caller may have left.
         self._send(b"\n" + protocol.encode_request(request), deadline)
         while True:
@@ -125,7 +127,7 @@ class ChannelAgent:
             if sent > 0:
                 data = data[sent:]
             elif time.monotonic() > deadline:
-                raise self._silence()
+                raise AgentError(f"guest {self._domain}: {self._silence}", _SILENT_HINT)
             else:
                 time.sleep(0.01)
 
@@ -135,7 +137,7 @@ class ChannelAgent:
             try:
                 chunk = self._incoming.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise self._silence() from None
+                raise AgentError(f"guest {self._domain}: {self._silence}", _SILENT_HINT) from None
             if not chunk:
                 raise AgentError(f"guest {self._domain}: the agent's channel closed", _SILENT_HINT)
             self._buffer += chunk
@@ -150,9 +152,6 @@ class ChannelAgent:
                 hint = "install the agent of this vmacro in the guest"
                 raise AgentError(f"guest {self._domain}: {error}", hint, error.code) from error
             return None
-
-    def _silence(self) -> AgentError:
-        return AgentError(f"guest {self._domain}: its agent does not answer", _SILENT_HINT)
 
     def _on_event(self, stream: Any, events: int, _opaque: Any) -> None:
         """In libvirt's event thread."""
