@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from guest_agent import __version__, link, mptcp, protocol
+from guest_agent import __version__, connections, link, mptcp, protocol
 from guest_agent.detect import Detector
 from guest_agent.lease import Lease, LeaseKeeper, NoLeaseError, borrowed
 
@@ -101,7 +101,7 @@ class Agent:
         }
 
     async def _connections(self, _args: dict[str, Any]) -> dict[str, Any]:
-        found = await asyncio.to_thread(mptcp.connections)
+        found = connections.connections()
         self._willing |= {c.token for c in found if c.token and c.followed}
         self._willing &= {c.token for c in found}
         listed = found[: protocol.MAX_CONNECTIONS]
@@ -215,7 +215,7 @@ class Agent:
 async def _until_unused(address: str) -> None:
     """Let subflows say goodbye: what leaves unsaid stays open at the client. A lost one is not waited for."""
     deadline = time.monotonic() + GOODBYE_S
-    while time.monotonic() < deadline and await asyncio.to_thread(mptcp.has_sockets, address):
+    while time.monotonic() < deadline and connections.has_sockets(address):
         await asyncio.sleep(0.05)
 
 

@@ -3,7 +3,7 @@
 import random
 import struct
 
-from guest_agent import mptcp
+from guest_agent import connections, mptcp
 from vmacro.drivers import libvirt_xml
 from vmacro.drivers.fake import connection
 from vmacro.lab import guests, topology
@@ -80,10 +80,16 @@ def test_mptcp_attributes_of_a_socket() -> None:
         return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
 
     inner = attribute(2, struct.pack("=I", 0xCAFE)) + attribute(8, struct.pack("=I", 0x44)) + attribute(10, b"\x07")
-    raw = attribute(1, b"mptcp\0") + attribute(0x8003, inner)
-    assert mptcp._ulp_info(":".join(f"{b:02x}" for b in raw)) == (0xCAFE, 0x44, 7)
-    assert mptcp._ulp_info(None) == (0, 0, 0)
-    assert mptcp._ulp_info("00:00:00:00") == (0, 0, 0)
+    ulp = attribute(19, attribute(1, b"mptcp\0") + attribute(0x8003, inner))
+    ends = bytes([10, 50, 1, 97]) + bytes(12) + bytes([10, 9, 0, 14]) + bytes(12)
+    message = struct.pack(">BBxxHH", 2, 1, 7000, 40001) + ends + bytes(32)
+    assert connections.parse(message + attribute(8, b"\0") + ulp) == (
+        0xCAFE,
+        connections.Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, 7, joined=True, backup=False, established=True),
+    )
+    plain = connections.parse(message)
+    assert plain is not None and plain[0] == 0
+    assert connections.parse(message.replace(bytes([10, 50, 1, 97]), bytes([127, 0, 0, 1]))) is None
 
 
 def test_endpoint_ids_are_fresh() -> None:
