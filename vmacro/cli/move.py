@@ -40,7 +40,7 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
     """Sites, their hosts, and the guests that run there."""
     settings = wiring.load(inventory)
     rows: list[tuple[object, ...]] = []
-    with wiring.opened(settings, lambda _event: None) as world:
+    with wiring.opened(settings) as world:
         for host in settings.inventory.hosts:
             hypervisor = world.hypervisor(host)
             try:
@@ -68,7 +68,7 @@ def check(
 ) -> None:
     """Everything that stands against a move, all at once. Changes nothing; exit code 3 if something blocks."""
     settings, request = _request(inventory, guest, to, handoff, {"allow_connection_loss": allow_connection_loss})
-    with wiring.opened(settings, lambda _event: None) as world:
+    with wiring.opened(settings) as world:
         _, findings = measured.checked(settings.inventory, request, world, ask_clients=True)
     if json:
         render.as_json([asdict(f) for f in findings])
@@ -81,7 +81,7 @@ def connections(guest: GuestArgument, inventory: InventoryOption = None, json: J
     """The guest's connections: which follow it to a new address, and by which subflows they run."""
     settings = wiring.load(inventory)
     wanted = wiring.guest_named(settings, guest)
-    with wiring.opened(settings, lambda _event: None) as world:
+    with wiring.opened(settings) as world:
         seen = survey(settings.inventory, wanted, world, ask_clients=True)
     if seen.agent is None:
         raise VmacroError(
@@ -132,7 +132,11 @@ def perform(settings: Settings, request: Request, report_dir: Path | None, json:
             events.append(event)
             show(event)
 
-        with wiring.opened(settings, publish) as world, wiring.runner(settings, world) as run:
+        with (
+            wiring.interruptible(publish) as cancelled,
+            wiring.opened(settings, publish, cancelled) as world,
+            wiring.runner(settings, world) as run,
+        ):
             done = measured.move(
                 settings.inventory,
                 request,

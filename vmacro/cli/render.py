@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table as RichTable
 
 from vmacro.model.events import Event
-from vmacro.rtt.report import Table
+from vmacro.rtt.report import Table, cell
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,7 +25,7 @@ def table(shown: Table) -> None:
     for number, column in enumerate(shown.columns):
         drawn.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in shown.rows:
-        drawn.add_row(*(_cell(v) for v in row))
+        drawn.add_row(*(cell(v) for v in row))
     # Piped output is read by programs and logs: give it the room that the columns want.
     (out if out.is_terminal else Console(highlight=False, width=200)).print(drawn)
     if shown.note:
@@ -99,14 +99,6 @@ class _LiveView:
             self._progress.update(self._task, completed=float(event.data.get("percent") or 0), detail=event.text)
         else:
             out.print(f"{stamp}  [dim]{event.text}[/dim]")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rows(heading: str, columns: Sequence[str], found: Sequence[Sequence[object]], note: str = "") -> Table:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.live import Live
 
 from vmacro.cli import render
 from vmacro.errors import ConfigurationError, VmacroError
@@ -16,7 +18,7 @@ from vmacro.rtt import recording as recordings
 from vmacro.rtt import report as reports
 from vmacro.rtt import responder, wire
 from vmacro.rtt.prober import ProbeError, Target
-from vmacro.rtt.samples import Recording
+from vmacro.rtt.samples import Recording, Sample
 
 app = typer.Typer(help="Round trips on one connection, measured as its user feels them.", no_args_is_help=True)
 PortOption = Annotated[int, typer.Option(min=1, max=65535)]
@@ -46,10 +48,41 @@ def probe(
     target = Target(address, port, not tcp)
     render.out.print(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
     try:
-        probes.run(target, interval_ms, record, duration_s, grace_s=5.0)
+        with _LiveView() as live:
+            probes.run(target, interval_ms, record, duration_s, 5.0, live.see)
     except ProbeError as error:
         raise VmacroError(str(error), "is `vmacro rtt serve` running there?") from error
     report(record)
+
+
+class _LiveView:
+    """The last round trips as bars, with figures; nothing where nobody looks."""
+
+    WIDTH = 72
+    BARS = " ▁▂▃▄▅▆▇█"
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=self.WIDTH)
+        self._count = 0
+        self._live = Live(console=render.out, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> _LiveView:
+        if render.out.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def see(self, sample: Sample) -> None:
+        if sample.rtt_ns is None or not self._live.is_started:
+            return
+        self._last.append(sample.rtt_ns / 1e6)
+        self._count += 1
+        worst = max(self._last)
+        bars = "".join(self.BARS[max(1, round(8 * ms / worst))] for ms in self._last)
+        figures = f"{self._count} answered   now {self._last[-1]:.1f} ms   worst of these {worst:.1f} ms"
+        self._live.update(f"{bars}\n{figures}")
 
 
 @app.command()
@@ -86,7 +119,8 @@ def _marked(read: Recording) -> list[reports.Span]:
 
 
 def _tables(read: Recording, felt: reports.Felt) -> list[reports.Table]:
-    spreads = [("before", felt.before), ("during", felt.during), ("after", felt.after)]
+    first = "before" if felt.after.count else "all"
+    spreads = [(first, felt.before), ("during", felt.during), ("after", felt.after)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
     shown = [(n, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for n, s in spreads if s.count]
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((read.start_ns + read.mono_to_wall_ns) / 1e9))

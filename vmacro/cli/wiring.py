@@ -69,10 +69,29 @@ def site_named(settings: Settings, name: str) -> Site:
 
 
 @contextmanager
-def opened(settings: Settings, publish: Callable[[Event], None]) -> Iterator[World]:
-    """The world, reached from where the inventory says; Ctrl-C becomes a flag that services look at."""
+def opened(
+    settings: Settings,
+    publish: Callable[[Event], None] = lambda _event: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[World]:
+    """The world, reached from where the inventory says."""
     _enter(settings)
     connections = Connections(settings.orchestrator.pki_dir)
+    try:
+        yield World(
+            hypervisor=lambda host: LibvirtHypervisor(host, connections),
+            agent=ChannelAgents(connections).open,
+            clock=SystemClock(),
+            publish=publish,
+            cancelled=cancelled,
+        )
+    finally:
+        connections.close()
+
+
+@contextmanager
+def interruptible(publish: Callable[[Event], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM as a question that services ask, so that a move ends in good order."""
     interrupted = threading.Event()
 
     def on_signal(_number: int, _frame: object) -> None:
@@ -82,17 +101,10 @@ def opened(settings: Settings, publish: Callable[[Event], None]) -> Iterator[Wor
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield World(
-            hypervisor=lambda host: LibvirtHypervisor(host, connections),
-            agent=ChannelAgents(connections).open,
-            clock=SystemClock(),
-            publish=publish,
-            cancelled=interrupted.is_set,
-        )
+        yield interrupted.is_set
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        connections.close()
 
 
 def prober(settings: Settings, guest: Guest) -> NamespaceProber | None:

@@ -7,20 +7,30 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from vmacro.rtt import wire
 from vmacro.rtt.prober import ProbeError, Prober, Target
+from vmacro.rtt.samples import Sample
 
 
-def run(target: Target, interval_ms: float, record: Path, duration_s: float | None, grace_s: float) -> None:
+def run(
+    target: Target,
+    interval_ms: float,
+    record: Path,
+    duration_s: float | None,
+    grace_s: float,
+    observe: Callable[[Sample], None] = lambda _sample: None,
+) -> None:
     """Probe until duration_s is over or a signal comes. Raises ProbeError."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     end = time.monotonic() + duration_s if duration_s is not None else float("inf")
     with record.open("w") as out:
-        Prober(target, interval_ms, out).run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
+        prober = Prober(target, interval_ms, out, observe)
+        prober.run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
 
 
 def main() -> int:

@@ -42,10 +42,17 @@ class ProbeError(Exception):
 class Prober:
     """Measures over ONE connection, and writes each round trip down as it ends."""
 
-    def __init__(self, target: Target, interval_ms: float, out: TextIO) -> None:
+    def __init__(
+        self,
+        target: Target,
+        interval_ms: float,
+        out: TextIO,
+        observe: Callable[[Sample], None] = lambda _sample: None,
+    ) -> None:
         self._target = target
         self._interval_ns = round(interval_ms * 1e6)
         self._out = out
+        self._observe = observe
         self._due: dict[int, int] = {}
         self._unsent = bytearray()
         self._received = bytearray()
@@ -117,7 +124,9 @@ class Prober:
         for seq in wire.decode(self._received):
             due = self._due.pop(seq, None)
             if due is not None:
-                self._out.write(recording.sample_line(Sample(seq, due, now - due)))
+                sample = Sample(seq, due, now - due)
+                self._out.write(recording.sample_line(sample))
+                self._observe(sample)
         self._out.flush()
 
 

@@ -129,12 +129,13 @@ class Table:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in table.columns)
-    rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row) + "</tr>" for row in table.rows)
+    rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell(v))}</td>" for v in row) + "</tr>" for row in table.rows)
     note = f"<p class=note>{html.escape(table.note)}</p>" if table.note else ""
     return f"<h2>{html.escape(table.heading)}</h2>\n<table><tr>{head}</tr>\n{rows}</table>\n{note}"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """How a figure is shown, on a page and on a terminal alike."""
     if value is None:
         return "-"
     if isinstance(value, bool):
