@@ -47,7 +47,9 @@ def main() -> int:
     parser.add_argument("--moves", type=int, default=10)
     parser.add_argument("--guest", default="web", choices=["web", "busy"])
     options = parser.parse_args()
-    lab = Lab(topology.load(TOPOLOGY))
+    shape = topology.load(TOPOLOGY)
+    alone = {options.guest: shape.guests[options.guest]}  # no other guest shares the processor
+    lab = Lab(shape.model_copy(update={"guests": alone}))
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
@@ -68,7 +70,10 @@ def run(lab: Lab, guest: str, moves: int, folder: Path) -> int:
     prober = subprocess.Popen(["ip", "netns", "exec", lab.namespace("client"), *probe])
     done: list[tuple[str, Path]] = []
     try:
-        time.sleep(3)
+        while not (record.exists() and '"rtt"' in record.read_text()):
+            if prober.poll() is not None:
+                raise SystemExit("the prober got no connection")
+            time.sleep(0.1)
         for number in range(moves):
             here = next(s for s in lab.topology.sites if s != here)
             report = folder / str(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vmacro.lab.hosts import LabHost
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
+from vmacro.rtt.wire import DEFAULT_PORT
 
 HOST_DEADLINE_S = 90.0
 GUEST_DEADLINE_S = 180.0
@@ -127,6 +129,23 @@ class Lab:
                 ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
                 up = f"{ready.agent.uptime_s:.0f} s after boot"
                 report(f"guest {name}: {ready.agent.address} at {place}, agent ready {up}")
+        for name in (n for n, g in self.topology.guests.items() if g.agent):
+            self._wait_until_it_serves(name, connections, hosts)
+            report(f"guest {name}: answers probes")
+
+    def _wait_until_it_serves(self, name: str, connections: Connections, hosts: dict[str, Host]) -> None:
+        deadline = process.Deadline(GUEST_DEADLINE_S)
+        while True:
+            status = self._guest_status(name, connections, hosts)
+            address = (status.agent.address if status.agent else "", DEFAULT_PORT)
+            try:
+                with namespaces.inside(self.namespace(OPERATOR)):
+                    socket.create_connection(address, timeout=5).close()
+                return
+            except OSError as error:
+                if deadline.over:
+                    raise LabError(f"guest {name}: its RTT responder does not answer: {error}") from error
+            deadline.nap(0.2)
 
     def _guest_status(self, name: str, connections: Connections, hosts: dict[str, Host]) -> GuestStatus:
         place = guests.find({n: connections.get(h) for n, h in hosts.items()}, name)
