@@ -178,6 +178,8 @@ class Agent:
         self._lease = lease
         endpoint_id = 0
         if lease.address != old:
+            # Left over where nobody retired it: one address cannot be announced under two ids.
+            await _withdraw_all(lease.address)
             endpoint_id = await self._fresh_id()
             await mptcp.announce(lease.address, endpoint_id)
         self._arrived_at = time.monotonic()
@@ -201,15 +203,19 @@ class Agent:
         if address == self._lease.address:
             raise protocol.ProtocolError("in-use", f"{address} is the guest's present address")
         await mptcp.withdraw(0, address)
-        for endpoint_id, announced in (await mptcp.endpoints()).items():
-            if announced == address:
-                await mptcp.withdraw(endpoint_id)
+        await _withdraw_all(address)
         await link.move_out(self._link, address)
         return {"retired": address}
 
     async def _fresh_id(self) -> int:
         self._last_id = mptcp.fresh_id(await mptcp.endpoints(), self._last_id)
         return self._last_id
+
+
+async def _withdraw_all(address: str) -> None:
+    for endpoint_id, announced in (await mptcp.endpoints()).items():
+        if announced == address:
+            await mptcp.withdraw(endpoint_id)
 
 
 async def _until_unused(address: str) -> None:

@@ -42,6 +42,24 @@ def test_a_mistake_in_what_was_asked(folder: Path, words: list[str], said: str) 
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_before_the_first_move_history_is_empty(folder: Path) -> None:
+    state = f'[orchestrator]\nstate_dir = "{folder}/state"\n'
+    (folder / "new.toml").write_text(state + GOOD)
+    done = vmacro("history", "--json", "-i", "new.toml", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    missing = vmacro("show", "web-1", "-i", "new.toml", cwd=folder)
+    assert missing.returncode == 2 and "move 'web-1': not in the journal" in missing.stderr
+
+
+def test_a_journal_that_cannot_be_reached_is_a_clear_error(folder: Path) -> None:
+    """Nobody listens on port 9; the password stays secret."""
+    where = '[orchestrator]\ndatabase_url = "postgresql+psycopg://u:hush@127.0.0.1:9/x"\n'
+    (folder / "pg.toml").write_text(where + GOOD)
+    done = vmacro("history", "-i", "pg.toml", cwd=folder)
+    assert done.returncode == 2 and "journal postgresql" in done.stderr, done.stderr
+    assert "hush" not in done.stderr + done.stdout and "Traceback" not in done.stderr
+
+
 def test_no_inventory_and_no_lab(tmp_path: Path) -> None:
     if Path("/etc/vmacro/inventory.toml").exists():
         pytest.skip("this machine has an inventory of its own")

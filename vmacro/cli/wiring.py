@@ -117,17 +117,19 @@ def prober(settings: Settings, guest: Guest) -> NamespaceProber | None:
 def runner(settings: Settings, world: World) -> Iterator[Callable[[Plan], Outcome]]:
     """Carries plans out, each step of theirs in the journal first."""
     settings.orchestrator.state_dir.mkdir(parents=True, exist_ok=True)
-    with journal.open_journal(settings.database_url, world, executor=f"vmacro-{secrets.token_hex(6)}"):
+    executor = f"vmacro-{secrets.token_hex(6)}"
+    with journal.explained(settings.database_url), journal.open_journal(settings.database_url, world, executor):
         yield lambda plan: journal.Running(plan).result()
 
 
 @contextmanager
 def archive(settings: Settings) -> Iterator[journal.Archive]:
-    opened_archive = journal.Archive(settings.database_url)
-    try:
-        yield opened_archive
-    finally:
-        opened_archive.close()
+    with journal.explained(settings.database_url):
+        opened_archive = journal.Archive(settings.database_url)
+        try:
+            yield opened_archive
+        finally:
+            opened_archive.close()
 
 
 def new_move_id(guest: Guest) -> str:

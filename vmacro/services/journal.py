@@ -10,13 +10,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSClient, SetWorkflowID
 from pydantic import TypeAdapter
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import __version__
-from vmacro.errors import VmacroError
+from vmacro.errors import ConfigurationError, VmacroError
 from vmacro.model.moves import Outcome, Plan
 from vmacro.ports import World
 from vmacro.services import migrate
@@ -114,21 +117,26 @@ class Running:
 
 
 class Archive:
-    """Reading the journal; starts nothing."""
+    """Reading the journal; starts nothing. Before the first move there is none, and it is empty."""
 
     def __init__(self, database_url: str) -> None:
-        self._client = DBOSClient(system_database_url=database_url, serializer=Json())  # type: ignore[arg-type]
+        url = make_url(database_url)
+        missing = url.drivername.startswith("sqlite") and not Path(url.database or "").exists()
+        serializer: Any = Json()
+        self._client = None if missing else DBOSClient(system_database_url=database_url, serializer=serializer)
 
     def moves(self, limit: int = 50) -> list[Record]:
+        if self._client is None:
+            return []
         found = self._client.list_workflows(name=WORKFLOW, sort_desc=True, limit=limit)
         return [_record(w) for w in found]
 
     def move(self, move_id: str) -> Record | None:
-        found = self._client.list_workflows(workflow_ids=[move_id])
+        found = self._client.list_workflows(workflow_ids=[move_id]) if self._client else []
         return _record(found[0]) if found else None
 
     def steps(self, move_id: str) -> list[Step]:
-        steps = self._client.list_workflow_steps(move_id)
+        steps = self._client.list_workflow_steps(move_id) if self._client else []
         return [
             Step(
                 s["function_name"],
@@ -140,7 +148,19 @@ class Archive:
         ]
 
     def close(self) -> None:
-        self._client.destroy()
+        if self._client is not None:
+            self._client.destroy()
+
+
+@contextmanager
+def explained(database_url: str) -> Iterator[None]:
+    """The database's own errors as one of ours, the password left out."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        shown = make_url(database_url).render_as_string(hide_password=True)
+        first = str(error).splitlines()[0]
+        raise ConfigurationError(f"journal {shown}: {first}", "orchestrator.database_url, or state_dir") from error
 
 
 def _record(workflow: Any) -> Record:
