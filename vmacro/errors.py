@@ -7,7 +7,10 @@ from __future__ import annotations
 
 
 class VmacroError(Exception):
-    """Subject, what failed, the value seen; then a hint."""
+    """Subject, what failed, the value seen; then a hint.
+
+    A move that has begun ends in an Outcome instead (model/moves.py), whose exit codes go on to 5 and 6.
+    """
 
     exit_code = 1
 
@@ -36,18 +39,6 @@ class RolledBackError(VmacroError):
     """The move failed or was interrupted before the point of no return: the guest runs at the source."""
 
     exit_code = 4
-
-
-class IncompleteError(VmacroError):
-    """The guest runs at the destination, and work remains there."""
-
-    exit_code = 5
-
-
-class UncertainError(VmacroError):
-    """Where the guest runs cannot be known. Nothing more was touched; a person must look."""
-
-    exit_code = 6
 
 
 class HostError(VmacroError):

@@ -9,7 +9,8 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Event:
-    """`wall_ns` is CLOCK_REALTIME. Kinds: phase.begin, phase.end, copy.progress, domain, agent, note, end."""
+    """`wall_ns` is CLOCK_REALTIME. Kinds: phase.begin, phase.end, phase.failed,
+    copy.progress, domain, note, interrupt."""
 
     move_id: str
     wall_ns: int
