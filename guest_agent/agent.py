@@ -19,6 +19,7 @@ from guest_agent.lease import Lease, LeaseKeeper, NoLeaseError, borrowed
 
 LOG = logging.getLogger(__name__)
 LEASE_TIMEOUT_S = 30.0
+SERVING_NICE = 10
 # Announces of one move come within 0.8 s; two moves are further apart than this.
 DEBOUNCE_S = 2.0
 CONSENT_LEASE_TIMEOUT_S = 4.0
@@ -51,6 +52,7 @@ class Agent:
         self._arrived_at = float("-inf")
         self._last_id = 0
         self._willing: set[int] = set()
+        self._prepared = ""
 
     async def start(self) -> None:
         """First lease after boot; the agent answers `status` while this still runs."""
@@ -65,6 +67,8 @@ class Agent:
                 continue
             await link.move_in(self._link, lease, old="")
             self._lease = lease
+        # A guest that has just arrived has clients to answer first; this matters with one slow processor.
+        os.setpriority(os.PRIO_PROCESS, 0, SERVING_NICE)
         LOG.info("at home on %s, lease from %s", self._lease.address, self._lease.server)
 
     async def watch(self, detector: Detector) -> None:
@@ -78,6 +82,7 @@ class Agent:
             "status": self._status,
             "connections": self._connections,
             "consent": self._consent,
+            "prepare": self._prepare,
             "arrive": self._arrive_verb,
             "retire": self._retire,
         }
@@ -98,6 +103,9 @@ class Agent:
             "interface": self._interface,
             "mac": self._link.mac if self._link else "",
             "lease": asdict(self._lease) if self._lease else None,
+            "held": await link.held(self._link, self._lease.address) if self._link and self._lease else [],
+            "verbs": sorted(protocol.VERBS),
+            "rp_filter": max(_rp_filter("all"), _rp_filter(self._interface)),
         }
 
     async def _connections(self, _args: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +152,21 @@ class Agent:
         wire = (await self._connections({}))["connections"]
         return {c["token"] for c in wire if c["token"] and not c["willing"]}
 
+    async def _prepare(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The address to come, answered for and announced as backup: the tunnel leads it here already."""
+        address = _address(args, "address")
+        if self._link is None or self._lease is None:
+            raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
+        if address == self._lease.address:
+            raise protocol.ProtocolError("in-use", f"{address} is the guest's present address")
+        await link.borrow(self._link, address)
+        endpoint_id = next((i for i, known in (await mptcp.endpoints()).items() if known == address), 0)
+        if not endpoint_id:
+            endpoint_id = await self._fresh_id()
+            await mptcp.announce(address, endpoint_id, backup=True)
+        self._prepared = address
+        return {"prepared": address, "endpoint_id": endpoint_id}
+
     async def _arrive_verb(self, args: dict[str, Any]) -> dict[str, Any]:
         """`left` is the address that the guest had before the move: it tells an arrival that the
         announce has already brought about from one that is still to come.
@@ -171,13 +194,22 @@ class Agent:
             raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
         began = time.monotonic()
         old = self._lease.address
-        await link.forget_neighbours(self._link)
+        prepared, self._prepared = self._prepared, ""
+        if prepared:
+            # Reached directly from here on: traffic waits neither for DHCP nor for ARP, as all gateways look alike.
+            await mptcp.prefer(prepared, True)
+            await mptcp.prefer(old, False)
+        else:
+            await link.forget_neighbours(self._link)
         lease = await self._leases.acquire(LEASE_TIMEOUT_S)
         leased = time.monotonic()
         await link.move_in(self._link, lease, old)
+        await link.forget_neighbours(self._link, but=lease.gateway)
         self._lease = lease
         endpoint_id = 0
-        if lease.address != old:
+        if prepared and lease.address == prepared:
+            endpoint_id = next((i for i, a in (await mptcp.endpoints()).items() if a == prepared), 0)
+        elif lease.address != old:
             # Left over where nobody retired it: one address cannot be announced under two ids.
             await _withdraw_all(lease.address)
             endpoint_id = await self._fresh_id()
@@ -196,16 +228,28 @@ class Agent:
         return self._last_arrival
 
     async def _retire(self, args: dict[str, Any]) -> dict[str, Any]:
-        """Withdraw an address that the guest had: REMOVE_ADDR on all connections, then the /32."""
+        """Take an address that the guest had from connections that use the present one too.
+
+        Where nobody else needs it: REMOVE_ADDR on all connections, then the /32 goes. Where somebody does,
+        only the others' subflows on it are cut, and it stays.
+        """
         address = _address(args, "address")
         if self._link is None or self._lease is None:
             raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
         if address == self._lease.address:
             raise protocol.ProtocolError("in-use", f"{address} is the guest's present address")
+        users = [c for c in connections.connections() if c.uses(address)]
+        free = {c.token for c in users if c.token and c.uses(self._lease.address)}
+        stuck = [c for c in users if c.token not in free]
+        if stuck:
+            connections.cut(address, free)
+            return {"retired": False, "stuck": len(stuck)}
         await mptcp.withdraw(0, address)
         await _withdraw_all(address)
         await link.move_out(self._link, address)
-        return {"retired": address}
+        if self._prepared == address:
+            self._prepared = ""
+        return {"retired": True, "stuck": 0}
 
     async def _fresh_id(self) -> int:
         self._last_id = mptcp.fresh_id(await mptcp.endpoints(), self._last_id)
@@ -223,6 +267,10 @@ async def _until_unused(address: str) -> None:
     deadline = time.monotonic() + GOODBYE_S
     while time.monotonic() < deadline and connections.has_sockets(address):
         await asyncio.sleep(0.05)
+
+
+def _rp_filter(interface: str) -> int:
+    return int(Path(f"/proc/sys/net/ipv4/conf/{interface}/rp_filter").read_text())
 
 
 def _address(args: dict[str, Any], key: str) -> str:

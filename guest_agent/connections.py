@@ -15,9 +15,9 @@ from socket import AF_INET, AF_INET6
 from typing import Any
 
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 INET_DIAG_ULP_INFO = 19
 # The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO (2), as a bit of a mask.
 EXTENSIONS = 1 << (2 - 1)
@@ -68,6 +68,9 @@ class Connection:
         """Whether the client has ever joined an address announced to it, as far as it still shows."""
         return any(s.joined for s in self.subflows)
 
+    def uses(self, address: str) -> bool:
+        return any(s.local == address and s.established for s in self.subflows)
+
     def as_wire(self) -> dict[str, Any]:
         return {"token": self.token, "subflows": [asdict(s) for s in self.subflows]}
 
@@ -87,6 +90,24 @@ def connections() -> list[Connection]:
 def has_sockets(address: str) -> bool:
     """Whether any TCP connection still needs an address, closing ones too."""
     return any(subflow.local == address for _, subflow in _sockets(ESTABLISHED | CLOSE_WAIT | CLOSING))
+
+
+def cut(address: str, tokens: set[int]) -> None:
+    """End the subflows on an address of some connections, which go on by their others (RST, SOCK_DESTROY).
+
+    For initial subflows: REMOVE_ADDR of id 0 would take those of all connections. Raises OSError.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
+        diag.settimeout(ANSWER_TIMEOUT_S)
+        for family in (AF_INET, AF_INET6):
+            for payload in list(_dump(family, ESTABLISHED | CLOSE_WAIT)):
+                found = parse(payload)
+                if found is not None and found[0] in tokens and found[1].local == address:
+                    # struct inet_diag_msg and inet_diag_req_v2 carry the same inet_diag_sockid.
+                    body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
+                    head = _HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+                    diag.send(head + body)
+                    diag.recv(1 << 16)
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:

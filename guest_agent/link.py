@@ -36,10 +36,12 @@ async def bring_up(link: Link) -> None:
         await netlink.link("set", index=link.index, state="up")
 
 
-async def forget_neighbours(link: Link) -> None:
-    """The old site's gateway may answer under the same address with another MAC."""
+async def forget_neighbours(link: Link, but: str = "") -> None:
+    """Those of the old site are not here."""
     async with AsyncIPRoute() as netlink:
         for message in await collect(await netlink.neigh("dump", ifindex=link.index, family=AF_INET)):
+            if message.get("NDA_DST") == but:
+                continue
             with _ignoring(errno.ENOENT):
                 await netlink.neigh("del", ifindex=link.index, dst=message.get("NDA_DST"), family=AF_INET)
 
@@ -64,6 +66,13 @@ async def borrow(link: Link, address: str) -> None:
     """Answer for one more address, until move_out."""
     async with AsyncIPRoute() as netlink:
         await netlink.addr("replace", index=link.index, address=address, prefixlen=32, family=AF_INET)
+
+
+async def held(link: Link, but: str) -> list[str]:
+    """Addresses kept as /32 besides the lease's."""
+    async with AsyncIPRoute() as netlink:
+        messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET))
+    return sorted({str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32} - {but})
 
 
 async def move_out(link: Link, address: str) -> None:

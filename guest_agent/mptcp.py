@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import AsyncIterator, Iterable
+from socket import AF_INET, AF_INET6
 
+from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.generic.mptcp import AsyncMPTCP
+from pyroute2.netlink.generic.mptcp import MPTCP_PM_CMD_SET_FLAGS, AsyncMPTCP, mptcp_msg
 
 from guest_agent.link import collect
 
@@ -15,6 +17,7 @@ from guest_agent.link import collect
 FLAG_SIGNAL = 1 << 0
 FLAG_BACKUP = 1 << 2
 MAX_LIMIT = 8  # MPTCP_PM_ADDR_MAX
+NLA_F_NESTED = 0x8000
 
 
 @contextlib.asynccontextmanager
@@ -47,6 +50,32 @@ async def announce(address: str, endpoint_id: int, backup: bool = False) -> None
     flags = FLAG_SIGNAL | (FLAG_BACKUP if backup else 0)
     async with _path_manager() as netlink:
         await collect(await netlink.endpoint("add", addr=address, id=endpoint_id, flags=flags))
+
+
+async def prefer(address: str, preferred: bool) -> None:
+    """Tell all peers that subflows on an address are backup, or no longer (MP_PRIO, RFC 8684 section 3.3.8).
+
+    The kernel finds subflows by endpoint. The initial subflow's address need not have one: then it gets
+    a silent one, which is neither announced nor used for anything else.
+    """
+    async with _path_manager() as netlink:
+        known = await endpoints()
+        if address not in known.values():
+            silent = fresh_id(known, max(known, default=0))
+            await collect(await netlink.endpoint("add", addr=address, id=silent, flags=0))
+        flags = 0 if preferred else FLAG_BACKUP
+        # mptcp_pm_nl_set_flags() looks the address up itself; only the backup flag may change.
+        info = {"attrs": [*_named_address(address), ("MPTCP_PM_ADDR_ATTR_FLAGS", flags)]}
+        message = mptcp_msg()
+        message["cmd"], message["version"] = MPTCP_PM_CMD_SET_FLAGS, 1
+        message["attrs"] = [("MPTCP_PM_ATTR_ADDR", info, NLA_F_NESTED)]
+        await collect(await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK))
+
+
+def _named_address(address: str) -> list[tuple[str, object]]:
+    if ":" in address:
+        return [("MPTCP_PM_ADDR_ATTR_FAMILY", AF_INET6), ("MPTCP_PM_ADDR_ATTR_ADDR6", address)]
+    return [("MPTCP_PM_ADDR_ATTR_FAMILY", AF_INET), ("MPTCP_PM_ADDR_ATTR_ADDR4", address)]
 
 
 async def withdraw(endpoint_id: int, address: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The language between orchestrator and agent: versioned JSON, one message a line, fixed verbs.
+"""The language between orchestrator and agent, and host side too: versioned JSON, a message a line, fixed verbs.
 
 Both ends treat what they read as hostile: lines are bounded, verbs are listed, arguments are plain
 scalars. Every verb may be repeated and then answers the same.
@@ -17,7 +17,7 @@ MAX_REQUEST_BYTES = 4096
 MAX_REPLY_BYTES = 1 << 20
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
 
-VERBS = frozenset({"status", "connections", "consent", "arrive", "retire"})
+VERBS = frozenset({"status", "connections", "consent", "prepare", "arrive", "retire"})
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 Scalar = Union[str, int, bool]
@@ -60,12 +60,12 @@ def encode_request(request: Request) -> bytes:
     return _line(message, MAX_REQUEST_BYTES)
 
 
-def decode_request(line: bytes) -> Request:
+def decode_request(line: bytes, verbs: frozenset[str] = VERBS) -> Request:
     """Raises ProtocolError: too-long, not-json, bad-version, bad-id, bad-verb or bad-args."""
     message = _object(line, MAX_REQUEST_BYTES)
     verb, args = message.get("verb"), message.get("args", {})
-    if not isinstance(verb, str) or verb not in VERBS:
-        raise ProtocolError("bad-verb", f"verb {str(verb)[:40]!r} is not one of {', '.join(sorted(VERBS))}")
+    if not isinstance(verb, str) or verb not in verbs:
+        raise ProtocolError("bad-verb", f"verb {str(verb)[:40]!r} is not one of {', '.join(sorted(verbs))}")
     if not isinstance(args, dict) or not all(isinstance(v, (str, int, bool)) for v in args.values()):
         raise ProtocolError("bad-args", "args must be an object of strings, integers and booleans")
     return Request(message["id"], verb, args)

@@ -19,7 +19,7 @@ DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
 
 
 class Site(Strict):
-    pass
+    anti_spoofing: bool = Field(default=False, description="its network drops packets with other sites' sources")
 
 
 class Host(Strict):
@@ -28,6 +28,7 @@ class Host(Strict):
     peer_uri: str = Field(default="", description="the same for the other hosts; default: uri")
     address: str = Field(description="where the other hosts send migration data")
     tls_name: str = Field(default="", description="the name in the host's certificate; default: the host's name")
+    ssh: str = Field(default="", description="USER@ADDRESS of its host side, for seamless moves")
     network: str = Field(default="front", description="libvirt network that guests attach to")
     memory_reserve_mib: int = Field(default=256, ge=0)
 
@@ -72,10 +73,14 @@ class Policy(Strict):
     auto_converge: bool = True
     allow_connection_loss: bool = False
     consent_timeout_ms: int = Field(default=1500, ge=1, le=10_000)
+    join_timeout_s: float = Field(default=3, ge=0, le=60)
+    carry_deadline_s: float = Field(default=86_400, ge=0)
 
 
 class Orchestrator(Strict):
     pki_dir: Path | None = Field(default=None, description="cacert.pem, clientcert.pem, clientkey.pem for qemu+tls")
+    ssh_key: Path | None = Field(default=None, description="private key for the hosts; default: SSH's own")
+    ssh_known_hosts: Path | None = Field(default=None, description="default: the system's and the user's")
     database_url: str = Field(default="", description="the journal; default: SQLite in state_dir")
     state_dir: Path = DEFAULT_STATE_DIR
     network_namespace: str = Field(default="", description="work from here; the lab's operator has one of its own")
@@ -120,7 +125,10 @@ def load(path: Path) -> Settings:
     """Raises ConfigurationError with everything that is wrong."""
     read = config.load(path, Inventory)
     hosts = [_host(name, host) for name, host in read.hosts.items()]
-    sites = tuple(nouns.Site(s, tuple(h for h in hosts if h.site == s)) for s in read.sites)
+    sites = tuple(
+        nouns.Site(name, tuple(h for h in hosts if h.site == name), site.anti_spoofing)
+        for name, site in read.sites.items()
+    )
     guests = tuple(_guest(name, guest) for name, guest in read.guests.items())
     policy = nouns.Policy(**read.policy.model_dump())
     return Settings(path, nouns.Inventory(sites, guests, policy), read.orchestrator, read.probers)

@@ -16,7 +16,11 @@ from vmacro.model.facts import (
     CopyStatistics,
     DomainFacts,
     HostFacts,
+    Leg,
+    LinkFacts,
     NetworkFacts,
+    Offer,
+    Turn,
 )
 from vmacro.model.nouns import Host, Policy
 
@@ -52,8 +56,40 @@ class Hypervisor(Protocol):
     def statistics(self, domain: str) -> CopyStatistics | None:
         """Of the migration that brought this domain here."""
 
+    def reserve(self, network: str, mac: str, address: str) -> None:
+        """A DHCP reservation, at once and for good. Idempotent."""
+
+    def release(self, network: str, mac: str, address: str) -> None:
+        """Undo reserve(). Idempotent."""
+
     def watch(self, domain: str, see: Callable[[str, str], None]) -> AbstractContextManager[None]:
         """Call see(event, detail) for each lifecycle event, with libvirt's names in lower case."""
+
+
+class HostNetwork(Protocol):
+    """The host side of one host. Every method raises HostError; all but facts may be repeated."""
+
+    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+        """`probe`: an address of which to find out who uses it, or ''."""
+
+    def open(self, leg: Leg) -> Offer:
+        """This host's end of a leg."""
+
+    def join(self, leg: Leg, far: Offer) -> None: ...
+
+    def arm(self, domain: str) -> None:
+        """From now on the host turns the domain's legs by its own libvirt's events, while this is open."""
+
+    def turned(self) -> tuple[Turn, ...]:
+        """What events did since the last question."""
+
+    def turn(self, domain: str, to_guest: bool) -> None:
+        """All legs of a domain that end here."""
+
+    def point(self, leg: Leg, to_guest: bool) -> None: ...
+
+    def close(self, move_id: str, address: str = "") -> None:
+        """All legs of a move that end here, or its one of an address."""
 
 
 class Agent(Protocol):
@@ -66,19 +102,24 @@ class Agent(Protocol):
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         """As connections(), after asking those clients whose consent is unknown."""
 
+    def prepare(self, address: str) -> None:
+        """Answer for the address to come, and announce it as backup: clients join it while the guest is at home."""
+
     def arrive(self, left: str) -> Arrival:
         """Renew DHCP and announce, if that is not done yet; `left` is the address before the move."""
 
-    def retire(self, address: str) -> None:
-        """Withdraw an address that the guest had."""
+    def retire(self, address: str) -> bool:
+        """Withdraw an address from connections that use the present one too. True: nobody needs it any more,
+        and it is gone. False: it stays, for connections that cannot follow."""
 
 
 @dataclass(frozen=True)
 class World:
-    """All ports together. `hypervisor` and `agent` open on demand and may raise as their methods do."""
+    """All ports together. `hypervisor`, `agent` and `host_network` open on demand and may raise as their methods do."""
 
     hypervisor: Callable[[Host], Hypervisor]
     agent: Callable[[Host, str], AbstractContextManager[Agent]]
+    host_network: Callable[[Host], HostNetwork]
     clock: Clock
     publish: Callable[[Event], None]
     cancelled: Callable[[], bool] = lambda: False

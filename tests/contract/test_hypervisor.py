@@ -11,6 +11,7 @@ import pytest
 from tests.support import other_site, site_of
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.fake import FakeWorld
+from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt import LibvirtHypervisor
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.drivers.system import SystemClock
@@ -50,10 +51,12 @@ def _real(request: pytest.FixtureRequest) -> Iterator[Stage]:
     here = known.host(site_of(real_lab, "web"))
     there = known.host(other_site(here.name))
     connections = Connections(real_lab.folder / "operator")
+    sides = HostSides(real_lab.folder / "ssh/id_ed25519", real_lab.folder / "ssh/known_hosts")
     with namespaces.inside(real_lab.namespace("operator")):
         world = World(
             lambda host: LibvirtHypervisor(host, connections),
             ChannelAgents(connections).open,
+            sides.get,
             SystemClock(),
             lambda _event: None,
         )
@@ -61,6 +64,7 @@ def _real(request: pytest.FixtureRequest) -> Iterator[Stage]:
         try:
             yield Stage(world, here, there, dead, 2)
         finally:
+            sides.close()
             connections.close()
 
 

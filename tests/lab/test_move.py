@@ -39,7 +39,7 @@ def test_a_move_keeps_its_connection_and_takes_the_short_way(lab: Lab, vmacro: V
     history = json.loads(vmacro("history", "--json").stdout)
     assert history[0]["move"] == figures["move_id"] and history[0]["ended"] == "moved"
     shown = json.loads(vmacro("show", figures["move_id"], "--json").stdout)
-    assert [s["name"] for s in shown["steps"]] == ["survey", "prepare", "copy", "arrive", "settle", "verify"]
+    assert [s["name"] for s in shown["steps"]] == ["survey", "prepare", "copy", "arrive", "settle", "verify", "clean"]
 
 
 def test_one_connection_survives_moves_back_and_forth(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:

@@ -9,14 +9,15 @@ from vmacro.model.facts import Disk
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks
-from vmacro.planning.checks import RENUMBER, Request
+from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.request import Request
 from vmacro.services.survey import survey
 
 
 def findings(fake: FakeWorld, to: int = 1, **bounds: object) -> list[Finding]:
     guest = fake.inventory.guests[0]
     wanted = Request(guest, fake.inventory.sites[to], RENUMBER, Policy(**bounds))  # type: ignore[arg-type]
-    return checks.check(wanted, survey(fake.inventory, guest, fake.world, ask_clients=True))
+    return checks.check(wanted, survey(fake.inventory, guest, fake.world, ask_clients=True, ask_host_sides=False))
 
 
 def codes(found: list[Finding]) -> list[str]:

@@ -11,11 +11,23 @@ from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackEr
 from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.model.nouns import Policy
 from vmacro.planning import planner
-from vmacro.planning.checks import RENUMBER, Request
+from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
+from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
+from vmacro.services.handoffs import HANDOFFS as HANDLERS
 from vmacro.services.report import spans
 
 Result = TypeVar("Result")
+
+
+_handoff = [SEAMLESS]
+
+
+@pytest.fixture(params=HANDOFFS, autouse=True)
+def handoff(request: pytest.FixtureRequest) -> str:
+    """Every test of this file, with each handoff."""
+    _handoff[0] = request.param
+    return _handoff[0]
 
 
 class Straight:
@@ -27,7 +39,7 @@ class Straight:
 
 def request(fake: FakeWorld, **bounds: object) -> Request:
     policy = Policy(**bounds)  # type: ignore[arg-type]
-    return Request(fake.inventory.guests[0], fake.inventory.sites[1], RENUMBER, policy)
+    return Request(fake.inventory.guests[0], fake.inventory.sites[1], _handoff[0], policy)
 
 
 def plan(fake: FakeWorld, **bounds: object) -> Plan:
@@ -56,17 +68,19 @@ def test_a_move_ends_at_the_destination_with_its_connection_on_the_new_address()
     outcome = run(fake)
     assert (outcome.ending, outcome.exit_code) == (Ending.MOVED, 0)
     assert fake.running_at() == ["berlin"]
-    assert fake.guest.address == "10.50.2.97" and fake.guest.kept == []
+    new = {RENUMBER: "10.50.2.97", SEAMLESS: "10.50.2.10"}[_handoff[0]]
+    assert fake.guest.address == new and fake.guest.kept == []
     (kept,) = outcome.connections
     assert kept.kept and kept.followed
-    assert [s.local for s in fake.guest.connections[0].subflows] == ["10.50.2.97"]
+    assert [s.local for s in fake.guest.connections[0].subflows] == [new]
+    assert all(not h.legs and not h.networks["front"].reserved for h in fake.hosts.values())
 
 
 def test_phases_come_in_order_and_the_pause_is_cut_out_of_the_copy() -> None:
     fake = FakeWorld()
     run(fake)
     begun = [e.text for e in fake.events if e.kind == "phase.begin"]
-    assert begun == ["survey", "prepare", "copy", "arrive", "settle", "verify"]
+    assert begun == ["survey", "prepare", "copy", "arrive", "settle", "verify", "clean"]
     assert [e.data["event"] for e in fake.events if e.kind == "domain"] == ["suspended", "resumed", "stopped"]
     assert [s.name for s in spans(fake.events)] == ["copy", "arrive", "settle"]
 
@@ -165,7 +179,7 @@ def test_a_step_that_finds_the_guest_moved_does_not_copy_again() -> None:
         assert not effect.startswith("copy"), "the guest is there already"
 
     fake.before = before
-    migrate._copy(wanted, fake.world)
+    migrate._copy(wanted, fake.world, HANDLERS[wanted.handoff])
 
 
 def test_blockers_reject_before_anything_changes() -> None:
@@ -177,7 +191,9 @@ def test_blockers_reject_before_anything_changes() -> None:
     assert fake.running_at() == ["bucharest"]
 
 
-def test_an_unwilling_client_rejects_unless_loss_is_allowed() -> None:
+def test_an_unwilling_client_rejects_unless_loss_is_allowed_or_it_can_be_carried(handoff: str) -> None:
+    if handoff == SEAMLESS:
+        return
     fake = FakeWorld()
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
     with pytest.raises(PlanRejectedError, match="refuses ADD_ADDR"):

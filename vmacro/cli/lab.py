@@ -17,7 +17,8 @@ from vmacro.lab import lab as labs
 from vmacro.lab import requirements, topology
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import OPERATOR, WAN
-from vmacro.planning.checks import RENUMBER, Request
+from vmacro.planning.handoffs import SEAMLESS
+from vmacro.planning.request import Request
 
 app = typer.Typer(help="Two sites, a WAN and a client on this machine.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="TOML; the default is the paper's two sites")]
@@ -106,7 +107,7 @@ def demo(
 def _move(lab: Lab, guest: str, target: str, report_dir: Path | None) -> int:
     settings = inventories.load(lab.inventory_file)
     policy = replace(settings.inventory.policy)
-    request = Request(wiring.guest_named(settings, guest), wiring.site_named(settings, target), RENUMBER, policy)
+    request = Request(wiring.guest_named(settings, guest), wiring.site_named(settings, target), SEAMLESS, policy)
     return move.perform(settings, request, report_dir, json=False)
 
 

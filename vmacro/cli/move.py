@@ -16,7 +16,9 @@ from vmacro.model.events import Event
 from vmacro.model.facts import Connection
 from vmacro.model.moves import EXIT_CODES, Finding
 from vmacro.model.nouns import Policy
-from vmacro.planning.checks import HANDOFFS, RENUMBER, Request, blockers
+from vmacro.planning.checks import blockers
+from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
+from vmacro.planning.request import Request
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report as rtt_report
 from vmacro.services import measured, report
@@ -61,7 +63,7 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
 def check(
     guest: GuestArgument,
     to: ToOption,
-    handoff: HandoffOption = RENUMBER,
+    handoff: HandoffOption = SEAMLESS,
     allow_connection_loss: LossOption = False,
     inventory: InventoryOption = None,
     json: JsonOption = False,
@@ -82,7 +84,7 @@ def connections(guest: GuestArgument, inventory: InventoryOption = None, json: J
     settings = wiring.load(inventory)
     wanted = wiring.guest_named(settings, guest)
     with wiring.opened(settings) as world:
-        seen = survey(settings.inventory, wanted, world, ask_clients=True)
+        seen = survey(settings.inventory, wanted, world, ask_clients=True, ask_host_sides=False)
     if seen.agent is None:
         raise VmacroError(
             seen.agent_trouble or f"guest {guest}: runs nowhere, or has no agent channel", seen.agent_hint
@@ -97,7 +99,7 @@ def connections(guest: GuestArgument, inventory: InventoryOption = None, json: J
 def migrate(
     guest: GuestArgument,
     to: ToOption,
-    handoff: HandoffOption = RENUMBER,
+    handoff: HandoffOption = SEAMLESS,
     report_dir: Annotated[
         Path | None, typer.Option("--report", help="folder for the report; default report/MOVE_ID")
     ] = None,

@@ -15,6 +15,7 @@ from pyroute2 import netns
 
 from vmacro import inventory
 from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt import LibvirtHypervisor
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.drivers.prober import NamespaceProber
@@ -77,15 +78,18 @@ def opened(
     """The world, reached from where the inventory says."""
     _enter(settings)
     connections = Connections(settings.orchestrator.pki_dir)
+    sides = HostSides(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
     try:
         yield World(
             hypervisor=lambda host: LibvirtHypervisor(host, connections),
             agent=ChannelAgents(connections).open,
+            host_network=sides.get,
             clock=SystemClock(),
             publish=publish,
             cancelled=cancelled,
         )
     finally:
+        sides.close()
         connections.close()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from vmacro.errors import AgentError, CopyError, UnreachableError
+from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
 from vmacro.model.events import Event
 from vmacro.model.facts import (
     AgentFacts,
@@ -20,8 +20,13 @@ from vmacro.model.facts import (
     CopyStatistics,
     DomainFacts,
     HostFacts,
+    Leg,
+    LegEnd,
+    LinkFacts,
     NetworkFacts,
+    Offer,
     Subflow,
+    Turn,
 )
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
@@ -39,6 +44,10 @@ class FakeHost:
     domains: dict[str, DomainFacts] = field(default_factory=dict)
     arrived: dict[str, CopyStatistics] = field(default_factory=dict)
     reachable: bool = True
+    legs: dict[tuple[str, str], LegEnd] = field(default_factory=dict)
+    armed: set[str] = field(default_factory=set)
+    turned: list[Turn] = field(default_factory=list)
+    used: dict[str, str] = field(default_factory=dict)
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
 
 
@@ -73,6 +82,7 @@ class FakeWorld:
         return World(
             hypervisor=lambda wanted: FakeHypervisor(self, wanted),
             agent=self._agent,
+            host_network=lambda wanted: FakeHostNetwork(self, wanted.name),
             clock=self,
             publish=self.events.append,
             cancelled=lambda: self.interrupted,
@@ -142,6 +152,21 @@ class FakeHypervisor:
     def statistics(self, domain: str) -> CopyStatistics | None:
         return self._host("statistics").arrived.get(domain)
 
+    def reserve(self, network: str, mac: str, address: str) -> None:
+        self._reservations("reserve", network, lambda kept: [*(r for r in kept if r != (address, mac)), (address, mac)])
+
+    def release(self, network: str, mac: str, address: str) -> None:
+        self._reservations("release", network, lambda kept: [r for r in kept if r != (address, mac)])
+
+    def _reservations(
+        self, effect: str, network: str, change: Callable[[list[tuple[str, str]]], list[tuple[str, str]]]
+    ) -> None:
+        host = self._host(effect)
+        found = host.networks[network]
+        reserved = tuple(change(list(found.reserved)))
+        leases = tuple(t for t in found.taken if t not in found.reserved)
+        host.networks[network] = replace(found, reserved=reserved, taken=(*leases, *reserved))
+
     @contextmanager
     def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
         watchers = self._host("watch").watchers
@@ -159,9 +184,65 @@ class FakeHypervisor:
         return found
 
     def _tell(self, where: FakeHost, domain: str, event: str) -> None:
+        to = {"suspended": "tunnel", "resumed": "guest"}.get(event)
+        if to is not None and domain in where.armed:
+            turn(where, domain, to)
+            where.turned.append(Turn(to, self._world.wall_ns(), 1500))
         for watched, see in list(where.watchers):
             if watched == domain:
                 see(event, "0")
+
+
+class FakeHostNetwork:
+    """Implements ports.HostNetwork."""
+
+    def __init__(self, world: FakeWorld, name: str) -> None:
+        self._world, self._name = world, name
+
+    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+        host = self._host("facts")
+        legs = tuple(host.legs.values())
+        return LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 1500, True, host.used.get(probe, ""), legs)
+
+    def open(self, leg: Leg) -> Offer:
+        side = "home" if leg.home.name == self._name else "away"
+        bridge, peer = (leg.home_bridge, leg.away) if side == "home" else (leg.away_bridge, leg.home)
+        end = LegEnd(
+            side, leg.kind, leg.move_id, leg.domain, leg.address, leg.mac, bridge, peer.address, points_to="guest"
+        )
+        self._host("open").legs.setdefault((leg.move_id, leg.address), end)
+        return Offer()
+
+    def join(self, leg: Leg, far: Offer) -> None:
+        self._host("join")
+
+    def arm(self, domain: str) -> None:
+        self._host("arm").armed.add(domain)
+
+    def turned(self) -> tuple[Turn, ...]:
+        host = self._host("turned")
+        told, host.turned = tuple(host.turned), []
+        return told
+
+    def turn(self, domain: str, to_guest: bool) -> None:
+        turn(self._host("turn"), domain, "guest" if to_guest else "tunnel")
+
+    def point(self, leg: Leg, to_guest: bool) -> None:
+        legs, key = self._host("point").legs, (leg.move_id, leg.address)
+        if key not in legs:
+            raise HostError(f"host {self._name}: its side refused 'point': no such leg")
+        legs[key] = replace(legs[key], points_to="guest" if to_guest else "tunnel")
+
+    def close(self, move_id: str, address: str = "") -> None:
+        host = self._host("close")
+        host.legs = {k: e for k, e in host.legs.items() if k[0] != move_id or address not in ("", k[1])}
+
+    def _host(self, effect: str) -> FakeHost:
+        self._world.before(f"link.{effect} {self._name}")
+        found = self._world.hosts[self._name]
+        if not found.reachable:
+            raise UnreachableError(f"host {self._name}: no SSH", "is sshd up?")
+        return found
 
 
 class FakeAgent:
@@ -172,7 +253,11 @@ class FakeAgent:
 
     def status(self) -> AgentFacts:
         guest = self._guest("status")
-        return AgentFacts("0.1.0", guest.boot_id, "6.12", "web", 60.0, "52:54:00:00:00:01", guest.address, "10.50.1.1")
+        mac, held = "52:54:00:00:00:01", tuple(sorted(guest.kept))
+        verbs = ("arrive", "connections", "prepare", "retire", "status")
+        return AgentFacts(
+            "0.1.0", guest.boot_id, "6.12", "web", 60.0, mac, guest.address, "10.50.1.1", held, verbs, rp_filter=2
+        )
 
     def connections(self) -> tuple[Connection, ...]:
         return tuple(self._guest("connections").connections)
@@ -180,25 +265,40 @@ class FakeAgent:
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         return tuple(self._guest("consent").connections)
 
+    def prepare(self, address: str) -> None:
+        guest = self._guest("prepare")
+        if address not in guest.kept:
+            guest.kept.append(address)
+            guest.connections = [_joined(c, address) if c.willing else c for c in guest.connections]
+
     def arrive(self, left: str) -> Arrival:
         guest = self._guest("arrive")
         if guest.last is not None and (guest.last.old, guest.last.new) == (left, guest.address):
             return guest.last
-        new = {"bucharest": "10.50.1.97", "berlin": "10.50.2.97"}[self._place]
+        new = self._leased()
         guest.last = Arrival("channel", guest.address, new, new.rpartition(".")[0] + ".1", 2, 300, 400)
         if new != guest.address:
-            guest.kept.append(guest.address)
+            guest.kept = [a for a in [*guest.kept, guest.address] if a != new]
             guest.address = new
-            guest.connections = [_joined(c, new) if c.willing else c for c in guest.connections]
+            guest.connections = [_joined(c, new) if c.willing and not c.reaches(new) else c for c in guest.connections]
         return guest.last
 
-    def retire(self, address: str) -> None:
+    def retire(self, address: str) -> bool:
         guest = self._guest("retire")
+        if any(c.reaches(address) and not c.reaches(guest.address) for c in guest.connections):
+            return False
         guest.kept = [a for a in guest.kept if a != address]
         guest.connections = [
             replace(c, subflows=tuple(s for s in c.subflows if s.local != address) or c.subflows)
             for c in guest.connections
         ]
+        return True
+
+    def _leased(self) -> str:
+        """What DHCP gives here: the guest's reservation, or else the same as ever."""
+        network = self._world.hosts[self._place].networks["front"]
+        reserved = next((a for a, m in network.reserved if m == "52:54:00:00:00:01"), "")
+        return reserved or network.subnet.removesuffix("0/24") + "97"
 
     def _guest(self, verb: str) -> FakeGuest:
         self._world.before(f"agent.{verb}")
@@ -206,6 +306,11 @@ class FakeAgent:
             self._world.sleep(5)
             raise AgentError("guest web: its agent does not answer")
         return self._world.guest
+
+
+def turn(host: FakeHost, domain: str, to: str) -> None:
+    """All the domain's legs that end there."""
+    host.legs = {k: replace(e, points_to=to) if e.domain == domain else e for k, e in host.legs.items()}
 
 
 def connection(token: int, local: str, willing: bool) -> Connection:

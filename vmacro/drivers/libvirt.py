@@ -16,6 +16,7 @@ from vmacro.drivers.libvirt_connection import Connections, translated
 from vmacro.errors import CopyError
 from vmacro.model.facts import CopyProgress, CopyStatistics, DomainFacts, HostFacts, NetworkFacts
 from vmacro.model.nouns import Host, Policy
+from vmacro.planning.convergence import allowed_downtime_ms
 
 POLL_S = 0.25
 _STATES = {
@@ -113,7 +114,10 @@ class LibvirtHypervisor:
         deadline = time.monotonic() + policy.copy_timeout_s
         migration.start()
         while not migration.wait(POLL_S):
-            _report_if_any(handle, report)
+            progress = _progress(handle)
+            if progress is not None:
+                migration.allow(allowed_downtime_ms(progress.iteration, policy.max_downtime_ms))
+                report(progress)
             if not reason and cancelled():
                 reason = "it was interrupted"
             if not reason and time.monotonic() > deadline:
@@ -138,6 +142,23 @@ class LibvirtHypervisor:
             bytes_transferred=int(stats.get("memory_processed", 0)) + int(stats.get("disk_processed", 0)),
             iterations=int(stats.get("memory_iteration", 0)),
         )
+
+    def reserve(self, network: str, mac: str, address: str) -> None:
+        found = self.network(network)
+        if found is not None and (address, mac) not in found.reserved:
+            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
+
+    def release(self, network: str, mac: str, address: str) -> None:
+        found = self.network(network)
+        if found is not None and (address, mac) in found.reserved:
+            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
+
+    def _update_dhcp_hosts(self, network: str, command: int, mac: str, address: str) -> None:
+        with translated(self._host.name, f"DHCP reservation of {address} for {mac} on network {network}"):
+            handle = self._connection.networkLookupByName(network)
+            where = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+            section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
+            handle.update(command, section, -1, f"<host mac='{mac}' ip='{address}'/>", where)
 
     @contextmanager
     def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
@@ -175,15 +196,25 @@ class _Migration(threading.Thread):
         super().__init__(name="migration", daemon=True)
         self._domain, self._destination, self._policy = domain, destination, policy
         self._over = threading.Event()
+        self._allowed_ms = 0
         self.error: libvirt.libvirtError | None = None
 
     def wait(self, seconds: float) -> bool:
         return self._over.wait(seconds)
 
+    def allow(self, downtime_ms: int) -> None:
+        """How long a pause QEMU may aim at."""
+        if downtime_ms == self._allowed_ms:
+            return
+        try:
+            self._domain.migrateSetMaxDowntime(downtime_ms)
+            self._allowed_ms = downtime_ms
+        except libvirt.libvirtError:
+            pass  # the job is just ending: the migration itself will tell
+
     def run(self) -> None:
         try:
-            if self._policy.max_downtime_ms:
-                self._domain.migrateSetMaxDowntime(self._policy.max_downtime_ms)
+            self.allow(allowed_downtime_ms(1, self._policy.max_downtime_ms))
             self._domain.migrateToURI3(self._destination.peer_uri, self._parameters(), self._flags())
         except libvirt.libvirtError as error:
             self.error = error
@@ -209,26 +240,24 @@ class _Migration(threading.Thread):
         return parameters
 
 
-def _report_if_any(domain: Any, report: Callable[[CopyProgress], None]) -> None:
-    """Report the running job, if libvirt knows of one yet."""
+def _progress(domain: Any) -> CopyProgress | None:
+    """The running job, if libvirt knows of one yet."""
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError:
-        return  # the job is just ending, or the connection is: the migration itself will tell
+        return None  # the job is just ending, or the connection is: the migration itself will tell
     if not stats.get("memory_total"):
-        return  # still connecting
+        return None  # still connecting
     page = stats.get("memory_page_size", 4096)
-    report(
-        CopyProgress(
-            elapsed_ms=int(stats.get("time_elapsed", 0)),
-            bytes_total=int(stats["memory_total"]) + int(stats.get("disk_total", 0)),
-            bytes_remaining=int(stats.get("memory_remaining", 0)) + int(stats.get("disk_remaining", 0)),
-            bytes_sent=int(stats.get("memory_processed", 0)) + int(stats.get("disk_processed", 0)),
-            iteration=int(stats.get("memory_iteration", 0)),
-            dirty_mib_s=stats.get("memory_dirty_rate", 0) * page / (1 << 20),
-            rate_mib_s=stats.get("memory_bps", 0) / (1 << 20),
-            throttle_percent=int(stats.get("auto_converge_throttle", 0)),
-        )
+    return CopyProgress(
+        elapsed_ms=int(stats.get("time_elapsed", 0)),
+        bytes_total=int(stats["memory_total"]) + int(stats.get("disk_total", 0)),
+        bytes_remaining=int(stats.get("memory_remaining", 0)) + int(stats.get("disk_remaining", 0)),
+        bytes_sent=int(stats.get("memory_processed", 0)) + int(stats.get("disk_processed", 0)),
+        iteration=int(stats.get("memory_iteration", 0)),
+        dirty_mib_s=stats.get("memory_dirty_rate", 0) * page / (1 << 20),
+        rate_mib_s=stats.get("memory_bps", 0) / (1 << 20),
+        throttle_percent=int(stats.get("auto_converge_throttle", 0)),
     )
 
 

@@ -65,6 +65,8 @@ def network(text: str, active: bool, leases: Iterable[tuple[str, str]]) -> Netwo
         dhcp_range=dhcp_range,
         dhcp_free=free,
         taken=taken,
+        reserved=tuple(reserved),
+        forward=_attribute(root, "forward", "mode") or "isolated",
     )
 
 

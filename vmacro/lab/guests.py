@@ -93,7 +93,7 @@ def network_xml(topology: Topology, site: str) -> str:
     first = subnet[2] if subnet.num_addresses < 64 else subnet[10]
     return _NETWORK_XML.format(
         name=NETWORK,
-        mac=_mac(topology.name, site, "gateway"),
+        mac=_mac(topology.name, "gateway"),  # the same at every site: a guest that arrives is never mute
         gateway=topology.gateway(site),
         prefix=subnet.prefixlen,
         first=first,

@@ -48,7 +48,7 @@ class Recipe:
     @property
     def key(self) -> str:
         files = sorted(p for p in self.folder.rglob("*") if p.is_file())
-        ours = zipapps.sources() if self.kind == "guest" else []
+        ours = zipapps.sources(self.kind)
         parts = [f"{p.name}:{p.stat().st_mode:o}:" + p.read_text() for p in [*files, *ours, Path(__file__)]]
         return _digest([self.base_key, *parts])
 
@@ -147,6 +147,8 @@ def _assemble(recipe: Recipe, base: Path, work: Path) -> None:
     if recipe.kind == "guest":
         zipapps.build_agent(root / "usr/local/sbin/vmacro-agent.pyz", work, root)
         zipapps.build_responder(root / "usr/local/sbin/vmacro-rtt.pyz", work, root)
+    else:
+        zipapps.build_host_side(root / "usr/local/bin/vmacro-host", work, root)
     units = root / "etc/systemd/system"
     for unit in recipe.mask:
         (units / unit).unlink(missing_ok=True)

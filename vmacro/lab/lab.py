@@ -199,6 +199,8 @@ class Lab:
             "[orchestrator]",
             f'pki_dir = "{self.folder / "operator"}"',
             f'state_dir = "{self.folder}"',
+            f'ssh_key = "{self.folder / "ssh/id_ed25519"}"',
+            f'ssh_known_hosts = "{self.folder / "ssh/known_hosts"}"',
             f'network_namespace = "{self.namespace(OPERATOR)}"',
             "",
             "[policy]",
@@ -207,7 +209,9 @@ class Lab:
         ]
         for name, site in self.topology.sites.items():
             address = self.topology.uplink(name).node.ip
-            lines += ["", f"[sites.{name}]", f"[hosts.{name}]", f'site = "{name}"']
+            lines += ["", f"[sites.{name}]"]
+            lines += ["anti_spoofing = true"] if self.topology.wan.anti_spoofing else []
+            lines += [f"[hosts.{name}]", f'site = "{name}"', f'ssh = "root@{address}"']
             lines += [f'uri = "qemu+tls://{address}/system"', f'peer_uri = "qemu+tls://{name}/system"']
             lines += [f'address = "{address}"', f'network = "{guests.NETWORK}"']
             lines += [f"memory_reserve_mib = {site.memory_reserve_mib}"]

@@ -28,6 +28,9 @@ def create_all(topology: Topology) -> None:
     for node, site in topology.sites.items():
         with IPRoute(netns=topology.network_namespace(WAN)) as ip:
             ip.route("replace", dst=str(site.subnet), gateway=str(topology.uplink(node).node.ip))
+    if topology.wan.anti_spoofing:
+        # Strict reverse-path filtering (RFC 3704 section 2.2), as a provider's edge does it.
+        _sysctl(topology.network_namespace(WAN), {f"net.ipv4.conf.{n}.rp_filter": "1" for n in topology.nodes})
     for node, client in topology.clients.items():
         name = topology.network_namespace(node)
         process.run(["ip", "-n", name, "mptcp", "limits", "set", "add_addr_accepted", str(client.accepts_add_addr)])

@@ -27,6 +27,7 @@ class Wan(Strict):
     bandwidth_mbit: float = Field(default=200, gt=0)
     jitter_ms: float = Field(default=0, ge=0, description="each way, uniform, order kept")
     loss_percent: float = Field(default=0, ge=0, lt=100)
+    anti_spoofing: bool = Field(default=False, description="drop what comes with a source of another node")
     transit: IPv4Network = IPv4Network("10.9.0.0/16")
     round_trips: tuple[RoundTrip, ...] = ()
 

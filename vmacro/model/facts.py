@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vmacro.model.nouns import Host
+
 
 @dataclass(frozen=True)
 class HostFacts:
@@ -50,7 +52,8 @@ class DomainFacts:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here."""
+    """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. `taken`
+    are leases and reservations, `reserved` these alone, as (address, MAC)."""
 
     name: str
     active: bool
@@ -62,6 +65,8 @@ class NetworkFacts:
     dhcp_range: tuple[str, str] | None
     dhcp_free: int | None
     taken: tuple[tuple[str, str], ...] = ()
+    reserved: tuple[tuple[str, str], ...] = ()
+    forward: str = "open"
 
     def address_of(self, mac: str) -> str:
         """The address leased to or reserved for a card, or ''."""
@@ -70,7 +75,8 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class AgentFacts:
-    """`address` is '' while the guest has no lease."""
+    """`address` is '' while the guest has no lease; `held` are the addresses it keeps besides. `rp_filter` is
+    the kernel's reverse-path filter on its interface: 0 off, 1 strict, 2 loose."""
 
     version: str
     boot_id: str
@@ -80,6 +86,9 @@ class AgentFacts:
     mac: str
     address: str
     gateway: str
+    held: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
+    rp_filter: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,8 +171,76 @@ class CopyStatistics:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """One address of a guest, tunnelled between `home`, whose site routes it, and `away`, where the guest is.
+
+    The two ends name it by move and address.
+    """
+
+    move_id: str
+    domain: str
+    mac: str
+    address: str
+    kind: str
+    home: Host
+    away: Host
+    home_bridge: str
+    away_bridge: str
+
+
+@dataclass(frozen=True)
+class LegEnd:
+    """One end of a leg as found on a host; `side` is home or away, `points_to` guest or tunnel."""
+
+    side: str
+    kind: str
+    move: str
+    domain: str
+    address: str
+    mac: str
+    bridge: str
+    peer: str
+    points_to: str
+
+
+@dataclass(frozen=True)
+class LinkFacts:
+    """What a host's own side says. MTUs in bytes, of the guests' bridge and of the way to the other host;
+    `used_by` is the MAC that answers for the address asked about."""
+
+    version: str
+    tunnels: tuple[str, ...]
+    bridge_mac: str
+    bridge_mtu: int
+    path_mtu: int
+    forwarding: bool
+    used_by: str = ""
+    legs: tuple[LegEnd, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A host turned a guest's legs by an event: when, how long that took, how many packets were sent on
+    that had come too late for the guest, and what went wrong, if anything."""
+
+    to: str
+    wall_ns: int
+    took_us: int
+    rescued: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one end of a tunnel must know of the other; empty where nothing."""
+
+    public_key: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True)
 class HostView:
-    """One host as the survey found it; `trouble` says why there are no facts."""
+    """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing."""
 
     host: str
     site: str
@@ -172,6 +249,9 @@ class HostView:
     network: NetworkFacts | None = None
     trouble: str = ""
     trouble_hint: str = ""
+    links: LinkFacts | None = None
+    links_trouble: str = ""
+    links_hint: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from vmacro.model.facts import Arrival, Connection, CopyStatistics
+from vmacro.model.facts import Arrival, Connection, CopyStatistics, Leg
 from vmacro.model.nouns import Guest, Host, Policy
 
 
@@ -38,8 +38,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Held:
+    """An address that the guest has, and the host whose site routes it."""
+
+    address: str
+    home: Host
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything a move needs to know; it is what the journal keeps, and undo is derived from it."""
+    """Everything a move needs to know; it is what the journal keeps, and undo is derived from it.
+
+    For `seamless`: `new_address` is announced before the copy and reached by `lead`; `trail` brings the
+    addresses that the guest has (`held`) to where it goes; `standing` are legs of earlier moves, which this
+    one ends.
+    `reserve`: the new address needs a DHCP reservation that is not there yet.
+    """
 
     move_id: str
     handoff: str
@@ -52,17 +66,24 @@ class Plan:
     mac: str
     address: str
     boot_id: str
+    new_address: str = ""
+    lead: Leg | None = None
+    trail: tuple[Leg, ...] = ()
+    standing: tuple[Leg, ...] = ()
+    held: tuple[Held, ...] = ()
+    reserve: bool = False
 
 
 @dataclass(frozen=True)
 class ConnectionOutcome:
-    """`kept`: it was there after the move. `followed`: and it uses the new address."""
+    """`kept`: it was there after the move. `followed`: it uses the new address. `carried`: it uses an old one."""
 
     key: str
     client: str
     mptcp: bool
     kept: bool
     followed: bool
+    carried: bool = False
 
 
 class Ending(StrEnum):
@@ -84,6 +105,7 @@ class Outcome:
     arrival: Arrival | None = None
     connections: tuple[ConnectionOutcome, ...] = field(default=())
     wall_s: float = 0.0
+    carried: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -100,6 +122,7 @@ class Before:
 
 @dataclass(frozen=True)
 class After:
-    """The connections once the move has settled."""
+    """The connections once the move has settled, and old addresses that some of them still need."""
 
     connections: tuple[Connection, ...]
+    carried: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Host:
     """A hypervisor host. `uri` is libvirt's for us, `peer_uri` for the other hosts; `address` is where
-    they send migration data; `tls_name` is the name in its certificate."""
+    they send migration data; `tls_name` is the name in its certificate; `ssh`, if any, is USER@ADDRESS of
+    its host side."""
 
     name: str
     site: str
@@ -18,14 +19,17 @@ class Host:
     tls_name: str
     network: str
     memory_reserve_mib: int = 0
+    ssh: str = ""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place with its own guest subnet, and the hosts that route it."""
+    """One place with its own guest subnet, and the hosts that route it. `anti_spoofing`: its network drops
+    packets with sources that are not its own (RFC 2827)."""
 
     name: str
     hosts: tuple[Host, ...]
+    anti_spoofing: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Guest:
 
 @dataclass(frozen=True)
 class Policy:
-    """Bounds of a move. `bandwidth_mib_s` 0 means as fast as the link goes."""
+    """Bounds of a move. `bandwidth_mib_s` 0 means as fast as the link goes; connections that cannot follow are
+    carried for `carry_deadline_s` at most."""
 
     bandwidth_mib_s: int = 0
     max_downtime_ms: int = 300
@@ -57,6 +62,8 @@ class Policy:
     auto_converge: bool = True
     allow_connection_loss: bool = False
     consent_timeout_ms: int = 1500
+    join_timeout_s: float = 3.0
+    carry_deadline_s: float = 86_400.0
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,26 @@
-"""All reasons against a move, found at once. Pure: facts in, findings out."""
+"""All reasons against a move, found at once; seamless.py has those of its handoff. Pure: facts in, findings out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
-from vmacro.model.facts import HostView, Survey
+from vmacro.model.facts import Survey
 from vmacro.model.moves import Finding, Severity
-from vmacro.model.nouns import Guest, Host, Policy, Site
+from vmacro.planning import seamless
+from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
 
-RENUMBER = "renumber"
-HANDOFFS = (RENUMBER,)
 SAFE_TCG = (9, 0, 0)  # older QEMU corrupts a guest that dirties memory while TCG migrates it
-
-
-@dataclass(frozen=True)
-class Request:
-    guest: Guest
-    destination: Site
-    handoff: str
-    policy: Policy
 
 
 def check(request: Request, survey: Survey) -> list[Finding]:
     """Findings, blockers first. A rule that lacks its facts says nothing: the lack is a finding of its own."""
-    found = [f for rule in _RULES for f in rule(request, survey)]
+    found = [f for rule in (*_RULES, *seamless.RULES) for f in rule(request, survey)]
     return sorted(found, key=lambda f: f.severity != Severity.BLOCKER)
 
 
 def blockers(findings: Iterable[Finding]) -> list[Finding]:
     return [f for f in findings if f.severity == Severity.BLOCKER]
-
-
-def destination_host(request: Request, survey: Survey) -> Host | None:
-    """The site's host with the most free memory, of those that answer."""
-    answering = [(h, survey.view(h.name)) for h in request.destination.hosts]
-    usable = [(h, v.facts.free_memory_mib) for h, v in answering if v.facts is not None]
-    return max(usable, key=lambda pair: pair[1])[0] if usable else None
-
-
-def _source(survey: Survey) -> HostView | None:
-    return survey.running_at[0] if len(survey.running_at) == 1 else None
-
-
-def _target(request: Request, survey: Survey) -> HostView | None:
-    host = destination_host(request, survey)
-    return survey.view(host.name) if host else None
 
 
 def _hosts_answer(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -62,39 +37,39 @@ def _guest_runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
     subject, running = f"guest {request.guest.name}", survey.running_at
     if not running:
         asked = ", ".join(v.host for v in survey.views if not v.trouble) or "no host"
-        yield _blocker("guest-not-running", subject, f"runs on none of the hosts that answered ({asked})")
+        yield blocker("guest-not-running", subject, f"runs on none of the hosts that answered ({asked})")
     elif len(running) > 1:
         places = " and ".join(v.host for v in running)
-        yield _blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
+        yield blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
     elif running[0].domain is not None and not running[0].domain.running:
         state = f"is {running[0].domain.state} ({running[0].domain.reason}) on {running[0].host}"
-        yield _blocker("guest-paused", subject, state, "resume it first")
+        yield blocker("guest-paused", subject, state, "resume it first")
 
 
 def _guest_is_elsewhere(request: Request, survey: Survey) -> Iterator[Finding]:
-    source = _source(survey)
+    source = source_view(survey)
     if source is not None and source.site == request.destination.name:
-        yield _blocker("already-there", f"guest {request.guest.name}", f"runs at {source.site} already ({source.host})")
+        yield blocker("already-there", f"guest {request.guest.name}", f"runs at {source.site} already ({source.host})")
 
 
 def _name_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, target = _source(survey), _target(request, survey)
+    source, target = source_view(survey), target_view(request, survey)
     if source is None or target is None or target.domain is None or target.host == source.host:
         return
     assert source.domain is not None
     if target.domain.uuid != source.domain.uuid:
         other = f"has another domain {target.domain.name} ({target.domain.uuid})"
-        yield _blocker("name-taken", f"host {target.host}", other, "rename or undefine it")
+        yield blocker("name-taken", f"host {target.host}", other, "rename or undefine it")
 
 
 def _hypervisors_match(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, target = _source(survey), _target(request, survey)
+    source, target = source_view(survey), target_view(request, survey)
     if source is None or target is None or source.facts is None or target.facts is None or source.domain is None:
         return
     here, there = source.facts, target.facts
     if here.hypervisor != there.hypervisor:
         text = f"runs {there.hypervisor}, the guest {here.hypervisor}"
-        yield _blocker("hypervisor-differs", f"host {target.host}", text)
+        yield blocker("hypervisor-differs", f"host {target.host}", text)
         return
     if there.hypervisor_version < here.hypervisor_version:
         older, newer = _dotted(there.hypervisor_version), _dotted(here.hypervisor_version)
@@ -102,22 +77,22 @@ def _hypervisors_match(request: Request, survey: Survey) -> Iterator[Finding]:
         yield Finding("older-hypervisor", Severity.WARNING, f"host {target.host}", text, "the move may be refused")
     machine = source.domain.machine
     if there.machine_types and machine not in there.machine_types:
-        yield _blocker("machine-unknown", f"host {target.host}", f"does not know machine type {machine}")
+        yield blocker("machine-unknown", f"host {target.host}", f"does not know machine type {machine}")
 
 
 def _emulation_is_safe(request: Request, survey: Survey) -> Iterator[Finding]:
-    source = _source(survey)
+    source = source_view(survey)
     if source is None or source.domain is None or source.domain.accelerator != "qemu":
         return
-    for view in (source, _target(request, survey)):
+    for view in (source, target_view(request, survey)):
         if view is not None and view.facts is not None and view.facts.hypervisor_version < SAFE_TCG:
             version = _dotted(view.facts.hypervisor_version)
             text = f"QEMU {version} corrupts guests that live-migrate under TCG (no KVM)"
-            yield _blocker("tcg-corrupts", f"host {view.host}", text, "QEMU 9.0 or later, or hosts with KVM")
+            yield blocker("tcg-corrupts", f"host {view.host}", text, "QEMU 9.0 or later, or hosts with KVM")
 
 
 def _memory_suffices(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, host = _source(survey), destination_host(request, survey)
+    source, host = source_view(survey), destination_host(request, survey)
     if source is None or source.domain is None or host is None:
         return
     facts = survey.view(host.name).facts
@@ -128,56 +103,58 @@ def _memory_suffices(request: Request, survey: Survey) -> Iterator[Finding]:
             f"{facts.free_memory_mib} MiB free, {needed} MiB needed ({source.domain.memory_mib} for the guest, "
             f"{host.memory_reserve_mib} in reserve)"
         )
-        yield _blocker("memory-short", f"host {host.name}", text, "choose another site, or lower memory_reserve_mib")
+        yield blocker("memory-short", f"host {host.name}", text, "choose another site, or lower memory_reserve_mib")
 
 
 def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, target = _source(survey), _target(request, survey)
+    source, target = source_view(survey), target_view(request, survey)
     if source is None or source.domain is None or target is None or source.site == target.site:
         return
     subject, network = f"host {target.host}", target.network
     wanted = source.domain.network
     if network is None or not network.active:
         state = "is not active" if network else "does not exist"
-        yield _blocker("network-missing", subject, f"libvirt network {wanted!r} {state}", f"virsh net-start {wanted}")
+        yield blocker("network-missing", subject, f"libvirt network {wanted!r} {state}", f"virsh net-start {wanted}")
         return
     if network.stp or network.forward_delay_s:
         text = f"bridge {network.bridge} has spanning tree on: it forwards nothing for seconds after an arrival"
-        yield _blocker("bridge-stp", subject, text, "set <bridge stp='off' delay='0'/> and restart the network")
+        yield blocker("bridge-stp", subject, text, "set <bridge stp='off' delay='0'/> and restart the network")
     if network.dhcp_free is None:
-        yield _blocker("dhcp-missing", subject, f"network {network.name!r} serves no DHCP", "add <dhcp><range/></dhcp>")
+        yield blocker("dhcp-missing", subject, f"network {network.name!r} serves no DHCP", "add <dhcp><range/></dhcp>")
     elif network.dhcp_free == 0 and not network.address_of(source.domain.mac):
         first, last = network.dhcp_range or ("?", "?")
         text = f"no DHCP address is free on network {network.name!r} ({first} to {last})"
-        yield _blocker("dhcp-exhausted", subject, text, "widen the range, or free leases: virsh net-dhcp-leases")
+        yield blocker("dhcp-exhausted", subject, text, "widen the range, or free leases: virsh net-dhcp-leases")
     if source.network is not None and source.network.subnet == network.subnet:
         text = f"subnet {network.subnet} is also {source.host}'s: the guest could not tell the sites apart"
-        yield _blocker("subnet-occupied", subject, text, "each site needs a subnet of its own")
+        yield blocker("subnet-occupied", subject, text, "each site needs a subnet of its own")
 
 
 def _disks_can_go(request: Request, survey: Survey) -> Iterator[Finding]:
-    source = _source(survey)
+    source = source_view(survey)
     for disk in source.domain.disks if source is not None and source.domain is not None else ():
         if disk.writable and not disk.shared:
             text = f"disk {disk.target} ({disk.source}) is writable and local"
-            yield _blocker("local-disk", f"guest {request.guest.name}", text, "shared storage; disks do not move yet")
+            yield blocker("local-disk", f"guest {request.guest.name}", text, "shared storage; disks do not move yet")
 
 
 def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, subject = _source(survey), f"guest {request.guest.name}"
+    source, subject = source_view(survey), f"guest {request.guest.name}"
     if source is None or source.domain is None:
         return
     if not source.domain.has_agent_channel:
         text = "the domain has no channel org.vmacro.agent.0"
-        yield _blocker("no-channel", subject, text, "add a virtio-serial <channel> of that name, and the agent")
+        yield blocker("no-channel", subject, text, "add a virtio-serial <channel> of that name, and the agent")
     elif survey.agent is None:
-        yield _blocker("no-agent", subject, survey.agent_trouble, survey.agent_hint)
+        yield blocker("no-agent", subject, survey.agent_trouble, survey.agent_hint)
     elif not survey.agent.address:
-        yield _blocker("no-lease", subject, "its agent has no DHCP lease yet", "does its site serve DHCP?")
+        yield blocker("no-lease", subject, "its agent has no DHCP lease yet", "does its site serve DHCP?")
 
 
 def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
     """Only what `renumber` cannot save: it leaves nothing behind that could carry them."""
+    if request.handoff != RENUMBER:
+        return
     severity = Severity.WARNING if request.policy.allow_connection_loss else Severity.BLOCKER
     for connection in survey.connections:
         if connection.willing:
@@ -196,6 +173,15 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
             yield Finding("client-refuses-add-addr", severity, subject, text, fix)
 
 
+def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]:
+    if request.handoff == RENUMBER and request.destination.anti_spoofing:
+        text = (
+            "its network drops packets with sources of other sites (anti_spoofing): after `renumber` the guest "
+            "sends from its old address until clients have joined the new one"
+        )
+        yield blocker("anti-spoofing", f"site {request.destination.name}", text, "--handoff seamless")
+
+
 Rule = Callable[[Request, Survey], Iterator[Finding]]
 _RULES: tuple[Rule, ...] = (
     _hosts_answer,
@@ -209,11 +195,8 @@ _RULES: tuple[Rule, ...] = (
     _disks_can_go,
     _agent_answers,
     _clients_follow,
+    _no_filter_in_the_way,
 )
-
-
-def _blocker(code: str, subject: str, message: str, hint: str = "") -> Finding:
-    return Finding(code, Severity.BLOCKER, subject, message, hint)
 
 
 def _dotted(version: tuple[int, int, int]) -> str:

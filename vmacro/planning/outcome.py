@@ -8,16 +8,19 @@ from vmacro.model.facts import Connection
 from vmacro.model.moves import ConnectionOutcome
 
 
-def compare(before: Iterable[Connection], after: Iterable[Connection], new_address: str) -> list[ConnectionOutcome]:
+def compare(
+    before: Iterable[Connection], after: Iterable[Connection], new_address: str, carried: Iterable[str]
+) -> list[ConnectionOutcome]:
     """Each connection seen before, as it is after; one that is gone was not kept."""
     now = {c.key: c for c in after}
     outcomes = []
     for old in before:
         new = now.get(old.key)
         followed = new is not None and new.reaches(new_address)
+        held = new is not None and not followed and any(new.reaches(a) for a in carried)
         # A plain TCP connection still stands in the guest's table, but nobody reaches it there.
-        kept = followed if new is None or not new.mptcp else True
-        outcomes.append(ConnectionOutcome(old.key, old.client, old.mptcp, kept, followed))
+        kept = followed or held or (new is not None and new.mptcp)
+        outcomes.append(ConnectionOutcome(old.key, old.client, old.mptcp, kept, followed, held))
     return outcomes
 
 

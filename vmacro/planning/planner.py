@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning.checks import Request, destination_host
+from vmacro.planning import handoffs
+from vmacro.planning.handoffs import SEAMLESS
+from vmacro.planning.request import Request, destination_host
 
 
 def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
@@ -14,7 +18,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
     here, there = inventory.host(source.host), destination_host(request, survey)
     assert here is not None and there is not None and source.domain is not None and source.facts is not None
     assert survey.agent is not None
-    return Plan(
+    address, mac, domain = survey.agent.address, source.domain.mac, source.domain.name
+    basis = Plan(
         move_id=move_id,
         handoff=request.handoff,
         guest=request.guest,
@@ -23,9 +28,23 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         policy=request.policy,
         hypervisor=f"{source.facts.hypervisor} {'.'.join(map(str, source.facts.hypervisor_version))}",
         accelerator=source.domain.accelerator,
-        mac=source.domain.mac,
-        address=survey.agent.address,
+        mac=mac,
+        address=address,
         boot_id=survey.agent.boot_id,
+        standing=handoffs.standing(survey, inventory, domain),
+    )
+    network = survey.view(there.name).network
+    if request.handoff != SEAMLESS or network is None:
+        return basis
+    new = handoffs.next_address(network, mac, survey.agent.held)
+    held = handoffs.held(survey.agent, source, here, basis.standing)
+    return replace(
+        basis,
+        new_address=new,
+        lead=handoffs.lead(move_id, survey, here, there, new),
+        trail=handoffs.trail(move_id, survey, here, there, held),
+        held=held,
+        reserve=(new, mac) not in network.reserved,
     )
 
 

@@ -13,7 +13,8 @@ from vmacro.model.facts import Survey
 from vmacro.model.moves import Finding, Outcome, Plan
 from vmacro.model.nouns import Inventory, ProbeTarget
 from vmacro.planning import checks, planner
-from vmacro.planning.checks import Request
+from vmacro.planning.handoffs import SEAMLESS
+from vmacro.planning.request import Request
 from vmacro.ports import World
 from vmacro.services.survey import survey
 
@@ -39,7 +40,8 @@ class Done:
 
 def checked(inventory: Inventory, request: Request, world: World, ask_clients: bool) -> tuple[Survey, list[Finding]]:
     """Survey and findings; changes nothing but, to ask clients, an address borrowed, announced and withdrawn."""
-    seen = survey(inventory, request.guest, world, ask_clients)
+    seamless = request.handoff == SEAMLESS  # it carries those who cannot follow, and need not ask before
+    seen = survey(inventory, request.guest, world, ask_clients and not seamless, ask_host_sides=seamless)
     return seen, checks.check(request, seen)
 
 

@@ -17,9 +17,11 @@ from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome
 from vmacro.planning.outcome import compare
 from vmacro.ports import World
 from vmacro.services import survey
-from vmacro.services.handoff import HANDOFFS
+from vmacro.services.handoff import Handoff
+from vmacro.services.handoffs import HANDOFFS
 
 Result = TypeVar("Result")
+_MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
 
 class Journal(Protocol):
@@ -34,19 +36,20 @@ def tell_the_story(plan: Plan, world: World, journal: Journal) -> Outcome:
     handoff = HANDOFFS[plan.handoff]
     phase = _Phases(plan, world, journal)
     try:
-        before = phase.run(Phase.SURVEY, Before, lambda: _look_once_more(plan, world))
-        phase.do(Phase.PREPARE, lambda: handoff.prepare(plan, world))
-        statistics = phase.run(Phase.COPY, CopyStatistics, lambda: _copy(plan, world))
+        seen = phase.run(Phase.SURVEY, Before, lambda: _look_once_more(plan, world))
+        before = phase.run(Phase.PREPARE, Before, lambda: handoff.prepare(plan, world, seen))
+        statistics = phase.run(Phase.COPY, _MAYBE_STATISTICS, lambda: _copy(plan, world, handoff))
     except VmacroError as error:
         return _back_out(plan, world, phase, error)
     outcome = Outcome(Ending.MOVED, statistics=statistics)
     try:
         arrival = phase.run(Phase.ARRIVE, Arrival, lambda: handoff.arrive(plan, world))
         outcome = replace(outcome, arrival=arrival)
-        after = phase.run(Phase.SETTLE, After, lambda: After(handoff.settle(plan, world, before, arrival)))
-        found = compare(before.connections, after.connections, arrival.new)
-        outcome = replace(outcome, connections=tuple(found))
+        after = phase.run(Phase.SETTLE, After, lambda: handoff.settle(plan, world, before, arrival))
+        found = compare(before.connections, after.connections, arrival.new, after.carried)
+        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
         phase.do(Phase.VERIFY, lambda: _verify_health(plan, world))
+        phase.do(Phase.CLEAN, lambda: handoff.clean(plan, world, after))
     except VmacroError as error:
         outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint)
     lost = [c for c in outcome.connections if not c.kept]
@@ -88,7 +91,7 @@ def _look_once_more(plan: Plan, world: World) -> Before:
     return Before(facts.boot_id, connections)
 
 
-def _copy(plan: Plan, world: World) -> CopyStatistics:
+def _copy(plan: Plan, world: World, handoff: Handoff) -> CopyStatistics | None:
     """Live migration; ends when the guest runs at the destination, which is the point of no return."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
 
@@ -115,10 +118,10 @@ def _copy(plan: Plan, world: World) -> CopyStatistics:
             ("destination", plan.destination, destination),
         ):
             watching.enter_context(hypervisor.watch(plan.guest.domain, _teller(plan, world, name, host.name)))
+        watching.enter_context(handoff.watching(plan, world))
         if survey.where([plan.source, plan.destination], plan.guest, world) != [plan.destination]:
             source.copy(plan.guest.domain, plan.destination, plan.policy, report, world.cancelled)
-    statistics = destination.statistics(plan.guest.domain)
-    return statistics or CopyStatistics(0, 0, 0, 0)
+    return destination.statistics(plan.guest.domain)
 
 
 def _teller(plan: Plan, world: World, side: str, host: str) -> Callable[[str, str], None]:
@@ -148,7 +151,10 @@ def _back_out(plan: Plan, world: World, phase: _Phases, error: VmacroError) -> O
     if places != [plan.source]:
         seen = " and ".join(h.name for h in places) or "neither host"
         return Outcome(Ending.UNCERTAIN, f"{error.message}; the guest runs on {seen}", _UNCERTAIN_HINT)
-    phase.do(Phase.CLEAN, lambda: HANDOFFS[plan.handoff].undo_prepare(plan, world))
+    try:
+        phase.do(Phase.CLEAN, lambda: HANDOFFS[plan.handoff].undo_prepare(plan, world))
+    except VmacroError as left:
+        return Outcome(Ending.ROLLED_BACK, f"{error.message}; and undoing what was prepared: {left.message}", left.hint)
     return Outcome(Ending.ROLLED_BACK, error.message, error.hint)
 
 

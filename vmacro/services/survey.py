@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError
 from vmacro.model.facts import AgentFacts, Connection, HostView, Survey
 from vmacro.model.nouns import Guest, Host, Inventory
+from vmacro.planning.handoffs import next_address
 from vmacro.ports import World
 
 
-def survey(inventory: Inventory, guest: Guest, world: World, ask_clients: bool) -> Survey:
+def survey(inventory: Inventory, guest: Guest, world: World, ask_clients: bool, ask_host_sides: bool) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
     `ask_clients`: find out which clients join an announced address, by announcing a borrowed
-    address to those of whom it is not known.
+    address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH.
     """
     views = tuple(view(host, guest, world) for host in inventory.hosts)
     running = [v for v in views if v.domain is not None and v.domain.running]
@@ -26,7 +28,27 @@ def survey(inventory: Inventory, guest: Guest, world: World, ask_clients: bool) 
         facts, connections = _ask_agent(host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     except (AgentError, HostError) as error:
         return Survey(views, agent_trouble=error.message, agent_hint=error.hint)
+    if ask_host_sides:
+        mac, held = running[0].domain.mac, facts.held
+        views = tuple(_with_links(v, inventory, host, mac, held, world) for v in views)
     return Survey(views, facts, connections=connections)
+
+
+def _with_links(
+    view: HostView, inventory: Inventory, source: Host, mac: str, held: tuple[str, ...], world: World
+) -> HostView:
+    """What the host's own side says of its tunnels, and who uses the address that the guest would get."""
+    host, network = inventory.host(view.host), view.network
+    if host is None or network is None or view.trouble:
+        return view
+    elsewhere = host.name != source.name
+    probe = next_address(network, mac, held) if elsewhere and host.site != source.site else ""
+    peers = [h for h in inventory.hosts if h.name != host.name]
+    peer = source.address if elsewhere else next((h.address for h in peers), "")
+    try:
+        return replace(view, links=world.host_network(host).facts(network.bridge, peer, probe))
+    except HostError as error:
+        return replace(view, links_trouble=error.message, links_hint=error.hint)
 
 
 def view(host: Host, guest: Guest, world: World) -> HostView:

@@ -1,0 +1,208 @@
+"""The host side by SSH: one session a host, strict known hosts, one program, fixed verbs."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import paramiko
+from pydantic import TypeAdapter, ValidationError
+
+from guest_agent import protocol
+from vmacro.errors import HostError, UnreachableError, UntrustedError
+from vmacro.model.facts import Leg, LinkFacts, Offer, Turn
+from vmacro.model.nouns import Host
+
+PROGRAM = "vmacro-host"  # found by the host's PATH, or what the key is bound to (authorized_keys, command=)
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 15.0
+_LINK_FACTS, _OFFER, _TURNS = TypeAdapter(LinkFacts), TypeAdapter(Offer), TypeAdapter(tuple[Turn, ...])
+Checked = TypeVar("Checked")
+
+
+class SshHostNetwork:
+    """Implements ports.HostNetwork. What the host says is checked before anybody uses it."""
+
+    def __init__(self, host: Host, session: Session) -> None:
+        self._host, self._session = host, session
+
+    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+        return self._checked(_LINK_FACTS, self._ask("facts", bridge=bridge, peer=peer, probe=probe))
+
+    def open(self, leg: Leg) -> Offer:
+        return self._checked(_OFFER, self._ask("open", **self._end(leg)))
+
+    def join(self, leg: Leg, far: Offer) -> None:
+        self._ask("join", move=leg.move_id, address=leg.address, public_key=far.public_key, port=far.port)
+
+    def arm(self, domain: str) -> None:
+        self._ask("arm", domain=domain)
+
+    def turned(self) -> tuple[Turn, ...]:
+        return self._checked(_TURNS, self._ask("turned").get("turned"))
+
+    def turn(self, domain: str, to_guest: bool) -> None:
+        self._ask("turn", domain=domain, to="guest" if to_guest else "tunnel")
+
+    def point(self, leg: Leg, to_guest: bool) -> None:
+        self._ask("point", move=leg.move_id, address=leg.address, to="guest" if to_guest else "tunnel")
+
+    def close(self, move_id: str, address: str = "") -> None:
+        self._ask("close", move=move_id, address=address)
+
+    def _end(self, leg: Leg) -> dict[str, str]:
+        home = self._host.name == leg.home.name
+        return {
+            "side": "home" if home else "away",
+            "kind": leg.kind,
+            "move": leg.move_id,
+            "domain": leg.domain,
+            "address": leg.address,
+            "mac": leg.mac,
+            "bridge": leg.home_bridge if home else leg.away_bridge,
+            "peer": (leg.away if home else leg.home).address,
+        }
+
+    def _ask(self, verb: str, **args: protocol.Scalar) -> dict[str, Any]:
+        reply = self._session.ask(protocol.Request(secrets.token_hex(8), verb, args))
+        if not reply.ok:
+            raise HostError(f"host {self._host.name}: its side refused {verb!r}: {reply.error_text}")
+        return reply.result
+
+    def _checked(self, adapter: TypeAdapter[Checked], data: object) -> Checked:
+        try:
+            return adapter.validate_python(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            text = f"host {self._host.name}: its side said something odd: {where}: {first['msg']}"
+            raise HostError(text, "is vmacro-host there of this version?") from error
+
+
+class Session:
+    """One SSH channel with the program at its end."""
+
+    def __init__(self, host: Host, client: paramiko.SSHClient) -> None:
+        self._host, self._client = host, client
+        transport = client.get_transport()
+        assert transport is not None
+        transport.set_keepalive(5)
+        self._channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
+        self._channel.exec_command(PROGRAM)
+        self._channel.settimeout(ANSWER_TIMEOUT_S)
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        transport = self._client.get_transport()
+        return transport is not None and transport.is_active() and not self._channel.closed
+
+    def ask(self, request: protocol.Request) -> protocol.Reply:
+        """Raises HostError."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        with self._lock:
+            try:
+                self._channel.sendall(protocol.encode_request(request))
+                while True:
+                    reply = self._next_reply(deadline)
+                    if reply.id == request.id:
+                        return reply
+            except (OSError, paramiko.SSHException) as error:
+                self._channel.close()
+                what = f"no answer to {request.verb!r} within {ANSWER_TIMEOUT_S:g} s" if _timed_out(error) else error
+                raise UnreachableError(f"host {self._host.name}: its side: {what}", self._complaint()) from error
+
+    def _next_reply(self, deadline: float) -> protocol.Reply:
+        while b"\n" not in self._buffer:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            chunk = self._channel.recv(65536)
+            if not chunk:
+                raise OSError("it ended")
+            self._buffer += chunk
+            if len(self._buffer) > 2 * protocol.MAX_REPLY_BYTES:
+                raise OSError(f"it sent over {protocol.MAX_REPLY_BYTES} bytes a line")
+        line, _, rest = self._buffer.partition(b"\n")
+        self._buffer = rest
+        try:
+            return protocol.decode_reply(bytes(line))
+        except protocol.ProtocolError as error:
+            raise OSError(f"it does not speak our language: {error}") from error
+
+    def _complaint(self) -> str:
+        said = ""
+        while self._channel.recv_stderr_ready():
+            said += self._channel.recv_stderr(4096).decode(errors="replace")
+        return said.strip()[-300:] or "does `ssh HOST vmacro-host` start there, as root?"
+
+    def close(self) -> None:
+        self._channel.close()
+        self._client.close()
+
+
+class HostSides:
+    """A session a host, opened on demand and again where it broke."""
+
+    def __init__(self, key: Path | None, known_hosts: Path | None) -> None:
+        self._key, self._known_hosts = key, known_hosts
+        self._open: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def get(self, host: Host) -> SshHostNetwork:
+        """Raises UnreachableError, UntrustedError."""
+        with self._lock:
+            session = self._open.get(host.name)
+            if session is None or not session.alive:
+                session = self._connect(host)
+                self._open[host.name] = session
+            return SshHostNetwork(host, session)
+
+    def close(self) -> None:
+        with self._lock:
+            for session in self._open.values():
+                session.close()
+            self._open.clear()
+
+    def _connect(self, host: Host) -> Session:
+        user, _, address = host.ssh.rpartition("@")
+        if not address:
+            hint = f'hosts.{host.name}.ssh = "root@ADDRESS" in the inventory'
+            raise UnreachableError(f"host {host.name}: no SSH to its side is configured", hint)
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        try:
+            if self._known_hosts is not None:
+                client.load_host_keys(str(self._known_hosts))
+            else:
+                client.load_system_host_keys()
+            client.connect(
+                address,
+                username=user or "root",
+                key_filename=str(self._key) if self._key else None,
+                allow_agent=self._key is None,
+                look_for_keys=self._key is None,
+                timeout=CONNECT_TIMEOUT_S,
+                banner_timeout=CONNECT_TIMEOUT_S,
+                auth_timeout=CONNECT_TIMEOUT_S,
+            )
+            return Session(host, client)
+        except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
+            raise UntrustedError(f"host {host.name}: SSH to {address}: {error}", _TRUST_HINT) from error
+        except paramiko.SSHException as error:
+            kind = UntrustedError if "not found in known_hosts" in str(error) else UnreachableError
+            raise kind(f"host {host.name}: SSH to {address}: {error}", _TRUST_HINT) from error
+        except OSError as error:
+            text = f"host {host.name}: no SSH to {address}: {error.strerror or error}"
+            raise UnreachableError(text, "is sshd up, and does the firewall let this machine in?") from error
+
+
+_TRUST_HINT = "orchestrator.ssh_known_hosts must have the host's key, and its authorized_keys ours"
+
+
+def _timed_out(error: Exception) -> bool:
+    return isinstance(error, (TimeoutError, socket.timeout))

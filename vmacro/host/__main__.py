@@ -1,0 +1,29 @@
+"""`vmacro-host`: the host side, on standard input and output. It is what an SSH key may be bound to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from pyroute2.iproute.linux import IPRoute
+
+from vmacro.host.server import serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="vmacro-host", description=__doc__)
+    parser.add_argument("--libvirt", default="qemu:///system", help="this host's own libvirt")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("vmacro-host: needs root, for routes and tunnels", file=sys.stderr)
+        return 3
+    # It does little, and what it does at a guest's pause cannot wait for a busy hypervisor.
+    os.setpriority(os.PRIO_PROCESS, 0, -15)
+    with IPRoute() as ip:
+        serve(ip, options.libvirt)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Reasons against a `seamless` handoff: what tunnels, host side, guest and addresses must be like. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from vmacro.model.facts import HostView, Survey
+from vmacro.model.moves import Finding, Severity
+from vmacro.planning.handoffs import SEAMLESS, best_tunnel, next_address
+from vmacro.planning.request import Request, blocker, source_view, target_view
+
+LEAST_PATH_MTU = 1350  # 1280, which every IPv6 link takes (RFC 8200 section 5), and a tunnel's headers
+_FALL_BACK = "or --handoff renumber, which needs no host side"
+
+
+def _both(request: Request, survey: Survey) -> tuple[HostView, HostView] | None:
+    source, target = source_view(survey), target_view(request, survey)
+    if request.handoff != SEAMLESS or source is None or target is None or source.host == target.host:
+        return None
+    return source, target
+
+
+def _host_sides_answer(request: Request, survey: Survey) -> Iterator[Finding]:
+    for view in _both(request, survey) or ():
+        if view.links is None and not view.trouble:
+            hint = f"{view.links_hint}; {_FALL_BACK}" if view.links_hint else _FALL_BACK
+            yield blocker("no-host-side", f"host {view.host}", view.links_trouble, hint)
+
+
+def _hosts_can_tunnel(request: Request, survey: Survey) -> Iterator[Finding]:
+    both = _both(request, survey)
+    if both is None or both[0].links is None or both[1].links is None:
+        return
+    kind, (source, target) = best_tunnel(*both), both
+    subject = f"hosts {source.host} and {target.host}"
+    if not kind:
+        can = " and ".join(f"{v.host}: {', '.join(v.links.tunnels) or 'none'}" for v in both if v.links is not None)
+        text = f"have no kind of tunnel in common ({can})"
+        yield blocker("no-tunnel", subject, text, f"modprobe wireguard (and its tools) or vxlan; {_FALL_BACK}")
+    elif kind != "wireguard":
+        text = f"have no WireGuard in common: the tunnel is {kind}, which neither encrypts nor authenticates"
+        hint = "only over a path between the sites that does; else install WireGuard on both"
+        yield Finding("tunnel-plain", Severity.WARNING, subject, text, hint)
+
+
+def _hosts_forward(request: Request, survey: Survey) -> Iterator[Finding]:
+    for view in _both(request, survey) or ():
+        if view.links is None:
+            continue
+        if not view.links.forwarding:
+            text = "does not forward IPv4"
+            yield blocker("no-forwarding", f"host {view.host}", text, "sysctl net.ipv4.ip_forward=1")
+        if view.links.path_mtu < LEAST_PATH_MTU:
+            text = (
+                f"its way to the other host takes packets of {view.links.path_mtu} bytes, {LEAST_PATH_MTU} are needed"
+            )
+            yield blocker("tunnel-mtu", f"host {view.host}", text, f"raise the MTU of that path; {_FALL_BACK}")
+        if view.network is not None and view.network.forward in ("nat", "route", "isolated"):
+            text = f"libvirt's filter of network {view.network.name!r} ({view.network.forward}) drops foreign addresses"
+            yield blocker(
+                "network-filters", f"host {view.host}", text, "<forward mode='open'/>, with rules of your own"
+            )
+
+
+def _gateways_look_alike(request: Request, survey: Survey) -> Iterator[Finding]:
+    both = _both(request, survey)
+    if both is None or both[0].links is None or both[1].links is None:
+        return
+    here, there = both[0].links.bridge_mac, both[1].links.bridge_mac
+    if here != there:
+        text = f"their gateways have different MACs ({here}, {there})"
+        hint = "give all sites' networks one <mac address='…'/>: else the guest is mute until its agent has acted"
+        yield Finding("gateway-mac", Severity.WARNING, f"hosts {both[0].host} and {both[1].host}", text, hint)
+
+
+def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
+    both = _both(request, survey)
+    if both is None or both[0].domain is None or both[1].network is None or survey.agent is None:
+        return
+    target, mac = both[1], both[0].domain.mac
+    address = next_address(both[1].network, mac, survey.agent.held)
+    if not address:
+        return  # a rule for every handoff speaks of exhausted pools
+    used_by = target.links.used_by if target.links is not None else ""
+    if used_by and used_by.lower() != mac.lower():
+        text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"
+        yield blocker("address-used", f"host {target.host}", text, "find out who; or reserve another for the guest")
+
+
+def _agent_can(request: Request, survey: Survey) -> Iterator[Finding]:
+    if request.handoff != SEAMLESS or survey.agent is None:
+        return
+    subject, agent = f"guest {request.guest.name}", survey.agent
+    if "prepare" not in agent.verbs:
+        text = f"its agent ({agent.version}) cannot prepare an address"
+        yield blocker("agent-too-old", subject, text, f"install the agent of this vmacro; {_FALL_BACK}")
+    if agent.rp_filter == 1:
+        text = "its reverse-path filter is strict (rp_filter=1): it would drop what comes for one site's address"
+        yield blocker("guest-rp-filter", subject, text, "in the guest: sysctl net.ipv4.conf.all.rp_filter=2")
+
+
+Rule = Callable[[Request, Survey], Iterator[Finding]]
+RULES: tuple[Rule, ...] = (
+    _host_sides_answer,
+    _hosts_can_tunnel,
+    _hosts_forward,
+    _gateways_look_alike,
+    _address_is_free,
+    _agent_can,
+)
