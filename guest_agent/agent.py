@@ -231,7 +231,7 @@ class Agent:
         """Take an address that the guest had from connections that use the present one too.
 
         Where nobody else needs it: REMOVE_ADDR on all connections, then the /32 goes. Where somebody does,
-        only the others' subflows on it are cut, and it stays.
+        only the others' subflows on it are cut, and it stays; unless `force` cuts these connections too.
         """
         address = _address(args, "address")
         if self._link is None or self._lease is None:
@@ -241,7 +241,9 @@ class Agent:
         users = [c for c in connections.connections() if c.uses(address)]
         free = {c.token for c in users if c.token and c.uses(self._lease.address)}
         stuck = [c for c in users if c.token not in free]
-        if stuck:
+        if args.get("force") is True:
+            connections.cut(address, {c.token for c in stuck})
+        elif stuck:
             connections.cut(address, free)
             return {"retired": False, "stuck": len(stuck)}
         await mptcp.withdraw(0, address)

@@ -18,9 +18,9 @@ NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
-INET_DIAG_ULP_INFO = 19
-# The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO (2), as a bit of a mask.
-EXTENSIONS = 1 << (2 - 1)
+INET_DIAG_INFO, INET_DIAG_ULP_INFO = 2, 19
+# The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO, as a bit of a mask.
+EXTENSIONS = 1 << (INET_DIAG_INFO - 1)
 # INET_ULP_INFO_MPTCP holds MPTCP_SUBFLOW_ATTR_* (include/uapi/linux/inet_diag.h, mptcp.h)
 ULP_INFO_MPTCP = 3
 ATTR_TOKEN_LOC, ATTR_FLAGS, ATTR_ID_LOC = 2, 8, 10
@@ -49,6 +49,7 @@ class Subflow:
     joined: bool = False
     backup: bool = False
     established: bool = True
+    bytes: int = 0
 
 
 @dataclass
@@ -125,6 +126,7 @@ def parse(payload: bytes) -> tuple[int, Subflow] | None:
     if local.is_loopback:
         return None
     attributes = _attributes(payload[_MESSAGE.size :])
+    info = attributes.get(INET_DIAG_INFO, b"")  # struct tcp_info: tcpi_bytes_acked, tcpi_bytes_received
     inner = _attributes(_attributes(attributes.get(INET_DIAG_ULP_INFO, b"")).get(ULP_INFO_MPTCP, b""))
     token, flags, local_id = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS, ATTR_ID_LOC))
     subflow = Subflow(
@@ -136,6 +138,7 @@ def parse(payload: bytes) -> tuple[int, Subflow] | None:
         joined=bool(flags & SUBFLOW_JOINED),
         backup=bool(flags & SUBFLOW_BACKUP),
         established=not token or bool(flags & SUBFLOW_ESTABLISHED),
+        bytes=_integer(info[120:128]) + _integer(info[128:136]),
     )
     return token, subflow
 

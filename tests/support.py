@@ -94,3 +94,28 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
+
+
+def on_host(lab: Lab, host: str, *command: str) -> str:
+    """A command in the host, by its init: an opinion independent of our host side."""
+    leader = lab.host(host).leader
+    assert leader is not None
+    inside = ["nsenter", "-t", str(leader.pid), "-a", *command]
+    return subprocess.run(inside, capture_output=True, text=True, check=True).stdout
+
+
+def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
+    """Everything that a move may leave at the hosts: tunnels, routes, rules, neighbours, reservations."""
+    looks = [
+        ("ip", "-o", "-brief", "link", "show", "type", "vxlan"),
+        ("ip", "-4", "rule"),
+        ("ip", "-6", "rule"),
+        ("ip", "-4", "route", "show", "table", "all", "proto", "118"),
+        ("ip", "-6", "route", "show", "table", "all", "proto", "118"),
+        ("ip", "neigh", "show", "nud", "permanent"),
+        ("ip", "neigh", "show", "proxy"),
+        ("sh", "-c", "virsh net-dumpxml front | grep '<host'; true"),
+    ]
+    return {
+        host: {line for look in looks for line in on_host(lab, host, *look).splitlines()} for host in lab.topology.sites
+    }

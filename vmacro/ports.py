@@ -108,9 +108,9 @@ class Agent(Protocol):
     def arrive(self, left: str) -> Arrival:
         """Renew DHCP and announce, if that is not done yet; `left` is the address before the move."""
 
-    def retire(self, address: str) -> bool:
+    def retire(self, address: str, force: bool = False) -> bool:
         """Withdraw an address from connections that use the present one too. True: nobody needs it any more,
-        and it is gone. False: it stays, for connections that cannot follow."""
+        and it is gone. False: it stays, for connections that cannot follow; `force` cuts them."""
 
 
 @dataclass(frozen=True)

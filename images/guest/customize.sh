@@ -12,3 +12,5 @@ echo web > "$root/etc/hostname"
 : > "$root/etc/machine-id"
 chroot "$root" passwd -q -d root
 chroot "$root" python3 -m compileall -q /usr/lib/python3.13 || true
+# Something to download: no two blocks alike, the same in every build.
+python3 -c 'import random, sys; sys.stdout.buffer.write(random.Random(1).randbytes(16 << 20))' > "$root/var/www/html/random.bin"

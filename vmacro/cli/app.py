@@ -7,7 +7,7 @@ import sys
 import typer
 
 from vmacro import __version__
-from vmacro.cli import images, lab, move, render, rtt
+from vmacro.cli import carry, images, lab, move, render, rtt
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ app.command()(move.sites)
 app.command()(move.check)
 app.command()(move.migrate)
 app.command()(move.connections)
+app.command()(carry.carried)
+app.command()(carry.carry)
 app.command()(move.history)
 app.command()(move.show)
 app.add_typer(lab.app, name="lab")

@@ -234,6 +234,9 @@ def _show_report(figures: dict[str, Any], events: list[Event], recorded: Path | 
             render.table(shown)
     else:
         render.out.print(f"{figures['ending']}; no prober is configured for this guest, so nothing was measured")
+    if figures["carried_addresses"]:
+        addresses = ", ".join(figures["carried_addresses"])
+        render.out.print(f"carried on for clients that cannot follow: {addresses}. `vmacro carry` closes it in the end")
     render.out.print(f"report: {folder}/report.html")
 
 

@@ -127,6 +127,17 @@ def runner(settings: Settings, world: World) -> Iterator[Callable[[Plan], Outcom
 
 
 @contextmanager
+def carrier(settings: Settings, world: World) -> Iterator[None]:
+    """Works on carriages as long as it is open."""
+    settings.orchestrator.state_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        journal.explained(settings.database_url),
+        journal.open_journal(settings.database_url, world, journal.CARRIER),
+    ):
+        yield
+
+
+@contextmanager
 def archive(settings: Settings) -> Iterator[journal.Archive]:
     with journal.explained(settings.database_url):
         opened_archive = journal.Archive(settings.database_url)

@@ -36,6 +36,7 @@ class _WireSubflow(Strict):
     joined: bool
     backup: bool
     established: bool
+    bytes: int = 0
 
 
 class _WireConnection(Strict):
@@ -89,8 +90,9 @@ class ChannelAgent:
     def prepare(self, address: str) -> None:
         self._ask("prepare", {"address": address}, ANSWER_TIMEOUT_S)
 
-    def retire(self, address: str) -> bool:
-        return self._ask("retire", {"address": address}, ANSWER_TIMEOUT_S).get("retired") is True
+    def retire(self, address: str, force: bool = False) -> bool:
+        args: dict[str, protocol.Scalar] = {"address": address, "force": force}
+        return self._ask("retire", args, ANSWER_TIMEOUT_S).get("retired") is True
 
     def _connections(self, said: dict[str, Any]) -> tuple[Connection, ...]:
         found = self._checked(_CONNECTIONS, said.get("connections"))
@@ -201,5 +203,12 @@ class ChannelAgents:
 
 def _subflow(wire: _WireSubflow) -> Subflow:
     return Subflow(
-        wire.local, wire.local_port, wire.remote, wire.remote_port, wire.joined, wire.backup, wire.established
+        wire.local,
+        wire.local_port,
+        wire.remote,
+        wire.remote_port,
+        wire.joined,
+        wire.backup,
+        wire.established,
+        wire.bytes,
     )

@@ -283,8 +283,10 @@ class FakeAgent:
             guest.connections = [_joined(c, new) if c.willing and not c.reaches(new) else c for c in guest.connections]
         return guest.last
 
-    def retire(self, address: str) -> bool:
+    def retire(self, address: str, force: bool = False) -> bool:
         guest = self._guest("retire")
+        if force:
+            guest.connections = [c for c in guest.connections if c.reaches(guest.address)]
         if any(c.reaches(address) and not c.reaches(guest.address) for c in guest.connections):
             return False
         guest.kept = [a for a in guest.kept if a != address]

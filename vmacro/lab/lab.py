@@ -137,14 +137,24 @@ class Lab:
         deadline = process.Deadline(GUEST_DEADLINE_S)
         while True:
             status = self._guest_status(name, connections, hosts)
-            address = (status.agent.address if status.agent else "", DEFAULT_PORT)
+            if status.agent is not None:
+                self.wait_for_responder(status.agent.address)
+                return
+            if deadline.over:
+                raise LabError(f"guest {name}: {status.trouble}")
+            deadline.nap(0.2)
+
+    def wait_for_responder(self, address: str) -> None:
+        """Until the operator can reach it. Raises LabError."""
+        deadline = process.Deadline(GUEST_DEADLINE_S)
+        while True:
             try:
                 with namespaces.inside(self.namespace(OPERATOR)):
-                    socket.create_connection(address, timeout=5).close()
+                    socket.create_connection((address, DEFAULT_PORT), timeout=5).close()
                 return
             except OSError as error:
                 if deadline.over:
-                    raise LabError(f"guest {name}: its RTT responder does not answer: {error}") from error
+                    raise LabError(f"{address}: its RTT responder does not answer: {error}") from error
             deadline.nap(0.2)
 
     def _guest_status(self, name: str, connections: Connections, hosts: dict[str, Host]) -> GuestStatus:

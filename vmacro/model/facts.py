@@ -93,6 +93,8 @@ class AgentFacts:
 
 @dataclass(frozen=True)
 class Subflow:
+    """`bytes`: acknowledged and received so far (tcp_info)."""
+
     local: str
     local_port: int
     remote: str
@@ -100,6 +102,7 @@ class Subflow:
     joined: bool
     backup: bool
     established: bool
+    bytes: int = 0
 
     @property
     def client(self) -> str:

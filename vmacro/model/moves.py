@@ -113,6 +113,21 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Carriage:
+    """An old address that a move left in use: whose, from which home, by which leg (None: the guest is home),
+    since when and until when at most (seconds of the wall clock)."""
+
+    move_id: str
+    guest: Guest
+    address: str
+    home: Host
+    at: Host
+    leg: Leg | None
+    began_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
 class Before:
     """What the guest was like just before the copy, to be compared with after."""
 

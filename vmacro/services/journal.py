@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +21,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import __version__
 from vmacro.errors import ConfigurationError, VmacroError
-from vmacro.model.moves import Outcome, Plan
+from vmacro.model.moves import Carriage, Outcome, Plan
 from vmacro.ports import World
-from vmacro.services import migrate
+from vmacro.services import carry, migrate
 
 Result = TypeVar("Result")
 APPLICATION = "vmacro"
 WORKFLOW = "migrate"
-_PLAN, _OUTCOME = TypeAdapter(Plan), TypeAdapter(Outcome)
+CARRIAGES = "carriages"
+CARRIER = "vmacro-carrier"
+_PLAN, _OUTCOME, _CARRIAGE = TypeAdapter(Plan), TypeAdapter(Outcome), TypeAdapter(Carriage)
 
 
 class Json:
@@ -77,13 +80,27 @@ _world: World | None = None
 @DBOS.workflow(name=WORKFLOW)
 def _workflow(plan: dict[str, Any]) -> dict[str, Any]:
     assert _world is not None, "run_move() sets the world before any workflow runs"
-    outcome = migrate.tell_the_story(_PLAN.validate_python(plan), _world, _Steps())
+    chosen = _PLAN.validate_python(plan)
+    outcome = migrate.tell_the_story(chosen, _world, _Steps())
+    began_s = _Steps().step("carry", float, time.time) if outcome.carried else 0.0
+    for carriage in carry.carriages(chosen, outcome, began_s):
+        with SetWorkflowID(f"carry-{carriage.address}-{carriage.move_id}"):
+            DBOS.enqueue_workflow(CARRIAGES, _carry, _CARRIAGE.dump_python(carriage, mode="json"))
     return dict(_OUTCOME.dump_python(outcome, mode="json"))
+
+
+@DBOS.workflow(name="carry")
+def _carry(carriage: dict[str, Any]) -> str:
+    assert _world is not None, "run_carriages() sets the world before any workflow runs"
+    return carry.tell_the_story(_CARRIAGE.validate_python(carriage), _world, _Steps())
 
 
 @contextmanager
 def open_journal(database_url: str, world: World, executor: str) -> Iterator[None]:
-    """DBOS, launched. One executor name a process: it takes over nobody else's moves by itself."""
+    """DBOS, launched. One executor name a process: it takes over nobody else's moves by itself.
+
+    Under the name CARRIER it works on carriages, those too that it had begun when it last ended.
+    """
     global _world
     logging.getLogger("dbos").setLevel(logging.ERROR)
     _world = world
@@ -97,8 +114,10 @@ def open_journal(database_url: str, world: World, executor: str) -> Iterator[Non
             "serializer": Json(),  # type: ignore[typeddict-item]
         }
     )
+    DBOS.listen_queues([CARRIAGES] if executor == CARRIER else [])
     try:
         DBOS.launch()
+        DBOS.register_queue(CARRIAGES)
         yield
     finally:
         DBOS.destroy(workflow_completion_timeout_sec=0)
@@ -146,6 +165,13 @@ class Archive:
             )
             for s in steps
         ]
+
+    def carriages(self) -> list[Carriage]:
+        """Those that have not ended, oldest first."""
+        if self._client is None:
+            return []
+        found = self._client.list_workflows(name="carry", status=["ENQUEUED", "PENDING"])
+        return [_CARRIAGE.validate_python(w.input["args"][0]) for w in found if w.input]
 
     def close(self) -> None:
         if self._client is not None:

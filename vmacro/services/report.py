@@ -65,9 +65,17 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
         "copy_ms": statistics.elapsed_ms if statistics else None,
         "migration_wall_s": outcome.wall_s,
         "connections": [
-            {"token": c.key, "client": c.client, "mptcp": c.mptcp, "kept": c.kept, "followed": c.followed}
+            {
+                "token": c.key,
+                "client": c.client,
+                "mptcp": c.mptcp,
+                "kept": c.kept,
+                "followed": c.followed,
+                "carried": c.carried,
+            }
             for c in outcome.connections
         ],
+        "carried_addresses": list(outcome.carried),
     }
     if felt is not None:
         figures |= {
@@ -112,7 +120,8 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     """The figures as a person reads them, for terminal and page alike."""
     rows = [(name, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for name, s in _spreads(felt)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
-    connections = tuple((c["token"], c["client"], c["kept"], c["followed"]) for c in figures["connections"])
+    facts = ("token", "client", "kept", "followed", "carried")
+    connections = tuple(tuple(c[fact] for fact in facts) for c in figures["connections"])
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
         ("guest's own downtime", f"{figures['guest_downtime_ms']} ms"),
@@ -129,7 +138,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     return [
         Table("Round trips (ms)", columns, tuple(rows)),
         Table("What the client felt", ("", ""), felt_rows, f"Outage: {report.OUTAGE_MEANS}."),
-        Table("Connections", ("token", "client", "kept", "followed"), connections),
+        Table("Connections", facts, connections),
         Table("The move", ("", ""), move_rows),
     ]
 

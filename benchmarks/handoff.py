@@ -1,0 +1,235 @@
+"""Four ways to move a guest between sites, in one run, in one lab, felt by one connection of a client.
+
+    sudo .venv/bin/python benchmarks/handoff.py --moves 20        # about 20 minutes
+
+seamless   make before break, hold, carry
+renumber   the paper's: move first, renumber after
+stretch    what people do today: one subnet at both sites, over VXLAN, and the address kept
+plain      libvirt's migration and nothing else: the address stays behind
+
+Each goes back and forth between the sites. Brings up a lab of its own (`bench`) and removes it. Prints a
+Markdown table; --picture FILE draws it; --json FILE keeps every move's figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import stretch
+
+from vmacro.lab import topology
+from vmacro.lab.lab import Lab
+from vmacro.model.events import Event
+from vmacro.rtt import recording as recordings
+from vmacro.rtt.samples import Recording
+from vmacro.rtt.statistics import between, outage, quantile, recovered_ns, spread
+
+TOPOLOGY = Path(__file__).with_name("lab.toml")
+WAYS = ("seamless", "renumber", "stretch", "plain")
+BEFORE_S, AFTER_S = 3.0, 4.0  # watched around a move
+SHORT_MS = {"bucharest": 60.0, "berlin": 10.0}  # a round trip by the direct path, with some slack
+LOST_AFTER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One move. Times in ms; `outage_ms` None: the connection was lost. `short_ms`: from the guest's resume until
+    round trips were the direct path's; None where that never came."""
+
+    way: str
+    to: str
+    outage_ms: float | None
+    downtime_ms: int
+    before_ms: float | None
+    during_ms: float | None
+    after_ms: float | None
+    short_ms: float | None
+    retransmitted: int
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moves", type=int, default=20, help="of each")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    shape = topology.load(TOPOLOGY)
+    lab = Lab(shape.model_copy(update={"guests": {"web": shape.guests["web"]}}))
+    lab.down()
+    try:
+        lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
+        found = []
+        for way in options.ways:
+            if way in ("stretch", "plain"):
+                stretch.prepare(lab)
+            with tempfile.TemporaryDirectory() as folder:
+                found += list(series(lab, way, options.moves, Path(folder)))
+    finally:
+        for left in lab.down():
+            print(f"left behind: {left}", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
+    print(table(found))
+    if options.picture:
+        draw(found, options.picture)
+    return 0
+
+
+def series(lab: Lab, way: str, moves: int, folder: Path) -> Iterator[Moved]:
+    """Back and forth; one connection all the while, or a new one after each that was lost."""
+    guest = "stretched" if way == "stretch" else "web"
+    for number in range(moves):
+        here = stretch.place(lab, guest)
+        to = next(s for s in lab.topology.sites if s != here)
+        record = folder / f"{way}-{number}.ndjson"
+        with probing(lab, stretch.address(lab, guest), record):
+            time.sleep(BEFORE_S)
+            sent = retransmissions(lab)
+            events, downtime_ms = move(lab, way, guest, to, folder / f"{way}-{number}")
+            time.sleep(LOST_AFTER_S if way == "plain" else AFTER_S)
+            sent = retransmissions(lab) - sent
+        yield figures(way, to, recordings.read(record), events, downtime_ms, sent)
+        if way == "plain":
+            stretch.go(lab, guest, here)
+        print(f"{way}: move {number + 1} of {moves} done", file=sys.stderr, flush=True)
+
+
+def move(lab: Lab, way: str, guest: str, to: str, report: Path) -> tuple[list[Event], int]:
+    if way in ("stretch", "plain"):
+        return stretch.go(lab, guest, to)
+    quiet = report.with_suffix(".toml")  # without probers: the one connection is ours
+    quiet.write_text("".join(x for x in lab.inventory_file.read_text().splitlines(True) if not x.startswith("probe")))
+    words = ["migrate", guest, "--to", to, "--handoff", way, "--json", "--report", str(report), "-i", str(quiet)]
+    subprocess.run([sys.executable, "-m", "vmacro.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
+    events = [Event(**json.loads(line)) for line in (report / "events.ndjson").read_text().splitlines()]
+    return events, json.loads((report / "summary.json").read_text())["guest_downtime_ms"]
+
+
+def figures(way: str, to: str, recording: Recording, events: list[Event], downtime_ms: int, sent: int) -> Moved:
+    paused, resumed = (
+        next(e.wall_ns for e in events if e.kind == "domain" and (e.data["side"], e.data["event"]) == key)
+        - recording.mono_to_wall_ns
+        for key in (("source", "suspended"), ("destination", "resumed"))
+    )
+    samples = recording.samples
+    felt = Recording("", "", recording.interval_ms, 0, 0, tuple(s for s in samples if s.due_ns > paused - 1e9), ())
+    last = max((s.answered_ns or 0 for s in samples), default=0)
+    alive = last > resumed + (AFTER_S - 1) * 1e9
+    short = recovered_ns(recording, resumed, SHORT_MS[to], run=5)
+    copying = between(recording, samples[0].due_ns + BEFORE_S * 1e9, paused - 1e8)
+    return Moved(
+        way,
+        to,
+        outage(felt).ms if alive else None,
+        downtime_ms,
+        spread(between(recording, samples[0].due_ns, samples[0].due_ns + BEFORE_S * 1e9)).median,
+        spread(copying).median,
+        spread(between(recording, resumed + 2e9, resumed + AFTER_S * 1e9)).median if alive else None,
+        None if short is None or not alive else round((short - resumed) / 1e6),
+        sent,
+    )
+
+
+@contextmanager
+def probing(lab: Lab, address: str, record: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "vmacro.rtt.probe", address, "--record", str(record)]
+    prober = subprocess.Popen(["ip", "netns", "exec", lab.namespace("client"), *command])
+    try:
+        while not (record.exists() and '"rtt"' in record.read_text()):
+            if prober.poll() is not None:
+                raise SystemExit("the prober got no connection")
+            time.sleep(0.05)
+        yield
+    finally:
+        prober.terminate()
+        prober.wait()
+
+
+def retransmissions(lab: Lab) -> int:
+    """Segments that the client's kernel has sent again so far (RFC 4022, tcpRetransSegs)."""
+    text = subprocess.run(
+        ["ip", "netns", "exec", lab.namespace("client"), "cat", "/proc/net/snmp"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])
+
+
+def table(found: list[Moved]) -> str:
+    lines = [
+        "| | moves | outage median | p95 | downtime median | RTT before | copying | after | direct path after | "
+        "retransmitted a move | lost |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for way in dict.fromkeys(m.way for m in found):
+        for to in ("berlin", "bucharest"):
+            some = [m for m in found if (m.way, m.to) == (way, to)]
+            if some:
+                lines.append(_row(f"{way} to {to}", some))
+        lines.append(_row(f"**{way}**", [m for m in found if m.way == way]))
+    return "\n".join(lines)
+
+
+def _row(name: str, some: list[Moved]) -> str:
+    outages = sorted(m.outage_ms for m in some if m.outage_ms is not None)
+    cells = [
+        name,
+        str(len(some)),
+        _ms(quantile(outages, 0.5) if outages else None),
+        _ms(quantile(outages, 0.95) if outages else None),
+        _ms(statistics.median(m.downtime_ms for m in some)),
+        *(_median([getattr(m, f) for m in some]) for f in ("before_ms", "during_ms", "after_ms", "short_ms")),
+        f"{statistics.mean(m.retransmitted for m in some):.1f}",
+        str(sum(m.outage_ms is None for m in some)),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _median(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return _ms(statistics.median(known) if known else None)
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def draw(found: list[Moved], target: Path) -> None:
+    """Each move's outage beside its downtime."""
+    import matplotlib.pyplot as plot
+
+    ways = [w for w in WAYS if any(m.way == w and m.outage_ms is not None for m in found)]
+    figure, axes = plot.subplots(figsize=(8, 4))
+    for at, way in enumerate(ways):
+        some = [m for m in found if m.way == way and m.outage_ms is not None]
+        spots = [at + (n / max(1, len(some) - 1) - 0.5) * 0.3 for n in range(len(some))]
+        axes.scatter([s - 0.2 for s in spots], [m.downtime_ms for m in some], s=12, color="0.6")
+        axes.scatter([s + 0.2 for s in spots], [m.outage_ms or 0 for m in some], s=12, color="C0")
+    axes.scatter([], [], s=12, color="0.6", label="guest's own downtime")
+    axes.scatter([], [], s=12, color="C0", label="outage that the client felt")
+    axes.set_xticks(range(len(ways)), ways)
+    axes.set_ylabel("ms")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    axes.set_title("One connection, a request every 10 ms; each dot is one move")
+    figure.tight_layout()
+    figure.savefig(target, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

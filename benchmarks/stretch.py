@@ -1,0 +1,129 @@
+"""A stretched subnet, and libvirt's migration on its own: what vmacro is compared with."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from ipaddress import IPv4Network
+
+from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.libvirt import LibvirtHypervisor
+from vmacro.drivers.libvirt_connection import Connections
+from vmacro.lab import guests, namespaces
+from vmacro.lab.lab import Lab
+from vmacro.lab.topology import WAN
+from vmacro.model.events import Event
+from vmacro.model.nouns import Host, Policy
+
+NETWORK, SUBNET, MAC = "stretch", IPv4Network("10.80.9.0/24"), "52:54:00:80:09:01"
+_ROUTED = f"""\
+<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>{NETWORK}</name><forward mode='open'/>
+<bridge name='{NETWORK}0' stp='off' delay='0'/><mac address='{MAC}'/>
+<ip address='{SUBNET[1]}' prefix='24'><dhcp><range start='{SUBNET[10]}' end='{SUBNET[50]}'/></dhcp></ip>
+<dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options></network>"""
+_BRIDGED = f"<network><name>{NETWORK}</name><forward mode='bridge'/><bridge name='{NETWORK}0'/></network>"
+
+
+def prepare(lab: Lab) -> None:
+    """Guest `stretched` at the first site, whose subnet reaches the second by VXLAN. Idempotent."""
+    home, far = lab.topology.sites
+    connections, hosts = _connected(lab)
+    try:
+        at_home, at_far = connections.get(hosts[home]), connections.get(hosts[far])
+        if guests.find({home: at_home, far: at_far}, "stretched") is not None:
+            return
+        _on_host(lab, far, "ip", "link", "add", f"{NETWORK}0", "type", "bridge")
+        _on_host(lab, far, "ip", "link", "set", f"{NETWORK}0", "up")
+        for connection, xml in ((at_home, _ROUTED), (at_far, _BRIDGED)):
+            connection.networkDefineXML(xml).create()
+        for here, there in ((home, far), (far, home)):
+            remote = str(lab.topology.uplink(there).node.ip)
+            vxlan = ["type", "vxlan", "id", "99", "remote", remote, "dstport", "4789"]
+            _on_host(lab, here, "ip", "link", "add", "stretch-vx", "mtu", "1500", *vxlan)
+            _on_host(lab, here, "ip", "link", "set", "stretch-vx", "master", f"{NETWORK}0", "up")
+        router = ["ip", "-n", lab.namespace(WAN), "route", "replace", str(SUBNET)]
+        subprocess.run([*router, "via", str(lab.topology.uplink(home).node.ip)], check=True)
+        xml = guests.domain_xml(lab.topology, "web", (lab.folder / "accelerator").read_text())
+        for old, new in (
+            ("<name>web<", "<name>stretched<"),
+            (f"network='{guests.NETWORK}'", f"network='{NETWORK}'"),
+            ("web-console", "stretched-console"),
+        ):
+            xml = xml.replace(old, new)
+        card, own = xml.split("<mac address='")[1].split("'")[0], xml.split("<uuid>")[1].split("<")[0]
+        xml = xml.replace(card, MAC[:-2] + "02").replace(own, str(uuid.uuid4()))
+        at_home.defineXML(xml).create()
+        guests.wait_until_ready(ChannelAgents(connections), hosts[home], "stretched", 180)
+    finally:
+        connections.close()
+
+
+def place(lab: Lab, guest: str) -> str:
+    connections, hosts = _connected(lab)
+    try:
+        found = guests.find({n: connections.get(h) for n, h in hosts.items()}, guest)
+    finally:
+        connections.close()
+    assert found is not None, f"{guest} runs nowhere"
+    return found
+
+
+def address(lab: Lab, guest: str) -> str:
+    """Once its responder can be reached there."""
+    connections, hosts = _connected(lab)
+    try:
+        here = hosts[place(lab, guest)]
+        facts = guests.wait_until_ready(ChannelAgents(connections), here, guest, 180).agent
+    finally:
+        connections.close()
+    lab.wait_for_responder(facts.address)
+    return facts.address
+
+
+def go(lab: Lab, guest: str, to: str) -> tuple[list[Event], int]:
+    """libvirt's live migration alone, bounded as vmacro's are; its events and the downtime in ms."""
+    connections, hosts = _connected(lab)
+    events: list[Event] = []
+    try:
+        source, destination = hosts[place(lab, guest)], hosts[to]
+        with ExitStack() as watching:
+            for side, host in (("source", source), ("destination", destination)):
+                watching.enter_context(LibvirtHypervisor(host, connections).watch(guest, _noting(events, side)))
+            policy = Policy(bandwidth_mib_s=19)
+            LibvirtHypervisor(source, connections).copy(
+                guest, destination, policy, lambda _progress: None, lambda: False
+            )
+            time.sleep(0.3)
+        found = LibvirtHypervisor(destination, connections).statistics(guest)
+    finally:
+        connections.close()
+    assert found is not None
+    return events, found.downtime_ms
+
+
+def _noting(events: list[Event], side: str) -> Callable[[str, str], None]:
+    def see(event: str, _detail: str) -> None:
+        events.append(Event("", time.time_ns(), "domain", event, {"side": side, "event": event}))
+
+    return see
+
+
+def _connected(lab: Lab) -> tuple[Connections, dict[str, Host]]:
+    """Opened from the operator's namespace, where sockets then stay."""
+    from vmacro import inventory
+
+    hosts = {h.name: h for h in inventory.load(lab.inventory_file).inventory.hosts}
+    connections = Connections(lab.folder / "operator")
+    with namespaces.inside(lab.namespace("operator")):
+        for host in hosts.values():
+            connections.get(host)
+    return connections, hosts
+
+
+def _on_host(lab: Lab, host: str, *command: str) -> None:
+    leader = lab.host(host).leader
+    assert leader is not None
+    subprocess.run(["nsenter", "-t", str(leader.pid), "-a", *command], check=True)

@@ -1,0 +1,167 @@
+"""Clients of a guest's servers, of all kinds, each on one connection: python -m tests.clients ADDRESS KIND...
+
+Prints `ready` once all are connected and have had an answer; then works until a line comes on standard
+input, and prints one JSON object: kind to what went wrong, "" where nothing did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from vmacro.rtt import wire
+
+WEB, ECHO = 80, 7000
+DOWNLOAD_PARTS = 13  # of 16 MiB: 208 MiB by one connection
+UPLOAD_BYTES = 24 << 20
+PATIENCE_S = 120.0
+RANDOM = hashlib.sha256(random.Random(1).randbytes(16 << 20)).hexdigest()
+Client = Callable[[str, threading.Event, threading.Event], str]
+
+
+def connect(address: str, port: int, mptcp: bool = True) -> socket.socket:
+    sock = wire.stream_socket(socket.AF_INET6 if ":" in address else socket.AF_INET, mptcp)
+    sock.settimeout(PATIENCE_S)
+    sock.connect((address, port))
+    return sock
+
+
+def get(sock: socket.socket, path: str) -> bytes:
+    """One request on a connection that stays open; its body."""
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: guest\r\n\r\n".encode())
+    data = bytearray()
+    while b"\r\n\r\n" not in data:
+        data += _some(sock)
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    length = int(next(h for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")).split(b":")[1])
+    parts, left = [body], length - len(body)
+    while left > 0:
+        parts.append(_some(sock))
+        left -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _some(sock: socket.socket) -> bytes:
+    data = sock.recv(1 << 18)
+    if not data:
+        raise ConnectionError("the connection was closed")
+    return data
+
+
+def idle(mptcp: bool, count: int = 1) -> Client:
+    """Connections that say nothing during the move, and are used again after it."""
+
+    def run(address: str, ready: threading.Event, over: threading.Event) -> str:
+        socks = []
+        for _ in range(count):
+            socks.append(connect(address, WEB, mptcp))
+            get(socks[-1], "/")
+        ready.set()
+        over.wait()
+        for sock in socks:
+            assert b"moves" in get(sock, "/")
+        return ""
+
+    return run
+
+
+def chatter(mptcp: bool) -> Client:
+    """A request every 20 ms; all must be answered, in order."""
+
+    def run(address: str, ready: threading.Event, over: threading.Event) -> str:
+        sock, sequence = connect(address, ECHO, mptcp), 0
+        while not over.is_set():
+            sock.sendall(wire.encode(sequence))
+            answer = b""
+            while len(answer) < wire.RECORD.size:
+                answer += _some(sock)
+            if answer != wire.encode(sequence):
+                return f"answer {sequence} is {answer.hex()}"
+            sequence += 1
+            ready.set()
+            time.sleep(0.02)
+        return ""
+
+    return run
+
+
+def download(address: str, ready: threading.Event, over: threading.Event) -> str:
+    sock = connect(address, WEB)
+    for part in range(DOWNLOAD_PARTS):
+        ready.set()
+        found = hashlib.sha256(get(sock, "/random.bin")).hexdigest()
+        if found != RANDOM:
+            return f"part {part}: its checksum is {found}"
+    return ""
+
+
+def upload(address: str, ready: threading.Event, over: threading.Event) -> str:
+    """Records up; the responder sends them back, and they are compared."""
+    sock, sent, came = connect(address, ECHO), hashlib.sha256(), hashlib.sha256()
+
+    def send() -> None:
+        block = 1024
+        for start in range(0, UPLOAD_BYTES // wire.RECORD.size, block):
+            data = b"".join(struct.pack(">IIQ", wire.MAGIC, 0, n) for n in range(start, start + block))
+            sent.update(data)
+            sock.sendall(data)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    left = UPLOAD_BYTES
+    while left:
+        data = _some(sock)
+        came.update(data)
+        left -= len(data)
+        ready.set()
+    sender.join()
+    return "" if sent.digest() == came.digest() else "what came back is not what was sent"
+
+
+KINDS: dict[str, Client] = {
+    "chatter": chatter(mptcp=True),
+    "tcp-chatter": chatter(mptcp=False),
+    "idle": idle(mptcp=True),
+    "tcp-idle": idle(mptcp=False),
+    "idle-500": idle(mptcp=True, count=500),
+    "download": download,
+    "upload": upload,
+}
+
+
+def main() -> int:
+    address, *kinds = sys.argv[1:]
+    over, found = threading.Event(), {}
+    running = []
+    for kind in kinds:
+        ready = threading.Event()
+
+        def work(kind: str = kind, ready: threading.Event = ready) -> None:
+            try:
+                found[kind] = KINDS[kind](address, ready, over)
+            except (OSError, AssertionError) as error:
+                found[kind] = f"{type(error).__name__}: {error}"
+            ready.set()
+
+        running.append(threading.Thread(target=work, daemon=True))
+        running[-1].start()
+        if not ready.wait(PATIENCE_S):
+            found[kind] = "never ready"
+    print("ready", flush=True)
+    sys.stdin.readline()
+    over.set()
+    for thread in running:
+        thread.join(PATIENCE_S)
+    print(json.dumps({kind: found.get(kind, "still at work") for kind in kinds}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

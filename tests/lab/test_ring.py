@@ -1,0 +1,77 @@
+"""Round and round three sites behind anti-spoofing filters: one connection follows, one is carried."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.test_seamless import address_of, clients, verdicts
+from tests.support import Vmacro, on_host, summary, traces_of_moves
+from vmacro.lab import namespaces, topology
+from vmacro.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+TOPOLOGY = Path(__file__).with_name("ring.toml")
+MOVES = int(os.environ.get("VMACRO_RING_MOVES", "4"))  # docs/benchmarks.md has the figures of 20
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[Lab]:
+    found = Lab(topology.load(TOPOLOGY))
+    found.down()
+    found.up(TOPOLOGY, lambda text: print(text, flush=True))
+    yield found
+    assert found.down() == []
+
+
+def tunnels(lab: Lab) -> dict[str, int]:
+    looks = {s: on_host(lab, s, "ip", "-brief", "link", "show", "type", "vxlan") for s in lab.topology.sites}
+    return {site: len(text.splitlines()) for site, text in looks.items()}
+
+
+def test_the_filter_drops_foreign_sources(ring: Lab) -> None:
+    spoofed, client = "10.90.3.200", str(ring.topology.uplink("client").node.ip)
+    with namespaces.inside(ring.namespace("client")):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind((client, 7999))
+        listener.settimeout(1.0)
+    with listener:
+        send = "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(0,15,1); "
+        send += "s.bind((sys.argv[1],0)); s.sendto(sys.argv[1].encode(),(sys.argv[2],7999))"  # IP_FREEBIND
+        own = str(ring.topology.uplink("berlin").node.ip)
+        on_host(ring, "berlin", "python3", "-c", send, spoofed, client)
+        on_host(ring, "berlin", "python3", "-c", send, own, client)
+        assert listener.recv(64).decode() == own, "the first, spoofed one never came"
+
+
+def test_renumber_is_refused_there(ring: Lab, tmp_path: Path) -> None:
+    done = Vmacro(tmp_path, ring.inventory_file)("check", "web", "--to", "berlin", "--handoff", "renumber", "--json")
+    assert done.returncode == 3
+    assert [f["code"] for f in json.loads(done.stdout)] == ["anti-spoofing"]
+
+
+def test_a_ring_of_moves_leaves_nothing(ring: Lab, tmp_path: Path) -> None:
+    vmacro = Vmacro(tmp_path, ring.inventory_file)
+    before, home = traces_of_moves(ring), address_of(ring, "web")
+    sites = itertools.cycle(["berlin", "madrid", "bucharest"])
+    with clients(ring, "client", home, "chatter", "tcp-chatter") as process:
+        for to in itertools.islice(sites, MOVES):
+            done = vmacro("migrate", "web", "--to", to, "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            figures = summary(done)
+            assert all(c["kept"] for c in figures["connections"])
+            assert [c["mptcp"] for c in figures["connections"] if c["carried"]] == [False]
+            # One leg, straight from its home to where the guest is; at home none.
+            away = {"bucharest": 1, to: 1}
+            assert tunnels(ring) == {s: away.get(s, 0) if to != "bucharest" else 0 for s in ring.topology.sites}
+        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    assert vmacro("carry").returncode == 0
+    assert traces_of_moves(ring) == before
+    with namespaces.inside(ring.namespace("client")), socket.create_connection((address_of(ring, "web"), 80), 10):
+        pass

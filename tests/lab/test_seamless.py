@@ -1,0 +1,105 @@
+"""The seamless handoff on real parts: nobody is lost, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support import Vmacro, probing, site_of, summary, traces_of_moves
+from vmacro.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle-500")
+
+
+@contextmanager
+def clients(lab: Lab, node: str, address: str, *kinds: str) -> Iterator[subprocess.Popen[str]]:
+    """Connected and answered. Ends them all the same if the test fails."""
+    command = ["ip", "netns", "exec", lab.namespace(node), sys.executable, "-m", "tests.clients", address, *kinds]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def verdicts(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What went wrong, by kind of client."""
+    out, _ = process.communicate("\n", timeout=300)
+    found: dict[str, str] = json.loads(out)
+    return found
+
+
+def address_of(lab: Lab, guest: str) -> str:
+    agent = next(g.agent for g in lab.status().guests if g.name == guest)
+    assert agent is not None
+    return agent.address
+
+
+def test_no_client_of_any_kind_is_lost(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+    before, old = traces_of_moves(lab), address_of(lab, "web")
+    with clients(lab, "client", old, *ALL) as willing, clients(lab, "deaf", old, "chatter", "idle") as deaf:
+        done = vmacro("migrate", "web", "--to", web_at_home, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        figures = summary(done)
+        carried = json.loads(vmacro("carried", "--json").stdout)
+        assert verdicts(willing) == dict.fromkeys(ALL, "")
+        assert verdicts(deaf) == {"chatter": "", "idle": ""}
+    connections = figures["connections"]
+    assert len(connections) > 500 and all(c["kept"] for c in connections)
+    assert all(c["carried"] for c in connections if not c["mptcp"]), "plain TCP cannot follow"
+    assert sum(c["followed"] for c in connections) >= 3
+    assert figures["carried_addresses"] == [old]
+    assert {c["transport"] for c in carried} == {"mptcp", "tcp"} and all(c["address"] == old for c in carried)
+    assert any(c["bytes"] > 1000 for c in carried)
+
+    closing = vmacro("carry", "--json")
+    assert closing.returncode == 0 and "last connection has ended" in closing.stdout, closing.stdout + closing.stderr
+    assert json.loads(vmacro("carried", "--json").stdout) == []
+    assert traces_of_moves(lab) == before
+
+
+def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+    before, home = traces_of_moves(lab), address_of(lab, "web")
+    with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
+        for to in ("berlin", "bucharest", "berlin"):
+            done = vmacro("migrate", "web", "--to", to, "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert all(c["kept"] for c in summary(done)["connections"])
+            assert site_of(lab, "web") == to
+            if to == "bucharest":
+                assert not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
+        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    assert vmacro("carry").returncode == 0
+    assert traces_of_moves(lab) == before
+
+
+def test_interrupted_in_the_copy_nothing_prepared_is_left(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+    before = traces_of_moves(lab)
+    with probing(lab, "client", address_of(lab, "web"), vmacro.folder):
+        arguments = ("--json", "--bandwidth-mib-s", "1", "--copy-timeout-s", "3")
+        done = vmacro("migrate", "web", "--to", web_at_home, *arguments)
+        assert done.returncode == 4, done.stdout + done.stderr
+    assert traces_of_moves(lab) == before
+    found = json.loads(vmacro("connections", "web", "--json").stdout)
+    assert all(len(c["subflows"]) == 1 for c in found)
+
+
+def test_a_host_without_ssh_blocks_before_anything_is_touched(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+    berlin = lab.host("berlin").address
+    mute = vmacro.altered("mute.toml", lambda t: t.replace(f'ssh = "root@{berlin}"', ""))
+    done = mute("check", "web", "--to", web_at_home, "--json")
+    assert done.returncode == 3
+    assert "no-host-side" in [f["code"] for f in json.loads(done.stdout)]
+    stranger = vmacro.folder / "known_hosts"
+    stranger.write_text("")
+    unknown = vmacro.altered("unknown.toml", lambda t: t.replace(f"{lab.folder}/ssh/known_hosts", str(stranger)))
+    refused = unknown("migrate", "web", "--to", web_at_home)
+    assert refused.returncode == 3 and "not found in known_hosts" in refused.stderr

@@ -1,0 +1,80 @@
+"""Addresses that outlive their move: until the last connection ends, the deadline, or the next move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.test_migrate import Straight
+from tests.unit.test_seamless import ends, move, plan
+from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.errors import AgentError
+from vmacro.model.moves import Carriage
+from vmacro.services import carry, migrate
+
+OLD = "10.50.1.97"
+
+
+@pytest.fixture
+def fake() -> FakeWorld:
+    found = FakeWorld()
+    found.guest.connections.append(connection(0xB2, OLD, willing=False))
+    return found
+
+
+def moved(fake: FakeWorld) -> Carriage:
+    chosen = plan(fake)
+    outcome = migrate.tell_the_story(chosen, fake.world, Straight())
+    (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
+    return carriage
+
+
+def nothing_left(fake: FakeWorld) -> bool:
+    return ends(fake) == {"bucharest": [], "berlin": []} and not any(
+        h.networks["front"].reserved for h in fake.hosts.values()
+    )
+
+
+def test_the_last_connection_ends_and_with_it_the_leg(fake: FakeWorld) -> None:
+    carriage = moved(fake)
+    asked = [0]
+
+    def before(effect: str) -> None:
+        if effect == "agent.retire":
+            asked[0] += 1
+            if asked[0] == 5:
+                fake.guest.connections.pop()
+
+    fake.before = before
+    assert "last connection has ended" in carry.tell_the_story(carriage, fake.world, Straight())
+    assert asked[0] >= 5 and nothing_left(fake) and fake.guest.kept == []
+
+
+def test_the_deadline_cuts_what_is_left(fake: FakeWorld) -> None:
+    carriage = replace(moved(fake), deadline_s=fake.now_s + 100)
+    assert "deadline" in carry.tell_the_story(carriage, fake.world, Straight())
+    assert nothing_left(fake) and [c.token for c in fake.guest.connections] == [0xA1]
+
+
+def test_a_later_move_takes_over(fake: FakeWorld) -> None:
+    carriage = moved(fake)
+    move(fake, "bucharest", "web-2")
+    assert "later move" in carry.tell_the_story(carriage, fake.world, Straight())
+    assert OLD in fake.guest.kept
+
+
+def test_nobody_is_cut_for_an_agent_that_is_silent_for_a_while(fake: FakeWorld) -> None:
+    carriage = moved(fake)
+    silent = [20]
+
+    def before(effect: str) -> None:
+        if effect == "agent.open" and silent[0]:
+            silent[0] -= 1
+            raise AgentError("guest web: its agent does not answer")
+        if effect == "agent.open":
+            fake.guest.connections = [c for c in fake.guest.connections if c.token == 0xA1]
+
+    fake.before = before
+    assert "last connection" in carry.tell_the_story(carriage, fake.world, Straight())
+    assert [e.kind for e in fake.events].count("carry.trouble") == 20
