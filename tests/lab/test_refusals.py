@@ -101,10 +101,11 @@ def test_a_client_that_refuses_to_follow(lab: Lab, vmacro: Vmacro, web_at_home: 
     status = next(g for g in lab.status().guests if g.name == "web")
     assert status.agent is not None
     with probing(lab, "deaf", status.agent.address, vmacro.folder):
-        checked = vmacro("check", "web", "--to", "berlin")
+        checked = vmacro("check", "web", "--to", "berlin", "--handoff", "renumber")
         assert checked.returncode == 3
         assert "client-refuses-add-addr" in checked.stdout and "cannot follow the guest" in checked.stdout
-        refused(lab, vmacro("migrate", "web", "--to", "berlin"), 3, "refuses ADD_ADDR", "--allow-connection-loss")
+        migrated = vmacro("migrate", "web", "--to", "berlin", "--handoff", "renumber")
+        refused(lab, migrated, 3, "refuses ADD_ADDR", "--allow-connection-loss")
 
 
 def test_the_lab_without_root(lab: Lab, vmacro: Vmacro) -> None:

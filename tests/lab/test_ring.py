@@ -42,8 +42,8 @@ def test_the_filter_drops_foreign_sources(ring: Lab) -> None:
         listener.bind((client, 7999))
         listener.settimeout(1.0)
     with listener:
-        send = "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(0,15,1); "
-        send += "s.bind((sys.argv[1],0)); s.sendto(sys.argv[1].encode(),(sys.argv[2],7999))"  # IP_FREEBIND
+        send = "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(0,19,1); "
+        send += "s.bind((sys.argv[1],0)); s.sendto(sys.argv[1].encode(),(sys.argv[2],7999))"  # IP_TRANSPARENT
         own = str(ring.topology.uplink("berlin").node.ip)
         on_host(ring, "berlin", "python3", "-c", send, spoofed, client)
         on_host(ring, "berlin", "python3", "-c", send, own, client)
