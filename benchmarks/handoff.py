@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ping
 import stretch
 
 from vmacro.lab import topology
@@ -36,19 +37,21 @@ from vmacro.rtt.statistics import between, outage, quantile, recovered_ns, sprea
 
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 WAYS = ("seamless", "renumber", "stretch", "plain")
-BEFORE_S, AFTER_S = 3.0, 4.0  # watched around a move
+BEFORE_S, AFTER_S = 2.0, 3.5  # watched around a move
 SHORT_MS = {"bucharest": 60.0, "berlin": 10.0}  # a round trip by the direct path, with some slack
 LOST_AFTER_S = 10.0
 
 
 @dataclass(frozen=True)
 class Moved:
-    """One move. Times in ms; `outage_ms` None: the connection was lost. `short_ms`: from the guest's resume until
-    round trips were the direct path's; None where that never came."""
+    """One move. Times in ms; `outage_ms` None: the connection was lost. `ping_ms`: the longest silence of ICMP to
+    the address that the guest had. `short_ms`: from the guest's resume until round trips were the direct path's;
+    None where that never came."""
 
     way: str
     to: str
     outage_ms: float | None
+    ping_ms: float | None
     downtime_ms: int
     before_ms: float | None
     during_ms: float | None
@@ -89,17 +92,22 @@ def main() -> int:
 def series(lab: Lab, way: str, moves: int, folder: Path) -> Iterator[Moved]:
     """Back and forth; one connection all the while, or a new one after each that was lost."""
     guest = "stretched" if way == "stretch" else "web"
+    address = stretch.address(lab, guest)
+    if way == "plain":
+        stretch.stop_agent(lab, guest)
     for number in range(moves):
         here = stretch.place(lab, guest)
         to = next(s for s in lab.topology.sites if s != here)
         record = folder / f"{way}-{number}.ndjson"
-        with probing(lab, stretch.address(lab, guest), record):
+        if way != "plain":  # whose guest has no agent to tell it
+            address = stretch.address(lab, guest)
+        with probing(lab, address, record), ping.pinging(lab.namespace("client"), address) as echoes:
             time.sleep(BEFORE_S)
             sent = retransmissions(lab)
             events, downtime_ms = move(lab, way, guest, to, folder / f"{way}-{number}")
             time.sleep(LOST_AFTER_S if way == "plain" else AFTER_S)
             sent = retransmissions(lab) - sent
-        yield figures(way, to, recordings.read(record), events, downtime_ms, sent)
+        yield figures(way, to, recordings.read(record), events, echoes, downtime_ms, sent)
         if way == "plain":
             stretch.go(lab, guest, here)
         print(f"{way}: move {number + 1} of {moves} done", file=sys.stderr, flush=True)
@@ -116,10 +124,12 @@ def move(lab: Lab, way: str, guest: str, to: str, report: Path) -> tuple[list[Ev
     return events, json.loads((report / "summary.json").read_text())["guest_downtime_ms"]
 
 
-def figures(way: str, to: str, recording: Recording, events: list[Event], downtime_ms: int, sent: int) -> Moved:
+def figures(
+    way: str, to: str, recording: Recording, events: list[Event], echoes: list[int], downtime_ms: int, sent: int
+) -> Moved:
+    shift = recording.mono_to_wall_ns
     paused, resumed = (
-        next(e.wall_ns for e in events if e.kind == "domain" and (e.data["side"], e.data["event"]) == key)
-        - recording.mono_to_wall_ns
+        next(e.wall_ns for e in events if e.kind == "domain" and (e.data["side"], e.data["event"]) == key) - shift
         for key in (("source", "suspended"), ("destination", "resumed"))
     )
     samples = recording.samples
@@ -132,6 +142,7 @@ def figures(way: str, to: str, recording: Recording, events: list[Event], downti
         way,
         to,
         outage(felt).ms if alive else None,
+        ping.longest_silence_ms(echoes, paused + shift - 500_000_000, paused + shift + 650_000_000),
         downtime_ms,
         spread(between(recording, samples[0].due_ns, samples[0].due_ns + BEFORE_S * 1e9)).median,
         spread(copying).median,
@@ -170,9 +181,9 @@ def retransmissions(lab: Lab) -> int:
 
 def table(found: list[Moved]) -> str:
     lines = [
-        "| | moves | outage median | p95 | downtime median | RTT before | copying | after | direct path after | "
+        "| | moves | outage median | p95 | ping's | downtime median | RTT before | copying | after | direct path after | "
         "retransmitted a move | lost |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for way in dict.fromkeys(m.way for m in found):
         for to in ("berlin", "bucharest"):
@@ -190,6 +201,7 @@ def _row(name: str, some: list[Moved]) -> str:
         str(len(some)),
         _ms(quantile(outages, 0.5) if outages else None),
         _ms(quantile(outages, 0.95) if outages else None),
+        _median([m.ping_ms for m in some]),
         _ms(statistics.median(m.downtime_ms for m in some)),
         *(_median([getattr(m, f) for m in some]) for f in ("before_ms", "during_ms", "after_ms", "short_ms")),
         f"{statistics.mean(m.retransmitted for m in some):.1f}",

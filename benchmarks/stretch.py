@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import IPv4Network
 
+import libvirt
+
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.libvirt import LibvirtHypervisor
 from vmacro.drivers.libvirt_connection import Connections
@@ -81,6 +83,22 @@ def address(lab: Lab, guest: str) -> str:
         connections.close()
     lab.wait_for_responder(facts.address)
     return facts.address
+
+
+def stop_agent(lab: Lab, guest: str) -> None:
+    """By its console, where root is logged in: from now on nobody renumbers it."""
+    connections, hosts = _connected(lab)
+    try:
+        connection = connections.get(hosts[place(lab, guest)])
+        stream = connection.newStream()
+        connection.lookupByName(guest).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+        stream.send(b"\nsystemctl stop vmacro-agent; echo over$((6*7))\n")
+        said = b""
+        while b"over42" not in said:
+            said += stream.recv(4096)
+        stream.abort()
+    finally:
+        connections.close()
 
 
 def go(lab: Lab, guest: str, to: str) -> tuple[list[Event], int]:
