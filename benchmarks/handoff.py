@@ -73,16 +73,17 @@ def main() -> int:
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
         found = []
-        for way in options.ways:
+        for way in [w for w in WAYS if w in options.ways]:
             if way in ("stretch", "plain"):
                 stretch.prepare(lab)
             with tempfile.TemporaryDirectory() as folder:
-                found += list(series(lab, way, options.moves, Path(folder)))
+                for moved in series(lab, way, options.moves, Path(folder)):
+                    found.append(moved)
+                    if options.json:
+                        options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
     finally:
         for left in lab.down():
             print(f"left behind: {left}", file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
     print(table(found))
     if options.picture:
         draw(found, options.picture)
@@ -181,8 +182,8 @@ def retransmissions(lab: Lab) -> int:
 
 def table(found: list[Moved]) -> str:
     lines = [
-        "| | moves | outage median | p95 | ping's | downtime median | RTT before | copying | after | direct path after | "
-        "retransmitted a move | lost |",
+        "| | moves | outage median | p95 | ping's | downtime median | RTT before | copying | after | "
+        "direct path after | retransmitted a move | lost |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for way in dict.fromkeys(m.way for m in found):
