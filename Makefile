@@ -21,7 +21,7 @@ lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: setup ## the figures of docs/benchmarks.md
-	$(BIN)/python benchmarks/renumber.py
+	$(BIN)/python benchmarks/handoff.py --moves 4
 
 setup: packages .venv/ready ## packages and the environment in .venv
 

@@ -63,21 +63,22 @@ class Moved:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moves", type=int, default=20, help="of each")
+    parser.add_argument("--guest", default="web", choices=["web", "busy"], help="busy: it dirties its memory")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shape = topology.load(TOPOLOGY)
-    lab = Lab(shape.model_copy(update={"guests": {"web": shape.guests["web"]}}))
+    lab = Lab(shape.model_copy(update={"guests": {options.guest: shape.guests[options.guest]}}))
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
         found = []
         for way in [w for w in WAYS if w in options.ways]:
             if way in ("stretch", "plain"):
-                stretch.prepare(lab)
+                stretch.prepare(lab, options.guest)
             with tempfile.TemporaryDirectory() as folder:
-                for moved in series(lab, way, options.moves, Path(folder)):
+                for moved in series(lab, way, options.guest, options.moves, Path(folder)):
                     found.append(moved)
                     if options.json:
                         options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
@@ -90,9 +91,9 @@ def main() -> int:
     return 0
 
 
-def series(lab: Lab, way: str, moves: int, folder: Path) -> Iterator[Moved]:
+def series(lab: Lab, way: str, guest: str, moves: int, folder: Path) -> Iterator[Moved]:
     """Back and forth; one connection all the while, or a new one after each that was lost."""
-    guest = "stretched" if way == "stretch" else "web"
+    guest = "stretched" if way == "stretch" else guest
     address = stretch.address(lab, guest)
     if way == "plain":
         stretch.stop_agent(lab, guest)

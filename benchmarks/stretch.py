@@ -29,8 +29,8 @@ _ROUTED = f"""\
 _BRIDGED = f"<network><name>{NETWORK}</name><forward mode='bridge'/><bridge name='{NETWORK}0'/></network>"
 
 
-def prepare(lab: Lab) -> None:
-    """Guest `stretched` at the first site, whose subnet reaches the second by VXLAN. Idempotent."""
+def prepare(lab: Lab, guest: str) -> None:
+    """Guest `stretched`, else like another, at the first site, whose subnet reaches the second by VXLAN. Idempotent."""
     home, far = lab.topology.sites
     connections, hosts = _connected(lab)
     try:
@@ -48,11 +48,11 @@ def prepare(lab: Lab) -> None:
             _on_host(lab, here, "ip", "link", "set", "stretch-vx", "master", f"{NETWORK}0", "up")
         router = ["ip", "-n", lab.namespace(WAN), "route", "replace", str(SUBNET)]
         subprocess.run([*router, "via", str(lab.topology.uplink(home).node.ip)], check=True)
-        xml = guests.domain_xml(lab.topology, "web", (lab.folder / "accelerator").read_text())
+        xml = guests.domain_xml(lab.topology, guest, (lab.folder / "accelerator").read_text())
         for old, new in (
-            ("<name>web<", "<name>stretched<"),
+            (f"<name>{guest}<", "<name>stretched<"),
             (f"network='{guests.NETWORK}'", f"network='{NETWORK}'"),
-            ("web-console", "stretched-console"),
+            (f"{guest}-console", "stretched-console"),
         ):
             xml = xml.replace(old, new)
         card, own = xml.split("<mac address='")[1].split("'")[0], xml.split("<uuid>")[1].split("<")[0]
