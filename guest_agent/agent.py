@@ -37,6 +37,8 @@ class Arrival:
     endpoint_id: int
     lease_ms: int
     total_ms: int
+    old6: str = ""
+    new6: str = ""
 
 
 class Agent:
@@ -52,7 +54,7 @@ class Agent:
         self._arrived_at = float("-inf")
         self._last_id = 0
         self._willing: set[int] = set()
-        self._prepared = ""
+        self._prepared = ("", "")  # the addresses to come, one of either family
 
     async def start(self) -> None:
         """First lease after boot; the agent answers `status` while this still runs."""
@@ -103,6 +105,7 @@ class Agent:
             "interface": self._interface,
             "mac": self._link.mac if self._link else "",
             "lease": asdict(self._lease) if self._lease else None,
+            "address6": await self._address6(),
             "held": await link.held(self._link, self._lease.address) if self._link and self._lease else [],
             "verbs": sorted(protocol.VERBS),
             "rp_filter": max(_rp_filter("all"), _rp_filter(self._interface)),
@@ -153,19 +156,24 @@ class Agent:
         return {c["token"] for c in wire if c["token"] and not c["willing"]}
 
     async def _prepare(self, args: dict[str, Any]) -> dict[str, Any]:
-        """The address to come, answered for and announced as backup: the tunnel leads it here already."""
+        """The addresses to come, answered for and announced as backup: tunnels lead them here already."""
         address = _address(args, "address")
+        address6 = _address(args, "address6") if args.get("address6") else ""
         if self._link is None or self._lease is None:
             raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
         if address == self._lease.address:
             raise protocol.ProtocolError("in-use", f"{address} is the guest's present address")
-        await link.borrow(self._link, address)
-        endpoint_id = next((i for i, known in (await mptcp.endpoints()).items() if known == address), 0)
-        if not endpoint_id:
-            endpoint_id = await self._fresh_id()
-            await mptcp.announce(address, endpoint_id, backup=True)
-        self._prepared = address
-        return {"prepared": address, "endpoint_id": endpoint_id}
+        for coming in (a for a in (address, address6) if a):
+            await link.borrow(self._link, coming)
+            if coming not in (await mptcp.endpoints()).values():
+                await mptcp.announce(coming, await self._fresh_id(), backup=True)
+        self._prepared = (address, address6)
+        return {"prepared": [address, address6]}
+
+    async def _address6(self) -> str:
+        """The present IPv6 address, or ''."""
+        known = await link.addresses6(self._link) if self._link is not None else {}
+        return next((a for a, preferred in known.items() if preferred), "")
 
     async def _arrive_verb(self, args: dict[str, Any]) -> dict[str, Any]:
         """`left` is the address that the guest had before the move: it tells an arrival that the
@@ -194,11 +202,16 @@ class Agent:
             raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
         began = time.monotonic()
         old = self._lease.address
-        prepared, self._prepared = self._prepared, ""
+        (prepared, prepared6), self._prepared = self._prepared, ("", "")
+        old6 = await self._address6() if prepared6 else ""
         if prepared:
             # Reached directly from here on: traffic waits neither for DHCP nor for ARP, as all gateways look alike.
             await mptcp.prefer(prepared, True)
             await mptcp.prefer(old, False)
+            if prepared6:
+                await mptcp.prefer(prepared6, True)
+                await mptcp.prefer(old6, False)
+                await link.move_in6(self._link, prepared6, old6)
         else:
             await link.forget_neighbours(self._link)
         lease = await self._leases.acquire(LEASE_TIMEOUT_S)
@@ -223,6 +236,8 @@ class Agent:
             endpoint_id,
             round((leased - began) * 1000),
             round((self._arrived_at - began) * 1000),
+            old6,
+            prepared6,
         )
         LOG.info("arrived: %s", self._last_arrival)
         return self._last_arrival
@@ -236,10 +251,11 @@ class Agent:
         address = _address(args, "address")
         if self._link is None or self._lease is None:
             raise protocol.ProtocolError("not-ready", "the guest has no lease yet")
-        if address == self._lease.address:
+        present = (self._lease.address, await self._address6())
+        if address in present:
             raise protocol.ProtocolError("in-use", f"{address} is the guest's present address")
         users = [c for c in connections.connections() if c.uses(address)]
-        free = {c.token for c in users if c.token and c.uses(self._lease.address)}
+        free = {c.token for c in users if c.token and c.uses(*present)}
         stuck = [c for c in users if c.token not in free]
         if args.get("force") is True:
             connections.cut(address, {c.token for c in stuck})
@@ -249,8 +265,8 @@ class Agent:
         await mptcp.withdraw(0, address)
         await _withdraw_all(address)
         await link.move_out(self._link, address)
-        if self._prepared == address:
-            self._prepared = ""
+        if address in self._prepared:
+            self._prepared = ("", "")
         return {"retired": True, "stuck": 0}
 
     async def _fresh_id(self) -> int:

@@ -69,8 +69,8 @@ class Connection:
         """Whether the client has ever joined an address announced to it, as far as it still shows."""
         return any(s.joined for s in self.subflows)
 
-    def uses(self, address: str) -> bool:
-        return any(s.local == address and s.established for s in self.subflows)
+    def uses(self, *addresses: str) -> bool:
+        return any(s.local in addresses and s.established for s in self.subflows)
 
     def as_wire(self) -> dict[str, Any]:
         return {"token": self.token, "subflows": [asdict(s) for s in self.subflows]}

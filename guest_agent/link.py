@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from socket import AF_INET
+from socket import AF_INET, AF_INET6
 from typing import Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from guest_agent.lease import Lease
+
+# include/uapi/linux/if_addr.h, rtnetlink.h
+IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200
+RT_SCOPE_UNIVERSE = 0
+ALL_ROUTERS = "ff02::2"
 
 
 @dataclass(frozen=True)
@@ -63,21 +70,51 @@ async def move_in(link: Link, lease: Lease, old: str) -> None:
 
 
 async def borrow(link: Link, address: str) -> None:
-    """Answer for one more address, until move_out."""
+    """Answer for one more address, which nothing new is sent from, until move_out."""
     async with AsyncIPRoute() as netlink:
-        await netlink.addr("replace", index=link.index, address=address, prefixlen=32, family=AF_INET)
+        if ":" in address:
+            await _set6(netlink, link, address, preferred=False)
+        else:
+            await netlink.addr("replace", index=link.index, address=address, prefixlen=32, family=AF_INET)
 
 
 async def held(link: Link, but: str) -> list[str]:
-    """Addresses kept as /32 besides the lease's."""
+    """Addresses kept besides the lease's and the present IPv6 one."""
     async with AsyncIPRoute() as netlink:
         messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET))
-    return sorted({str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32} - {but})
+    old = {str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32} - {but}
+    return sorted(old) + sorted(a for a, preferred in (await addresses6(link)).items() if not preferred)
+
+
+async def addresses6(link: Link) -> dict[str, bool]:
+    """Global IPv6 addresses, and whether the kernel prefers them."""
+    async with AsyncIPRoute() as netlink:
+        messages = await _dump6(netlink, link)
+    return {str(m.get("IFA_ADDRESS")): not (m.get("IFA_FLAGS") or m["flags"]) & IFA_F_DEPRECATED for m in messages}
+
+
+async def move_in6(link: Link, new: str, old: str) -> None:
+    """Make `new` the address that is sent from; keep `old` for its sockets, without its subnet."""
+    async with AsyncIPRoute() as netlink:
+        await _set6(netlink, link, new, preferred=True)
+        if old and old != new:
+            await _set6(netlink, link, old, preferred=False)
+            subnet = str(ipaddress.IPv6Interface(f"{old}/64").network)
+            with _ignoring(errno.ESRCH):
+                await collect(await netlink.route("del", dst=subnet, oif=link.index, family=AF_INET6))
+    _solicit_router(link)
 
 
 async def move_out(link: Link, address: str) -> None:
     """Remove an address kept by move_in or borrowed; one that is gone already is fine."""
     async with AsyncIPRoute() as netlink:
+        if ":" in address:
+            for message in await _dump6(netlink, link):
+                if message.get("IFA_ADDRESS") == address:
+                    await netlink.addr(
+                        "del", index=link.index, address=address, prefixlen=message["prefixlen"], family=AF_INET6
+                    )
+            return
         with _ignoring(errno.EADDRNOTAVAIL):
             await netlink.addr("del", index=link.index, address=address, prefixlen=32, family=AF_INET)
 
@@ -106,6 +143,35 @@ async def _keep_as_host_address(netlink: AsyncIPRoute, link: Link, address: str)
                 await netlink.addr(
                     "del", index=link.index, address=address, prefixlen=message["prefixlen"], family=AF_INET
                 )
+
+
+async def _set6(netlink: AsyncIPRoute, link: Link, address: str, preferred: bool) -> None:
+    """Without duplicate detection, which would take a second: these addresses are made of MACs."""
+    forever = 0xFFFFFFFF
+    lifetimes = {"ifa_preferred": forever if preferred else 0, "ifa_valid": forever, "cstamp": 0, "tstamp": 0}
+    known = {str(m.get("IFA_ADDRESS")): m["prefixlen"] for m in await _dump6(netlink, link)}
+    await netlink.addr(
+        "replace",
+        index=link.index,
+        address=address,
+        prefixlen=known.get(address, 128),
+        family=AF_INET6,
+        IFA_FLAGS=IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+        IFA_CACHEINFO=lifetimes,
+    )
+
+
+async def _dump6(netlink: AsyncIPRoute, link: Link) -> list[Any]:
+    """Global ones only."""
+    messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET6))
+    return [m for m in messages if m["scope"] == RT_SCOPE_UNIVERSE]
+
+
+def _solicit_router(link: Link) -> None:
+    """Router Solicitation (RFC 4861 section 4.1): the kernel sends one only as a link comes up."""
+    with socket.socket(AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        sock.sendto(bytes([133, 0, 0, 0, 0, 0, 0, 0]), (ALL_ROUTERS, 0, 0, link.index))
 
 
 @contextlib.contextmanager

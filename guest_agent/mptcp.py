@@ -49,7 +49,7 @@ async def announce(address: str, endpoint_id: int, backup: bool = False) -> None
     """ADD_ADDR (RFC 8684 section 3.4.1) on every connection."""
     flags = FLAG_SIGNAL | (FLAG_BACKUP if backup else 0)
     async with _path_manager() as netlink:
-        await collect(await netlink.endpoint("add", addr=address, id=endpoint_id, flags=flags))
+        await collect(await netlink.endpoint("add", **_named(address), id=endpoint_id, flags=flags))
 
 
 async def prefer(address: str, preferred: bool) -> None:
@@ -62,7 +62,7 @@ async def prefer(address: str, preferred: bool) -> None:
         known = await endpoints()
         if address not in known.values():
             silent = fresh_id(known, max(known, default=0))
-            await collect(await netlink.endpoint("add", addr=address, id=silent, flags=0))
+            await collect(await netlink.endpoint("add", **_named(address), id=silent, flags=0))
         flags = 0 if preferred else FLAG_BACKUP
         # mptcp_pm_nl_set_flags() looks the address up itself; only the backup flag may change.
         info = {"attrs": [*_named_address(address), ("MPTCP_PM_ADDR_ATTR_FLAGS", flags)]}
@@ -70,6 +70,10 @@ async def prefer(address: str, preferred: bool) -> None:
         message["cmd"], message["version"] = MPTCP_PM_CMD_SET_FLAGS, 1
         message["attrs"] = [("MPTCP_PM_ATTR_ADDR", info, NLA_F_NESTED)]
         await collect(await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK))
+
+
+def _named(address: str) -> dict[str, str]:
+    return {"addr6" if ":" in address else "addr4": address}
 
 
 def _named_address(address: str) -> list[tuple[str, object]]:
@@ -83,7 +87,7 @@ async def withdraw(endpoint_id: int, address: str = "") -> None:
 
     id 0 means the initial subflow's address, which must then be given. Idempotent.
     """
-    extra = {"addr": address} if address else {}
+    extra = _named(address) if address else {}
     async with _path_manager() as netlink:
         try:
             await collect(await netlink.endpoint("del", id=endpoint_id, **extra))

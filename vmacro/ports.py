@@ -102,8 +102,8 @@ class Agent(Protocol):
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         """As connections(), after asking those clients whose consent is unknown."""
 
-    def prepare(self, address: str) -> None:
-        """Answer for the address to come, and announce it as backup: clients join it while the guest is at home."""
+    def prepare(self, address: str, address6: str = "") -> None:
+        """Answer for the addresses to come, and announce them as backup: clients join while the guest is at home."""
 
     def arrive(self, left: str) -> Arrival:
         """Renew DHCP and announce, if that is not done yet; `left` is the address before the move."""

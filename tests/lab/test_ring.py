@@ -1,4 +1,6 @@
-"""Round and round three sites behind anti-spoofing filters: one connection follows, one is carried."""
+"""Round and round three dual-stack sites behind anti-spoofing filters: of each family one connection follows,
+and one is carried.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.test_seamless import address_of, clients, verdicts
-from tests.support import Vmacro, on_host, summary, traces_of_moves
+from tests.support import Vmacro, eventually, on_host, summary, traces_of_moves
 from vmacro.lab import namespaces, topology
 from vmacro.lab.lab import Lab
 
@@ -28,6 +30,19 @@ def ring() -> Iterator[Lab]:
     found.up(TOPOLOGY, lambda text: print(text, flush=True))
     yield found
     assert found.down() == []
+
+
+def address6_of(lab: Lab) -> str:
+    """By SLAAC, so some time after the agent's lease."""
+    found: list[str] = []
+
+    def there() -> bool:
+        agent = lab.status().guests[0].agent
+        found[:] = [agent.address6] if agent is not None and agent.address6 else []
+        return bool(found)
+
+    eventually(there, "the guest's IPv6 address")
+    return found[0]
 
 
 def tunnels(lab: Lab) -> dict[str, int]:
@@ -58,19 +73,20 @@ def test_renumber_is_refused_there(ring: Lab, tmp_path: Path) -> None:
 
 def test_a_ring_of_moves_leaves_nothing(ring: Lab, tmp_path: Path) -> None:
     vmacro = Vmacro(tmp_path, ring.inventory_file)
-    before, home = traces_of_moves(ring), address_of(ring, "web")
+    before, home, home6 = traces_of_moves(ring), address_of(ring, "web"), address6_of(ring)
     sites = itertools.cycle(["berlin", "madrid", "bucharest"])
-    with clients(ring, "client", home, "chatter", "tcp-chatter") as process:
+    kinds = ("chatter", "tcp-chatter")
+    with clients(ring, "client", home, *kinds) as process, clients(ring, "client", home6, *kinds) as process6:
         for to in itertools.islice(sites, MOVES):
             done = vmacro("migrate", "web", "--to", to, "--json")
             assert done.returncode == 0, done.stdout + done.stderr
             figures = summary(done)
             assert all(c["kept"] for c in figures["connections"])
-            assert [c["mptcp"] for c in figures["connections"] if c["carried"]] == [False]
-            # One leg, straight from its home to where the guest is; at home none.
-            away = {"bucharest": 1, to: 1}
+            assert [c["mptcp"] for c in figures["connections"] if c["carried"]] == [False, False]
+            # A leg a family, straight from its home to where the guest is; at home none.
+            away = {"bucharest": 2, to: 2}
             assert tunnels(ring) == {s: away.get(s, 0) if to != "bucharest" else 0 for s in ring.topology.sites}
-        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+        assert verdicts(process) == verdicts(process6) == {"chatter": "", "tcp-chatter": ""}
     assert vmacro("carry").returncode == 0
     assert traces_of_moves(ring) == before
     with namespaces.inside(ring.namespace("client")), socket.create_connection((address_of(ring, "web"), 80), 10):

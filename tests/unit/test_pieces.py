@@ -64,19 +64,19 @@ def test_a_domain_of_the_lab_reads_back() -> None:
 def test_connections_before_and_after() -> None:
     stays, gone, tcp = connection(1, "A", True), connection(2, "A", True), connection(0, "A", False)
     after = [connection(1, "B", True), connection(0, "A", False)]
-    outcomes = {o.key: (o.kept, o.followed) for o in compare([stays, gone, tcp], after, "B", [])}
+    outcomes = {o.key: (o.kept, o.followed) for o in compare([stays, gone, tcp], after, ("B",), [])}
     assert outcomes == {"0x00000001": (True, True), "0x00000002": (False, False), tcp.key: (False, False)}
 
 
 def test_who_cannot_follow_is_carried_on_an_old_address() -> None:
     refuses, tcp = connection(1, "A", False), connection(0, "A", False)
-    for found in compare([refuses, tcp], [refuses, tcp], "B", carried=["A"]):
+    for found in compare([refuses, tcp], [refuses, tcp], ("B",), carried=["A"]):
         assert (found.kept, found.followed, found.carried) == (True, False, True)
 
 
 def test_who_is_waited_for() -> None:
-    assert all_followed(["0x00000001"], [connection(1, "B", True), connection(2, "A", False)], "B")
-    assert not all_followed(["0x00000001", "0x00000002"], [connection(1, "B", True), connection(2, "A", True)], "B")
+    assert all_followed(["0x00000001"], [connection(1, "B", True), connection(2, "A", False)], ("B",))
+    assert not all_followed(["0x00000001", "0x00000002"], [connection(1, "B", True), connection(2, "A", True)], ("B",))
 
 
 def test_mptcp_attributes_of_a_socket() -> None:

@@ -14,7 +14,7 @@ from vmacro.model.facts import NetworkFacts
 from vmacro.model.moves import Ending, Finding, Outcome, Plan
 from vmacro.planning import checks, planner
 from vmacro.planning.convergence import allowed_downtime_ms
-from vmacro.planning.handoffs import RENUMBER, SEAMLESS, next_address
+from vmacro.planning.handoffs import RENUMBER, SEAMLESS, next_address, next_address6
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
 
@@ -153,6 +153,36 @@ def test_the_address_to_come() -> None:
     assert next_address(leased, "AA", ["10.1.0.11"]) == "10.1.0.10", "but not what carried connections use"
     assert next_address(leased, "bb", ["10.1.0.10"]) == "10.1.0.12"
     assert next_address(leased, "bb", ["10.1.0.10", "10.1.0.12"]) == ""
+
+
+def test_the_ipv6_address_to_come_is_made_of_the_mac() -> None:
+    dual = replace(NETWORK, subnet6="fd50:1::/64")
+    assert next_address6(dual, "52:54:00:12:34:56") == "fd50:1::5054:ff:fe12:3456"
+    assert next_address6(NETWORK, "52:54:00:12:34:56") == ""
+    assert next_address6(replace(NETWORK, subnet6="fd50:1::/80"), "52:54:00:12:34:56") == "", "no SLAAC there"
+
+
+def dual_stack(fake: FakeWorld) -> None:
+    for number, host in enumerate(fake.hosts.values(), 1):
+        host.networks["front"] = replace(host.networks["front"], subnet6=f"fd50:{number}::/64")
+    fake.guest.address6 = OLD6
+
+
+OLD6, NEW6 = "fd50:1::5054:ff:fe00:1", "fd50:2::5054:ff:fe00:1"
+
+
+def test_a_dual_stack_guest_takes_both_addresses_along() -> None:
+    fake = FakeWorld()
+    dual_stack(fake)
+    fake.guest.connections = [connection(0xA6, OLD6, willing=True), connection(0xB6, OLD6, willing=False)]
+    chosen = plan(fake)
+    assert [(leg.address, leg.home.name) for leg in chosen.leads] == [("10.50.2.10", "berlin"), (NEW6, "berlin")]
+    assert [(leg.address, leg.home.name) for leg in chosen.trail] == [("10.50.1.97", "bucharest"), (OLD6, "bucharest")]
+    outcome = migrate.tell_the_story(chosen, fake.world, Straight())
+    assert outcome.ending == Ending.MOVED and outcome.carried == (OLD6,)
+    assert [(c.followed, c.carried) for c in outcome.connections] == [(True, False), (False, True)]
+    assert ends(fake) == {"bucharest": [("home", OLD6, "tunnel")], "berlin": [("away", OLD6, "guest")]}
+    assert not any(h.networks["front"].reserved for h in fake.hosts.values())
 
 
 def test_the_pause_asked_for_grows_only_where_the_copy_does_not_converge() -> None:

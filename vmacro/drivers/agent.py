@@ -73,7 +73,7 @@ class ChannelAgent:
         lease = said.get("lease") or {}
         flat = {k: said.get(k) for k in ("boot_id", "kernel", "hostname", "uptime_s", "mac")}
         place = {"address": lease.get("address", ""), "gateway": lease.get("gateway", "")}
-        place |= {k: said[k] for k in ("held", "verbs", "rp_filter") if k in said}
+        place |= {k: said[k] for k in ("address6", "held", "verbs", "rp_filter") if k in said}
         return self._checked(_AGENT_FACTS, {"version": said.get("agent"), **flat, **place})
 
     def connections(self) -> tuple[Connection, ...]:
@@ -87,8 +87,8 @@ class ChannelAgent:
     def arrive(self, left: str) -> Arrival:
         return self._checked(_ARRIVAL, self._ask("arrive", {"left": left}, ARRIVAL_TIMEOUT_S))
 
-    def prepare(self, address: str) -> None:
-        self._ask("prepare", {"address": address}, ANSWER_TIMEOUT_S)
+    def prepare(self, address: str, address6: str = "") -> None:
+        self._ask("prepare", {"address": address, "address6": address6}, ANSWER_TIMEOUT_S)
 
     def retire(self, address: str, force: bool = False) -> bool:
         args: dict[str, protocol.Scalar] = {"address": address, "force": force}

@@ -58,6 +58,8 @@ class FakeGuest:
     boot_id: str
     address: str
     connections: list[Connection]
+    address6: str = ""
+    prepared6: str = ""
     kept: list[str] = field(default_factory=list)
     last: Arrival | None = None
     answers: bool = True
@@ -256,7 +258,7 @@ class FakeAgent:
         mac, held = "52:54:00:00:00:01", tuple(sorted(guest.kept))
         verbs = ("arrive", "connections", "prepare", "retire", "status")
         return AgentFacts(
-            "0.1.0", guest.boot_id, "6.12", "web", 60.0, mac, guest.address, "10.50.1.1", held, verbs, rp_filter=2
+            "0.1.0", guest.boot_id, "6.12", "web", 60.0, mac, guest.address, "10.50.1.1", guest.address6, held, verbs, 2
         )
 
     def connections(self) -> tuple[Connection, ...]:
@@ -265,18 +267,24 @@ class FakeAgent:
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         return tuple(self._guest("consent").connections)
 
-    def prepare(self, address: str) -> None:
+    def prepare(self, address: str, address6: str = "") -> None:
         guest = self._guest("prepare")
-        if address not in guest.kept:
-            guest.kept.append(address)
-            guest.connections = [_joined(c, address) if c.willing else c for c in guest.connections]
+        guest.prepared6 = address6
+        for coming in (a for a in (address, address6) if a and a not in guest.kept):
+            guest.kept.append(coming)
+            guest.connections = [_joined(c, coming) if c.willing else c for c in guest.connections]
 
     def arrive(self, left: str) -> Arrival:
         guest = self._guest("arrive")
         if guest.last is not None and (guest.last.old, guest.last.new) == (left, guest.address):
             return guest.last
         new = self._leased()
-        guest.last = Arrival("channel", guest.address, new, new.rpartition(".")[0] + ".1", 2, 300, 400)
+        old6 = guest.address6 if guest.prepared6 else ""
+        gateway = new.rpartition(".")[0] + ".1"
+        guest.last = Arrival("channel", guest.address, new, gateway, 2, 300, 400, old6, guest.prepared6)
+        if guest.prepared6:
+            guest.kept = [a for a in [*guest.kept, old6] if a != guest.prepared6]
+            guest.address6, guest.prepared6 = guest.prepared6, ""
         if new != guest.address:
             guest.kept = [a for a in [*guest.kept, guest.address] if a != new]
             guest.address = new
@@ -285,9 +293,10 @@ class FakeAgent:
 
     def retire(self, address: str, force: bool = False) -> bool:
         guest = self._guest("retire")
+        present = (guest.address, guest.address6)
         if force:
-            guest.connections = [c for c in guest.connections if c.reaches(guest.address)]
-        if any(c.reaches(address) and not c.reaches(guest.address) for c in guest.connections):
+            guest.connections = [c for c in guest.connections if c.reaches(*present)]
+        if any(c.reaches(address) and not c.reaches(*present) for c in guest.connections):
             return False
         guest.kept = [a for a in guest.kept if a != address]
         guest.connections = [

@@ -66,8 +66,17 @@ def network(text: str, active: bool, leases: Iterable[tuple[str, str]]) -> Netwo
         dhcp_free=free,
         taken=taken,
         reserved=tuple(reserved),
+        subnet6=_subnet6(root),
         forward=_attribute(root, "forward", "mode") or "isolated",
     )
+
+
+def _subnet6(root: ElementTree.Element) -> str:
+    """Where hosts configure their own addresses (RFC 4862): dnsmasq advertises it as libvirt tells it to."""
+    for element in root.iterfind("ip"):
+        if element.get("family") == "ipv6":
+            return str(ipaddress.IPv6Interface(f"{element.get('address')}/{element.get('prefix', '128')}").network)
+    return ""
 
 
 def machine_types(text: str) -> tuple[str, ...]:

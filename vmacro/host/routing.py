@@ -64,6 +64,8 @@ def point(ip: IPRoute, leg: LegEnd, to: str) -> None:
     elif to == TUNNEL:
         _route(ip, leg, table=MAIN, **_through(leg))
         # Neighbours on the guests' own subnet ask for it too: this host answers for it.
+        if _family(leg) == AF_INET6:
+            tunnels.sysctl(f"net/ipv6/conf/{leg.bridge}/proxy_ndp", "1")
         ip.neigh("replace", dst=leg.address, ifindex=bridge, flags=_PROXY, family=_family(leg))
     else:
         _no_route(ip, leg, table=MAIN, oif=_index(leg.device))

@@ -51,7 +51,7 @@ def make(ip: IPRoute, leg: LegEnd) -> Offer:
     offer = _wireguard_key(leg) if leg.kind == WIREGUARD else Offer()
     ip.link("set", index=index, state="up")
     # The way back of what comes out of the tunnel is another interface, by design (loose mode).
-    _sysctl(f"net/ipv4/conf/{leg.device}/rp_filter", "2")
+    sysctl(f"net/ipv4/conf/{leg.device}/rp_filter", "2")
     if leg.kind == VXLAN:
         for address in NEXT_HOPS.values():
             ip.neigh(
@@ -130,5 +130,5 @@ def _wg(*words: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def _sysctl(key: str, value: str) -> None:
+def sysctl(key: str, value: str) -> None:
     Path("/proc/sys", key).write_text(value)

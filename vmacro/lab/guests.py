@@ -30,6 +30,7 @@ _NETWORK_XML = """\
   <ip address='{gateway}' prefix='{prefix}'>
     <dhcp><range start='{first}' end='{last}'><lease expiry='1' unit='hours'/></range></dhcp>
   </ip>
+  {ip6}
   <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
 </network>
 """
@@ -91,7 +92,9 @@ class Ready:
 def network_xml(topology: Topology, site: str) -> str:
     subnet = topology.sites[site].subnet
     first = subnet[2] if subnet.num_addresses < 64 else subnet[10]
+    subnet6 = topology.sites[site].subnet6
     return _NETWORK_XML.format(
+        ip6="" if subnet6 is None else f"<ip family='ipv6' address='{subnet6[1]}' prefix='64'/>",
         name=NETWORK,
         mac=_mac(topology.name, "gateway"),  # the same at every site: a guest that arrives is never mute
         gateway=topology.gateway(site),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyroute2 import IPRoute, netns
 
+from vmacro.errors import LabError
 from vmacro.lab import process
 from vmacro.lab.topology import WAN, Topology
 
@@ -28,6 +30,8 @@ def create_all(topology: Topology) -> None:
     for node, site in topology.sites.items():
         with IPRoute(netns=topology.network_namespace(WAN)) as ip:
             ip.route("replace", dst=str(site.subnet), gateway=str(topology.uplink(node).node.ip))
+    if topology.dual_stack:
+        _make_dual_stack(topology)
     if topology.wan.anti_spoofing:
         # Strict reverse-path filtering (RFC 3704 section 2.2), as a provider's edge does it.
         _sysctl(topology.network_namespace(WAN), {f"net.ipv4.conf.{n}.rp_filter": "1" for n in topology.nodes})
@@ -96,6 +100,39 @@ def _connect(topology: Topology, node: str) -> None:
         ip.link("set", index=index, state="up")
         far.link("set", index=peer, state="up")
         ip.route("replace", dst="default", gateway=str(uplink.router.ip))
+
+
+def _make_dual_stack(topology: Topology) -> None:
+    """IPv6 on every link, without waiting for duplicate detection."""
+    wan = topology.network_namespace(WAN)
+    for node in topology.nodes:
+        here, (router, own) = topology.network_namespace(node), topology.uplink6(node)
+        site = topology.sites.get(node)
+        for name, device, address in ((here, "uplink", own), (wan, node, router)):
+            _sysctl(name, {"net.ipv6.conf.all.forwarding": "1"})
+            process.run(["ip", "-n", name, "-6", "addr", "replace", str(address), "dev", device, "nodad"])
+        process.run(["ip", "-n", here, "-6", "route", "replace", "default", "via", str(router.ip)])
+        if site is not None and site.subnet6 is not None:
+            process.run(["ip", "-n", wan, "-6", "route", "replace", str(site.subnet6), "via", str(own.ip)])
+        if topology.wan.anti_spoofing:
+            # IPv6 has no rp_filter: the same by rules.
+            _drop_foreign_sources(wan, node, [str(p) for p in topology.prefixes6(node)])
+
+
+def _drop_foreign_sources(wan: str, node: str, own: list[str]) -> None:
+    table = ["ip", "netns", "exec", wan, ip_tables(6), "-w"]
+    allowed = [["-A", "FORWARD", "-i", node, "-s", prefix, "-j", "ACCEPT"] for prefix in own]
+    for rule in (*allowed, ["-A", "FORWARD", "-i", node, "-j", "DROP"]):
+        try:
+            process.run([*table, "-C", *rule[1:]])
+        except LabError:
+            process.run([*table, *rule])
+
+
+def ip_tables(version: int) -> str:
+    """The legacy program where there is one: the other needs NFQUEUE in nf_tables."""
+    name = "iptables" if version == 4 else "ip6tables"
+    return f"{name}-legacy" if shutil.which(f"{name}-legacy") else name
 
 
 def _sysctl(name: str, settings: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
@@ -29,11 +29,13 @@ class Wan(Strict):
     loss_percent: float = Field(default=0, ge=0, lt=100)
     anti_spoofing: bool = Field(default=False, description="drop what comes with a source of another node")
     transit: IPv4Network = IPv4Network("10.9.0.0/16")
+    transit6: IPv6Network = IPv6Network("fd00:9::/48")
     round_trips: tuple[RoundTrip, ...] = ()
 
 
 class Site(Strict):
     subnet: IPv4Network
+    subnet6: IPv6Network | None = Field(default=None, description="a /64; sites with one make the lab dual-stack")
     dhcp_addresses: int = Field(default=100, ge=1)
     memory_reserve_mib: int = Field(default=64, ge=0)
 
@@ -94,6 +96,20 @@ class Topology(Strict):
         """The /30 between a node and the WAN router."""
         net = list(itertools.islice(self.wan.transit.subnets(new_prefix=30), len(self.nodes)))[self.nodes.index(node)]
         return Uplink(IPv4Interface((net[1], 30)), IPv4Interface((net[2], 30)))
+
+    def uplink6(self, node: str) -> tuple[IPv6Interface, IPv6Interface]:
+        """(router, node) of the same link, in a /64 of its own."""
+        net = next(itertools.islice(self.wan.transit6.subnets(new_prefix=64), self.nodes.index(node), None))
+        return IPv6Interface((net[1], 64)), IPv6Interface((net[2], 64))
+
+    @property
+    def dual_stack(self) -> bool:
+        return any(site.subnet6 is not None for site in self.sites.values())
+
+    def prefixes6(self, node: str) -> list[IPv6Network]:
+        """Whose source addresses a node's packets carry."""
+        own = self.sites[node].subnet6 if node in self.sites else None
+        return [self.uplink6(node)[1].network, *([own] if own is not None else [])]
 
     def prefixes(self, node: str) -> list[IPv4Network]:
         """Whose source addresses a node's packets carry."""

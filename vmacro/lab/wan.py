@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import socket
 import statistics
 import struct
@@ -88,15 +87,17 @@ def _pairs(topology: Topology) -> Iterator[tuple[str, str]]:
 def _start_forwarder(topology: Topology, folder: Path) -> process.Process:
     router, wan = topology.network_namespace(WAN), topology.wan
     links = []
-    tables = "iptables-legacy" if shutil.which("iptables-legacy") else "iptables"
-    base = ["ip", "netns", "exec", router, tables, "-w", "-t", "mangle"]
-    process.run([*base, "-F", "FORWARD"])
+    versions = (4, 6) if topology.dual_stack else (4,)
+    bases = [["ip", "netns", "exec", router, namespaces.ip_tables(v), "-w", "-t", "mangle"] for v in versions]
+    for base in bases:
+        process.run([*base, "-F", "FORWARD"])
     for queue, (source, target) in enumerate(_pairs(topology)):
         one_way_ms = topology.round_trip_ms(source, target) / 2
         if one_way_ms or wan.jitter_ms or wan.loss_percent:
             links.append(forwarder.Link(queue, one_way_ms, wan.jitter_ms, wan.loss_percent))
             rule = ["-A", "FORWARD", "-i", source, "-o", target, "-j", "NFQUEUE", "--queue-num", str(queue)]
-            process.run([*base, *rule])
+            for base in bases:
+                process.run([*base, *rule])
     forwarder.write_config(links, folder / "forwarder.json")
     log = folder / "forwarder.log"
     log.unlink(missing_ok=True)
@@ -137,6 +138,9 @@ def _shape_with_netem(topology: Topology) -> None:
             for prefix in topology.prefixes(source):
                 match = ["u32", "match", "ip", "src", str(prefix), "flowid", leaf]
                 process.run([*tc, "filter", "add", "dev", target, "parent", "1:", "protocol", "ip", *match])
+            for prefix6 in topology.prefixes6(source) if topology.dual_stack else ():
+                match = ["u32", "match", "ip6", "src", str(prefix6), "flowid", leaf]
+                process.run([*tc, "filter", "add", "dev", target, "parent", "1:", "protocol", "ipv6", *match])
 
 
 def _buffer_bytes(rate: int) -> int:

@@ -67,6 +67,7 @@ class NetworkFacts:
     taken: tuple[tuple[str, str], ...] = ()
     reserved: tuple[tuple[str, str], ...] = ()
     forward: str = "open"
+    subnet6: str = ""
 
     def address_of(self, mac: str) -> str:
         """The address leased to or reserved for a card, or ''."""
@@ -75,8 +76,8 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class AgentFacts:
-    """`address` is '' while the guest has no lease; `held` are the addresses it keeps besides. `rp_filter` is
-    the kernel's reverse-path filter on its interface: 0 off, 1 strict, 2 loose."""
+    """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `held` are the addresses it
+    keeps besides. `rp_filter` is the kernel's reverse-path filter on its interface: 0 off, 1 strict, 2 loose."""
 
     version: str
     boot_id: str
@@ -86,6 +87,7 @@ class AgentFacts:
     mac: str
     address: str
     gateway: str
+    address6: str = ""
     held: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ()
     rp_filter: int = 0
@@ -132,8 +134,8 @@ class Connection:
         """The client's side of the oldest subflow that is left."""
         return min(self.subflows, key=lambda s: s.joined).client
 
-    def reaches(self, address: str) -> bool:
-        return any(s.local == address and s.established for s in self.subflows)
+    def reaches(self, *addresses: str) -> bool:
+        return any(s.local in addresses and s.established for s in self.subflows)
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,13 @@ class Arrival:
     endpoint_id: int
     lease_ms: int
     total_ms: int
+    old6: str = ""
+    new6: str = ""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The guest's addresses at the new site."""
+        return tuple(a for a in (self.new, self.new6) if a)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class Held:
 class Plan:
     """Everything a move needs to know; it is what the journal keeps, and undo is derived from it.
 
-    For `seamless`: `new_address` is announced before the copy and reached by `lead`; `trail` brings the
+    For `seamless`: `new_address` (by DHCP) and `new_address6` (by SLAAC; '' where a site has no IPv6) are
+    announced before the copy and reached by `leads`; `trail` brings the
     addresses that the guest has (`held`) to where it goes; `standing` are legs of earlier moves, which this
     one ends.
     `reserve`: the new address needs a DHCP reservation that is not there yet.
@@ -67,7 +68,8 @@ class Plan:
     address: str
     boot_id: str
     new_address: str = ""
-    lead: Leg | None = None
+    new_address6: str = ""
+    leads: tuple[Leg, ...] = ()
     trail: tuple[Leg, ...] = ()
     standing: tuple[Leg, ...] = ()
     held: tuple[Held, ...] = ()

@@ -30,6 +30,15 @@ def next_address(network: NetworkFacts, mac: str, held: Iterable[str]) -> str:
     return next((a for a in candidates if a not in unusable), "")
 
 
+def next_address6(network: NetworkFacts, mac: str) -> str:
+    """The address that a card gives itself on a network (RFC 4291 appendix A), or '' where it cannot."""
+    if not network.subnet6.endswith("/64"):
+        return ""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(ipaddress.IPv6Network(network.subnet6)[int.from_bytes(identifier, "big")])
+
+
 def best_tunnel(one: HostView, other: HostView) -> str:
     """The best kind that both hosts can do, or ''."""
     if one.links is None or other.links is None:
@@ -61,9 +70,11 @@ def lead(move_id: str, survey: Survey, source: Host, destination: Host, address:
 def held(agent: AgentFacts, source: HostView, here: Host, legs: Iterable[Leg]) -> tuple[Held, ...]:
     """The guest's present addresses, each with its home: what its leg says, or else where the guest is."""
     homes = {leg.address: leg.home for leg in legs}
-    subnet = ipaddress.ip_network(source.network.subnet) if source.network is not None else None
-    local = [a for a in agent.held if subnet is not None and ipaddress.ip_address(a) in subnet]
-    known = {agent.address: here} | dict.fromkeys(local, here) | {a: homes[a] for a in agent.held if a in homes}
+    network = source.network
+    subnets = [ipaddress.ip_network(s) for s in (network.subnet, network.subnet6) if s] if network is not None else []
+    local = [a for a in agent.held if any(ipaddress.ip_address(a) in subnet for subnet in subnets)]
+    known = {a: here for a in (agent.address, agent.address6, *local) if a}
+    known |= {a: homes[a] for a in agent.held if a in homes}
     return tuple(Held(address, home) for address, home in known.items())
 
 

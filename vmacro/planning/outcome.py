@@ -9,14 +9,14 @@ from vmacro.model.moves import ConnectionOutcome
 
 
 def compare(
-    before: Iterable[Connection], after: Iterable[Connection], new_address: str, carried: Iterable[str]
+    before: Iterable[Connection], after: Iterable[Connection], present: tuple[str, ...], carried: Iterable[str]
 ) -> list[ConnectionOutcome]:
     """Each connection seen before, as it is after; one that is gone was not kept."""
     now = {c.key: c for c in after}
     outcomes = []
     for old in before:
         new = now.get(old.key)
-        followed = new is not None and new.reaches(new_address)
+        followed = new is not None and new.reaches(*present)
         held = new is not None and not followed and any(new.reaches(a) for a in carried)
         # A plain TCP connection still stands in the guest's table, but nobody reaches it there.
         kept = followed or held or (new is not None and new.mptcp)
@@ -24,7 +24,7 @@ def compare(
     return outcomes
 
 
-def all_followed(expected: Iterable[str], after: Iterable[Connection], new_address: str) -> bool:
-    """Whether every expected connection that still exists uses the new address."""
+def all_followed(expected: Iterable[str], after: Iterable[Connection], present: tuple[str, ...]) -> bool:
+    """Whether every expected connection that still exists uses one of the guest's present addresses."""
     wanted = set(expected)
-    return all(c.reaches(new_address) for c in after if c.key in wanted)
+    return all(c.reaches(*present) for c in after if c.key in wanted)

@@ -37,11 +37,15 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
     if request.handoff != SEAMLESS or network is None:
         return basis
     new = handoffs.next_address(network, mac, survey.agent.held)
+    new6 = handoffs.next_address6(network, mac) if survey.agent.address6 else ""
+    if new6 in survey.agent.held:
+        new6 = ""  # an address that carried connections use is not announced again
     held = handoffs.held(survey.agent, source, here, basis.standing)
     return replace(
         basis,
         new_address=new,
-        lead=handoffs.lead(move_id, survey, here, there, new),
+        new_address6=new6,
+        leads=tuple(handoffs.lead(move_id, survey, here, there, a) for a in (new, new6) if a),
         trail=handoffs.trail(move_id, survey, here, there, held),
         held=held,
         reserve=(new, mac) not in network.reserved,

@@ -26,6 +26,8 @@ def listen(address: str, port: int, mptcp: bool = True) -> socket.socket:
         print("no MPTCP in this kernel: serving plain TCP", file=sys.stderr)
         listener = wire.stream_socket(family, mptcp=False)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listener.bind((address, port))
     listener.listen(128)
     return listener

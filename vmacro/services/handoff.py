@@ -57,7 +57,7 @@ class Renumber:
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
         expected = [c.key for c in before.connections if c.willing]
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            after = wait_until_followed(plan, world, agent, expected, arrival.new)
+            after = wait_until_followed(plan, world, agent, expected, arrival.present)
             if arrival.old != arrival.new:
                 agent.retire(arrival.old)
         return After(after)
@@ -80,18 +80,18 @@ def ask_to_arrive(plan: Plan, world: World) -> Arrival:
 
 
 def wait_until_followed(
-    plan: Plan, world: World, agent: Agent, expected: list[str], address: str
+    plan: Plan, world: World, agent: Agent, expected: list[str], present: tuple[str, ...]
 ) -> tuple[Connection, ...]:
-    """The connections, once all expected ones use an address, or the policy's settle_timeout_s has passed."""
+    """The connections, once all expected ones use one of the addresses, or the policy's settle_timeout_s has passed."""
     deadline = world.clock.monotonic_s() + plan.policy.settle_timeout_s
     found = agent.connections()
-    while not _settled(expected, found, address) and world.clock.monotonic_s() < deadline:
+    while not _settled(expected, found, present) and world.clock.monotonic_s() < deadline:
         world.clock.sleep(SETTLE_POLL_S)
         found = agent.connections()
     return found
 
 
-def _settled(expected: Iterable[str], after: tuple[Connection, ...], address: str) -> bool:
+def _settled(expected: Iterable[str], after: tuple[Connection, ...], addresses: tuple[str, ...]) -> bool:
     """A connection whose old path has died may show no subflow for a moment: wait for that one too."""
-    present = {c.key for c in after}
-    return all(key in present for key in expected) and all_followed(expected, after, address)
+    there = {c.key for c in after}
+    return all(key in there for key in expected) and all_followed(expected, after, addresses)

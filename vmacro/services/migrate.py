@@ -46,7 +46,7 @@ def tell_the_story(plan: Plan, world: World, journal: Journal) -> Outcome:
         arrival = phase.run(Phase.ARRIVE, Arrival, lambda: handoff.arrive(plan, world))
         outcome = replace(outcome, arrival=arrival)
         after = phase.run(Phase.SETTLE, After, lambda: handoff.settle(plan, world, before, arrival))
-        found = compare(before.connections, after.connections, arrival.new, after.carried)
+        found = compare(before.connections, after.connections, arrival.present, after.carried)
         outcome = replace(outcome, connections=tuple(found), carried=after.carried)
         phase.do(Phase.VERIFY, lambda: _verify_health(plan, world))
         phase.do(Phase.CLEAN, lambda: handoff.clean(plan, world, after))

@@ -31,22 +31,24 @@ class Seamless:
         """
         if plan.reserve:
             world.hypervisor(plan.destination).reserve(plan.destination.network, plan.mac, plan.new_address)
-        assert plan.lead is not None, "the planner gives a seamless move its lead"
-        _open(plan.lead, world)
-        world.host_network(plan.destination).point(plan.lead, to_guest=False)
+        for leg in plan.leads:
+            _open(leg, world)
+            world.host_network(plan.destination).point(leg, to_guest=False)
         for leg in plan.trail:
             _open(leg, world)
-        kind = plan.lead.kind + ("" if plan.lead.kind == "wireguard" else " (neither encrypted nor authenticated)")
-        world.tell(plan.move_id, "note", f"{plan.new_address} leads to the guest at home, through {kind}", tunnel=kind)
+        coming, kind = [leg.address for leg in plan.leads], plan.leads[0].kind
+        secured = "" if kind == "wireguard" else " (neither encrypted nor authenticated)"
+        text = f"what comes for {' and '.join(coming)} goes to the guest at home, through {kind}{secured}"
+        world.tell(plan.move_id, "note", text, tunnel=kind)
         with world.agent(plan.source, plan.guest.domain) as agent:
-            agent.prepare(plan.new_address)
+            agent.prepare(plan.new_address, plan.new_address6)
             deadline = world.clock.monotonic_s() + plan.policy.join_timeout_s
             found = agent.connections()
-            while (waiting := _not_joined(found, plan.new_address)) and world.clock.monotonic_s() < deadline:
+            while (waiting := _not_joined(found, coming)) and world.clock.monotonic_s() < deadline:
                 world.clock.sleep(JOIN_POLL_S)
                 found = agent.connections()
-        follow = sum(c.reaches(plan.new_address) for c in found)
-        text = f"{follow} of {len(found)} connections have joined {plan.new_address}; the others will be carried"
+        follow = sum(c.reaches(*coming) for c in found)
+        text = f"{follow} of {len(found)} connections have joined; the others will be carried"
         world.tell(plan.move_id, "note", text, follow=follow, carried=len(found) - follow, unwilling=waiting)
         return Before(before.boot_id, found)
 
@@ -62,7 +64,8 @@ class Seamless:
         troubles: list[VmacroError] = []
         try:
             with world.agent(plan.source, plan.guest.domain) as agent:
-                agent.retire(plan.new_address)
+                for leg in plan.leads:
+                    agent.retire(leg.address)
         except (AgentError, HostError) as error:
             troubles.append(error)
         for host in _hosts(plan):
@@ -101,18 +104,18 @@ class Seamless:
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
         """Addresses that only followers used are withdrawn; the others are carried on."""
-        expected = [c.key for c in before.connections if c.reaches(arrival.new)]
+        expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            wait_until_followed(plan, world, agent, expected, arrival.new)
-            carried = [h.address for h in plan.held if h.address != arrival.new and not agent.retire(h.address)]
+            wait_until_followed(plan, world, agent, expected, arrival.present)
+            old = [held.address for held in plan.held if held.address not in arrival.present]
+            carried = [address for address in old if not agent.retire(address)]
             return After(agent.connections(), tuple(carried))
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Legs that nobody needs are closed. DHCP gives a carried address to nobody else meanwhile."""
         done = [leg for leg in plan.trail if leg.address not in after.carried]
-        for leg in (plan.lead, *done, *plan.standing):
-            if leg is not None:
-                close(leg, world)
+        for leg in (*plan.leads, *done, *plan.standing):
+            close(leg, world)
         if plan.reserve:
             world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
         for held in plan.held:
@@ -126,7 +129,9 @@ def close(leg: Leg, world: World) -> None:
 
 
 def keep(address: str, home: Host, world: World, kept: bool) -> None:
-    """Reserve a carried address for nobody, or give it back. Idempotent."""
+    """Reserve a carried address for nobody, or give it back; SLAAC gives none away. Idempotent."""
+    if ":" in address:
+        return
     nobody = "02:76:03:" + hashlib.sha256(address.encode()).digest()[:3].hex(":")
     hypervisor = world.hypervisor(home)
     (hypervisor.reserve if kept else hypervisor.release)(home.network, nobody, address)
@@ -141,12 +146,12 @@ def _open(leg: Leg, world: World) -> None:
 
 
 def _hosts(plan: Plan) -> list[Host]:
-    legs = [leg for leg in (plan.lead, *plan.trail) if leg is not None]
+    legs = [*plan.leads, *plan.trail]
     return list(dict.fromkeys([plan.source, plan.destination, *(h for leg in legs for h in (leg.home, leg.away))]))
 
 
-def _not_joined(found: tuple[Connection, ...], address: str) -> int:
-    return sum(c.mptcp and not c.reaches(address) for c in found)
+def _not_joined(found: tuple[Connection, ...], coming: list[str]) -> int:
+    return sum(c.mptcp and not c.reaches(*coming) for c in found)
 
 
 def _tell_turns(plan: Plan, world: World, host: Host) -> None:
