@@ -120,6 +120,42 @@ def test_undoing_that_fails_is_told() -> None:
     assert outcome.ending == Ending.ROLLED_BACK and "no SSH" in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"tunnels": ()}, "no-tunnel"),
+        ({"tunnels": ("wireguard",)}, "no-tunnel"),  # the other host has VXLAN only
+        ({"path_mtu": 1300}, "tunnel-mtu"),
+        ({"forwarding": False}, "no-forwarding"),
+        ({"bridge_mac": "52:54:00:bb:bb:bb"}, "gateway-mac"),
+    ],
+)
+def test_what_a_host_lacks(change: dict[str, object], code: str) -> None:
+    fake = FakeWorld()
+    berlin = fake.hosts["berlin"]
+    berlin.links = replace(berlin.links, **change)  # type: ignore[arg-type]
+    assert code in findings(fake) and code not in findings(fake, RENUMBER)
+    blocks = code != "gateway-mac"
+    assert bool(checks.blockers(findings(fake).values())) is blocks
+
+
+def test_what_a_network_or_a_guest_lacks() -> None:
+    fake = FakeWorld()
+    front = fake.hosts["berlin"].networks
+    front["front"] = replace(front["front"], forward="nat")
+    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "status"), 1
+    assert {"network-filters", "agent-too-old", "guest-rp-filter"} <= set(findings(fake))
+    assert set(findings(fake, RENUMBER)) == set()
+
+
+def test_wireguard_is_chosen_where_both_hosts_have_it() -> None:
+    fake = FakeWorld()
+    for host in fake.hosts.values():
+        host.links = replace(host.links, tunnels=("wireguard", "vxlan"))
+    assert findings(fake) == {}
+    assert {leg.kind for leg in plan(fake).leads} == {"wireguard"}
+
+
 def test_each_missing_piece_is_a_finding() -> None:
     fake = FakeWorld()
     assert set(findings(fake)) == {"tunnel-plain"}, "VXLAN, said aloud"

@@ -37,6 +37,9 @@ def host(name: str) -> Host:
     return Host(name, name, uri, uri, f"10.9.0.{len(name)}", name, "front")
 
 
+_LINKS = LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 1500, True)
+
+
 @dataclass
 class FakeHost:
     facts: HostFacts
@@ -48,6 +51,7 @@ class FakeHost:
     armed: set[str] = field(default_factory=set)
     turned: list[Turn] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
+    links: LinkFacts = _LINKS
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
 
 
@@ -60,6 +64,8 @@ class FakeGuest:
     connections: list[Connection]
     address6: str = ""
     prepared6: str = ""
+    verbs: tuple[str, ...] = ("arrive", "connections", "prepare", "retire", "status")
+    rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
     last: Arrival | None = None
     answers: bool = True
@@ -203,8 +209,7 @@ class FakeHostNetwork:
 
     def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
         host = self._host("facts")
-        legs = tuple(host.legs.values())
-        return LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 1500, True, host.used.get(probe, ""), legs)
+        return replace(host.links, used_by=host.used.get(probe, ""), legs=tuple(host.legs.values()))
 
     def open(self, leg: Leg) -> Offer:
         side = "home" if leg.home.name == self._name else "away"
@@ -256,9 +261,19 @@ class FakeAgent:
     def status(self) -> AgentFacts:
         guest = self._guest("status")
         mac, held = "52:54:00:00:00:01", tuple(sorted(guest.kept))
-        verbs = ("arrive", "connections", "prepare", "retire", "status")
         return AgentFacts(
-            "0.1.0", guest.boot_id, "6.12", "web", 60.0, mac, guest.address, "10.50.1.1", guest.address6, held, verbs, 2
+            "0.1.0",
+            guest.boot_id,
+            "6.12",
+            "web",
+            60.0,
+            mac,
+            guest.address,
+            "10.50.1.1",
+            guest.address6,
+            held,
+            guest.verbs,
+            guest.rp_filter,
         )
 
     def connections(self) -> tuple[Connection, ...]:
