@@ -25,10 +25,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import ping
 import stretch
 
-from vmacro.lab import topology
+from vmacro.lab import echo, topology
+from vmacro.lab.echo import Echoes
 from vmacro.lab.lab import Lab
 from vmacro.model.events import Event
 from vmacro.rtt import recording as recordings
@@ -103,7 +103,7 @@ def series(lab: Lab, way: str, guest: str, moves: int, folder: Path) -> Iterator
         record = folder / f"{way}-{number}.ndjson"
         if way != "plain":  # whose guest has no agent to tell it
             address = stretch.address(lab, guest)
-        with probing(lab, address, record), ping.pinging(lab.namespace("client"), address) as echoes:
+        with probing(lab, address, record), echo.echoing(lab.namespace("client"), address) as echoes:
             time.sleep(BEFORE_S)
             sent = retransmissions(lab)
             events, downtime_ms = move(lab, way, guest, to, folder / f"{way}-{number}")
@@ -127,7 +127,7 @@ def move(lab: Lab, way: str, guest: str, to: str, report: Path) -> tuple[list[Ev
 
 
 def figures(
-    way: str, to: str, recording: Recording, events: list[Event], echoes: list[int], downtime_ms: int, sent: int
+    way: str, to: str, recording: Recording, events: list[Event], echoes: Echoes, downtime_ms: int, sent: int
 ) -> Moved:
     shift = recording.mono_to_wall_ns
     paused, resumed = (
@@ -144,7 +144,7 @@ def figures(
         way,
         to,
         outage(felt).ms if alive else None,
-        ping.longest_silence_ms(echoes, paused + shift - 500_000_000, paused + shift + 650_000_000),
+        echoes.longest_silence_ms(paused + shift - 500_000_000, paused + shift + 650_000_000),
         downtime_ms,
         spread(between(recording, samples[0].due_ns, samples[0].due_ns + BEFORE_S * 1e9)).median,
         spread(copying).median,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support import Vmacro, probing, site_of, summary, traces_of_moves
+from vmacro.lab import echo
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -64,6 +65,18 @@ def test_no_client_of_any_kind_is_lost(lab: Lab, vmacro: Vmacro, web_at_home: st
     assert closing.returncode == 0 and "last connection has ended" in closing.stdout, closing.stdout + closing.stderr
     assert json.loads(vmacro("carried", "--json").stdout) == []
     assert traces_of_moves(lab) == before
+
+
+def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+    """Nothing retransmits an echo request: what is answered has been held."""
+    with echo.echoing(lab.namespace("client"), address_of(lab, "web")) as echoes:
+        done = vmacro("migrate", "web", "--to", web_at_home, "--json", "--report", "out")
+        assert done.returncode == 0, done.stdout + done.stderr
+    events = [json.loads(line) for line in (vmacro.folder / "out/events.ndjson").read_text().splitlines()]
+    at = {(e["data"]["side"], e["data"]["event"]): e["wall_ns"] for e in events if e["kind"] == "domain"}
+    paused, resumed = at["source", "suspended"], at["destination", "resumed"]
+    answered, sent = echoes.answered(paused, resumed)
+    assert sent >= 5 and answered >= 0.9 * sent, f"{answered} of {sent}"
 
 
 def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
