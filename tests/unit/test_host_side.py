@@ -40,6 +40,8 @@ def test_both_ends_agree_on_what_they_share() -> None:
         {"move": ""},
         {"move": "x" * 65},
         {"bridge": "../etc"},
+        {"bridge": ".."},
+        {"address": "FD50::1"},
         {"mac": "52:54:00"},
         {"address": "10.1.0"},
         {"peer": "host; reboot"},

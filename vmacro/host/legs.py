@@ -17,6 +17,7 @@ VXLAN, WIREGUARD = "vxlan", "wireguard"
 MARK = "vmacro1"
 DEVICE_PREFIX = "vmac-"
 _WORD = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")  # no slash, no leading dot: it goes into paths
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
 
 
@@ -41,16 +42,20 @@ class LegEnd:
     def __post_init__(self) -> None:
         if self.side not in (HOME, AWAY) or self.kind not in (VXLAN, WIREGUARD):
             raise LegError(f"side {self.side!r}, kind {self.kind!r}: not known")
-        for name in ("move", "domain", "bridge"):
+        if not INTERFACE.match(self.bridge):
+            raise LegError(f"bridge {self.bridge!r}: not an interface's name")
+        for name in ("move", "domain"):
             if not _WORD.match(getattr(self, name)):
                 raise LegError(f"{name} {getattr(self, name)!r}: not a plain word of 1 to 64 characters")
         if not _MAC.match(self.mac):
             raise LegError(f"mac {self.mac!r}: not six bytes in lower case")
         for name in ("address", "peer"):
             try:
-                ipaddress.ip_address(getattr(self, name))
+                canonical = str(ipaddress.ip_address(getattr(self, name)))
             except ValueError as error:
                 raise LegError(f"{name}: {error}") from None
+            if canonical != getattr(self, name):
+                raise LegError(f"{name} {getattr(self, name)!r}: write it as {canonical}")
 
     @property
     def number(self) -> int:

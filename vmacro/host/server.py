@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from guest_agent import protocol
 from vmacro import __version__
 from vmacro.host import legs, neighbours, routing, tunnels
-from vmacro.host.legs import LegEnd, LegError
+from vmacro.host.legs import INTERFACE, LegEnd, LegError
 from vmacro.host.rescue import Overheard
 from vmacro.host.tunnels import Offer
 
@@ -33,7 +32,6 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_RESUMED: routing.GUEST,
 }
 _TAPS = "./devices/interface/target"
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 Arguments = dict[str, protocol.Scalar]
 
 
@@ -86,7 +84,7 @@ class Server:
     def _facts(self, args: Arguments) -> dict[str, Any]:
         """Of a bridge, and of the way to a peer; `probe` asks the bridge who uses an address."""
         bridge, peer, probe = (_word(args, key) for key in ("bridge", "peer", "probe"))
-        if not _INTERFACE.match(bridge):
+        if not INTERFACE.match(bridge):
             raise RefusedError("bad-args", f"bridge {bridge!r}: not an interface's name")
         found = routing.ends(self._ip)
         return {
