@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.test_seamless import address_of, clients, verdicts
-from tests.support import Vmacro, eventually, on_host, summary, traces_of_moves
+from tests.support import Vmacro, eventually, on_host, summary, traces_of_moves, without_probers
 from vmacro.lab import namespaces, topology
 from vmacro.lab.lab import Lab
 
@@ -72,7 +72,7 @@ def test_renumber_is_refused_there(ring: Lab, tmp_path: Path) -> None:
 
 
 def test_a_ring_of_moves_leaves_nothing(ring: Lab, tmp_path: Path) -> None:
-    vmacro = Vmacro(tmp_path, ring.inventory_file)
+    vmacro = without_probers(Vmacro(tmp_path, ring.inventory_file))
     before, home, home6 = traces_of_moves(ring), address_of(ring, "web"), address6_of(ring)
     sites = itertools.cycle(["berlin", "madrid", "bucharest"])
     kinds = ("chatter", "tcp-chatter")

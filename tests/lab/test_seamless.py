@@ -10,11 +10,18 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support import Vmacro, probing, site_of, summary, traces_of_moves
+from tests.support import Vmacro, probing, site_of, summary, traces_of_moves, without_probers
 from vmacro.lab import echo
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def quiet(vmacro: Vmacro) -> Vmacro:
+    return without_probers(vmacro)
+
+
 ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle-500")
 
 
@@ -44,13 +51,13 @@ def address_of(lab: Lab, guest: str) -> str:
     return agent.address
 
 
-def test_no_client_of_any_kind_is_lost(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+def test_no_client_of_any_kind_is_lost(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
     before, old = traces_of_moves(lab), address_of(lab, "web")
     with clients(lab, "client", old, *ALL) as willing, clients(lab, "deaf", old, "chatter", "idle") as deaf:
-        done = vmacro("migrate", "web", "--to", web_at_home, "--json")
+        done = quiet("migrate", "web", "--to", web_at_home, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         figures = summary(done)
-        carried = json.loads(vmacro("carried", "--json").stdout)
+        carried = json.loads(quiet("carried", "--json").stdout)
         assert verdicts(willing) == dict.fromkeys(ALL, "")
         assert verdicts(deaf) == {"chatter": "", "idle": ""}
     connections = figures["connections"]
@@ -61,58 +68,58 @@ def test_no_client_of_any_kind_is_lost(lab: Lab, vmacro: Vmacro, web_at_home: st
     assert {c["transport"] for c in carried} == {"mptcp", "tcp"} and all(c["address"] == old for c in carried)
     assert any(c["bytes"] > 1000 for c in carried)
 
-    closing = vmacro("carry", "--json")
+    closing = quiet("carry", "--json")
     assert closing.returncode == 0 and "last connection has ended" in closing.stdout, closing.stdout + closing.stderr
-    assert json.loads(vmacro("carried", "--json").stdout) == []
+    assert json.loads(quiet("carried", "--json").stdout) == []
     assert traces_of_moves(lab) == before
 
 
-def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
     """Nothing retransmits an echo request: what is answered has been held."""
     with echo.echoing(lab.namespace("client"), address_of(lab, "web")) as echoes:
-        done = vmacro("migrate", "web", "--to", web_at_home, "--json", "--report", "out")
+        done = quiet("migrate", "web", "--to", web_at_home, "--json", "--report", "out")
         assert done.returncode == 0, done.stdout + done.stderr
-    events = [json.loads(line) for line in (vmacro.folder / "out/events.ndjson").read_text().splitlines()]
+    events = [json.loads(line) for line in (quiet.folder / "out/events.ndjson").read_text().splitlines()]
     at = {(e["data"]["side"], e["data"]["event"]): e["wall_ns"] for e in events if e["kind"] == "domain"}
     paused, resumed = at["source", "suspended"], at["destination", "resumed"]
     answered, sent = echoes.answered(paused, resumed)
     assert sent >= 5 and answered >= 0.9 * sent, f"{answered} of {sent}"
 
 
-def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
     before, home = traces_of_moves(lab), address_of(lab, "web")
     with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
         for to in ("berlin", "bucharest", "berlin"):
-            done = vmacro("migrate", "web", "--to", to, "--json")
+            done = quiet("migrate", "web", "--to", to, "--json")
             assert done.returncode == 0, done.stdout + done.stderr
             assert all(c["kept"] for c in summary(done)["connections"])
             assert site_of(lab, "web") == to
             if to == "bucharest":
                 assert not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
         assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
-    assert vmacro("carry").returncode == 0
+    assert quiet("carry").returncode == 0
     assert traces_of_moves(lab) == before
 
 
-def test_interrupted_in_the_copy_nothing_prepared_is_left(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+def test_interrupted_in_the_copy_nothing_prepared_is_left(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
     before = traces_of_moves(lab)
-    with probing(lab, "client", address_of(lab, "web"), vmacro.folder):
+    with probing(lab, "client", address_of(lab, "web"), quiet.folder):
         arguments = ("--json", "--bandwidth-mib-s", "1", "--copy-timeout-s", "3")
-        done = vmacro("migrate", "web", "--to", web_at_home, *arguments)
+        done = quiet("migrate", "web", "--to", web_at_home, *arguments)
         assert done.returncode == 4, done.stdout + done.stderr
     assert traces_of_moves(lab) == before
-    found = json.loads(vmacro("connections", "web", "--json").stdout)
+    found = json.loads(quiet("connections", "web", "--json").stdout)
     assert all(len(c["subflows"]) == 1 for c in found)
 
 
-def test_a_host_without_ssh_blocks_before_anything_is_touched(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+def test_a_host_without_ssh_blocks_before_anything_is_touched(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
     berlin = lab.host("berlin").address
-    mute = vmacro.altered("mute.toml", lambda t: t.replace(f'ssh = "root@{berlin}"', ""))
+    mute = quiet.altered("mute.toml", lambda t: t.replace(f'ssh = "root@{berlin}"', ""))
     done = mute("check", "web", "--to", web_at_home, "--json")
     assert done.returncode == 3
     assert "no-host-side" in [f["code"] for f in json.loads(done.stdout)]
-    stranger = vmacro.folder / "known_hosts"
+    stranger = quiet.folder / "known_hosts"
     stranger.write_text("")
-    unknown = vmacro.altered("unknown.toml", lambda t: t.replace(f"{lab.folder}/ssh/known_hosts", str(stranger)))
+    unknown = quiet.altered("unknown.toml", lambda t: t.replace(f"{lab.folder}/ssh/known_hosts", str(stranger)))
     refused = unknown("migrate", "web", "--to", web_at_home)
     assert refused.returncode == 3 and "not found in known_hosts" in refused.stderr
