@@ -15,14 +15,12 @@ from vmacro.lab import echo
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
+ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle-500")
 
 
 @pytest.fixture
 def quiet(vmacro: Vmacro) -> Vmacro:
     return without_probers(vmacro)
-
-
-ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle-500")
 
 
 @contextmanager
