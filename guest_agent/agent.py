@@ -55,6 +55,7 @@ class Agent:
         self._last_id = 0
         self._willing: set[int] = set()
         self._prepared = ("", "")  # the addresses to come, one of either family
+        self._current6 = ""
 
     async def start(self) -> None:
         """First lease after boot; the agent answers `status` while this still runs."""
@@ -106,7 +107,7 @@ class Agent:
             "mac": self._link.mac if self._link else "",
             "lease": asdict(self._lease) if self._lease else None,
             "address6": await self._address6(),
-            "held": await link.held(self._link, self._lease.address) if self._link and self._lease else [],
+            "held": await self._held(),
             "verbs": sorted(protocol.VERBS),
             "rp_filter": max(_rp_filter("all"), _rp_filter(self._interface)),
         }
@@ -173,7 +174,14 @@ class Agent:
     async def _address6(self) -> str:
         """The present IPv6 address, or ''."""
         known = await link.addresses6(self._link) if self._link is not None else {}
-        return next((a for a, preferred in known.items() if preferred), "")
+        if self._current6 not in known:  # not known yet, or started again since
+            self._current6 = next((a for a, preferred in known.items() if preferred), "")
+        return self._current6
+
+    async def _held(self) -> list[str]:
+        if self._link is None or self._lease is None:
+            return []
+        return await link.held(self._link, {self._lease.address, await self._address6()})
 
     async def _arrive_verb(self, args: dict[str, Any]) -> dict[str, Any]:
         """`left` is the address that the guest had before the move: it tells an arrival that the
@@ -212,6 +220,7 @@ class Agent:
                 await mptcp.prefer(prepared6, True)
                 await mptcp.prefer(old6, False)
                 await link.move_in6(self._link, prepared6, old6)
+                self._current6 = prepared6
         else:
             await link.forget_neighbours(self._link)
         lease = await self._leases.acquire(LEASE_TIMEOUT_S)

@@ -78,12 +78,12 @@ async def borrow(link: Link, address: str) -> None:
             await netlink.addr("replace", index=link.index, address=address, prefixlen=32, family=AF_INET)
 
 
-async def held(link: Link, but: str) -> list[str]:
-    """Addresses kept besides the lease's and the present IPv6 one."""
+async def held(link: Link, but: set[str]) -> list[str]:
+    """Addresses kept besides the present ones."""
     async with AsyncIPRoute() as netlink:
         messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET))
-    old = {str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32} - {but}
-    return sorted(old) + sorted(a for a, preferred in (await addresses6(link)).items() if not preferred)
+    old = {str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32}
+    return sorted(old - but) + sorted((await addresses6(link)).keys() - but)
 
 
 async def addresses6(link: Link) -> dict[str, bool]:
@@ -94,9 +94,10 @@ async def addresses6(link: Link) -> dict[str, bool]:
 
 
 async def move_in6(link: Link, new: str, old: str) -> None:
-    """Make `new` the address that is sent from; keep `old` for its sockets, without its subnet."""
+    """Make `new`, if any, the address that is sent from; keep `old` for its sockets, without its subnet."""
     async with AsyncIPRoute() as netlink:
-        await _set6(netlink, link, new, preferred=True)
+        if new:
+            await _set6(netlink, link, new, preferred=True)
         if old and old != new:
             await _set6(netlink, link, old, preferred=False)
             subnet = str(ipaddress.IPv6Interface(f"{old}/64").network)

@@ -193,9 +193,11 @@ def test_the_address_to_come() -> None:
 
 def test_the_ipv6_address_to_come_is_made_of_the_mac() -> None:
     dual = replace(NETWORK, subnet6="fd50:1::/64")
-    assert next_address6(dual, "52:54:00:12:34:56") == "fd50:1::5054:ff:fe12:3456"
-    assert next_address6(NETWORK, "52:54:00:12:34:56") == ""
-    assert next_address6(replace(NETWORK, subnet6="fd50:1::/80"), "52:54:00:12:34:56") == "", "no SLAAC there"
+    mac, own = "52:54:00:12:34:56", "fd50:1::5054:ff:fe12:3456"
+    assert next_address6(dual, mac, []) == own
+    assert next_address6(dual, mac, [own, "10.1.0.7"]) == "fd50:1::5054:ff:fe12:3457", "held for carried connections"
+    assert next_address6(NETWORK, mac, []) == ""
+    assert next_address6(replace(NETWORK, subnet6="fd50:1::/80"), mac, []) == "", "no SLAAC there"
 
 
 def dual_stack(fake: FakeWorld) -> None:

@@ -30,13 +30,15 @@ def next_address(network: NetworkFacts, mac: str, held: Iterable[str]) -> str:
     return next((a for a in candidates if a not in unusable), "")
 
 
-def next_address6(network: NetworkFacts, mac: str) -> str:
-    """The address that a card gives itself on a network (RFC 4291 appendix A), or '' where it cannot."""
+def next_address6(network: NetworkFacts, mac: str, held: Iterable[str]) -> str:
+    """The address that a card gives itself on a network (RFC 4291 appendix A), or the next that the guest
+    does not hold; '' where it cannot."""
     if not network.subnet6.endswith("/64"):
         return ""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return str(ipaddress.IPv6Network(network.subnet6)[int.from_bytes(identifier, "big")])
+    octets, taken = bytes.fromhex(mac.replace(":", "")), set(held)
+    identifier = int.from_bytes(bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:], "big")
+    subnet = ipaddress.IPv6Network(network.subnet6)
+    return next(a for a in (str(subnet[identifier + n]) for n in range(len(taken) + 1)) if a not in taken)
 
 
 def best_tunnel(one: HostView, other: HostView) -> str:
@@ -72,9 +74,9 @@ def held(agent: AgentFacts, source: HostView, here: Host, legs: Iterable[Leg]) -
     homes = {leg.address: leg.home for leg in legs}
     network = source.network
     subnets = [ipaddress.ip_network(s) for s in (network.subnet, network.subnet6) if s] if network is not None else []
+    present = [a for a in (agent.address, agent.address6) if a]
     local = [a for a in agent.held if any(ipaddress.ip_address(a) in subnet for subnet in subnets)]
-    known = {a: here for a in (agent.address, agent.address6, *local) if a}
-    known |= {a: homes[a] for a in agent.held if a in homes}
+    known = dict.fromkeys([*present, *local], here) | {a: homes[a] for a in (*present, *agent.held) if a in homes}
     return tuple(Held(address, home) for address, home in known.items())
 
 

@@ -37,9 +37,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
     if request.handoff != SEAMLESS or network is None:
         return basis
     new = handoffs.next_address(network, mac, survey.agent.held)
-    new6 = handoffs.next_address6(network, mac) if survey.agent.address6 else ""
-    if new6 in survey.agent.held:
-        new6 = ""  # an address that carried connections use is not announced again
+    new6 = handoffs.next_address6(network, mac, survey.agent.held) if survey.agent.address6 else ""
     held = handoffs.held(survey.agent, source, here, basis.standing)
     return replace(
         basis,
