@@ -144,7 +144,9 @@ def figures(
         way,
         to,
         outage(felt).ms if alive else None,
-        echoes.longest_silence_ms(paused + shift - 500_000_000, paused + shift + 650_000_000),
+        None  # the others leave that address behind
+        if way not in ("seamless", "stretch")
+        else echoes.longest_silence_ms(paused + shift - 500_000_000, paused + shift + 650_000_000),
         downtime_ms,
         spread(between(recording, samples[0].due_ns, samples[0].due_ns + BEFORE_S * 1e9)).median,
         spread(copying).median,
