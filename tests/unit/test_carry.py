@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
 from tests.unit.test_migrate import Straight
 from tests.unit.test_seamless import ends, move, plan
-from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.agent import ChannelAgent, ChannelAgents
+from vmacro.drivers.fake import FakeWorld, connection, host
+from vmacro.drivers.libvirt_connection import Connections
 from vmacro.errors import AgentError
 from vmacro.model.moves import Carriage
+from vmacro.model.nouns import Host
 from vmacro.services import carry, migrate
 
 OLD = "10.50.1.97"
@@ -78,3 +85,30 @@ def test_nobody_is_cut_for_an_agent_that_is_silent_for_a_while(fake: FakeWorld) 
     fake.before = before
     assert "last connection" in carry.tell_the_story(carriage, fake.world, Straight())
     assert [e.kind for e in fake.events].count("carry.trouble") == 20
+
+
+def test_users_of_one_guests_channel_take_turns() -> None:
+    """Several carriages of a guest are watched at a time; libvirt would end one's use for the other's."""
+    inside, worst = [0], [0]
+
+    class Counting(ChannelAgents):
+        @contextmanager
+        def _opened(self, host: Host, domain: str) -> Iterator[ChannelAgent]:
+            inside[0] += 1
+            worst[0] = max(worst[0], inside[0])
+            time.sleep(0.005)
+            yield None  # type: ignore[misc]
+            inside[0] -= 1
+
+    agents = Counting(Connections(), polite=True)
+
+    def use() -> None:
+        with agents.open(host("berlin"), "web"):
+            time.sleep(0.005)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert worst == [1]

@@ -27,7 +27,7 @@ def carry(
     with (
         render.stream(json) as show,
         wiring.interruptible(show) as cancelled,
-        wiring.opened(settings, show, cancelled) as world,
+        wiring.opened(settings, show, cancelled, polite=True) as world,
         wiring.carrier(settings, world),
         wiring.archive(settings) as archive,
     ):

@@ -74,15 +74,16 @@ def opened(
     settings: Settings,
     publish: Callable[[Event], None] = lambda _event: None,
     cancelled: Callable[[], bool] = lambda: False,
+    polite: bool = False,
 ) -> Iterator[World]:
-    """The world, reached from where the inventory says."""
+    """The world, reached from where the inventory says; `polite`: what moves a guest comes first."""
     _enter(settings)
     connections = Connections(settings.orchestrator.pki_dir)
     sides = HostSides(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
     try:
         yield World(
             hypervisor=lambda host: LibvirtHypervisor(host, connections),
-            agent=ChannelAgents(connections).open,
+            agent=ChannelAgents(connections, polite).open,
             host_network=sides.get,
             clock=SystemClock(),
             publish=publish,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,19 +181,30 @@ class ChannelAgent:
 
 
 class ChannelAgents:
-    """Opens a guest's channel at the host where it runs; libvirt allows one user at a time."""
+    """Opens a guest's channel at the host where it runs.
 
-    def __init__(self, connections: Connections) -> None:
+    libvirt allows one user at a time: threads of this process take turns, and another process's use ends,
+    unless we are `polite` and leave the channel to whoever has it.
+    """
+
+    def __init__(self, connections: Connections, polite: bool = False) -> None:
         self._connections = connections
+        self._flags = 0 if polite else libvirt.VIR_DOMAIN_CHANNEL_FORCE
+        self._turns: collections.defaultdict[str, threading.RLock] = collections.defaultdict(threading.RLock)
 
     @contextmanager
     def open(self, host: Host, domain: str) -> Iterator[ChannelAgent]:
         """Raises AgentError, HostError."""
+        with self._turns[domain], self._opened(host, domain) as agent:
+            yield agent
+
+    @contextmanager
+    def _opened(self, host: Host, domain: str) -> Iterator[ChannelAgent]:
         connection = self._connections.get(host)
         try:
             handle = connection.lookupByName(domain)
             stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-            handle.openChannel(protocol.CHANNEL_NAME, stream, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
+            handle.openChannel(protocol.CHANNEL_NAME, stream, self._flags)
         except libvirt.libvirtError as error:
             raise AgentError(f"guest {domain}: its agent's channel cannot be opened: {error}") from error
         agent = ChannelAgent(domain, stream)
