@@ -266,10 +266,17 @@ class Agent:
         users = [c for c in connections.connections() if c.uses(address)]
         free = {c.token for c in users if c.token and c.uses(*present)}
         stuck = [c for c in users if c.token not in free]
-        if args.get("force") is True:
-            connections.cut(address, {c.token for c in stuck})
-        elif stuck:
-            connections.cut(address, free)
+        force = args.get("force") is True
+        try:
+            if force:
+                connections.cut(address, {c.token for c in stuck})
+            elif stuck:
+                connections.cut(address, free)
+        except OSError as error:  # INET_DIAG_DESTROY may be missing in the kernel
+            if force:
+                raise protocol.ProtocolError("kernel", f"cannot cut connections: {error}") from None
+            LOG.warning("followers keep their old subflows on %s as backup: %s", address, error)
+        if stuck and not force:
             return {"retired": False, "stuck": len(stuck)}
         await mptcp.withdraw(0, address)
         await _withdraw_all(address)

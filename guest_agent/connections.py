@@ -6,7 +6,9 @@ loop that it brings along cost a second for a hundred sockets.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -60,11 +62,6 @@ class Connection:
     subflows: list[Subflow] = field(default_factory=list)
 
     @property
-    def first(self) -> Subflow:
-        """The initial subflow while it lives."""
-        return min(self.subflows, key=lambda s: (s.joined, s.local_id))
-
-    @property
     def followed(self) -> bool:
         """Whether the client has ever joined an address announced to it, as far as it still shows."""
         return any(s.joined for s in self.subflows)
@@ -108,7 +105,9 @@ def cut(address: str, tokens: set[int]) -> None:
                     body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
                     head = _HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
                     diag.send(head + body)
-                    diag.recv(1 << 16)
+                    code = -struct.unpack_from("=i", diag.recv(1 << 16), _HEADER.size)[0]
+                    if code not in (0, errno.ENOENT):  # it may have ended by itself
+                        raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import tomllib
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from vmacro.errors import ConfigurationError
+from vmacro.errors import ConfigurationError, VmacroError
 
 
 class Strict(BaseModel):
@@ -18,6 +18,7 @@ class Strict(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Checked = TypeVar("Checked")
 
 
 def load(path: Path, model: type[Model]) -> Model:
@@ -40,6 +41,16 @@ def parse(data: object, model: type[Model], name: str) -> Model:
     except ValidationError as error:
         problems = [_explain(name, e["loc"], e["msg"], e.get("input")) for e in error.errors()]
         raise ConfigurationError("\n".join(problems)) from error
+
+
+def said(adapter: TypeAdapter[Checked], data: object, teller: str, kind: type[VmacroError], hint: str = "") -> Checked:
+    """What another party said, if it has the shape of what it should say. Raises `kind`, naming the first oddity."""
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise kind(f"{teller} said something odd: {where}: {first['msg']}", hint) from error
 
 
 def _explain(name: str, location: tuple[int | str, ...], message: str, value: object) -> str:

@@ -83,6 +83,7 @@ def test_a_ring_of_moves_leaves_nothing(ring: Lab, tmp_path: Path) -> None:
             figures = summary(done)
             assert all(c["kept"] for c in figures["connections"])
             assert [c["mptcp"] for c in figures["connections"] if c["carried"]] == [False, False]
+            assert sum(c["followed"] for c in figures["connections"] if c["mptcp"]) == 2
             # A leg a family, straight from its home to where the guest is; at home none.
             away = {"bucharest": 2, to: 2}
             assert tunnels(ring) == {s: away.get(s, 0) if to != "bucharest" else 0 for s in ring.topology.sites}

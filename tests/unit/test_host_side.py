@@ -54,6 +54,10 @@ def test_a_leg_of_odd_words_is_refused(wrong: dict[str, str]) -> None:
 
 ODD: dict[str, protocol.Scalar] = {"domain": 7, "bridge": "/", "to": "up"}
 REQUESTS = [protocol.encode_request(protocol.Request("a", verb, ODD)) for verb in sorted(VERBS - {"turned"})]
+REQUESTS += [
+    protocol.encode_request(protocol.Request("a", "facts", {"bridge": "front0", key: "no address"}))
+    for key in ("peer", "probe")
+]
 
 
 @given(st.one_of(st.binary(max_size=300), st.sampled_from(REQUESTS)))

@@ -148,6 +148,15 @@ def test_what_a_network_or_a_guest_lacks() -> None:
     assert set(findings(fake, RENUMBER)) == set()
 
 
+def test_a_pool_with_nothing_but_what_the_guest_still_holds() -> None:
+    fake = FakeWorld()
+    front = fake.hosts["berlin"].networks
+    only, mac = "10.50.2.10", "52:54:00:00:00:01"
+    front["front"] = replace(front["front"], dhcp_range=(only, only), dhcp_free=0, taken=((only, mac),))
+    fake.guest.kept.append(only)
+    assert "held since an earlier stay" in findings(fake)["dhcp-exhausted"].message
+
+
 def test_wireguard_is_chosen_where_both_hosts_have_it() -> None:
     fake = FakeWorld()
     for host in fake.hosts.values():

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import libvirt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from guest_agent import protocol
-from vmacro.config import Strict
+from vmacro import config
+from vmacro.config import Checked, Strict
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.errors import AgentError
 from vmacro.model.facts import AgentFacts, Arrival, Connection, Subflow
@@ -25,8 +26,6 @@ ANSWER_TIMEOUT_S = 5.0
 ARRIVAL_TIMEOUT_S = 45.0
 _READABLE = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
 _SILENT_HINT = "is vmacro-agent running in the guest? look at its console: virsh console"
-
-Checked = TypeVar("Checked")
 
 
 class _WireSubflow(Strict):
@@ -105,12 +104,7 @@ class ChannelAgent:
         )
 
     def _checked(self, adapter: TypeAdapter[Checked], data: object) -> Checked:
-        try:
-            return adapter.validate_python(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise AgentError(f"guest {self._domain}: its agent said something odd: {where}: {first['msg']}") from error
+        return config.said(adapter, data, f"guest {self._domain}: its agent", AgentError)
 
     def _ask(self, verb: str, args: dict[str, protocol.Scalar], timeout_s: float) -> dict[str, Any]:
         request = protocol.Request(secrets.token_hex(8), verb, args)

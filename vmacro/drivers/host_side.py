@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import paramiko
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from guest_agent import protocol
-from vmacro.errors import HostError, UnreachableError, UntrustedError
+from vmacro import config
+from vmacro.config import Checked
+from vmacro.errors import HostError, UnreachableError, UntrustedError, VmacroError
 from vmacro.model.facts import Leg, LinkFacts, Offer, Turn
 from vmacro.model.nouns import Host
 
@@ -21,7 +22,6 @@ PROGRAM = "vmacro-host"  # found by the host's PATH, or what the key is bound to
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 15.0
 _LINK_FACTS, _OFFER, _TURNS = TypeAdapter(LinkFacts), TypeAdapter(Offer), TypeAdapter(tuple[Turn, ...])
-Checked = TypeVar("Checked")
 
 
 class SshHostNetwork:
@@ -74,13 +74,8 @@ class SshHostNetwork:
         return reply.result
 
     def _checked(self, adapter: TypeAdapter[Checked], data: object) -> Checked:
-        try:
-            return adapter.validate_python(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            text = f"host {self._host.name}: its side said something odd: {where}: {first['msg']}"
-            raise HostError(text, "is vmacro-host there of this version?") from error
+        hint = "is vmacro-host there of this version?"
+        return config.said(adapter, data, f"host {self._host.name}: its side", HostError, hint)
 
 
 class Session:
@@ -114,7 +109,8 @@ class Session:
                         return reply
             except (OSError, paramiko.SSHException) as error:
                 self._channel.close()
-                what = f"no answer to {request.verb!r} within {ANSWER_TIMEOUT_S:g} s" if _timed_out(error) else error
+                late = isinstance(error, TimeoutError)
+                what = f"no answer to {request.verb!r} within {ANSWER_TIMEOUT_S:g} s" if late else error
                 raise UnreachableError(f"host {self._host.name}: its side: {what}", self._complaint()) from error
 
     def _next_reply(self, deadline: float) -> protocol.Reply:
@@ -162,6 +158,16 @@ class HostSides:
                 self._open[host.name] = session
             return SshHostNetwork(host, session)
 
+    def _trust_known_hosts(self, client: paramiko.SSHClient) -> None:
+        if self._known_hosts is None:
+            client.load_system_host_keys()
+            return
+        try:
+            client.load_host_keys(str(self._known_hosts))
+        except OSError as error:
+            text = f"{self._known_hosts}: cannot be read: {error.strerror}"
+            raise UntrustedError(text, "orchestrator.ssh_known_hosts in the inventory") from error
+
     def close(self) -> None:
         with self._lock:
             for session in self._open.values():
@@ -176,13 +182,17 @@ class HostSides:
         client = paramiko.SSHClient()
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         try:
-            if self._known_hosts is not None:
-                client.load_host_keys(str(self._known_hosts))
-            else:
-                client.load_system_host_keys()
+            return self._logged_in(client, host, user or "root", address)
+        except VmacroError:
+            client.close()
+            raise
+
+    def _logged_in(self, client: paramiko.SSHClient, host: Host, user: str, address: str) -> Session:
+        self._trust_known_hosts(client)
+        try:
             client.connect(
                 address,
-                username=user or "root",
+                username=user,
                 key_filename=str(self._key) if self._key else None,
                 allow_agent=self._key is None,
                 look_for_keys=self._key is None,
@@ -202,7 +212,3 @@ class HostSides:
 
 
 _TRUST_HINT = "orchestrator.ssh_known_hosts must have the host's key, and its authorized_keys ours"
-
-
-def _timed_out(error: Exception) -> bool:
-    return isinstance(error, (TimeoutError, socket.timeout))

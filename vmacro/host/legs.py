@@ -78,7 +78,7 @@ class LegEnd:
         return 0x77000000 | self.number
 
     @property
-    def family_bits(self) -> int:
+    def prefix_length(self) -> int:
         return ipaddress.ip_address(self.address).max_prefixlen
 
     def hardware_address(self, side: str) -> str:

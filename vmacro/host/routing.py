@@ -98,21 +98,21 @@ def remove(ip: IPRoute, leg: LegEnd) -> None:
 
 
 def _through(leg: LegEnd) -> dict[str, Any]:
-    return {"oif": _index(leg.device), "gateway": NEXT_HOPS[leg.family_bits], "flags": ["onlink"]}
+    return {"oif": _index(leg.device), "gateway": NEXT_HOPS[leg.prefix_length], "flags": ["onlink"]}
 
 
 def _route(ip: IPRoute, leg: LegEnd, table: int, dst: str = "", **way: Any) -> None:
-    target = dst or f"{leg.address}/{leg.family_bits}"
+    target = dst or f"{leg.address}/{leg.prefix_length}"
     ip.route("replace", dst=target, table=table, proto=PROTOCOL, family=_family(leg), **way)
 
 
 def _no_route(ip: IPRoute, leg: LegEnd, table: int, oif: int) -> None:
     with _ignoring(errno.ESRCH):
-        ip.route("del", dst=f"{leg.address}/{leg.family_bits}", table=table, oif=oif, family=_family(leg))
+        ip.route("del", dst=f"{leg.address}/{leg.prefix_length}", table=table, oif=oif, family=_family(leg))
 
 
 def _rule(ip: IPRoute, leg: LegEnd, table: int, priority: int, iifname: str, src: str = "") -> None:
-    match = {"src": src, "src_len": leg.family_bits} if src else {}
+    match = {"src": src, "src_len": leg.prefix_length} if src else {}
     with _ignoring(errno.EEXIST):
         ip.rule("add", table=table, priority=priority, iifname=iifname, family=_family(leg), **match)
 

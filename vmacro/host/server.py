@@ -7,6 +7,7 @@ input; what it made stays until it is told to remove it.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import time
 import xml.etree.ElementTree as ElementTree
@@ -51,7 +52,7 @@ class Server:
         self._uri = hypervisor_uri
         self._libvirt: Any = None
         self._armed: dict[str, list[LegEnd]] = {}
-        self._overheard: dict[str, Overheard] = {}
+        self._overheard: dict[str, tuple[int, Overheard]] = {}  # with the number of its watch
         self._turned: list[dict[str, Any]] = []
         self._verbs: dict[str, Callable[[Arguments], dict[str, Any]]] = {
             "facts": self._facts,
@@ -83,7 +84,7 @@ class Server:
 
     def _facts(self, args: Arguments) -> dict[str, Any]:
         """Of a bridge, and of the way to a peer; `probe` asks the bridge who uses an address."""
-        bridge, peer, probe = (_word(args, key) for key in ("bridge", "peer", "probe"))
+        bridge, peer, probe = _word(args, "bridge"), _address(args, "peer"), _address(args, "probe")
         if not INTERFACE.match(bridge):
             raise RefusedError("bad-args", f"bridge {bridge!r}: not an interface's name")
         found = routing.ends(self._ip)
@@ -134,7 +135,7 @@ class Server:
     def _arm(self, args: Arguments) -> dict[str, Any]:
         """From now on this host's own libvirt events of a domain turn its legs, as they are now.
 
-        What arrives between the pause and the turn is lost: nothing is looked up when the event comes.
+        Nothing is looked up when the event comes: what arrives between the pause and the turn must be rescued.
         """
         if self._libvirt is None:
             self._libvirt = libvirt.open(self._uri)
@@ -153,10 +154,21 @@ class Server:
             return
         if domain not in self._overheard and handle.isActive() and taps:
             overheard = Overheard(taps[0])
-            self._overheard[domain] = overheard
-            libvirt.virEventAddHandle(
+            watch = libvirt.virEventAddHandle(
                 overheard.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, lambda *_: overheard.listen(), None
             )
+            self._overheard[domain] = (watch, overheard)
+
+    def _rescue(self, domain: str) -> int:
+        """Send on what came too late, and overhear no more: the tap is about to go. Returns how many packets."""
+        if domain not in self._overheard:
+            return 0
+        watch, overheard = self._overheard.pop(domain)
+        libvirt.virEventRemoveHandle(watch)
+        try:
+            return overheard.send_on(self._armed[domain])
+        finally:
+            overheard.close()
 
     def _tell_turned(self, _args: Arguments) -> dict[str, Any]:
         """What events did since the last question: wall clock in ns, and how long it took."""
@@ -173,8 +185,8 @@ class Server:
             for end in self._armed[name]:
                 routing.point(self._ip, end, to)
             took_us, at_ns = (time.monotonic_ns() - began) // 1000, time.time_ns()
-            if to == routing.TUNNEL and name in self._overheard:
-                rescued = self._overheard[name].send_on(self._armed[name])
+            if to == routing.TUNNEL:
+                rescued = self._rescue(name)
         except (NetlinkError, OSError, LookupError) as error:
             trouble = f"{type(error).__name__}: {error}"
         self._turned.append({"to": to, "wall_ns": at_ns, "took_us": took_us, "rescued": rescued, "trouble": trouble})
@@ -232,6 +244,14 @@ def _direction(args: Arguments) -> str:
     if to not in (routing.GUEST, routing.TUNNEL):
         raise RefusedError("bad-args", f"to {to!r}: guest or tunnel")
     return to
+
+
+def _address(args: Arguments, key: str) -> str:
+    value = _word(args, key)
+    try:
+        return str(ipaddress.ip_address(value)) if value else ""
+    except ValueError as error:
+        raise RefusedError("bad-args", f"{key}: {error}") from None
 
 
 def _word(args: Arguments, key: str) -> str:

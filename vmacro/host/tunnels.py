@@ -26,7 +26,7 @@ _TRIAL = "vmac-trial"
 
 @dataclass(frozen=True)
 class Offer:
-    """What the other end must know; empty for VXLAN. The private key never leaves the kernel."""
+    """What the other end must know; empty for VXLAN. The private key never leaves the host."""
 
     public_key: str = ""
     port: int = 0

@@ -77,10 +77,13 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     both = _both(request, survey)
     if both is None or both[0].domain is None or both[1].network is None or survey.agent is None:
         return
-    target, mac = both[1], both[0].domain.mac
-    address = next_address(both[1].network, mac, survey.agent.held)
+    target, network, mac = both[1], both[1].network, both[0].domain.mac
+    address = next_address(network, mac, survey.agent.held)
     if not address:
-        return  # a rule for every handoff speaks of exhausted pools
+        if network.dhcp_free or network.address_of(mac):  # else the rule for every handoff speaks
+            text = f"all addresses left on {network.name!r} are the guest's own, held since an earlier stay"
+            yield blocker("dhcp-exhausted", f"host {target.host}", text, "widen the DHCP range")
+        return
     used_by = target.links.used_by if target.links is not None else ""
     if used_by and used_by.lower() != mac.lower():
         text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"

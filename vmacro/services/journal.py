@@ -79,7 +79,7 @@ _world: World | None = None
 
 @DBOS.workflow(name=WORKFLOW)
 def _workflow(plan: dict[str, Any]) -> dict[str, Any]:
-    assert _world is not None, "run_move() sets the world before any workflow runs"
+    assert _world is not None, "open_journal() sets the world before any workflow runs"
     chosen = _PLAN.validate_python(plan)
     outcome = migrate.tell_the_story(chosen, _world, _Steps())
     began_s = _Steps().step("carry", float, time.time) if outcome.carried else 0.0
@@ -91,7 +91,7 @@ def _workflow(plan: dict[str, Any]) -> dict[str, Any]:
 
 @DBOS.workflow(name="carry")
 def _carry(carriage: dict[str, Any]) -> str:
-    assert _world is not None, "run_carriages() sets the world before any workflow runs"
+    assert _world is not None, "open_journal() sets the world before any workflow runs"
     return carry.tell_the_story(_CARRIAGE.validate_python(carriage), _world, _Steps())
 
 

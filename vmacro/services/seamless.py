@@ -86,20 +86,23 @@ class Seamless:
 
     def arrive(self, plan: Plan, world: World) -> Arrival:
         """See that the hosts have turned; then the guest takes the new address for its own."""
-        trouble: HostError | None = None
+        troubles: list[HostError] = []
         for host, to_guest in ((plan.destination, True), (plan.source, False)):
             try:
                 side = world.host_network(host)
                 _tell_turns(plan, world, host)
                 side.turn(plan.guest.domain, to_guest)
             except HostError as error:
-                trouble = trouble or error
+                troubles.append(error)
         for leg in plan.trail:
-            if leg.home != plan.source:
-                world.host_network(leg.home).point(leg, to_guest=False)
+            try:
+                if leg.home != plan.source:
+                    world.host_network(leg.home).point(leg, to_guest=False)
+            except HostError as error:
+                troubles.append(error)
         arrival = ask_to_arrive(plan, world)
-        if trouble is not None:
-            raise trouble
+        if troubles:
+            raise troubles[0]
         return arrival
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
