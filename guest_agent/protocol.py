@@ -17,7 +17,7 @@ MAX_REQUEST_BYTES = 4096
 MAX_REPLY_BYTES = 1 << 20
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
 
-VERBS = frozenset({"status", "connections", "consent", "prepare", "arrive", "retire"})
+VERBS = frozenset({"status", "claim", "release", "connections", "consent", "prepare", "arrive", "retire"})
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 Scalar = Union[str, int, bool]

@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 
 from tests.support import TOPOLOGY, Vmacro, site_of, without_probers
 from vmacro import inventory
 from vmacro.inventory import Settings
 from vmacro.lab import topology
 from vmacro.lab.lab import Lab
+
+# How fast inputs are made says something of the machine, not of the code.
+hypothesis.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

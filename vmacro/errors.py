@@ -57,6 +57,22 @@ class CopyError(HostError):
     """libvirt reports that a migration failed or was aborted."""
 
 
+class DeadlineError(HostError):
+    """A phase took longer than it may."""
+
+
+class InterruptedMoveError(VmacroError):
+    """Asked to stop before the guest was touched."""
+
+
+class JournalError(VmacroError):
+    """The durable log could not be written or read."""
+
+
+class ClaimedError(PlanRejectedError):
+    """Somebody else has the guest. Nothing was changed."""
+
+
 class AgentError(VmacroError):
     """The guest's agent did not answer, or refused. `code` is the protocol's, or `silent`."""
 

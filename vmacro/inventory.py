@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -75,6 +76,9 @@ class Policy(Strict):
     consent_timeout_ms: int = Field(default=1500, ge=1, le=10_000)
     join_timeout_s: float = Field(default=3, ge=0, le=60)
     carry_deadline_s: float = Field(default=86_400, ge=0)
+    downtime_limit_ms: int = Field(default=10_000, ge=100, le=600_000)
+    phase_timeout_s: float = Field(default=90, gt=0)
+    move_timeout_s: float = Field(default=3600, gt=0)
 
 
 class Orchestrator(Strict):
@@ -118,7 +122,9 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return self.orchestrator.database_url or f"sqlite:///{self.orchestrator.state_dir / 'journal.sqlite'}"
+        """As SQLAlchemy takes it; PostgreSQL by psycopg, whatever the URL says."""
+        given = self.orchestrator.database_url or f"sqlite:///{self.orchestrator.state_dir / 'journal.sqlite'}"
+        return re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql+psycopg:", given)
 
 
 def load(path: Path) -> Settings:

@@ -50,8 +50,13 @@ class Hypervisor(Protocol):
         report: Callable[[CopyProgress], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        """Migrate live, peer to peer; returns when the guest runs there. Raises CopyError, also where
-        `cancelled` became true before that."""
+        """Migrate live, peer to peer; returns when the guest runs there. A migration that is under way already,
+        begun by somebody who is gone, is followed instead. Raises CopyError, also where `cancelled` became true
+        before that."""
+
+    def discard(self, domain: str) -> None:
+        """Remove the paused remains that a migration left here of a domain that runs elsewhere. Raises HostError
+        where it runs. Idempotent."""
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         """Of the migration that brought this domain here."""
@@ -96,6 +101,13 @@ class Agent(Protocol):
     """The guest's agent. Every method raises AgentError."""
 
     def status(self) -> AgentFacts: ...
+
+    def claim(self, move_id: str, by: str, seconds: float) -> None:
+        """Have the guest for a move, until release() or for so long. Raises AgentError (code claimed) while another
+        move has it. What was announced for a move ends with its claim, if the guest never came."""
+
+    def release(self, move_id: str) -> None:
+        """Idempotent; another move's claim stays."""
 
     def connections(self) -> tuple[Connection, ...]: ...
 

@@ -13,7 +13,8 @@ import pytest
 from tests.unit.test_migrate import Straight
 from tests.unit.test_seamless import ends, move, plan
 from vmacro.drivers.agent import ChannelAgent, ChannelAgents
-from vmacro.drivers.fake import FakeWorld, connection, host
+from vmacro.drivers.fake import FakeWorld, host
+from vmacro.drivers.fake_agent import connection
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.errors import AgentError
 from vmacro.model.moves import Carriage

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from vmacro.drivers.fake import FakeWorld, connection, domain
+from vmacro.drivers.fake import FakeWorld, domain
+from vmacro.drivers.fake_agent import connection
 from vmacro.model.facts import Disk
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy

@@ -5,7 +5,7 @@ import struct
 
 from guest_agent import connections, mptcp
 from vmacro.drivers import libvirt_xml
-from vmacro.drivers.fake import connection
+from vmacro.drivers.fake_agent import connection
 from vmacro.lab import guests, topology
 from vmacro.lab.forwarder import Delay, Link
 from vmacro.planning.outcome import all_followed, compare

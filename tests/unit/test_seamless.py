@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.test_migrate import Straight
-from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake import FakeWorld
+from vmacro.drivers.fake_agent import connection
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import NetworkFacts
 from vmacro.model.moves import Ending, Finding, Outcome, Plan
@@ -143,7 +144,7 @@ def test_what_a_network_or_a_guest_lacks() -> None:
     fake = FakeWorld()
     front = fake.hosts["berlin"].networks
     front["front"] = replace(front["front"], forward="nat")
-    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "status"), 1
+    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "status"), 1
     assert {"network-filters", "agent-too-old", "guest-rp-filter"} <= set(findings(fake))
     assert set(findings(fake, RENUMBER)) == set()
 

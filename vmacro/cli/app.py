@@ -7,7 +7,7 @@ import sys
 import typer
 
 from vmacro import __version__
-from vmacro.cli import carry, images, lab, move, render, rtt
+from vmacro.cli import carry, history, images, lab, move, recover, render, rtt
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -23,8 +23,11 @@ app.command()(move.migrate)
 app.command()(move.connections)
 app.command()(carry.carried)
 app.command()(carry.carry)
-app.command()(move.history)
-app.command()(move.show)
+app.command()(history.history)
+app.command()(history.show)
+app.command()(recover.resume)
+app.command()(recover.abort)
+app.command()(recover.cleanup)
 app.add_typer(lab.app, name="lab")
 app.add_typer(images.app, name="image")
 app.add_typer(rtt.app, name="rtt")

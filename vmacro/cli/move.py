@@ -1,4 +1,4 @@
-"""sites, check, migrate, connections, history, show."""
+"""sites, check, migrate, connections."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from vmacro.cli import render, wiring
-from vmacro.errors import ConfigurationError, VmacroError
+from vmacro.errors import ClaimedError, ConfigurationError, VmacroError
 from vmacro.inventory import Settings
 from vmacro.model.events import Event
 from vmacro.model.facts import Connection
-from vmacro.model.moves import EXIT_CODES, Finding
+from vmacro.model.moves import EXIT_CODES, Ending, Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning.checks import blockers
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report as rtt_report
-from vmacro.services import measured, report
+from vmacro.services import claims, measured, report
 from vmacro.services.survey import survey
 
 InventoryOption = Annotated[
@@ -107,6 +107,9 @@ def migrate(
     max_downtime_ms: Annotated[int | None, typer.Option(help="what QEMU aims at")] = None,
     copy_timeout_s: Annotated[float | None, typer.Option(help="give up and roll back after this long")] = None,
     allow_connection_loss: LossOption = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="from a move whose orchestrator is lost for good")
+    ] = False,
     inventory: InventoryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -118,7 +121,7 @@ def migrate(
     bounds = {"bandwidth_mib_s": bandwidth_mib_s, "max_downtime_ms": max_downtime_ms, "copy_timeout_s": copy_timeout_s}
     chosen = {k: v for k, v in bounds.items() if v is not None} | {"allow_connection_loss": allow_connection_loss}
     settings, request = _request(inventory, guest, to, handoff, chosen)
-    raise typer.Exit(perform(settings, request, report_dir, json))
+    raise typer.Exit(perform(settings, replace(request, take_over=take_over), report_dir, json))
 
 
 def perform(settings: Settings, request: Request, report_dir: Path | None, json: bool) -> int:
@@ -135,10 +138,12 @@ def perform(settings: Settings, request: Request, report_dir: Path | None, json:
             show(event)
 
         with (
+            wiring.claimed(settings, request.guest.name),
             wiring.interruptible(publish) as cancelled,
             wiring.opened(settings, publish, cancelled) as world,
             wiring.runner(settings, world) as run,
         ):
+            _nothing_unfinished(settings, request.guest.name)
             done = measured.move(
                 settings.inventory,
                 request,
@@ -157,53 +162,16 @@ def perform(settings: Settings, request: Request, report_dir: Path | None, json:
     return EXIT_CODES[done.outcome.ending]
 
 
-def history(
-    inventory: InventoryOption = None,
-    json: JsonOption = False,
-    limit: Annotated[int, typer.Option(min=1, help="newest moves only")] = 20,
-) -> None:
-    """Moves so far, newest first, out of the journal."""
-    settings = wiring.load(inventory)
+def _nothing_unfinished(settings: Settings, guest: str) -> None:
+    """A move that never ended, or left it uncertain where the guest is, comes first. Raises ClaimedError."""
     with wiring.archive(settings) as archive:
-        records = archive.moves(limit)
-    columns = ("move", "guest", "from", "to", "handoff", "began", "downtime ms", "wall s", "ended")
-    rows = []
-    for record in records:
-        plan, outcome = record.plan, record.outcome
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.began_ms / 1000))
-        downtime = outcome.statistics.downtime_ms if outcome and outcome.statistics else None
-        ended = outcome.ending.value if outcome else record.status.lower()
-        wall = outcome.wall_s if outcome else None
-        ends = (plan.source.site, plan.destination.site)
-        rows.append((plan.move_id, plan.guest.name, *ends, plan.handoff, began, downtime, wall, ended))
-    if json:
-        render.as_json([dict(zip(columns, row)) for row in rows])
-    else:
-        render.table(render.rows("", columns, rows))
-
-
-def show(
-    move_id: Annotated[str, typer.Argument(help="as `vmacro history` names it")],
-    inventory: InventoryOption = None,
-    json: JsonOption = False,
-) -> None:
-    """One move: its plan, its phases and how it ended."""
-    settings = wiring.load(inventory)
-    with wiring.archive(settings) as archive:
-        record, steps = archive.move(move_id), archive.steps(move_id)
-    if record is None:
-        raise ConfigurationError(f"move {move_id!r}: not in the journal", "`vmacro history` lists them")
-    if json:
-        render.as_json({"record": asdict(record), "steps": [asdict(s) for s in steps]})
-        return
-    plan, outcome = record.plan, record.outcome
-    rows = [
-        (s.name, time.strftime("%H:%M:%S", time.localtime(s.began_ms / 1000)), s.ended_ms - s.began_ms, s.error or "ok")
-        for s in steps
-    ]
-    heading = f"{plan.move_id}: {plan.guest.name}, {plan.source.name} to {plan.destination.name}, {plan.handoff}"
-    ended = f"{outcome.ending.value} {outcome.reason}" if outcome else record.status.lower()
-    render.table(render.rows(heading, ("phase", "began", "ms", "result"), rows, f"ended: {ended}"))
+        for record in archive.unfinished(guest):
+            move_id, by = record.plan.move_id, record.plan.operator or "somebody"
+            began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.began_ms / 1000))
+            if record.outcome is None or record.outcome.ending == Ending.UNCERTAIN:
+                how = "has not ended, and nobody works on it" if record.outcome is None else "left it uncertain"
+                text = f"guest {guest}: move {move_id}, begun by {by} at {began}, {how}; nothing was changed"
+                raise ClaimedError(text, f"vmacro resume {move_id}, or vmacro abort {move_id}")
 
 
 def _request(path: Path | None, guest: str, to: str, handoff: str, bounds: dict[str, Any]) -> tuple[Settings, Request]:
@@ -214,7 +182,7 @@ def _request(path: Path | None, guest: str, to: str, handoff: str, bounds: dict[
     kept = settings.inventory.policy
     bounds["allow_connection_loss"] = bounds["allow_connection_loss"] or kept.allow_connection_loss
     policy: Policy = replace(kept, **bounds)
-    return settings, Request(wanted, site, handoff, policy)
+    return settings, Request(wanted, site, handoff, policy, claims.operator())
 
 
 def _show_findings(findings: list[Finding], guest: str, to: str) -> None:

@@ -7,9 +7,10 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from pyroute2 import netns
 
@@ -24,11 +25,12 @@ from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.lab import lab
 from vmacro.model.events import Event
-from vmacro.model.moves import Outcome, Plan
+from vmacro.model.moves import Noted, Outcome, Plan
 from vmacro.model.nouns import Guest, Site
 from vmacro.planning import planner
 from vmacro.ports import World
-from vmacro.services import journal
+from vmacro.services import claims, journal
+from vmacro.services.archive import Archive
 
 SYSTEM_INVENTORY = Path("/etc/vmacro/inventory.toml")
 
@@ -118,13 +120,24 @@ def prober(settings: Settings, guest: Guest) -> NamespaceProber | None:
     return NamespaceProber(settings.probers[guest.probe.prober].network_namespace)
 
 
+class Runner(Protocol):
+    def __call__(self, plan: Plan, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome: ...
+
+
 @contextmanager
-def runner(settings: Settings, world: World) -> Iterator[Callable[[Plan], Outcome]]:
+def runner(settings: Settings, world: World) -> Iterator[Runner]:
     """Carries plans out, each step of theirs in the journal first."""
     settings.orchestrator.state_dir.mkdir(parents=True, exist_ok=True)
     executor = f"vmacro-{secrets.token_hex(6)}"
     with journal.explained(settings.database_url), journal.open_journal(settings.database_url, world, executor):
-        yield lambda plan: journal.Running(plan).result()
+        yield journal.run
+
+
+@contextmanager
+def claimed(settings: Settings, guest: str) -> Iterator[None]:
+    """The guest is this process's to move. Raises ClaimedError."""
+    with journal.explained(settings.database_url), claims.held(settings.database_url, guest):
+        yield
 
 
 @contextmanager
@@ -139,9 +152,9 @@ def carrier(settings: Settings, world: World) -> Iterator[None]:
 
 
 @contextmanager
-def archive(settings: Settings) -> Iterator[journal.Archive]:
+def archive(settings: Settings) -> Iterator[Archive]:
     with journal.explained(settings.database_url):
-        opened_archive = journal.Archive(settings.database_url)
+        opened_archive = Archive(settings.database_url)
         try:
             yield opened_archive
         finally:

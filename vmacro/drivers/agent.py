@@ -74,8 +74,14 @@ class ChannelAgent:
         lease = said.get("lease") or {}
         flat = {k: said.get(k) for k in ("boot_id", "kernel", "hostname", "uptime_s", "mac")}
         place = {"address": lease.get("address", ""), "gateway": lease.get("gateway", "")}
-        place |= {k: said[k] for k in ("address6", "held", "verbs", "rp_filter") if k in said}
+        place |= {k: said[k] for k in ("address6", "held", "verbs", "rp_filter", "claim") if k in said}
         return self._checked(_AGENT_FACTS, {"version": said.get("agent"), **flat, **place})
+
+    def claim(self, move_id: str, by: str, seconds: float) -> None:
+        self._ask("claim", {"move": move_id, "by": by[:80], "seconds": round(seconds)}, ANSWER_TIMEOUT_S)
+
+    def release(self, move_id: str) -> None:
+        self._ask("release", {"move": move_id}, ANSWER_TIMEOUT_S)
 
     def connections(self) -> tuple[Connection, ...]:
         return self._connections(self._ask("connections", {}, ANSWER_TIMEOUT_S))

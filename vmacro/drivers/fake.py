@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from vmacro.drivers.fake_agent import FakeAgent, FakeGuest, connection
 from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
 from vmacro.model.events import Event
 from vmacro.model.facts import (
-    AgentFacts,
-    Arrival,
-    Connection,
     CopyProgress,
     CopyStatistics,
     DomainFacts,
@@ -25,7 +23,6 @@ from vmacro.model.facts import (
     LinkFacts,
     NetworkFacts,
     Offer,
-    Subflow,
     Turn,
 )
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
@@ -53,22 +50,7 @@ class FakeHost:
     used: dict[str, str] = field(default_factory=dict)
     links: LinkFacts = _LINKS
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
-
-
-@dataclass
-class FakeGuest:
-    """What is in the guest, wherever it runs."""
-
-    boot_id: str
-    address: str
-    connections: list[Connection]
-    address6: str = ""
-    prepared6: str = ""
-    verbs: tuple[str, ...] = ("arrive", "connections", "prepare", "retire", "status")
-    rp_filter: int = 2
-    kept: list[str] = field(default_factory=list)
-    last: Arrival | None = None
-    answers: bool = True
+    leaving: dict[str, str] = field(default_factory=dict)
 
 
 class FakeWorld:
@@ -98,6 +80,27 @@ class FakeWorld:
 
     def running_at(self) -> list[str]:
         return [n for n, h in self.hosts.items() if "web" in h.domains and h.domains["web"].running]
+
+    def finish_copies(self) -> None:
+        """What libvirt does by itself, whoever began it."""
+        for here in self.hosts.values():
+            for domain, name in here.leaving.items():
+                there = self.hosts[name]
+                self._happen(here, domain, "suspended")
+                there.domains[domain] = here.domains.pop(domain)
+                there.arrived[domain] = CopyStatistics(120, 9000, 150 << 20, 2)
+                self._happen(there, domain, "resumed")
+                self._happen(here, domain, "stopped")
+            here.leaving.clear()
+
+    def _happen(self, where: FakeHost, domain: str, event: str) -> None:
+        to = {"suspended": "tunnel", "resumed": "guest"}.get(event)
+        if to is not None and domain in where.armed:
+            turn(where, domain, to)
+            where.turned.append(Turn(to, self.wall_ns(), 1500))
+        for watched, see in list(where.watchers):
+            if watched == domain:
+                see(event, "0")
 
     # Clock
     def wall_ns(self) -> int:
@@ -145,17 +148,20 @@ class FakeHypervisor:
         if domain not in here.domains:
             raise CopyError(f"host {self._name}: no domain {domain}")
         there = self._world.hosts[destination.name]
+        here.leaving[domain] = destination.name  # goes on without us, if we die here
         report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
-        if cancelled():
-            raise CopyError(f"host {self._name}: migration of {domain} failed: it was interrupted")
-        if not there.reachable:
-            raise CopyError(f"host {self._name}: migration of {domain} failed: {destination.name} does not answer")
-        self._tell(here, domain, "suspended")
-        there.domains[domain] = here.domains.pop(domain)
-        there.arrived[domain] = CopyStatistics(120, 9000, 150 << 20, 2)
-        self._tell(there, domain, "resumed")
-        self._tell(here, domain, "stopped")
+        if cancelled() or not there.reachable:
+            del here.leaving[domain]
+            why = "it was interrupted" if cancelled() else f"{destination.name} does not answer"
+            raise CopyError(f"host {self._name}: migration of {domain} failed: {why}")
+        self._world.finish_copies()
         self._world.before("copy.done")
+
+    def discard(self, domain: str) -> None:
+        here = self._host("discard")
+        if domain in here.domains and here.domains[domain].running:
+            raise HostError(f"host {self._name}: domain {domain} runs")
+        here.domains.pop(domain, None)
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         return self._host("statistics").arrived.get(domain)
@@ -190,15 +196,6 @@ class FakeHypervisor:
         if not found.reachable:
             raise UnreachableError(f"host {self._name}: no answer", "is it up?")
         return found
-
-    def _tell(self, where: FakeHost, domain: str, event: str) -> None:
-        to = {"suspended": "tunnel", "resumed": "guest"}.get(event)
-        if to is not None and domain in where.armed:
-            turn(where, domain, to)
-            where.turned.append(Turn(to, self._world.wall_ns(), 1500))
-        for watched, see in list(where.watchers):
-            if watched == domain:
-                see(event, "0")
 
 
 class FakeHostNetwork:
@@ -252,107 +249,15 @@ class FakeHostNetwork:
         return found
 
 
-class FakeAgent:
-    """Implements ports.Agent."""
-
-    def __init__(self, world: FakeWorld, place: str) -> None:
-        self._world, self._place = world, place
-
-    def status(self) -> AgentFacts:
-        guest = self._guest("status")
-        mac, held = "52:54:00:00:00:01", tuple(sorted(guest.kept))
-        return AgentFacts(
-            "0.1.0",
-            guest.boot_id,
-            "6.12",
-            "web",
-            60.0,
-            mac,
-            guest.address,
-            "10.50.1.1",
-            guest.address6,
-            held,
-            guest.verbs,
-            guest.rp_filter,
-        )
-
-    def connections(self) -> tuple[Connection, ...]:
-        return tuple(self._guest("connections").connections)
-
-    def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
-        return tuple(self._guest("consent").connections)
-
-    def prepare(self, address: str, address6: str = "") -> None:
-        guest = self._guest("prepare")
-        guest.prepared6 = address6
-        for coming in (a for a in (address, address6) if a and a not in guest.kept):
-            guest.kept.append(coming)
-            guest.connections = [_joined(c, coming) if c.willing else c for c in guest.connections]
-
-    def arrive(self, left: str) -> Arrival:
-        guest = self._guest("arrive")
-        if guest.last is not None and (guest.last.old, guest.last.new) == (left, guest.address):
-            return guest.last
-        new = self._leased()
-        old6 = guest.address6 if guest.prepared6 else ""
-        gateway = new.rpartition(".")[0] + ".1"
-        guest.last = Arrival("channel", guest.address, new, gateway, 2, 300, 400, old6, guest.prepared6)
-        if guest.prepared6:
-            guest.kept = [a for a in [*guest.kept, old6] if a != guest.prepared6]
-            guest.address6, guest.prepared6 = guest.prepared6, ""
-        if new != guest.address:
-            guest.kept = [a for a in [*guest.kept, guest.address] if a != new]
-            guest.address = new
-            guest.connections = [_joined(c, new) if c.willing and not c.reaches(new) else c for c in guest.connections]
-        return guest.last
-
-    def retire(self, address: str, force: bool = False) -> bool:
-        guest = self._guest("retire")
-        present = (guest.address, guest.address6)
-        if force:
-            guest.connections = [c for c in guest.connections if c.reaches(*present)]
-        if any(c.reaches(address) and not c.reaches(*present) for c in guest.connections):
-            return False
-        guest.kept = [a for a in guest.kept if a != address]
-        guest.connections = [
-            replace(c, subflows=tuple(s for s in c.subflows if s.local != address) or c.subflows)
-            for c in guest.connections
-        ]
-        return True
-
-    def _leased(self) -> str:
-        """What DHCP gives here: the guest's reservation, or else the same as ever."""
-        network = self._world.hosts[self._place].networks["front"]
-        reserved = next((a for a, m in network.reserved if m == "52:54:00:00:00:01"), "")
-        return reserved or network.subnet.removesuffix("0/24") + "97"
-
-    def _guest(self, verb: str) -> FakeGuest:
-        self._world.before(f"agent.{verb}")
-        if not self._world.guest.answers:
-            self._world.sleep(5)
-            raise AgentError("guest web: its agent does not answer")
-        return self._world.guest
-
-
 def turn(host: FakeHost, domain: str, to: str) -> None:
     """All the domain's legs that end there."""
     host.legs = {k: replace(e, points_to=to) if e.domain == domain else e for k, e in host.legs.items()}
-
-
-def connection(token: int, local: str, willing: bool) -> Connection:
-    """With one subflow, from a client at 10.9.0.14."""
-    return Connection(token, (Subflow(local, 7000, "10.9.0.14", 40000 + token, False, False, True),), willing)
 
 
 def domain(accelerator: str = "kvm") -> DomainFacts:
     return DomainFacts(
         "web", "uuid-1", "running", "1", True, accelerator, "pc-q35-10.0", 256, "52:54:00:00:00:01", "front", (), True
     )
-
-
-def _joined(found: Connection, address: str) -> Connection:
-    first = found.subflows[0]
-    return replace(found, subflows=(*found.subflows, replace(first, local=address, joined=True)))
 
 
 def _fake_host(name: str, number: int) -> FakeHost:

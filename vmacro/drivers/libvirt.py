@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,12 +11,11 @@ import libvirt
 from guest_agent.protocol import CHANNEL_NAME
 from vmacro.drivers import libvirt_xml
 from vmacro.drivers.libvirt_connection import Connections, translated
-from vmacro.errors import CopyError
+from vmacro.drivers.libvirt_migration import migrate
+from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import CopyProgress, CopyStatistics, DomainFacts, HostFacts, NetworkFacts
 from vmacro.model.nouns import Host, Policy
-from vmacro.planning.convergence import allowed_downtime_ms
 
-POLL_S = 0.25
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
     libvirt.VIR_DOMAIN_BLOCKED: "running",
@@ -109,24 +106,22 @@ class LibvirtHypervisor:
         handle = self._lookup(domain)
         if handle is None:
             raise CopyError(f"host {self._host.name}: no domain {domain}")
-        migration = _Migration(handle, destination, policy)
-        reason = ""
-        deadline = time.monotonic() + policy.copy_timeout_s
-        migration.start()
-        while not migration.wait(POLL_S):
-            progress = _progress(handle)
-            if progress is not None:
-                migration.allow(allowed_downtime_ms(progress.iteration, policy.max_downtime_ms))
-                report(progress)
-            if not reason and cancelled():
-                reason = "it was interrupted"
-            if not reason and time.monotonic() > deadline:
-                reason = f"it took over {policy.copy_timeout_s:g} s (policy copy_timeout_s)"
-            if reason:
-                _abort(handle)
-        if migration.error is not None:
-            text = f"host {self._host.name}: migration of {domain} to {destination.name} failed: "
-            raise CopyError(text + (reason or str(migration.error))) from migration.error
+        migrate(self._host.name, handle, destination, policy, report, cancelled)
+
+    def discard(self, domain: str) -> None:
+        """virDomainDestroyFlags and virDomainUndefine, of a domain that stands still."""
+        handle = self._lookup(domain)
+        if handle is None:
+            return
+        with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
+            state, _ = handle.state()
+            if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF):
+                raise HostError(f"host {self._host.name}: domain {domain} is {_STATES.get(state, state)}; it stays")
+            persistent = bool(handle.isPersistent())
+            if state == libvirt.VIR_DOMAIN_PAUSED:
+                handle.destroy()
+            if persistent:
+                handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         handle = self._lookup(domain)
@@ -187,85 +182,6 @@ class LibvirtHypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
-
-
-class _Migration(threading.Thread):
-    """virDomainMigrateToURI3 blocks until it is over; this waits for it elsewhere."""
-
-    def __init__(self, domain: Any, destination: Host, policy: Policy) -> None:
-        super().__init__(name="migration", daemon=True)
-        self._domain, self._destination, self._policy = domain, destination, policy
-        self._over = threading.Event()
-        self._allowed_ms = 0
-        self.error: libvirt.libvirtError | None = None
-
-    def wait(self, seconds: float) -> bool:
-        return self._over.wait(seconds)
-
-    def allow(self, downtime_ms: int) -> None:
-        """How long a pause QEMU may aim at."""
-        if downtime_ms == self._allowed_ms:
-            return
-        try:
-            self._domain.migrateSetMaxDowntime(downtime_ms)
-            self._allowed_ms = downtime_ms
-        except libvirt.libvirtError:
-            pass  # the job is just ending: the migration itself will tell
-
-    def run(self) -> None:
-        try:
-            self.allow(allowed_downtime_ms(1, self._policy.max_downtime_ms))
-            self._domain.migrateToURI3(self._destination.peer_uri, self._parameters(), self._flags())
-        except libvirt.libvirtError as error:
-            self.error = error
-        finally:
-            self._over.set()
-
-    def _flags(self) -> int:
-        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
-        if self._domain.isPersistent():  # its definition lives where the guest lives
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-        if self._domain.connect().getType() == "QEMU":
-            flags |= libvirt.VIR_MIGRATE_TLS
-            if self._policy.auto_converge:
-                flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
-        return int(flags)
-
-    def _parameters(self) -> dict[str, Any]:
-        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{self._destination.address}"}
-        if self._policy.bandwidth_mib_s:
-            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = self._policy.bandwidth_mib_s
-        if self._flags() & libvirt.VIR_MIGRATE_TLS:
-            parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = self._destination.tls_name
-        return parameters
-
-
-def _progress(domain: Any) -> CopyProgress | None:
-    """The running job, if libvirt knows of one yet."""
-    try:
-        stats = domain.jobStats()
-    except libvirt.libvirtError:
-        return None  # the job is just ending, or the connection is: the migration itself will tell
-    if not stats.get("memory_total"):
-        return None  # still connecting
-    page = stats.get("memory_page_size", 4096)
-    return CopyProgress(
-        elapsed_ms=int(stats.get("time_elapsed", 0)),
-        bytes_total=int(stats["memory_total"]) + int(stats.get("disk_total", 0)),
-        bytes_remaining=int(stats.get("memory_remaining", 0)) + int(stats.get("disk_remaining", 0)),
-        bytes_sent=int(stats.get("memory_processed", 0)) + int(stats.get("disk_processed", 0)),
-        iteration=int(stats.get("memory_iteration", 0)),
-        dirty_mib_s=stats.get("memory_dirty_rate", 0) * page / (1 << 20),
-        rate_mib_s=stats.get("memory_bps", 0) / (1 << 20),
-        throttle_percent=int(stats.get("auto_converge_throttle", 0)),
-    )
-
-
-def _abort(domain: Any) -> None:
-    try:
-        domain.abortJob()
-    except libvirt.libvirtError:
-        pass  # no job yet, or no job any more: asked again at the next poll
 
 
 def _triple(version: int) -> tuple[int, int, int]:

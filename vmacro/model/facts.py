@@ -75,9 +75,19 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Who moves a guest, as its agent has it: the move, USER@MACHINE, and for how long already."""
+
+    move: str
+    by: str
+    age_s: float
+
+
+@dataclass(frozen=True)
 class AgentFacts:
     """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `held` are the addresses it
-    keeps besides. `rp_filter` is the kernel's reverse-path filter on its interface: 0 off, 1 strict, 2 loose."""
+    keeps besides. `claim` is None while nobody moves the guest. `rp_filter` is the kernel's reverse-path filter on
+    its interface: 0 off, 1 strict, 2 loose."""
 
     version: str
     boot_id: str
@@ -91,6 +101,7 @@ class AgentFacts:
     held: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ()
     rp_filter: int = 0
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +171,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class CopyProgress:
-    """A look at a running copy. Bytes; `dirty_mib_s` 0 where unknown."""
+    """A look at a running copy. Bytes; `dirty_mib_s` 0 where unknown; `warning`: what an operator should know."""
 
     elapsed_ms: int
     bytes_total: int
@@ -170,6 +181,7 @@ class CopyProgress:
     dirty_mib_s: float
     rate_mib_s: float
     throttle_percent: int = 0
+    warning: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
+from vmacro.errors import VmacroError
 from vmacro.model.facts import Arrival, Connection, CopyStatistics, Leg
 from vmacro.model.nouns import Guest, Host, Policy
 
 
 class Phase(StrEnum):
-    """In this order. The point of no return lies at the end of `copy`: the guest runs at the destination."""
+    """In this order; `undo` instead of all that come after a failure. The point of no return lies at the end of
+    `copy`: the guest runs at the destination."""
 
     SURVEY = "survey"
     PREPARE = "prepare"
@@ -19,6 +22,7 @@ class Phase(StrEnum):
     SETTLE = "settle"
     VERIFY = "verify"
     CLEAN = "clean"
+    UNDO = "undo"
 
 
 class Severity(StrEnum):
@@ -53,7 +57,8 @@ class Plan:
     announced before the copy and reached by `leads`; `trail` brings the
     addresses that the guest has (`held`) to where it goes; `standing` are legs of earlier moves, which this
     one ends.
-    `reserve`: the new address needs a DHCP reservation that is not there yet.
+    `reserve`: the new address needs a DHCP reservation that is not there yet. `operator` is USER@MACHINE;
+    `takes_over` is a move whose claim on the guest is void.
     """
 
     move_id: str
@@ -74,6 +79,8 @@ class Plan:
     standing: tuple[Leg, ...] = ()
     held: tuple[Held, ...] = ()
     reserve: bool = False
+    operator: str = ""
+    takes_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ EXIT_CODES = {Ending.MOVED: 0, Ending.ROLLED_BACK: 4, Ending.INCOMPLETE: 5, Endi
 
 @dataclass(frozen=True)
 class Outcome:
+    """`remains`: there is work left that `vmacro resume` can do."""
+
     ending: Ending
     reason: str = ""
     hint: str = ""
@@ -108,10 +117,22 @@ class Outcome:
     connections: tuple[ConnectionOutcome, ...] = field(default=())
     wall_s: float = 0.0
     carried: tuple[str, ...] = ()
+    remains: bool = False
 
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.ending]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """One step as the journal has it: a plain result, or the error with which it ended. Times in ms since 1970."""
+
+    name: str
+    result: Any = None
+    error: VmacroError | None = None
+    began_ms: int = 0
+    ended_ms: int = 0
 
 
 @dataclass(frozen=True)

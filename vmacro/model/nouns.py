@@ -51,8 +51,10 @@ class Guest:
 
 @dataclass(frozen=True)
 class Policy:
-    """Bounds of a move. `bandwidth_mib_s` 0 means as fast as the link goes; connections that cannot follow are
-    carried for `carry_deadline_s` at most."""
+    """Bounds of a move. `bandwidth_mib_s` 0 means as fast as the link goes; QEMU aims at a pause of
+    `max_downtime_ms`, one that lasts `downtime_limit_ms` is given up; `phase_timeout_s` bounds each phase besides
+    the waiting that has a bound of its own, `move_timeout_s` all up to the guest's arrival. Connections that cannot
+    follow are carried for `carry_deadline_s` at most."""
 
     bandwidth_mib_s: int = 0
     max_downtime_ms: int = 300
@@ -64,6 +66,9 @@ class Policy:
     consent_timeout_ms: int = 1500
     join_timeout_s: float = 3.0
     carry_deadline_s: float = 86_400.0
+    downtime_limit_ms: int = 10_000
+    phase_timeout_s: float = 90.0
+    move_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True)

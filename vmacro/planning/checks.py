@@ -151,6 +151,20 @@ def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
         yield blocker("no-lease", subject, "its agent has no DHCP lease yet", "does its site serve DHCP?")
 
 
+def _nobody_else_moves_it(request: Request, survey: Survey) -> Iterator[Finding]:
+    if survey.agent is None:
+        return
+    subject, claim = f"guest {request.guest.name}", survey.agent.claim
+    if "claim" not in survey.agent.verbs:
+        text = f"its agent ({survey.agent.version}) cannot tell whether somebody else moves it"
+        yield blocker("agent-too-old", subject, text, "install the agent of this vmacro in the guest")
+    elif claim is not None:
+        text = f"move {claim.move} of {claim.by or 'somebody'} has had it for {claim.age_s:.0f} s"
+        severity = Severity.WARNING if request.take_over else Severity.BLOCKER
+        hint = "wait, or there: `vmacro resume` or `abort`; if its orchestrator is lost for good: --take-over"
+        yield Finding("guest-claimed", severity, subject, text, hint)
+
+
 def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
     """Only what `renumber` cannot save: it leaves nothing behind that could carry them."""
     if request.handoff != RENUMBER:
@@ -194,6 +208,7 @@ _RULES: tuple[Rule, ...] = (
     _network_is_ready,
     _disks_can_go,
     _agent_answers,
+    _nobody_else_moves_it,
     _clients_follow,
     _no_filter_in_the_way,
 )

@@ -32,6 +32,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         address=address,
         boot_id=survey.agent.boot_id,
         standing=handoffs.standing(survey, inventory, domain),
+        operator=request.operator,
+        takes_over=survey.agent.claim.move if survey.agent.claim is not None and request.take_over else "",
     )
     network = survey.view(there.name).network
     if request.handoff != SEAMLESS or network is None:

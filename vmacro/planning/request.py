@@ -11,10 +11,14 @@ from vmacro.model.nouns import Guest, Host, Policy, Site
 
 @dataclass(frozen=True)
 class Request:
+    """`operator` is USER@MACHINE; `take_over`: from a move whose orchestrator is lost for good."""
+
     guest: Guest
     destination: Site
     handoff: str
     policy: Policy
+    operator: str = ""
+    take_over: bool = False
 
 
 def destination_host(request: Request, survey: Survey) -> Host | None:

@@ -13,7 +13,7 @@ from vmacro.errors import HostError, VmacroError
 from vmacro.model.moves import Carriage, Outcome, Plan
 from vmacro.ports import World
 from vmacro.services import seamless, survey
-from vmacro.services.migrate import Journal
+from vmacro.services.phases import Journal
 
 LOOK_EVERY_S = 1.0
 LOOK_FOR_S = 60.0  # one step of the workflow

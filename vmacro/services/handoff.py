@@ -12,6 +12,7 @@ from typing import Protocol
 from vmacro.errors import AgentError
 from vmacro.model.facts import Arrival, Connection
 from vmacro.model.moves import After, Before, Plan
+from vmacro.model.nouns import Policy
 from vmacro.planning.outcome import all_followed
 from vmacro.ports import Agent, World
 
@@ -64,6 +65,11 @@ class Renumber:
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         pass
+
+
+def claim_s(policy: Policy) -> float:
+    """How long a guest is a move's at most: what was announced for it ends by then, if nobody is left to do so."""
+    return policy.move_timeout_s + policy.arrival_timeout_s + policy.settle_timeout_s + policy.phase_timeout_s
 
 
 def ask_to_arrive(plan: Plan, world: World) -> Arrival:

@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from dbos import DBOS, DBOSClient, SetWorkflowID
+from dbos import DBOS, SetWorkflowID
 from pydantic import TypeAdapter
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import __version__
-from vmacro.errors import ConfigurationError, VmacroError
-from vmacro.model.moves import Carriage, Outcome, Plan
+from vmacro.errors import ConfigurationError, JournalError, VmacroError
+from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
 from vmacro.ports import World
 from vmacro.services import carry, migrate
 
@@ -46,43 +45,37 @@ class Json:
         return "vmacro_json"
 
 
-@dataclass(frozen=True)
-class Step:
-    name: str
-    began_ms: int
-    ended_ms: int
-    error: str
+class Steps:
+    """Implements phases.Journal by DBOS steps, after those that earlier attempts have left."""
 
-
-@dataclass(frozen=True)
-class Record:
-    """One move as the journal has it; `outcome` is None while it has not ended."""
-
-    plan: Plan
-    outcome: Outcome | None
-    status: str
-    began_ms: int
-    ended_ms: int
-
-
-class _Steps:
-    """Implements migrate.Journal by DBOS steps."""
+    def __init__(self, inherited: Iterable[Noted] = ()) -> None:
+        self._inherited = {noted.name: noted for noted in inherited}
 
     def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result:
         adapter = TypeAdapter(kind)
-        plain = DBOS.run_step({"name": name}, lambda: adapter.dump_python(act(), mode="json"))
+        noted = self._inherited.get(name)
+        if noted is not None and noted.error is not None:
+            raise noted.error
+        if noted is not None:
+            return adapter.validate_python(noted.result)
+        try:
+            plain = DBOS.run_step({"name": name}, lambda: adapter.dump_python(act(), mode="json"))
+        except SQLAlchemyError as error:
+            raise JournalError(f"the journal cannot be written: {str(error).splitlines()[0]}") from error
         return adapter.validate_python(plain)
 
 
 _world: World | None = None
+_ended: dict[str, Outcome] = {}  # of this process, for when the journal cannot keep them
 
 
 @DBOS.workflow(name=WORKFLOW)
-def _workflow(plan: dict[str, Any]) -> dict[str, Any]:
+def _workflow(plan: dict[str, Any], inherited: list[dict[str, Any]]) -> dict[str, Any]:
     assert _world is not None, "open_journal() sets the world before any workflow runs"
-    chosen = _PLAN.validate_python(plan)
-    outcome = migrate.tell_the_story(chosen, _world, _Steps())
-    began_s = _Steps().step("carry", float, time.time) if outcome.carried else 0.0
+    chosen, steps = _PLAN.validate_python(plan), Steps(noted_from(item) for item in inherited)
+    outcome = migrate.tell_the_story(chosen, _world, steps, again=bool(inherited))
+    _ended[str(DBOS.workflow_id)] = outcome
+    began_s = steps.step("carry", float, time.time) if outcome.carried else 0.0
     for carriage in carry.carriages(chosen, outcome, began_s):
         with SetWorkflowID(f"carry-{carriage.address}-{carriage.move_id}"):
             DBOS.enqueue_workflow(CARRIAGES, _carry, _CARRIAGE.dump_python(carriage, mode="json"))
@@ -92,7 +85,7 @@ def _workflow(plan: dict[str, Any]) -> dict[str, Any]:
 @DBOS.workflow(name="carry")
 def _carry(carriage: dict[str, Any]) -> str:
     assert _world is not None, "open_journal() sets the world before any workflow runs"
-    return carry.tell_the_story(_CARRIAGE.validate_python(carriage), _world, _Steps())
+    return carry.tell_the_story(_CARRIAGE.validate_python(carriage), _world, Steps())
 
 
 @contextmanager
@@ -124,58 +117,21 @@ def open_journal(database_url: str, world: World, executor: str) -> Iterator[Non
         _world = None
 
 
-class Running:
-    """A move under way."""
-
-    def __init__(self, plan: Plan) -> None:
-        with SetWorkflowID(plan.move_id):
-            self._handle = DBOS.start_workflow(_workflow, _PLAN.dump_python(plan, mode="json"))
-
-    def result(self) -> Outcome:
-        return _OUTCOME.validate_python(self._handle.get_result())
-
-
-class Archive:
-    """Reading the journal; starts nothing. Before the first move there is none, and it is empty."""
-
-    def __init__(self, database_url: str) -> None:
-        url = make_url(database_url)
-        missing = url.drivername.startswith("sqlite") and not Path(url.database or "").exists()
-        serializer: Any = Json()
-        self._client = None if missing else DBOSClient(system_database_url=database_url, serializer=serializer)
-
-    def moves(self, limit: int = 50) -> list[Record]:
-        if self._client is None:
-            return []
-        found = self._client.list_workflows(name=WORKFLOW, sort_desc=True, limit=limit)
-        return [_record(w) for w in found]
-
-    def move(self, move_id: str) -> Record | None:
-        found = self._client.list_workflows(workflow_ids=[move_id]) if self._client else []
-        return _record(found[0]) if found else None
-
-    def steps(self, move_id: str) -> list[Step]:
-        steps = self._client.list_workflow_steps(move_id) if self._client else []
-        return [
-            Step(
-                s["function_name"],
-                s["started_at_epoch_ms"] or 0,
-                s["completed_at_epoch_ms"] or 0,
-                str(s["error"] or ""),
-            )
-            for s in steps
-        ]
-
-    def carriages(self) -> list[Carriage]:
-        """Those that have not ended, oldest first."""
-        if self._client is None:
-            return []
-        found = self._client.list_workflows(name="carry", status=["ENQUEUED", "PENDING"])
-        return [_CARRIAGE.validate_python(w.input["args"][0]) for w in found if w.input]
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.destroy()
+def run(plan: Plan, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
+    """One attempt at a move, to its end. Each is a workflow of its own: MOVE_ID, then MOVE_ID+2 and so on."""
+    name = plan.move_id if attempt == 1 else f"{plan.move_id}+{attempt}"
+    with SetWorkflowID(name):
+        arguments = _PLAN.dump_python(plan, mode="json"), [noted_as_plain(n) for n in inherited]
+        handle = DBOS.start_workflow(_workflow, *arguments)
+    try:
+        return _OUTCOME.validate_python(handle.get_result())
+    except (SQLAlchemyError, JournalError) as error:
+        if name not in _ended:
+            raise
+        text = f"the journal cannot be written: {str(error).splitlines()[0]}"
+        known = _ended[name]
+        ending = Ending.INCOMPLETE if known.ending == Ending.MOVED else known.ending
+        return replace(known, ending=ending, reason=known.reason or text, remains=True)
 
 
 @contextmanager
@@ -189,11 +145,18 @@ def explained(database_url: str) -> Iterator[None]:
         raise ConfigurationError(f"journal {shown}: {first}", "orchestrator.database_url, or state_dir") from error
 
 
-def _record(workflow: Any) -> Record:
-    plan = _PLAN.validate_python(workflow.input["args"][0])
-    outcome = _OUTCOME.validate_python(workflow.output) if workflow.output else None
-    ended = workflow.updated_at or 0
-    return Record(plan, outcome, str(workflow.status), workflow.created_at or 0, ended)
+def noted_as_plain(noted: Noted) -> dict[str, Any]:
+    """As an attempt keeps what it inherits."""
+    error = _exception_as_plain(noted.error) if noted.error is not None else None
+    times = {"began_ms": noted.began_ms, "ended_ms": noted.ended_ms}
+    return {"name": noted.name, "result": noted.result, "error": error, **times}
+
+
+def noted_from(item: dict[str, Any]) -> Noted:
+    """Undo noted_as_plain(), read from JSON or not."""
+    error = item["error"]
+    error = _plain_as_exception(error) if isinstance(error, dict) else error
+    return Noted(item["name"], item["result"], error, item["began_ms"], item["ended_ms"])
 
 
 def _exception_as_plain(value: object) -> object:

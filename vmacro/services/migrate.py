@@ -2,6 +2,7 @@
 
 Each phase is a step of a durable workflow: its result is in the journal before the next begins.
 Before the guest runs at the destination everything rolls back; after it everything goes forward.
+Failure, Ctrl-C, SIGKILL with `resume`, and `abort` are one path through here.
 """
 
 from __future__ import annotations
@@ -9,96 +10,107 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Protocol, TypeVar
 
-from vmacro.errors import AgentError, CopyError, HostError, VmacroError
+from vmacro.errors import AgentError, HostError, VmacroError
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
 from vmacro.planning.outcome import compare
 from vmacro.ports import World
-from vmacro.services import survey
-from vmacro.services.handoff import Handoff
+from vmacro.services import whereabouts
+from vmacro.services.handoff import Handoff, claim_s
 from vmacro.services.handoffs import HANDOFFS
+from vmacro.services.phases import Journal, Phases
+from vmacro.services.whereabouts import Place
 
-Result = TypeVar("Result")
 _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
 
-class Journal(Protocol):
-    """Runs a step once: a move that begins again gets the result that the step had."""
+def tell_the_story(plan: Plan, world: World, journal: Journal, again: bool = False) -> Outcome:
+    """One move, already checked and planned. Never raises for what the world does to it.
 
-    def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result: ...
-
-
-def tell_the_story(plan: Plan, world: World, journal: Journal) -> Outcome:
-    """One move, already checked and planned. Never raises for what the world does to it."""
+    `again`: an earlier attempt has prepared it, and what that made may have gone since.
+    """
     began = world.clock.monotonic_s()
     handoff = HANDOFFS[plan.handoff]
-    phase = _Phases(plan, world, journal)
+    phases = Phases(plan, world, journal)
+    before, failed = Before("", ()), None
+    statistics: CopyStatistics | None = None
     try:
-        seen = phase.run(Phase.SURVEY, Before, lambda: _look_once_more(plan, world))
-        before = phase.run(Phase.PREPARE, Before, lambda: handoff.prepare(plan, world, seen))
-        statistics = phase.run(Phase.COPY, _MAYBE_STATISTICS, lambda: _copy(plan, world, handoff))
+        seen = phases.run(Phase.SURVEY, Before, lambda w: _look_once_more(plan, w))
+        before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
+        statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again))
     except VmacroError as error:
-        return _back_out(plan, world, phase, error)
-    outcome = Outcome(Ending.MOVED, statistics=statistics)
-    try:
-        arrival = phase.run(Phase.ARRIVE, Arrival, lambda: handoff.arrive(plan, world))
-        outcome = replace(outcome, arrival=arrival)
-        after = phase.run(Phase.SETTLE, After, lambda: handoff.settle(plan, world, before, arrival))
-        found = compare(before.connections, after.connections, arrival.present, after.carried)
-        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
-        phase.do(Phase.VERIFY, lambda: _verify_health(plan, world))
-        phase.do(Phase.CLEAN, lambda: handoff.clean(plan, world, after))
-    except VmacroError as error:
-        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint)
-    lost = [c for c in outcome.connections if not c.kept]
-    if outcome.ending == Ending.MOVED and lost and not plan.policy.allow_connection_loss:
-        outcome = _with_losses(outcome, lost)
+        failed = _unless_it_arrived(plan, world, phases, error)
+    if failed is None:
+        outcome = _go_forward(plan, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
+    else:
+        outcome = failed
+    if phases.unwritten:
+        ending = Ending.INCOMPLETE if outcome.ending == Ending.MOVED else outcome.ending
+        reason = "; ".join(t for t in (outcome.reason, phases.unwritten) if t)
+        outcome = replace(outcome, ending=ending, reason=reason, remains=True)
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 
-class _Phases:
-    """Runs phases as steps, and tells of each."""
-
-    def __init__(self, plan: Plan, world: World, journal: Journal) -> None:
-        self._plan, self._world, self._journal = plan, world, journal
-
-    def run(self, phase: Phase, kind: type[Result], act: Callable[[], Result]) -> Result:
-        self._world.tell(self._plan.move_id, "phase.begin", phase.value, phase=phase.value)
-        try:
-            result = self._journal.step(phase.value, kind, act)
-        except VmacroError as error:
-            self._world.tell(self._plan.move_id, "phase.failed", f"{phase.value}: {error.message}", phase=phase.value)
-            raise
-        self._world.tell(self._plan.move_id, "phase.end", phase.value, phase=phase.value)
-        return result
-
-    def do(self, phase: Phase, act: Callable[[], None]) -> None:
-        """A phase without a result; what is written down is that it ended."""
-
-        def acted() -> bool:
-            act()
-            return True
-
-        self.run(phase, bool, acted)
+def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
+    """The guest runs at the destination: nothing leads back from here."""
+    try:
+        arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: handoff.arrive(plan, w))
+        outcome = replace(outcome, arrival=arrival)
+        after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
+        found = compare(before.connections, after.connections, arrival.present, after.carried)
+        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
+        phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
+        phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
+    except VmacroError as error:
+        return replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
+    lost = [c for c in outcome.connections if not c.kept]
+    return _with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome
 
 
 def _look_once_more(plan: Plan, world: World) -> Before:
-    """The connections as they are now: some have come since the checks."""
+    """The guest is ours, and its connections as they are now: some have come since the checks."""
     with world.agent(plan.source, plan.guest.domain) as agent:
+        if plan.takes_over:
+            agent.release(plan.takes_over)
+        agent.claim(plan.move_id, plan.operator, claim_s(plan.policy))
         facts, connections = agent.status(), agent.connections()
     return Before(facts.boot_id, connections)
 
 
-def _copy(plan: Plan, world: World, handoff: Handoff) -> CopyStatistics | None:
+def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:
     """Live migration; ends when the guest runs at the destination, which is the point of no return."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
+    seen = whereabouts.look(plan, world)
+    if seen.place != Place.DESTINATION:
+        if again and not world.cancelled() and seen.place == Place.SOURCE:
+            _prepare_again(plan, world, handoff)
+        with ExitStack() as watching:
+            for side, host, hypervisor in (
+                ("source", plan.source, source),
+                ("destination", plan.destination, destination),
+            ):
+                watching.enter_context(hypervisor.watch(plan.guest.domain, _teller(plan, world, side, host.name)))
+            watching.enter_context(handoff.watching(plan, world))
+            source.copy(plan.guest.domain, plan.destination, plan.policy, _reporter(plan, world), world.cancelled)
+    try:
+        return destination.statistics(plan.guest.domain)
+    except HostError:
+        return None  # figures are worth less than going on
 
+
+def _prepare_again(plan: Plan, world: World, handoff: Handoff) -> None:
+    """An earlier attempt did so, but its claim or what it made may have ended since. All of it may be repeated."""
+    handoff.prepare(plan, world, _look_once_more(plan, world))
+
+
+def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
     def report(progress: CopyProgress) -> None:
         done = progress.bytes_total - progress.bytes_remaining
         percent = 100 * done // progress.bytes_total if progress.bytes_total else 0
         text = f"{percent} %, {progress.rate_mib_s:.1f} MiB/s, pass {progress.iteration}"
+        if progress.warning:
+            world.tell(plan.move_id, "copy.warning", progress.warning)
         world.tell(
             plan.move_id,
             "copy.progress",
@@ -112,16 +124,7 @@ def _copy(plan: Plan, world: World, handoff: Handoff) -> CopyStatistics | None:
             iteration=progress.iteration,
         )
 
-    with ExitStack() as watching:
-        for name, host, hypervisor in (
-            ("source", plan.source, source),
-            ("destination", plan.destination, destination),
-        ):
-            watching.enter_context(hypervisor.watch(plan.guest.domain, _teller(plan, world, name, host.name)))
-        watching.enter_context(handoff.watching(plan, world))
-        if survey.where([plan.source, plan.destination], plan.guest, world) != [plan.destination]:
-            source.copy(plan.guest.domain, plan.destination, plan.policy, report, world.cancelled)
-    return destination.statistics(plan.guest.domain)
+    return report
 
 
 def _teller(plan: Plan, world: World, side: str, host: str) -> Callable[[str, str], None]:
@@ -140,25 +143,49 @@ def _verify_health(plan: Plan, world: World) -> None:
         raise AgentError(text, "look at its console on the destination")
 
 
-def _back_out(plan: Plan, world: World, phase: _Phases, error: VmacroError) -> Outcome:
-    """Look where the guest is, and only then undo. Where it cannot be known, touch nothing."""
+def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
+    """What the move made, and what a broken libvirt left paused at the source: the guest is alive elsewhere."""
+    world.hypervisor(plan.source).discard(plan.guest.domain)
+    handoff.clean(plan, world, after)
+    with world.agent(plan.destination, plan.guest.domain) as agent:
+        agent.release(plan.move_id)
+
+
+def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError) -> Outcome | None:
+    """Look where the guest is, and only then undo. Where it cannot be known, touch nothing. None: it has arrived,
+    whatever else went wrong."""
+    if Phase.COPY in phases.begun:
+        seen = whereabouts.settled(plan, world)
+        if seen.place == Place.UNKNOWN:
+            said = f"GUEST UNCERTAIN: {error.message}; seen: {whereabouts.told(seen, plan)}"
+            said += f"; {seen.trouble}" if seen.trouble else ""
+            return Outcome(Ending.UNCERTAIN, said, whereabouts.advice(seen, plan), remains=True)
+        if seen.place == Place.DESTINATION:
+            world.tell(plan.move_id, "note", f"the guest runs at {plan.destination.name} all the same")
+            return None
     try:
-        places = survey.where([plan.source, plan.destination], plan.guest, world)
-    except HostError as blind:
-        return Outcome(Ending.UNCERTAIN, f"{error.message}; and then: {blind.message}", _UNCERTAIN_HINT)
-    if places == [plan.destination] and isinstance(error, CopyError):
-        return Outcome(Ending.INCOMPLETE, f"the guest runs at {plan.destination.name}, but: {error.message}")
-    if places != [plan.source]:
-        seen = " and ".join(h.name for h in places) or "neither host"
-        return Outcome(Ending.UNCERTAIN, f"{error.message}; the guest runs on {seen}", _UNCERTAIN_HINT)
-    try:
-        phase.do(Phase.CLEAN, lambda: HANDOFFS[plan.handoff].undo_prepare(plan, world))
+        phases.do(Phase.UNDO, lambda w: _undo(plan, w, prepared=Phase.PREPARE in phases.begun))
     except VmacroError as left:
-        return Outcome(Ending.ROLLED_BACK, f"{error.message}; and undoing what was prepared: {left.message}", left.hint)
+        reason = f"{error.message}; and undoing what was prepared: {left.message}"
+        return Outcome(Ending.ROLLED_BACK, reason, f"vmacro resume {plan.move_id} undoes the rest", remains=True)
     return Outcome(Ending.ROLLED_BACK, error.message, error.hint)
 
 
-_UNCERTAIN_HINT = "nothing was touched: look with `virsh list --all` on both hosts before you start anything"
+def _undo(plan: Plan, world: World, prepared: bool) -> None:
+    """All of it is tried, whatever fails first. Raises that first error."""
+    troubles: list[VmacroError] = []
+    try:
+        if prepared:  # else the guest may be another move's
+            HANDOFFS[plan.handoff].undo_prepare(plan, world)
+    except VmacroError as error:
+        troubles.append(error)
+    try:
+        with world.agent(plan.source, plan.guest.domain) as agent:
+            agent.release(plan.move_id)
+    except VmacroError as error:
+        troubles.append(error)
+    if troubles:
+        raise troubles[0]
 
 
 def _with_losses(outcome: Outcome, lost: list[ConnectionOutcome]) -> Outcome:

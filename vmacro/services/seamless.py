@@ -19,6 +19,7 @@ from vmacro.ports import World
 from vmacro.services.handoff import ask_to_arrive, wait_until_followed
 
 JOIN_POLL_S = 0.05
+NOBODY = "02:76:03:"  # locally administered (IEEE 802)
 
 
 class Seamless:
@@ -135,9 +136,13 @@ def keep(address: str, home: Host, world: World, kept: bool) -> None:
     """Reserve a carried address for nobody, or give it back; SLAAC gives none away. Idempotent."""
     if ":" in address:
         return
-    nobody = "02:76:03:" + hashlib.sha256(address.encode()).digest()[:3].hex(":")
     hypervisor = world.hypervisor(home)
-    (hypervisor.reserve if kept else hypervisor.release)(home.network, nobody, address)
+    (hypervisor.reserve if kept else hypervisor.release)(home.network, nobody(address), address)
+
+
+def nobody(address: str) -> str:
+    """The card that a carried address is reserved for: nobody has it."""
+    return NOBODY + hashlib.sha256(address.encode()).digest()[:3].hex(":")
 
 
 def _open(leg: Leg, world: World) -> None:

@@ -1,0 +1,143 @@
+"""Phases as durable steps: each with a deadline, each told of, and what happens when the journal fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+
+from vmacro.errors import DeadlineError, InterruptedMoveError, JournalError, VmacroError
+from vmacro.model.moves import Phase, Plan
+from vmacro.model.nouns import Host, Policy
+from vmacro.ports import Agent, HostNetwork, Hypervisor, World
+
+Result = TypeVar("Result")
+BEFORE_ARRIVAL = (Phase.SURVEY, Phase.PREPARE, Phase.COPY)
+
+
+class Journal(Protocol):
+    """Runs a step once: a move that begins again gets the result, or the error, that the step had.
+
+    Raises JournalError where it cannot be written, with the step done or not.
+    """
+
+    def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result: ...
+
+
+class Phases:
+    """Runs the phases of one attempt at a move."""
+
+    def __init__(self, plan: Plan, world: World, journal: Journal) -> None:
+        self._plan, self._world, self._journal = plan, world, journal
+        self._began_s = world.clock.monotonic_s()
+        self.begun: list[Phase] = []
+        self.unwritten = ""  # what the journal said when it failed
+
+    def run(self, phase: Phase, kind: type[Result], act: Callable[[World], Result]) -> Result:
+        """Before the guest has arrived a journal that cannot be written stops the move: it could not be resumed.
+        Afterwards it stops nothing. Raises VmacroError.
+        """
+        self.begun.append(phase)
+        self._tell("phase.begin", phase, phase.value)
+        attempt = _Once(lambda: act(self._bounded(phase)))
+        try:
+            result = self._journal.step(phase.value, kind, attempt)
+        except JournalError as error:
+            result = self._without_journal(phase, attempt, error)
+        except VmacroError as error:
+            self._tell("phase.failed", phase, f"{phase.value}: {error.message}")
+            raise
+        self._tell("phase.end", phase, phase.value)
+        return result
+
+    def do(self, phase: Phase, act: Callable[[World], None]) -> None:
+        """A phase without a result; what is written down is that it ended."""
+
+        def acted(world: World) -> bool:
+            act(world)
+            return True
+
+        self.run(phase, bool, acted)
+
+    def _without_journal(self, phase: Phase, attempt: _Once[Result], error: JournalError) -> Result:
+        if not self.unwritten:
+            self._world.tell(self._plan.move_id, "journal", error.message, phase=phase.value)
+        self.unwritten = error.message
+        stops = phase in BEFORE_ARRIVAL and not (phase == Phase.COPY and attempt.ended)
+        try:
+            if stops and attempt.error is None:
+                raise error
+            return attempt.outcome()
+        except VmacroError as failed:
+            self._tell("phase.failed", phase, f"{phase.value}: {failed.message}")
+            raise
+
+    def _bounded(self, phase: Phase) -> World:
+        """The world, whose doors close when the phase must be over: each call has a bound of its own."""
+        world, clock = self._world, self._world.clock
+        if phase in (Phase.SURVEY, Phase.PREPARE) and world.cancelled():
+            raise InterruptedMoveError("interrupted before the copy began")
+        seconds = bound_s(phase, self._plan.policy)
+        until = clock.monotonic_s() + seconds
+        if phase in BEFORE_ARRIVAL:
+            until = min(until, self._began_s + self._plan.policy.move_timeout_s)
+
+        def check() -> None:
+            if clock.monotonic_s() > until:
+                text = f"phase {phase.value}: not over after {until - self._began_s:g} s of the move"
+                raise DeadlineError(text, "policy phase_timeout_s, move_timeout_s")
+
+        def hypervisor(host: Host) -> Hypervisor:
+            check()
+            return world.hypervisor(host)
+
+        def agent(host: Host, domain: str) -> AbstractContextManager[Agent]:
+            check()
+            return world.agent(host, domain)
+
+        def host_network(host: Host) -> HostNetwork:
+            check()
+            return world.host_network(host)
+
+        return replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network)
+
+    def _tell(self, kind: str, phase: Phase, text: str) -> None:
+        self._world.tell(self._plan.move_id, kind, text, phase=phase.value)
+
+
+def bound_s(phase: Phase, policy: Policy) -> float:
+    """How long a phase may take: its own waiting, and the policy's phase_timeout_s for all else."""
+    waiting = {
+        Phase.PREPARE: policy.join_timeout_s,
+        Phase.COPY: policy.copy_timeout_s,
+        Phase.ARRIVE: policy.arrival_timeout_s,
+        Phase.SETTLE: policy.settle_timeout_s,
+    }
+    return policy.phase_timeout_s + waiting.get(phase, 0.0)
+
+
+class _Once(Generic[Result]):
+    """An act that is done at most once, whoever asks for its outcome."""
+
+    def __init__(self, act: Callable[[], Result]) -> None:
+        self._act = act
+        self._results: list[Result] = []
+        self.error: VmacroError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._results) or self.error is not None
+
+    def __call__(self) -> Result:
+        try:
+            self._results.append(self._act())
+        except VmacroError as error:
+            self.error = error
+            raise
+        return self._results[0]
+
+    def outcome(self) -> Result:
+        if self.error is not None:
+            raise self.error
+        return self._results[0] if self._results else self()
