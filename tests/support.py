@@ -124,3 +124,29 @@ def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
     return {
         host: {line for look in looks for line in on_host(lab, host, *look).splitlines()} for host in lab.topology.sites
     }
+
+
+@contextmanager
+def clients(lab: Lab, node: str, address: str, *kinds: str) -> Iterator[subprocess.Popen[str]]:
+    """Connected and answered. Ends them all the same if the test fails."""
+    command = ["ip", "netns", "exec", lab.namespace(node), sys.executable, "-m", "tests.clients", address, *kinds]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def verdicts(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What went wrong, by kind of client."""
+    out, _ = process.communicate("\n", timeout=300)
+    found: dict[str, str] = json.loads(out)
+    return found
+
+
+def address_of(lab: Lab, guest: str) -> str:
+    agent = next(g.agent for g in lab.status().guests if g.name == guest)
+    assert agent is not None
+    return agent.address

@@ -13,8 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.test_seamless import address_of, clients, verdicts
-from tests.support import Vmacro, eventually, on_host, summary, traces_of_moves, without_probers
+from tests.support import (
+    Vmacro,
+    address_of,
+    clients,
+    eventually,
+    on_host,
+    summary,
+    traces_of_moves,
+    verdicts,
+    without_probers,
+)
 from vmacro.lab import namespaces, topology
 from vmacro.lab.lab import Lab
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.support import Vmacro, probing, site_of, summary, traces_of_moves, without_probers
+from tests.support import (
+    Vmacro,
+    address_of,
+    clients,
+    probing,
+    site_of,
+    summary,
+    traces_of_moves,
+    verdicts,
+    without_probers,
+)
 from vmacro.lab import echo
 from vmacro.lab.lab import Lab
 
@@ -21,32 +27,6 @@ ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle
 @pytest.fixture
 def quiet(vmacro: Vmacro) -> Vmacro:
     return without_probers(vmacro)
-
-
-@contextmanager
-def clients(lab: Lab, node: str, address: str, *kinds: str) -> Iterator[subprocess.Popen[str]]:
-    """Connected and answered. Ends them all the same if the test fails."""
-    command = ["ip", "netns", "exec", lab.namespace(node), sys.executable, "-m", "tests.clients", address, *kinds]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def verdicts(process: subprocess.Popen[str]) -> dict[str, str]:
-    """What went wrong, by kind of client."""
-    out, _ = process.communicate("\n", timeout=300)
-    found: dict[str, str] = json.loads(out)
-    return found
-
-
-def address_of(lab: Lab, guest: str) -> str:
-    agent = next(g.agent for g in lab.status().guests if g.name == guest)
-    assert agent is not None
-    return agent.address
 
 
 def test_no_client_of_any_kind_is_lost(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
