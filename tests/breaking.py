@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from vmacro import inventory
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
+from vmacro.services.archive import Archive
 
 PATIENCE_S = 400.0
 KINDS = ("chatter", "tcp-chatter", "idle")
@@ -154,9 +155,11 @@ def ordeal(lab: Lab, vmacro: Vmacro, fault: Fault, kinds: tuple[str, ...] = KIND
 def _resumed(vmacro: Vmacro) -> Iterator[int]:
     """Exit codes of `vmacro resume`, until there is nothing to resume."""
     for _ in range(4):
-        done = vmacro("resume", "--json")
-        if done.returncode == 2 and "no move is unfinished" in done.stderr:
+        with closing(Archive(inventory.load(vmacro.inventory).database_url)) as archive:
+            unfinished = [r.plan.move_id for r in archive.unfinished("web")]
+        if not unfinished:
             return
+        done = vmacro("resume", unfinished[0], "--json")
         yield done.returncode
     raise AssertionError(f"still unfinished: {done.stdout}{done.stderr}")
 
@@ -291,7 +294,3 @@ def in_guest(scene: Scene, command: str) -> None:
         stream.abort()
     finally:
         connections.close()
-
-
-def nothing(_scene: Scene) -> AbstractContextManager[None]:
-    return nullcontext()

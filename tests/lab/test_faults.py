@@ -1,4 +1,4 @@
-"""Every part of a move, broken for real. docs/reliability.md has the table; VMACRO_FAULTS_TABLE=FILE writes its rows."""
+"""Every part of a move, broken for real; docs/reliability.md has the table. VMACRO_FAULTS_TABLE=FILE keeps rows."""
 
 from __future__ import annotations
 
