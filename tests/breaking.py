@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt
@@ -115,11 +115,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of it. `lost` names the connections that did not live; `left` what was found at the hosts."""
+    """What became of it: the broken attempt's exit code and where the guest was `at` then, the exit codes of
+    `resume`, where it `runs_at` in the end. `lost` names the connections that did not live, `left` what was found
+    at the hosts."""
 
     fault: str
     moment: str
     code: int
+    at: str
     then: tuple[int, ...]
     runs_at: str
     lost: tuple[str, ...]
@@ -130,26 +133,35 @@ class Row:
 
 def ordeal(lab: Lab, vmacro: Vmacro, fault: Fault, kinds: tuple[str, ...] = KINDS) -> Row:
     """One move with one fault, resumed until nothing remains, with connections open all the while."""
-    began = time.monotonic()
-    (home,) = places(lab)
-    scene = Scene(lab, vmacro, home, next(s for s in lab.topology.sites if s != home))
-    before = traces_of_moves(lab)
+    began, before = time.monotonic(), traces_of_moves(lab)
     with clients(lab, "client", address_of(lab, "web"), *kinds) as process:
-        scene.attempt = fault.starts(scene)
-        came = scene.attempt.until(fault.moment) if fault.moment != "start" else True
-        assert came, f"{fault.title}: the attempt ended too early: {scene.attempt.errors}"
-        with fault.strikes(scene):
-            code = scene.attempt.end()
-        said = scene.attempt.errors
-        then = tuple(_resumed(vmacro))
-        said += "".join(e["reason"] for e in scene.attempt.events if "reason" in e)
+        row = broken_move(lab, vmacro, fault)
         lost = tuple(f"{kind}: {why}" for kind, why in verdicts(process).items() if why)
     vmacro("carry")
+    left = leftovers(lab, vmacro, before)
+    return replace(row, runs_at="+".join(places(lab)), lost=lost, left=left, seconds=time.monotonic() - began)
+
+
+def broken_move(lab: Lab, vmacro: Vmacro, fault: Fault) -> Row:
+    """One move with one fault, resumed until nothing remains. `lost` and `left` are not looked at."""
+    began, (home,) = time.monotonic(), places(lab)
+    scene = Scene(lab, vmacro, home, next(s for s in lab.topology.sites if s != home))
+    scene.attempt = fault.starts(scene)
+    came = scene.attempt.until(fault.moment)
+    assert came, f"{fault.title}: the attempt ended too early: {scene.attempt.errors}"
+    with fault.strikes(scene):
+        code = scene.attempt.end()
+    said = scene.attempt.errors + "".join(e["reason"] for e in scene.attempt.events if "reason" in e)
+    at, then = "+".join(places(lab)), tuple(_resumed(vmacro))
+    runs_at = "+".join(places(lab))
+    return Row(fault.name, fault.moment, code, at, then, runs_at, (), (), time.monotonic() - began, said)
+
+
+def leftovers(lab: Lab, vmacro: Vmacro, before: dict[str, set[str]]) -> tuple[str, ...]:
+    """What is at the hosts now and was not before, or the other way round; and what vmacro itself finds."""
     after = traces_of_moves(lab)
     left = [f"{h}: {line}" for h in after for line in sorted(after[h] ^ before[h])]
-    left += [str(row) for row in json.loads(vmacro("cleanup", "--dry-run", "--json").stdout)]
-    seconds = time.monotonic() - began
-    return Row(fault.name, fault.moment, code, then, "+".join(places(lab)), lost, tuple(left), seconds, said)
+    return (*left, *(str(row) for row in json.loads(vmacro("cleanup", "--dry-run", "--json").stdout)))
 
 
 def _resumed(vmacro: Vmacro) -> Iterator[int]:
@@ -294,3 +306,29 @@ def in_guest(scene: Scene, command: str) -> None:
         stream.abort()
     finally:
         connections.close()
+
+
+CUT = (-9,)
+FAULTS = [
+    *(Fault("orchestrator killed", phase, killed, CUT) for phase in ("survey", "prepare", "copy", "copying")),
+    *(
+        Fault("orchestrator killed", phase, killed, CUT)
+        for phase in ("switched", "arrive", "settle", "verify", "clean")
+    ),
+    Fault("Ctrl-C twice", "copying", interrupted_twice, (4,)),
+    Fault("source's libvirtd killed", "copying", libvirtd_killed("home"), (0, 4, 5, 6)),
+    Fault("source's libvirtd killed", "switched", libvirtd_killed("home"), (0, 5, 6)),
+    Fault("destination's libvirtd killed", "copying", libvirtd_killed("away"), (0, 4, 5, 6)),
+    Fault("destination's libvirtd killed", "switched", libvirtd_killed("away"), (0, 4, 5, 6)),
+    Fault("destination's QEMU killed", "copying", destination_qemu_killed, (4,)),
+    Fault("destination out of memory", "prepare", destination_without_memory, (4,)),
+    *(Fault("WAN cut for 5 s", phase, wan_cut(5), (0,)) for phase in ("prepare", "copying", "arrive")),
+    *(Fault("WAN cut", phase, wan_cut(None), (4, 5, 6)) for phase in ("prepare", "copying")),
+    *(Fault("WAN cut", phase, wan_cut(None), (5,)) for phase in ("arrive", "clean")),
+    Fault("SSH sessions cut", "copying", ssh_cut, (0,)),
+    Fault("DHCP dead at the destination", "copying", dhcp_dead, (5,)),
+    Fault("agent killed", "prepare", agent_signalled("KILL"), (0, 4)),
+    Fault("agent killed", "copying", agent_signalled("KILL"), (0,)),
+    Fault("agent killed", "settle", agent_signalled("KILL"), (0, 5)),
+    Fault("agent's channel silent", "copying", agent_signalled("STOP", "CONT"), (5,)),
+]

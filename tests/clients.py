@@ -131,6 +131,8 @@ KINDS: dict[str, Client] = {
     "idle": idle(mptcp=True),
     "tcp-idle": idle(mptcp=False),
     "idle-500": idle(mptcp=True, count=500),
+    "idle-38": idle(mptcp=True, count=38),
+    "tcp-idle-10": idle(mptcp=False, count=10),
     "download": download,
     "upload": upload,
 }

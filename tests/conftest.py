@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
 
+from tests import postgres as postgres_server
 from tests.support import TOPOLOGY, Vmacro, site_of, without_probers
 from vmacro import inventory
 from vmacro.inventory import Settings
@@ -35,6 +36,17 @@ def lab() -> Iterator[Lab]:
     found.up(TOPOLOGY, lambda text: print(text, flush=True))
     yield found
     assert found.down() == []
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres_server.Server]:
+    binaries = postgres_server.installed()
+    if binaries is None:
+        pytest.skip("no PostgreSQL: install postgresql, as `make setup` does")
+    server = postgres_server.Server(tmp_path_factory.mktemp("postgres"), binaries)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

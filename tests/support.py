@@ -59,7 +59,7 @@ def without_probers(vmacro: Vmacro) -> Vmacro:
 
 
 def site_of(lab: Lab, guest: str) -> str:
-    return next(g.site for g in lab.status().guests if g.name == guest)
+    return lab.guest(guest).site
 
 
 def other_site(site: str) -> str:
@@ -147,6 +147,6 @@ def verdicts(process: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def address_of(lab: Lab, guest: str) -> str:
-    agent = next(g.agent for g in lab.status().guests if g.name == guest)
+    agent = lab.guest(guest).agent
     assert agent is not None
     return agent.address

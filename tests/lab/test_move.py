@@ -43,7 +43,7 @@ def test_a_move_keeps_its_connection_and_takes_the_short_way(lab: Lab, vmacro: V
 
 
 def test_one_connection_survives_moves_back_and_forth(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
-    status = next(g for g in lab.status().guests if g.name == "web")
+    status = lab.guest("web")
     assert status.agent is not None
     with probing(lab, "client", status.agent.address, vmacro.folder) as record:
         tokens = set()
@@ -60,11 +60,11 @@ def test_one_connection_survives_moves_back_and_forth(lab: Lab, vmacro: Vmacro, 
 
 
 def test_a_guest_that_dirties_memory_moves_in_good_health(lab: Lab, vmacro: Vmacro) -> None:
-    before = next(g for g in lab.status().guests if g.name == "busy")
+    before = lab.guest("busy")
     assert before.agent is not None
     done = vmacro("migrate", "busy", "--to", other_site(before.site), "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    after = next(g for g in lab.status().guests if g.name == "busy")
+    after = lab.guest("busy")
     assert after.agent is not None and after.agent.boot_id == before.agent.boot_id
     assert after.site == other_site(before.site)
     figures = summary(done)
@@ -98,7 +98,7 @@ def test_a_copy_over_its_time_rolls_back(lab: Lab, vmacro: Vmacro, web_at_home: 
 
 def test_the_tables_are_readable(lab: Lab, vmacro: Vmacro, tmp_path: Path) -> None:
     assert "QEMU 10" in vmacro("sites").stdout
-    status = next(g for g in lab.status().guests if g.name == "web")
+    status = lab.guest("web")
     assert status.agent is not None
     with probing(lab, "client", status.agent.address, tmp_path):
         found = json.loads(vmacro("connections", "web", "--json").stdout)

@@ -46,7 +46,7 @@ def address6_of(lab: Lab) -> str:
     found: list[str] = []
 
     def there() -> bool:
-        agent = lab.status().guests[0].agent
+        agent = lab.guest("web").agent
         found[:] = [agent.address6] if agent is not None and agent.address6 else []
         return bool(found)
 

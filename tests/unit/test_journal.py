@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,41 +23,11 @@ from vmacro.services import claims, journal
 from vmacro.services.archive import Archive
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own, by Debian's package, on a socket in a folder; its URL."""
-    folder = tmp_path_factory.mktemp("postgres")
-    binaries = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-    if binaries is None:
-        pytest.skip("no PostgreSQL: install postgresql, as `make setup` does")
-    drop: dict[str, int] = {}
-    if os.geteuid() == 0:  # the server refuses to be root
-        shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-        drop = {"user": _uid("postgres")}
-    run: Callable[..., None] = lambda *c: subprocess.run(c, check=True, capture_output=True, cwd="/", **drop)  # type: ignore[call-overload]  # noqa: E731
-    run(str(binaries / "initdb"), "-D", str(folder / "data"), "-U", "vmacro", "-A", "trust", "--no-sync")
-    options = f"-k {folder} -c listen_addresses= -c fsync=off"
-    control = (str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w")
-    run(*control, "-o", options, "-l", str(folder / "log"), "start")
-    try:
-        yield f"postgresql+psycopg://vmacro@/postgres?host={folder}"
-    finally:
-        run(*control, "-m", "immediate", "stop")
-
-
-def _uid(name: str) -> int:
-    import pwd
-
-    return pwd.getpwnam(name).pw_uid
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/journal.sqlite"
-    return str(request.getfixturevalue("postgres"))
+    return str(request.getfixturevalue("postgres").url)
 
 
 @pytest.fixture

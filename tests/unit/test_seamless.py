@@ -14,7 +14,6 @@ from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import NetworkFacts
 from vmacro.model.moves import Ending, Finding, Outcome, Plan
 from vmacro.planning import checks, planner
-from vmacro.planning.convergence import allowed_downtime_ms
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS, next_address, next_address6
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
@@ -231,10 +230,3 @@ def test_a_dual_stack_guest_takes_both_addresses_along() -> None:
     assert [(c.followed, c.carried) for c in outcome.connections] == [(True, False), (False, True)]
     assert ends(fake) == {"bucharest": [("home", OLD6, "tunnel")], "berlin": [("away", OLD6, "guest")]}
     assert not any(h.networks["front"].reserved for h in fake.hosts.values())
-
-
-def test_the_pause_asked_for_grows_only_where_the_copy_does_not_converge() -> None:
-    asked = [allowed_downtime_ms(n, 300) for n in range(1, 20)]
-    assert asked[0] == 20 and asked == sorted(asked) and asked[-1] == 300
-    assert allowed_downtime_ms(10_000, 60_000) == 60_000
-    assert allowed_downtime_ms(1, 5) == 5, "never over the policy"

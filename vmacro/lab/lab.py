@@ -111,6 +111,11 @@ class Lab:
         delay_by = wan.start(self.topology, self.folder)
         return Status(delay_by, chosen, tuple(measured), hosts, tuple(found))
 
+    def guest(self, name: str) -> GuestStatus:
+        """One guest's, without measuring anything."""
+        with self._connected() as (connections, up):
+            return self._guest_status(name, connections, up)
+
     def _start_guests(self, connections: Connections, hosts: dict[str, Host], chosen: str, report: Report) -> None:
         opened = {name: connections.get(host) for name, host in hosts.items()}
         for name, connection in opened.items():

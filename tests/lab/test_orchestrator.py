@@ -1,0 +1,178 @@
+"""What may befall the orchestrator itself: its disk, its database, its clock, its colleagues."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.breaking import Attempt, Scene, places
+from tests.postgres import Server
+from tests.support import Vmacro, address_of, clients, site_of, traces_of_moves, verdicts, without_probers
+from vmacro import inventory
+from vmacro.lab.lab import Lab
+from vmacro.services.archive import Archive
+
+pytestmark = pytest.mark.lab
+FAKETIME = max(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), default=None)
+
+
+@pytest.fixture
+def quiet(vmacro: Vmacro) -> Vmacro:
+    return without_probers(vmacro)
+
+
+def under_way(lab: Lab, vmacro: Vmacro, to: str, moment: str, **kwargs: object) -> Attempt:
+    found = Scene(lab, vmacro, "bucharest", to).migrate(**kwargs)
+    assert found.until(moment), found.errors
+    return found
+
+
+@pytest.fixture
+def on_postgres(quiet: Vmacro, postgres: Server) -> Vmacro:
+    return quiet.altered(
+        "postgres.toml", lambda t: t.replace("[policy]", f'database_url = "{postgres.url}"\n\n[policy]')
+    )
+
+
+@pytest.fixture
+def on_a_small_disk(lab: Lab, quiet: Vmacro) -> Iterator[tuple[Vmacro, Path]]:
+    """The journal on a file system of its own."""
+    disk = quiet.folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "vmacro-test", str(disk)], check=True)
+    try:
+        state = f'state_dir = "{lab.folder}"'
+        yield quiet.altered("small.toml", lambda t: t.replace(state, f'state_dir = "{disk}"')), disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return  # full: that is what was wanted
+
+
+@pytest.mark.parametrize(("moment", "code"), [("prepare", 4), ("copying", 5)])
+def test_its_disk_is_full(
+    lab: Lab, on_a_small_disk: tuple[Vmacro, Path], web_at_home: str, moment: str, code: int
+) -> None:
+    """Before the guest has left, it stays; once it has arrived, the move goes to its end all the same."""
+    (vmacro, disk), before = on_a_small_disk, traces_of_moves(lab)
+    with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
+        attempt = under_way(lab, vmacro, web_at_home, moment)
+        fill(disk)
+        assert attempt.end() == code, attempt.errors
+        assert places(lab) == ["bucharest" if code == 4 else "berlin"]
+        said = attempt.events[-1]["reason"]
+        assert "journal cannot be written" in said and "disk" in said
+        (disk / "ballast").unlink()
+        done = vmacro("resume", "--json")
+        assert done.returncode in (0, 4), done.stdout + done.stderr
+        assert verdicts(process) == {"chatter": ""}
+    assert len(places(lab)) == 1 and traces_of_moves(lab) == before
+    with closing(Archive(inventory.load(vmacro.inventory).database_url)) as archive:
+        assert archive.unfinished() == []
+
+
+def test_a_move_on_postgresql_that_is_restarted_meanwhile(
+    lab: Lab, on_postgres: Vmacro, postgres: Server, web_at_home: str
+) -> None:
+    before = traces_of_moves(lab)
+    attempt = under_way(lab, on_postgres, web_at_home, "copying")
+    postgres.restart()
+    assert attempt.end() == 0, attempt.errors
+    assert places(lab) == ["berlin"] and traces_of_moves(lab) == before
+    history = json.loads(on_postgres("history", "--json").stdout)
+    assert (history[0]["ended"], history[0]["attempts"]) == ("moved", 1)
+
+
+def test_a_move_on_postgresql_that_is_killed_and_resumed(lab: Lab, on_postgres: Vmacro, web_at_home: str) -> None:
+    attempt = under_way(lab, on_postgres, web_at_home, "copying")
+    attempt.process.kill()
+    attempt.end()
+    done = on_postgres("resume", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert places(lab) == ["berlin"]
+
+
+def test_two_operators_at_once(lab: Lab, quiet: Vmacro, on_postgres: Vmacro, web_at_home: str) -> None:
+    """The second is told who has the guest and since when: with the same journal, and with another."""
+    attempt = under_way(lab, quiet, web_at_home, "copying")
+    same = quiet("migrate", "web", "--to", web_at_home)
+    other = on_postgres("migrate", "web", "--to", web_at_home)
+    assert attempt.end() == 0, attempt.errors
+    assert same.returncode == other.returncode == 3
+    assert f"(process {attempt.process.pid}) since" in same.stderr, same.stderr
+    assert "move web-" in other.stderr and "has had it for" in other.stderr, other.stderr
+    assert places(lab) == ["berlin"]
+
+
+def test_a_mover_that_is_lost_for_good_can_be_taken_over(
+    lab: Lab, quiet: Vmacro, on_postgres: Vmacro, web_at_home: str
+) -> None:
+    """Its journal is on another machine: only the guest itself knows of it."""
+    before = traces_of_moves(lab)
+    attempt = under_way(lab, quiet, web_at_home, "prepare")
+    attempt.process.kill()
+    attempt.end()
+    refused = on_postgres("migrate", "web", "--to", web_at_home)
+    assert refused.returncode == 3 and "--take-over" in refused.stderr, refused.stderr
+    done = on_postgres("migrate", "web", "--to", web_at_home, "--take-over", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (unfinished,) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
+    ended = quiet("abort", unfinished, "--json")
+    assert places(lab) == ["berlin"], ended.stdout + ended.stderr
+    assert quiet("cleanup").returncode == 0
+    assert traces_of_moves(lab) == before
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="no libfaketime: `make setup` installs it")
+def test_its_clock_jumps_by_an_hour(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+    """The wall clock; deadlines do not run by it."""
+    offset = quiet.folder / "offset"
+    offset.write_text("+0")
+    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1"}
+    faked |= {"DONT_FAKE_MONOTONIC": "1"}
+    with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
+        attempt = under_way(lab, quiet, web_at_home, "copying", env=faked)
+        offset.write_text("+3600")
+        assert attempt.end() == 0, attempt.errors
+        assert verdicts(process) == {"chatter": ""}
+    stamps = [e["wall_ns"] for e in attempt.events if "wall_ns" in e]
+    assert stamps[-1] - stamps[0] > 3500e9, "the clock did jump"
+    assert site_of(lab, "web") == web_at_home
+
+
+def test_killed_before_the_guest_has_left_and_aborted(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+    before = traces_of_moves(lab)
+    attempt = under_way(lab, quiet, web_at_home, "copying")
+    attempt.process.send_signal(signal.SIGKILL)
+    attempt.end()
+    (unfinished, *_) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
+    done = quiet("abort", unfinished, "--json")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert places(lab) == ["bucharest"] and traces_of_moves(lab) == before
+    shown = quiet("show", unfinished).stdout
+    assert "rolled back" in shown and "left: nothing" in shown
+
+
+def test_a_copy_that_never_converges_is_given_up_early(lab: Lab, quiet: Vmacro) -> None:
+    """`busy` dirties 4 MiB/s; one is sent, and nobody slows it down."""
+    stubborn = quiet.altered("stubborn.toml", lambda t: t.replace("[policy]\n", "[policy]\nauto_converge = false\n"))
+    home = site_of(lab, "busy")
+    to = next(s for s in lab.topology.sites if s != home)
+    done = stubborn("migrate", "busy", "--to", to, "--bandwidth-mib-s", "3", "--json")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "does not converge" in json.loads(done.stdout.splitlines()[-1])["reason"]
+    assert "copy.warning" in done.stdout
+    assert site_of(lab, "busy") == home
