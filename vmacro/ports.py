@@ -54,9 +54,9 @@ class Hypervisor(Protocol):
         begun by somebody who is gone, is followed instead. Raises CopyError, also where `cancelled` became true
         before that."""
 
-    def discard(self, domain: str) -> None:
+    def discard(self, domain: str, fenced: bool = False) -> None:
         """Remove the paused remains that a migration left here of a domain that runs elsewhere. Raises HostError
-        where it runs. Idempotent."""
+        where it runs, unless it is known to be fenced. Idempotent."""
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         """Of the migration that brought this domain here."""
@@ -89,7 +89,11 @@ class HostNetwork(Protocol):
         """What events did since the last question."""
 
     def turn(self, domain: str, to_guest: bool) -> None:
-        """All legs of a domain that end here."""
+        """All legs of a domain that end here; to the guest, its fence is gone as well."""
+
+    def fenced(self, domain: str) -> bool:
+        """Whether a domain here has had no network since it paused to leave: an armed host cuts it off, so that it
+        harms nobody if libvirt resumes it though it runs elsewhere."""
 
     def point(self, leg: Leg, to_guest: bool) -> None: ...
 

@@ -212,6 +212,20 @@ def test_a_host_that_cannot_be_asked_from_any_call_on(handoff: str, host: str) -
     assert uncertain > 0
 
 
+def test_a_destination_whose_libvirt_dies_before_it_is_heard(handoff: str) -> None:
+    """libvirt resumes its copy at the source: a fenced one is removed, of any other a person must judge."""
+    found = stage(handoff)
+    found.fake.unheard = True
+    outcome = found.attempt(Faults())
+    assert outcome is not None
+    if handoff == SEAMLESS:
+        assert outcome.ending == Ending.MOVED
+        sound(found, str(outcome))
+    else:
+        assert outcome.ending == Ending.UNCERTAIN and "TWICE" in outcome.hint
+        assert found.fake.running_at() == ["bucharest", "berlin"], "nothing was touched"
+
+
 def test_the_journal_can_never_be_written_again_from_any_call_on(handoff: str) -> None:
     """Before the copy is over that stops the move; afterwards it goes to its end and says that work remains."""
     writes = [n for n, call in enumerate(calls_of(handoff)) if call.subject == "journal"]

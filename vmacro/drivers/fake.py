@@ -51,6 +51,7 @@ class FakeHost:
     links: LinkFacts = _LINKS
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
     leaving: dict[str, str] = field(default_factory=dict)
+    fenced: set[str] = field(default_factory=set)
 
 
 class FakeWorld:
@@ -59,6 +60,7 @@ class FakeWorld:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.interrupted = False
+        self.unheard = False  # whether the destination's libvirt dies before it has said that the guest runs
         self.events: list[Event] = []
         self.before: Callable[[str], None] = lambda _effect: None
         self.hosts = {"bucharest": _fake_host("bucharest", 1), "berlin": _fake_host("berlin", 2)}
@@ -87,17 +89,26 @@ class FakeWorld:
             for domain, name in here.leaving.items():
                 there = self.hosts[name]
                 self._happen(here, domain, "suspended")
-                there.domains[domain] = here.domains.pop(domain)
+                moved = here.domains.pop(domain)
+                there.domains[domain] = moved
                 there.arrived[domain] = CopyStatistics(120, 9000, 150 << 20, 2)
                 self._happen(there, domain, "resumed")
-                self._happen(here, domain, "stopped")
+                if self.unheard:  # what the destination did: libvirt resumes its copy at the source
+                    here.domains[domain] = moved
+                    self._happen(here, domain, "resumed")
+                else:
+                    here.fenced.discard(domain)
+                    self._happen(here, domain, "stopped")
             here.leaving.clear()
+            if self.unheard:
+                raise CopyError("host bucharest: migration of web to berlin failed: client socket is closed")
 
     def _happen(self, where: FakeHost, domain: str, event: str) -> None:
         to = {"suspended": "tunnel", "resumed": "guest"}.get(event)
-        if to is not None and domain in where.armed:
+        if to is not None and domain in where.armed and domain not in where.fenced:
             turn(where, domain, to)
             where.turned.append(Turn(to, self.wall_ns(), 1500))
+            where.fenced |= {domain} if event == "suspended" else set()
         for watched, see in list(where.watchers):
             if watched == domain:
                 see(event, "0")
@@ -157,9 +168,9 @@ class FakeHypervisor:
         self._world.finish_copies()
         self._world.before("copy.done")
 
-    def discard(self, domain: str) -> None:
+    def discard(self, domain: str, fenced: bool = False) -> None:
         here = self._host("discard")
-        if domain in here.domains and here.domains[domain].running:
+        if domain in here.domains and here.domains[domain].running and not fenced:
             raise HostError(f"host {self._name}: domain {domain} runs")
         here.domains.pop(domain, None)
 
@@ -229,7 +240,13 @@ class FakeHostNetwork:
         return told
 
     def turn(self, domain: str, to_guest: bool) -> None:
-        turn(self._host("turn"), domain, "guest" if to_guest else "tunnel")
+        host = self._host("turn")
+        turn(host, domain, "guest" if to_guest else "tunnel")
+        if to_guest:
+            host.fenced.discard(domain)
+
+    def fenced(self, domain: str) -> bool:
+        return domain in self._host("fenced").fenced
 
     def point(self, leg: Leg, to_guest: bool) -> None:
         legs, key = self._host("point").legs, (leg.move_id, leg.address)

@@ -48,6 +48,9 @@ class SshHostNetwork:
     def turn(self, domain: str, to_guest: bool) -> None:
         self._ask("turn", domain=domain, to="guest" if to_guest else "tunnel")
 
+    def fenced(self, domain: str) -> bool:
+        return self._ask("fenced", domain=domain).get("fenced") is True
+
     def point(self, leg: Leg, to_guest: bool) -> None:
         self._ask("point", move=leg.move_id, address=leg.address, to="guest" if to_guest else "tunnel")
 

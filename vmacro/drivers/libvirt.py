@@ -108,17 +108,17 @@ class LibvirtHypervisor:
             raise CopyError(f"host {self._host.name}: no domain {domain}")
         migrate(self._host.name, handle, destination, policy, report, cancelled)
 
-    def discard(self, domain: str) -> None:
-        """virDomainDestroyFlags and virDomainUndefine, of a domain that stands still."""
+    def discard(self, domain: str, fenced: bool = False) -> None:
+        """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""
         handle = self._lookup(domain)
         if handle is None:
             return
         with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
             state, _ = handle.state()
-            if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF):
+            if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF) and not fenced:
                 raise HostError(f"host {self._host.name}: domain {domain} is {_STATES.get(state, state)}; it stays")
             persistent = bool(handle.isPersistent())
-            if state == libvirt.VIR_DOMAIN_PAUSED:
+            if state != libvirt.VIR_DOMAIN_SHUTOFF:
                 handle.destroy()
             if persistent:
                 handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)

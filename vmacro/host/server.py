@@ -22,12 +22,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from guest_agent import protocol
 from vmacro import __version__
-from vmacro.host import legs, neighbours, routing, tunnels
+from vmacro.host import fence, legs, neighbours, routing, tunnels
 from vmacro.host.legs import INTERFACE, LegEnd, LegError
 from vmacro.host.rescue import Overheard
 from vmacro.host.tunnels import Offer
 
-VERBS = frozenset({"facts", "open", "join", "arm", "turned", "turn", "point", "close"})
+VERBS = frozenset({"facts", "open", "join", "arm", "turned", "turn", "point", "fenced", "close"})
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: routing.TUNNEL,
     libvirt.VIR_DOMAIN_EVENT_RESUMED: routing.GUEST,
@@ -53,6 +53,8 @@ class Server:
         self._libvirt: Any = None
         self._armed: dict[str, list[LegEnd]] = {}
         self._overheard: dict[str, tuple[int, Overheard]] = {}  # with the number of its watch
+        self._leaving: dict[str, list[str]] = {}  # taps, as they were when it was armed
+        self._fences: set[str] = set()
         self._turned: list[dict[str, Any]] = []
         self._verbs: dict[str, Callable[[Arguments], dict[str, Any]]] = {
             "facts": self._facts,
@@ -62,6 +64,7 @@ class Server:
             "turned": self._tell_turned,
             "turn": self._turn_verb,
             "point": self._point,
+            "fenced": self._fenced,
             "close": self._close,
         }
         assert frozenset(self._verbs) == VERBS
@@ -115,9 +118,19 @@ class Server:
         return {}
 
     def _turn_verb(self, args: Arguments) -> dict[str, Any]:
-        """All ends of a domain's legs here, as its event would have done."""
-        self._turn(_word(args, "domain"), _direction(args))
+        """All ends of a domain's legs here, as its event would have done; to the guest, its tap too."""
+        domain, to = _word(args, "domain"), _direction(args)
+        self._turn(domain, to)
+        if to == routing.GUEST:
+            for tap in self._taps(domain):
+                fence.take_down(self._ip, tap)
+            self._fences.discard(domain)
         return {}
+
+    def _fenced(self, args: Arguments) -> dict[str, Any]:
+        """Whether the domain stands or runs here without a network, since its pause."""
+        taps = self._taps(_word(args, "domain"))
+        return {"fenced": bool(taps) and all(fence.stands(self._ip, tap) for tap in taps)}
 
     def _turn(self, domain: str, to: str) -> None:
         for end in routing.ends(self._ip):
@@ -137,22 +150,35 @@ class Server:
 
         Nothing is looked up when the event comes: what arrives between the pause and the turn must be rescued.
         """
-        if self._libvirt is None:
-            self._libvirt = libvirt.open(self._uri)
-            self._libvirt.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None)
+        self._listen()
         domain = _word(args, "domain")
+        self._leaving[domain] = self._taps(domain)
         self._overhear(domain)
         self._armed[domain] = [e for e in routing.ends(self._ip) if e.domain == domain]
         return {"legs": len(self._armed[domain])}
 
-    def _overhear(self, domain: str) -> None:
-        """Where the domain runs here, and so may leave: from now on, what goes to its tap."""
+    def _listen(self) -> None:
+        """To this host's libvirt, again where it has ended since."""
+        if self._libvirt is None or not self._libvirt.isAlive():
+            self._libvirt = libvirt.open(self._uri)
+            self._libvirt.setKeepAlive(5, 3)
+            self._libvirt.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None)
+
+    def _taps(self, domain: str) -> list[str]:
+        """None where the domain does not exist here. Raises libvirtError where libvirt cannot be asked."""
+        self._listen()
         try:
             handle = self._libvirt.lookupByName(domain)
-            taps = [t.get("dev", "") for t in ElementTree.fromstring(handle.XMLDesc()).iterfind(_TAPS)]
-        except libvirt.libvirtError:
-            return
-        if domain not in self._overheard and handle.isActive() and taps:
+            return [t.get("dev", "") for t in ElementTree.fromstring(handle.XMLDesc()).iterfind(_TAPS)]
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return []
+            raise
+
+    def _overhear(self, domain: str) -> None:
+        """Where the domain runs here, and so may leave: from now on, what goes to its tap."""
+        taps = self._leaving[domain]
+        if domain not in self._overheard and taps:
             overheard = Overheard(taps[0])
             watch = libvirt.virEventAddHandle(
                 overheard.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, lambda *_: overheard.listen(), None
@@ -175,9 +201,15 @@ class Server:
         told, self._turned = self._turned, []
         return {"turned": told}
 
-    def _on_event(self, _connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
+    def _on_event(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
+        """Of an armed domain. One that has left, and that libvirt resumes here, gets nothing back by itself."""
         name, to = domain.name(), _EVENTS.get(event)
         if name not in self._armed or to is None:
+            return
+        left = (event, detail) == (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
+        if to == routing.GUEST and name in self._fences:
+            text = "libvirt resumed the guest here; it stays fenced until both hosts were asked"
+            self._turned.append({"to": to, "wall_ns": time.time_ns(), "took_us": 0, "rescued": 0, "trouble": text})
             return
         began = time.monotonic_ns()
         trouble, rescued, took_us, at_ns = "", 0, 0, 0
@@ -187,6 +219,9 @@ class Server:
             took_us, at_ns = (time.monotonic_ns() - began) // 1000, time.time_ns()
             if to == routing.TUNNEL:
                 rescued = self._rescue(name)
+            for tap in self._leaving[name] if left else ():
+                fence.put_up(self._ip, tap)
+                self._fences.add(name)
         except (NetlinkError, OSError, LookupError) as error:
             trouble = f"{type(error).__name__}: {error}"
         self._turned.append({"to": to, "wall_ns": at_ns, "took_us": took_us, "rescued": rescued, "trouble": trouble})

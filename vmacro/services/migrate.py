@@ -144,8 +144,9 @@ def _verify_health(plan: Plan, world: World) -> None:
 
 
 def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
-    """What the move made, and what a broken libvirt left paused at the source: the guest is alive elsewhere."""
-    world.hypervisor(plan.source).discard(plan.guest.domain)
+    """What the move made, and what a broken libvirt left at the source: the guest is alive elsewhere."""
+    left_fenced = whereabouts.look(plan, world).source == whereabouts.FENCED
+    world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
     handoff.clean(plan, world, after)
     with world.agent(plan.destination, plan.guest.domain) as agent:
         agent.release(plan.move_id)

@@ -30,6 +30,8 @@ class Seamless:
 
         Waits until all MPTCP connections have, at most the policy's join_timeout_s: who has not is carried.
         """
+        # A switch that failed in an earlier attempt has left the guest without its network.
+        world.host_network(plan.source).turn(plan.guest.domain, to_guest=True)
         if plan.reserve:
             world.hypervisor(plan.destination).reserve(plan.destination.network, plan.mac, plan.new_address)
         for leg in plan.leads:

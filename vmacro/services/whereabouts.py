@@ -8,9 +8,11 @@ from enum import Enum
 from vmacro.errors import HostError
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
+from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
 
 LOOK_EVERY_S = 0.5
+FENCED = "fenced"
 _GONE = ("absent", "shut off")
 
 
@@ -22,7 +24,7 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """The domain's state at either end: libvirt's word, `absent`, or why there is none."""
+    """The domain's state at either end: libvirt's word, `absent`, `fenced` or why there is none."""
 
     source: str
     destination: str
@@ -30,7 +32,7 @@ class Whereabouts:
 
     @property
     def place(self) -> Place:
-        """A paused domain beside a running one is what a migration left; two running ones are nobody's to judge."""
+        """A paused or fenced domain beside a running one is what a migration left; of two that run nobody can say."""
         if self.trouble or (self.source == "running") == (self.destination == "running"):
             return Place.UNKNOWN
         return Place.SOURCE if self.source == "running" else Place.DESTINATION
@@ -40,6 +42,12 @@ def look(plan: Plan, world: World) -> Whereabouts:
     """As it is now; a host that cannot be asked is told of, not raised."""
     source, trouble = _state(plan, plan.source, world)
     destination, other = _state(plan, plan.destination, world)
+    if source == destination == "running" and plan.handoff == SEAMLESS:
+        try:
+            if world.host_network(plan.source).fenced(plan.guest.domain):
+                source = FENCED
+        except HostError as error:
+            trouble = error.message
     return Whereabouts(source, destination, "; ".join(t for t in (trouble, other) if t))
 
 
