@@ -152,8 +152,10 @@ def broken_move(lab: Lab, vmacro: Vmacro, fault: Fault) -> Row:
     with fault.strikes(scene):
         code = scene.attempt.end()
     said = scene.attempt.errors + "".join(e["reason"] for e in scene.attempt.events if "reason" in e)
-    at, then = "+".join(places(lab)), tuple(_resumed(vmacro))
-    runs_at = "+".join(places(lab))
+    sides = {scene.home: "source", scene.away: "destination"}
+    at, resumed = " and ".join(sides[p] for p in places(lab)) or "nowhere", tuple(_resumed(vmacro))
+    said += "".join(f"; resumed: {text}" for _, text in resumed if text)
+    runs_at, then = "+".join(places(lab)), tuple(code for code, _ in resumed)
     return Row(fault.name, fault.moment, code, at, then, runs_at, (), (), time.monotonic() - began, said)
 
 
@@ -164,15 +166,15 @@ def leftovers(lab: Lab, vmacro: Vmacro, before: dict[str, set[str]]) -> tuple[st
     return (*left, *(str(row) for row in json.loads(vmacro("cleanup", "--dry-run", "--json").stdout)))
 
 
-def _resumed(vmacro: Vmacro) -> Iterator[int]:
-    """Exit codes of `vmacro resume`, until there is nothing to resume."""
+def _resumed(vmacro: Vmacro) -> Iterator[tuple[int, str]]:
+    """Exit codes of `vmacro resume` and what it said, until there is nothing to resume."""
     for _ in range(4):
         with closing(Archive(inventory.load(vmacro.inventory).database_url)) as archive:
             unfinished = [r.plan.move_id for r in archive.unfinished("web")]
         if not unfinished:
             return
         done = vmacro("resume", unfinished[0], "--json")
-        yield done.returncode
+        yield done.returncode, done.stderr + "".join(json.loads(x).get("reason", "") for x in done.stdout.splitlines())
     raise AssertionError(f"still unfinished: {done.stdout}{done.stderr}")
 
 
