@@ -25,7 +25,8 @@ SERVING_NICE = 10
 DEBOUNCE_S = 2.0
 CONSENT_LEASE_TIMEOUT_S = 4.0
 GOODBYE_S = 2.0
-# An orchestrator asks every few 100 ms after an arrival; one that has not for so long is gone.
+# What an orchestrator at work asks for, and nobody who only looks; after an arrival one that does not is gone.
+ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire"})
 ALONE_AFTER_S, ALONE_EVERY_S = 30.0, 10.0
 AGAIN_AFTER_S = 5.0
 
@@ -86,7 +87,8 @@ class Agent:
             "arrive": self._arrive_verb,
             "retire": self._retire,
         }
-        self._heard_at = time.monotonic()
+        if request.verb in ACTING:
+            self._heard_at = time.monotonic()
         try:
             return protocol.Reply(request.id, await verbs[request.verb](request.args))
         except protocol.ProtocolError as error:

@@ -8,14 +8,16 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.breaking import Attempt, Scene, places
 from tests.postgres import Server
-from tests.support import Vmacro, address_of, clients, site_of, traces_of_moves, verdicts, without_probers
+from tests.support import Vmacro, address_of, clients, eventually, site_of, traces_of_moves, verdicts, without_probers
 from vmacro import inventory
 from vmacro.lab.lab import Lab
+from vmacro.model.facts import AgentFacts
 from vmacro.services.archive import Archive
 
 pytestmark = pytest.mark.lab
@@ -164,6 +166,47 @@ def test_killed_before_the_guest_has_left_and_aborted(lab: Lab, quiet: Vmacro, w
     assert places(lab) == ["bucharest"] and traces_of_moves(lab) == before
     shown = quiet("show", unfinished).stdout
     assert "rolled back" in shown and "left: nothing" in shown
+
+
+def test_the_agent_finishes_alone(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+    """Nobody asks it for anything after the guest has arrived."""
+    old = address_of(lab, "web")
+    with clients(lab, "client", old, "chatter", "idle") as process:
+        attempt = under_way(lab, quiet, web_at_home, "switched")
+        attempt.process.kill()
+        attempt.end()
+        eventually(lambda: facts(lab).address != old and facts(lab).held == (), "the old address to be withdrawn")
+        assert all(s.local != old for c in connections_of(lab, quiet) for s in c["subflows"])
+        assert quiet("resume", "--json").returncode == 0
+        assert verdicts(process) == {"chatter": "", "idle": ""}
+
+
+def test_what_was_announced_for_a_move_that_never_came_expires(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+    short = "[policy]\nmove_timeout_s = 5\narrival_timeout_s = 2\nsettle_timeout_s = 2\nphase_timeout_s = 6\n"
+    brief = quiet.altered("brief.toml", lambda t: t.replace("[policy]\n", short))
+    before = traces_of_moves(lab)
+    with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
+        attempt = under_way(lab, brief, web_at_home, "copy")
+        attempt.process.kill()
+        attempt.end()
+        assert facts(lab).claim is not None and facts(lab).held != ()
+        eventually(lambda: facts(lab).claim is None and facts(lab).held == (), "the claim and what it announced to end")
+        assert all(len(c["subflows"]) == 1 for c in connections_of(lab, quiet))
+        (unfinished, *_) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
+        assert brief("abort", unfinished, "--json").returncode == 4
+        assert verdicts(process) == {"chatter": ""}
+    assert traces_of_moves(lab) == before and places(lab) == ["bucharest"]
+
+
+def facts(lab: Lab) -> AgentFacts:
+    found = lab.guest("web").agent
+    assert found is not None
+    return found
+
+
+def connections_of(lab: Lab, vmacro: Vmacro) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(vmacro("connections", "web", "--json").stdout)
+    return found
 
 
 def test_a_copy_that_never_converges_is_given_up_early(lab: Lab, quiet: Vmacro) -> None:
