@@ -15,7 +15,7 @@ from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt import LibvirtHypervisor
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.drivers.system import SystemClock
-from vmacro.errors import AgentError, CopyError, UnreachableError
+from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
 from vmacro.lab import namespaces
 from vmacro.model.facts import CopyProgress
 from vmacro.model.nouns import Host, Policy
@@ -142,3 +142,54 @@ def test_a_copy_moves_the_guest_and_tells_of_it(stage: Stage) -> None:
 def test_copying_what_is_not_there_is_an_error(stage: Stage) -> None:
     with pytest.raises(CopyError, match="no domain nobody"):
         stage.world.hypervisor(stage.here).copy("nobody", stage.there, Policy(), lambda _p: None, lambda: False)
+
+
+class GoneError(Exception):
+    """The orchestrator, as far as a copy can tell."""
+
+
+def test_a_copy_whose_orchestrator_is_gone_goes_on_and_is_followed_by_the_next(stage: Stage) -> None:
+    source, destination = stage.world.hypervisor(stage.here), stage.world.hypervisor(stage.there)
+
+    def leave(_progress: CopyProgress) -> None:
+        raise GoneError
+
+    with pytest.raises(GoneError):
+        source.copy(
+            "web", stage.there, Policy(bandwidth_mib_s=20 if stage.bandwidth_mib_s else 0), leave, lambda: False
+        )
+    source.copy("web", stage.there, Policy(), lambda _p: None, lambda: False)
+    assert source.domain("web") is None
+    moved = destination.domain("web")
+    assert moved is not None and moved.running
+
+
+def test_what_runs_is_not_discarded_and_what_is_not_there_may_be(stage: Stage) -> None:
+    with pytest.raises(HostError, match="web"):
+        stage.world.hypervisor(stage.here).discard("web")
+    stage.world.hypervisor(stage.there).discard("web")
+    domain = stage.world.hypervisor(stage.here).domain("web")
+    assert domain is not None and domain.running
+
+
+def test_a_guest_at_home_has_no_fence(stage: Stage) -> None:
+    side = stage.world.host_network(stage.here)
+    assert not side.fenced("web")
+    side.turn("web", to_guest=True)
+    assert not side.fenced("web") and not side.fenced("nobody")
+
+
+def test_one_move_at_a_time_has_the_guest(stage: Stage) -> None:
+    with stage.world.agent(stage.here, "web") as agent:
+        agent.claim("web-1", "me@here", 60)
+        agent.claim("web-1", "me@here", 60)
+        claim = agent.status().claim
+        assert claim is not None and (claim.move, claim.by) == ("web-1", "me@here")
+        with pytest.raises(AgentError, match="move web-1") as refused:
+            agent.claim("web-2", "them@there", 60)
+        assert refused.value.code == "claimed"
+        agent.release("web-2")
+        assert agent.status().claim is not None
+        agent.release("web-1")
+        agent.release("web-1")
+        assert agent.status().claim is None

@@ -6,7 +6,7 @@ import pytest
 
 from vmacro.drivers.fake import FakeWorld, domain
 from vmacro.drivers.fake_agent import connection
-from vmacro.model.facts import Disk
+from vmacro.model.facts import Claim, Disk
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks
@@ -147,3 +147,13 @@ def test_all_findings_come_at_once() -> None:
     alter_network(fake, stp=True, dhcp_free=0)
     fake.hosts["berlin"].facts = replace(fake.hosts["berlin"].facts, free_memory_mib=1)
     assert set(codes(findings(fake))) == {"no-agent", "bridge-stp", "dhcp-exhausted", "memory-short"}
+
+
+def test_a_guest_that_somebody_else_moves() -> None:
+    fake = FakeWorld()
+    fake.guest.claim = Claim("web-9", "them@there", 42.0)
+    (found,) = findings(fake)
+    assert found.code == "guest-claimed" and checks.blockers([found])
+    assert "move web-9 of them@there has had it for 42 s" in found.message and "--take-over" in found.hint
+    fake.guest.verbs = ("arrive", "status")
+    assert codes(findings(fake)) == ["agent-too-old"]
