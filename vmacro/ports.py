@@ -16,6 +16,7 @@ from vmacro.model.facts import (
     CopyStatistics,
     DomainFacts,
     HostFacts,
+    Leaving,
     Leg,
     LinkFacts,
     NetworkFacts,
@@ -91,8 +92,8 @@ class HostNetwork(Protocol):
     def turn(self, domain: str, to_guest: bool) -> None:
         """All legs of a domain that end here; to the guest, its fence is gone as well."""
 
-    def fenced(self, domain: str) -> bool:
-        """Whether a domain here has had no network since it paused to leave: an armed host cuts it off, so that it
+    def leaving(self, domain: str) -> Leaving:
+        """What became of a domain that was to leave. An armed host cuts it off as it pauses for that, so that it
         harms nobody if libvirt resumes it though it runs elsewhere."""
 
     def point(self, leg: Leg, to_guest: bool) -> None: ...

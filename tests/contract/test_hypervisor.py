@@ -17,7 +17,7 @@ from vmacro.drivers.libvirt_connection import Connections
 from vmacro.drivers.system import SystemClock
 from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
 from vmacro.lab import namespaces
-from vmacro.model.facts import CopyProgress
+from vmacro.model.facts import CopyProgress, Leaving
 from vmacro.model.nouns import Host, Policy
 from vmacro.ports import World
 
@@ -174,9 +174,11 @@ def test_what_runs_is_not_discarded_and_what_is_not_there_may_be(stage: Stage) -
 
 def test_a_guest_at_home_has_no_fence(stage: Stage) -> None:
     side = stage.world.host_network(stage.here)
-    assert not side.fenced("web")
+    assert side.leaving("web") == Leaving.UNKNOWN, "nobody has armed the host"
+    side.arm("web")
+    assert side.leaving("web") == Leaving.STAYED
     side.turn("web", to_guest=True)
-    assert not side.fenced("web") and not side.fenced("nobody")
+    assert side.leaving("web") == Leaving.STAYED and side.leaving("nobody") == Leaving.UNKNOWN
 
 
 def test_one_move_at_a_time_has_the_guest(stage: Stage) -> None:

@@ -19,7 +19,18 @@ from vmacro.ports import World
 from vmacro.services import migrate
 
 Result = TypeVar("Result")
-LOOKS = {"facts", "domain", "network", "statistics", "watch", "status", "connections", "turned", "fenced", "open agent"}
+LOOKS = {
+    "facts",
+    "domain",
+    "network",
+    "statistics",
+    "watch",
+    "status",
+    "connections",
+    "turned",
+    "leaving",
+    "open agent",
+}
 
 
 class Crash(BaseException):

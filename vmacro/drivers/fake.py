@@ -18,6 +18,7 @@ from vmacro.model.facts import (
     CopyStatistics,
     DomainFacts,
     HostFacts,
+    Leaving,
     Leg,
     LegEnd,
     LinkFacts,
@@ -142,7 +143,9 @@ class FakeHypervisor:
         return self._host("facts").facts
 
     def domain(self, name: str) -> DomainFacts | None:
-        return self._host("domain").domains.get(name)
+        host = self._host("domain")
+        found = host.domains.get(name)
+        return replace(found, migrating=name in host.leaving) if found is not None else None
 
     def network(self, name: str) -> NetworkFacts | None:
         return self._host("network").networks.get(name)
@@ -245,8 +248,11 @@ class FakeHostNetwork:
         if to_guest:
             host.fenced.discard(domain)
 
-    def fenced(self, domain: str) -> bool:
-        return domain in self._host("fenced").fenced
+    def leaving(self, domain: str) -> Leaving:
+        host = self._host("leaving")
+        if domain in host.fenced:
+            return Leaving.FENCED
+        return Leaving.STAYED if domain in host.armed else Leaving.UNKNOWN
 
     def point(self, leg: Leg, to_guest: bool) -> None:
         legs, key = self._host("point").legs, (leg.move_id, leg.address)

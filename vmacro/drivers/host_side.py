@@ -15,9 +15,10 @@ from guest_agent import protocol
 from vmacro import config
 from vmacro.config import Checked
 from vmacro.errors import HostError, UnreachableError, UntrustedError, VmacroError
-from vmacro.model.facts import Leg, LinkFacts, Offer, Turn
+from vmacro.model.facts import Leaving, Leg, LinkFacts, Offer, Turn
 from vmacro.model.nouns import Host
 
+_LEAVING = TypeAdapter(Leaving)
 PROGRAM = "vmacro-host"  # found by the host's PATH, or what the key is bound to (authorized_keys, command=)
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 15.0
@@ -48,8 +49,8 @@ class SshHostNetwork:
     def turn(self, domain: str, to_guest: bool) -> None:
         self._ask("turn", domain=domain, to="guest" if to_guest else "tunnel")
 
-    def fenced(self, domain: str) -> bool:
-        return self._ask("fenced", domain=domain).get("fenced") is True
+    def leaving(self, domain: str) -> Leaving:
+        return self._checked(_LEAVING, self._ask("leaving", domain=domain).get("leaving"))
 
     def point(self, leg: Leg, to_guest: bool) -> None:
         self._ask("point", move=leg.move_id, address=leg.address, to="guest" if to_guest else "tunnel")

@@ -11,7 +11,7 @@ import libvirt
 from guest_agent.protocol import CHANNEL_NAME
 from vmacro.drivers import libvirt_xml
 from vmacro.drivers.libvirt_connection import Connections, translated
-from vmacro.drivers.libvirt_migration import migrate
+from vmacro.drivers.libvirt_migration import migrate, under_way
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import CopyProgress, CopyStatistics, DomainFacts, HostFacts, NetworkFacts
 from vmacro.model.nouns import Host, Policy
@@ -80,6 +80,7 @@ class LibvirtHypervisor:
                 network=described.network,
                 disks=described.disks,
                 has_agent_channel=CHANNEL_NAME in described.channels,
+                migrating=under_way(domain),
             )
 
     def network(self, name: str) -> NetworkFacts | None:

@@ -27,7 +27,7 @@ from vmacro.host.legs import INTERFACE, LegEnd, LegError
 from vmacro.host.rescue import Overheard
 from vmacro.host.tunnels import Offer
 
-VERBS = frozenset({"facts", "open", "join", "arm", "turned", "turn", "point", "fenced", "close"})
+VERBS = frozenset({"facts", "open", "join", "arm", "turned", "turn", "point", "leaving", "close"})
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: routing.TUNNEL,
     libvirt.VIR_DOMAIN_EVENT_RESUMED: routing.GUEST,
@@ -55,6 +55,7 @@ class Server:
         self._overheard: dict[str, tuple[int, Overheard]] = {}  # with the number of its watch
         self._leaving: dict[str, list[str]] = {}  # taps, as they were when it was armed
         self._fences: set[str] = set()
+        self._paused: set[str] = set()
         self._turned: list[dict[str, Any]] = []
         self._verbs: dict[str, Callable[[Arguments], dict[str, Any]]] = {
             "facts": self._facts,
@@ -64,7 +65,7 @@ class Server:
             "turned": self._tell_turned,
             "turn": self._turn_verb,
             "point": self._point,
-            "fenced": self._fenced,
+            "leaving": self._what_became,
             "close": self._close,
         }
         assert frozenset(self._verbs) == VERBS
@@ -127,10 +128,14 @@ class Server:
             self._fences.discard(domain)
         return {}
 
-    def _fenced(self, args: Arguments) -> dict[str, Any]:
-        """Whether the domain stands or runs here without a network, since its pause."""
-        taps = self._taps(_word(args, "domain"))
-        return {"fenced": bool(taps) and all(fence.stands(self._ip, tap) for tap in taps)}
+    def _what_became(self, args: Arguments) -> dict[str, Any]:
+        """Of a domain that was to leave: fenced since its pause; stayed, as its events say; or nobody listened."""
+        domain = _word(args, "domain")
+        taps = self._taps(domain)
+        if taps and all(fence.stands(self._ip, tap) for tap in taps):
+            return {"leaving": "fenced"}
+        heard = domain in self._armed and domain not in self._paused and self._libvirt.isAlive()
+        return {"leaving": "stayed" if heard else "unknown"}
 
     def _turn(self, domain: str, to: str) -> None:
         for end in routing.ends(self._ip):
@@ -152,6 +157,7 @@ class Server:
         """
         self._listen()
         domain = _word(args, "domain")
+        self._paused.discard(domain)
         self._leaving[domain] = self._taps(domain)
         self._overhear(domain)
         self._armed[domain] = [e for e in routing.ends(self._ip) if e.domain == domain]
@@ -160,6 +166,7 @@ class Server:
     def _listen(self) -> None:
         """To this host's libvirt, again where it has ended since."""
         if self._libvirt is None or not self._libvirt.isAlive():
+            self._armed.clear()  # what happened meanwhile went unheard
             self._libvirt = libvirt.open(self._uri)
             self._libvirt.setKeepAlive(5, 3)
             self._libvirt.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None)
@@ -206,6 +213,7 @@ class Server:
         name, to = domain.name(), _EVENTS.get(event)
         if name not in self._armed or to is None:
             return
+        self._paused |= {name} if to == routing.TUNNEL else set()
         left = (event, detail) == (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
         if to == routing.GUEST and name in self._fences:
             text = "libvirt resumed the guest here; it stays fenced until both hosts were asked"

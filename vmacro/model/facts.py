@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from vmacro.model.nouns import Host
@@ -30,7 +31,8 @@ class Disk:
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """`accelerator` is libvirt's domain type: kvm, qemu (TCG) or xen. Sizes in MiB."""
+    """`accelerator` is libvirt's domain type: kvm, qemu (TCG) or xen. Sizes in MiB. `migrating`: a copy of it to
+    elsewhere is under way."""
 
     name: str
     uuid: str
@@ -44,6 +46,7 @@ class DomainFacts:
     network: str
     disks: tuple[Disk, ...]
     has_agent_channel: bool
+    migrating: bool = False
 
     @property
     def running(self) -> bool:
@@ -252,6 +255,15 @@ class Turn:
     took_us: int
     rescued: int = 0
     trouble: str = ""
+
+
+class Leaving(StrEnum):
+    """What a host knows of a guest that was to leave it: `stayed`, since it has not paused for that since the host
+    was armed; `fenced`, having paused, without a network since; `unknown` where it was not listening."""
+
+    STAYED = "stayed"
+    FENCED = "fenced"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)

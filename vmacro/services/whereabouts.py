@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vmacro.errors import HostError
+from vmacro.model.facts import Leaving
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
 
 LOOK_EVERY_S = 0.5
-FENCED = "fenced"
+BLIND, MIGRATING, FENCED, STAYED = "cannot be asked", "migrating", "fenced", "running, and never paused to leave"
 _GONE = ("absent", "shut off")
 
 
@@ -24,7 +25,7 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """The domain's state at either end: libvirt's word, `absent`, `fenced` or why there is none."""
+    """The domain's state at either end: libvirt's word, `absent`, `migrating`, `fenced`, or `cannot be asked`."""
 
     source: str
     destination: str
@@ -33,6 +34,8 @@ class Whereabouts:
     @property
     def place(self) -> Place:
         """A paused or fenced domain beside a running one is what a migration left; of two that run nobody can say."""
+        if self.source == STAYED:
+            return Place.SOURCE
         if self.trouble or (self.source == "running") == (self.destination == "running"):
             return Place.UNKNOWN
         return Place.SOURCE if self.source == "running" else Place.DESTINATION
@@ -42,20 +45,19 @@ def look(plan: Plan, world: World) -> Whereabouts:
     """As it is now; a host that cannot be asked is told of, not raised."""
     source, trouble = _state(plan, plan.source, world)
     destination, other = _state(plan, plan.destination, world)
-    if source == destination == "running" and plan.handoff == SEAMLESS:
-        try:
-            if world.host_network(plan.source).fenced(plan.guest.domain):
-                source = FENCED
-        except HostError as error:
-            trouble = error.message
+    if source == "running" and destination in ("running", BLIND) and plan.handoff == SEAMLESS:
+        source = _as_the_host_knows(plan, world, destination)
     return Whereabouts(source, destination, "; ".join(t for t in (trouble, other) if t))
 
 
 def settled(plan: Plan, world: World) -> Whereabouts:
-    """Once it is known, at most the policy's phase_timeout_s from now: hosts come back, libvirt tidies up."""
-    until = world.clock.monotonic_s() + plan.policy.phase_timeout_s
-    seen = look(plan, world)
-    while seen.place == Place.UNKNOWN and world.clock.monotonic_s() < until:
+    """Once it is known, at most the policy's phase_timeout_s from now: hosts come back, libvirt tidies up. A copy
+    that goes on without us is waited for, its copy_timeout_s at most."""
+    began, seen = world.clock.monotonic_s(), look(plan, world)
+    while seen.place == Place.UNKNOWN:
+        patience_s = plan.policy.copy_timeout_s if seen.source == MIGRATING else plan.policy.phase_timeout_s
+        if world.clock.monotonic_s() > began + patience_s:
+            break
         world.clock.sleep(LOOK_EVERY_S)
         seen = look(plan, world)
     return seen
@@ -83,5 +85,18 @@ def _state(plan: Plan, host: Host, world: World) -> tuple[str, str]:
     try:
         domain = world.hypervisor(host).domain(plan.guest.domain)
     except HostError as error:
-        return "cannot be asked", error.message
-    return (domain.state if domain is not None else "absent"), ""
+        return BLIND, error.message
+    if domain is None:
+        return "absent", ""
+    return MIGRATING if domain.migrating else domain.state, ""
+
+
+def _as_the_host_knows(plan: Plan, world: World, destination: str) -> str:
+    """Of a guest that runs at its source, where the destination's word does not settle it."""
+    try:
+        left = world.host_network(plan.source).leaving(plan.guest.domain)
+    except HostError:
+        return "running"
+    if left == Leaving.FENCED:
+        return FENCED
+    return STAYED if left == Leaving.STAYED and destination == BLIND else "running"
