@@ -239,7 +239,7 @@ class Agent:
         """
         left = _address(args, "left")
         last, lease = self._state.last_arrival, self._state.lease
-        if last is not None and lease is not None and (last.old, last.new) == (left, lease.address):
+        if last is not None and lease is not None and (last.old, last.new) == (left, lease.address) != (left, left):
             return asdict(last)
         return asdict(await asyncio.shield(self._arrive("channel")))
 
@@ -258,8 +258,14 @@ class Agent:
 
     def _again_without_a_lease(self, task: asyncio.Task[Arrival]) -> None:
         """DHCP may come back when no orchestrator waits for it any more."""
+        failed_at = time.monotonic()
+
+        def again() -> None:
+            if self._arrived_at < failed_at and self._arriving is task:
+                self._arrive("retry")
+
         if not task.cancelled() and isinstance(task.exception(), NoLeaseError):
-            asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._arrive, "retry")
+            asyncio.get_running_loop().call_later(AGAIN_AFTER_S, again)
 
     async def _renumber(self, seen_by: str) -> Arrival:
         if self._link is None or self._state.lease is None:

@@ -180,7 +180,9 @@ def _resumed(vmacro: Vmacro) -> Iterator[tuple[int, str]]:
 
 def places(lab: Lab) -> list[str]:
     """Where `web` runs, by the hosts' own virsh."""
-    return [s for s in lab.topology.sites if "web" in on_host(lab, s, "virsh", "list", "--name").split()]
+    return [
+        s for s in lab.topology.sites if "web" in on_host(lab, s, "virsh", "list", "--name", "--state-running").split()
+    ]
 
 
 def domains(lab: Lab) -> dict[str, str]:

@@ -73,12 +73,16 @@ def claim_s(policy: Policy) -> float:
 
 
 def ask_to_arrive(plan: Plan, world: World) -> Arrival:
-    """Raises AgentError once the policy's arrival_timeout_s has passed."""
+    """Raises AgentError once the policy's arrival_timeout_s has passed, also where the guest keeps its old address."""
     deadline = world.clock.monotonic_s() + plan.policy.arrival_timeout_s
     while True:
         try:
             with world.agent(plan.destination, plan.guest.domain) as agent:
-                return agent.arrive(plan.address)
+                arrival = agent.arrive(plan.address)
+            if arrival.new == (plan.new_address or arrival.new) != plan.address:
+                return arrival
+            wanted = plan.new_address or "one of the new site's"
+            raise AgentError(f"guest {plan.guest.name}: has address {arrival.new}, not {wanted}", "vmacro resume")
         except AgentError:
             if world.clock.monotonic_s() > deadline:
                 raise
