@@ -59,6 +59,15 @@ def test_the_last_connection_ends_and_with_it_the_leg(fake: FakeWorld) -> None:
     assert asked[0] >= 5 and nothing_left(fake) and fake.guest.kept == []
 
 
+def test_an_agent_that_has_just_started_knows_nothing_yet(fake: FakeWorld) -> None:
+    carriage = moved(fake)
+    address, kept = fake.guest.address, fake.guest.kept
+    fake.guest.address, fake.guest.kept = "", []
+    assert carry._look(carriage, fake.world) == carry.Verdict.NEEDED
+    fake.guest.address, fake.guest.kept = address, kept
+    assert carry._look(carriage, fake.world) == carry.Verdict.NEEDED
+
+
 def test_the_deadline_cuts_what_is_left(fake: FakeWorld) -> None:
     carriage = replace(moved(fake), deadline_s=fake.now_s + 100)
     assert "deadline" in carry.tell_the_story(carriage, fake.world, Straight())

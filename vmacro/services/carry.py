@@ -84,7 +84,10 @@ def _look(carriage: Carriage, world: World) -> Verdict:
     if not survey.where([carriage.at], carriage.guest, world):
         return Verdict.TAKEN_OVER
     with world.agent(carriage.at, carriage.guest.domain) as agent:
-        if carriage.address not in agent.status().held:
+        facts = agent.status()
+        if not facts.address:
+            return Verdict.NEEDED  # an agent that has just started does not know yet what it holds
+        if carriage.address not in facts.held:
             return Verdict.UNNEEDED
         return Verdict.UNNEEDED if agent.retire(carriage.address) else Verdict.NEEDED
 
