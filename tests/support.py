@@ -94,11 +94,11 @@ def probing(lab: Lab, client: str, address: str, folder: Path) -> Iterator[Path]
         process.wait(30)
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
+def eventually(condition: Callable[[], bool], what: str, every_s: float = 0.05, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def on_host(lab: Lab, host: str, *command: str) -> str:

@@ -63,8 +63,11 @@ def quiet(vmacro: Vmacro) -> Vmacro:
     return without_probers(vmacro)
 
 
-def under_way(lab: Lab, vmacro: Vmacro, to: str, moment: str, **kwargs: object) -> Attempt:
-    found = Scene(lab, vmacro, "bucharest", to).migrate(**kwargs)
+SLOWLY = ("--bandwidth-mib-s", "4")  # a copy that lasts
+
+
+def under_way(lab: Lab, vmacro: Vmacro, to: str, moment: str, *words: str, **kwargs: object) -> Attempt:
+    found = Scene(lab, vmacro, "bucharest", to).migrate(*words, **kwargs)
     assert found.until(moment), found.errors
     return found
 
@@ -191,7 +194,7 @@ def test_its_clock_jumps_by_an_hour(lab: Lab, quiet: Vmacro, web_at_home: str) -
 
 def test_killed_before_the_guest_has_left_and_aborted(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
     before = traces_of_moves(lab)
-    attempt = under_way(lab, quiet, web_at_home, "copying")
+    attempt = under_way(lab, quiet, web_at_home, "copying", *SLOWLY)
     attempt.process.send_signal(signal.SIGKILL)
     attempt.end()
     (unfinished, *_) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
@@ -209,7 +212,7 @@ def test_the_agent_finishes_alone(lab: Lab, quiet: Vmacro, web_at_home: str) -> 
         attempt = under_way(lab, quiet, web_at_home, "switched")
         attempt.process.kill()
         attempt.end()
-        eventually(lambda: facts(lab).address != old and facts(lab).held == (), "the old address to be withdrawn")
+        eventually(lambda: settled(facts(lab), old), "the old address to be withdrawn", every_s=2, within_s=180)
         assert all(s.local != old for c in connections_of(lab, quiet) for s in c["subflows"])
         assert quiet("resume", "--json").returncode == 0
         assert verdicts(process) == {"chatter": "", "idle": ""}
@@ -224,12 +227,20 @@ def test_what_was_announced_for_a_move_that_never_came_expires(lab: Lab, quiet: 
         attempt.process.kill()
         attempt.end()
         assert facts(lab).claim is not None and facts(lab).held != ()
-        eventually(lambda: facts(lab).claim is None and facts(lab).held == (), "the claim and what it announced to end")
+        eventually(lambda: expired(facts(lab)), "the claim and what it announced to end", every_s=2, within_s=180)
         assert all(len(c["subflows"]) == 1 for c in connections_of(lab, quiet))
         (unfinished, *_) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
         assert brief("abort", unfinished, "--json").returncode == 4
         assert verdicts(process) == {"chatter": ""}
     assert traces_of_moves(lab) == before and places(lab) == ["bucharest"]
+
+
+def settled(now: AgentFacts, old: str) -> bool:
+    return now.address != old and now.held == ()
+
+
+def expired(now: AgentFacts) -> bool:
+    return now.claim is None and now.held == ()
 
 
 def facts(lab: Lab) -> AgentFacts:
@@ -244,11 +255,11 @@ def connections_of(lab: Lab, vmacro: Vmacro) -> list[dict[str, Any]]:
 
 
 def test_a_copy_that_never_converges_is_given_up_early(lab: Lab, quiet: Vmacro) -> None:
-    """`busy` dirties 4 MiB/s; one is sent, and nobody slows it down."""
+    """`busy` dirties 4 MiB/s; no more are sent, and nobody slows it down."""
     stubborn = quiet.altered("stubborn.toml", lambda t: t.replace("[policy]\n", "[policy]\nauto_converge = false\n"))
     home = site_of(lab, "busy")
     to = next(s for s in lab.topology.sites if s != home)
-    done = stubborn("migrate", "busy", "--to", to, "--bandwidth-mib-s", "3", "--json")
+    done = stubborn("migrate", "busy", "--to", to, *SLOWLY, "--json")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "does not converge" in json.loads(done.stdout.splitlines()[-1])["reason"]
     assert "copy.warning" in done.stdout

@@ -113,7 +113,7 @@ class Lab:
 
     def guest(self, name: str) -> GuestStatus:
         """One guest's, without measuring anything."""
-        with self._connected() as (connections, up):
+        with namespaces.inside(self.namespace(OPERATOR)), self._connected() as (connections, up):
             return self._guest_status(name, connections, up)
 
     def _start_guests(self, connections: Connections, hosts: dict[str, Host], chosen: str, report: Report) -> None:
