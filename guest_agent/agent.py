@@ -38,7 +38,7 @@ class Agent:
         self._interface = interface
         self._leases = LeaseKeeper(interface)
         self._link: Optional[link.Link] = None
-        self._state = state.State()
+        self._state = state.load()  # an earlier agent's, where it was killed
         self._heard_at = 0.0
         self._waiting: set[asyncio.Task[None]] = set()
         self._arriving: Optional[asyncio.Task[Arrival]] = None
@@ -51,7 +51,6 @@ class Agent:
         self._link = await link.find_link(self._interface)
         await mptcp.raise_limits()
         await link.bring_up(self._link)
-        self._state = state.load()
         if self._state.claim is not None:
             self._later(self._expire(self._state.claim))
         if self._state.lease is not None:

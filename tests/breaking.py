@@ -18,7 +18,7 @@ from typing import Any
 
 import libvirt
 
-from tests.support import Vmacro, address_of, clients, on_host, traces_of_moves, verdicts
+from tests.support import Vmacro, address_of, clients, eventually, on_host, traces_of_moves, verdicts
 from vmacro import inventory
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.lab import namespaces
@@ -289,8 +289,14 @@ def agent_signalled(number: str, heal: str = "") -> Callable[[Scene], AbstractCo
         yield
         if heal:
             in_guest(scene, f"systemctl kill --signal={heal} vmacro-agent")
+        eventually(lambda: agent_answers(scene.lab), "the agent to be back", every_s=1, within_s=180)
 
     return strike
+
+
+def agent_answers(lab: Lab) -> bool:
+    agent = lab.guest("web").agent
+    return agent is not None and agent.address != ""
 
 
 def in_guest(scene: Scene, command: str) -> None:
