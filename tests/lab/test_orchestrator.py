@@ -213,7 +213,7 @@ def test_the_agent_finishes_alone(lab: Lab, quiet: Vmacro, web_at_home: str) -> 
         attempt.process.kill()
         attempt.end()
         eventually(lambda: settled(facts(lab), old), "the old address to be withdrawn", every_s=2, within_s=180)
-        assert all(s.local != old for c in connections_of(lab, quiet) for s in c["subflows"])
+        assert all(s["local"] != old for c in connections_of(lab, quiet) for s in c["subflows"])
         assert quiet("resume", "--json").returncode == 0
         assert verdicts(process) == {"chatter": "", "idle": ""}
 
