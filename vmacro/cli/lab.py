@@ -19,6 +19,7 @@ from vmacro.lab.lab import Lab
 from vmacro.lab.topology import OPERATOR, WAN
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
+from vmacro.services import claims
 
 app = typer.Typer(help="Two sites, a WAN and a client on this machine.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="TOML; the default is the paper's two sites")]
@@ -98,7 +99,7 @@ def demo(
     name, guest = next(iter(lab.topology.guests.items()))
     target = next(s for s in lab.topology.sites if s != guest.site)
     status(lab.topology.name)
-    if next(g.site for g in lab.status().guests if g.name == name) != guest.site:
+    if lab.guest(name).site != guest.site:
         render.out.print(f"{name} is not at its home: moving it back to {guest.site} first")
         _move(lab, name, guest.site, None)
     raise typer.Exit(_move(lab, name, target, report_dir))
@@ -107,7 +108,8 @@ def demo(
 def _move(lab: Lab, guest: str, target: str, report_dir: Path | None) -> int:
     settings = inventories.load(lab.inventory_file)
     policy = replace(settings.inventory.policy)
-    request = Request(wiring.guest_named(settings, guest), wiring.site_named(settings, target), SEAMLESS, policy)
+    wanted, site = wiring.guest_named(settings, guest), wiring.site_named(settings, target)
+    request = Request(wanted, site, SEAMLESS, policy, claims.operator())
     return move.perform(settings, request, report_dir, json=False)
 
 

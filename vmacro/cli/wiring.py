@@ -102,8 +102,10 @@ def interruptible(publish: Callable[[Event], None]) -> Iterator[Callable[[], boo
     interrupted = threading.Event()
 
     def on_signal(_number: int, _frame: object) -> None:
-        if not interrupted.is_set():
-            publish(Event("", time.time_ns(), "interrupt", "interrupted: leaving in good order, please wait"))
+        text = "interrupted: leaving in good order, please wait"
+        if interrupted.is_set():
+            text = "still leaving in good order; whoever kills it now goes on with `vmacro resume`"
+        publish(Event("", time.time_ns(), "interrupt", text))
         interrupted.set()
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
