@@ -1,0 +1,95 @@
+"""When a copy is given up: on a stub of libvirt's domain, since a real one pauses when it likes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+import pytest
+
+from vmacro.drivers import libvirt_migration
+from vmacro.drivers.fake import host
+from vmacro.errors import CopyError
+from vmacro.model.facts import CopyProgress
+from vmacro.model.nouns import Policy
+
+MIB = 1 << 20
+
+
+class Domain:
+    """Its migration is under way, and ends when it is aborted, or after some looks."""
+
+    def __init__(self, paused: bool = False, looks: int = 10_000, stuck_mib: int = 0) -> None:
+        self.aborted, self.paused, self.looks, self.stuck_mib, self.iteration = False, paused, looks, stuck_mib, 0
+
+    def name(self) -> str:
+        return "web"
+
+    def jobStats(self) -> dict[str, Any]:  # noqa: N802 libvirt's name
+        self.looks -= 1
+        if self.aborted or self.looks < 0:
+            return {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+        self.iteration += 1
+        return {
+            "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED,
+            "operation": libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT,
+            "memory_total": 256 * MIB,
+            "memory_remaining": self.stuck_mib * MIB,
+            "memory_bps": 10 * MIB,
+            "memory_iteration": self.iteration,
+        }
+
+    def state(self) -> tuple[int, int]:
+        if self.looks < 0:
+            raise _no_domain()
+        return (libvirt.VIR_DOMAIN_PAUSED if self.paused and not self.aborted else libvirt.VIR_DOMAIN_RUNNING), 1
+
+    def abortJob(self) -> None:  # noqa: N802
+        self.aborted = True
+
+    def migrateSetMaxDowntime(self, _ms: int) -> None:  # noqa: N802
+        pass  # nothing here would heed it
+
+
+def _no_domain() -> libvirt.libvirtError:
+    error = libvirt.libvirtError("gone")
+    error.err = (libvirt.VIR_ERR_NO_DOMAIN, 0, "gone", 0, "", "", "", 0, 0)
+    return error
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt_migration, "POLL_S", 0.001)
+
+
+def run(domain: Domain, cancelled: bool = False, **bounds: Any) -> list[CopyProgress]:
+    seen: list[CopyProgress] = []
+    libvirt_migration.migrate("a", domain, host("b"), Policy(**bounds), seen.append, lambda: cancelled)
+    return seen
+
+
+def test_one_that_ends_by_itself_is_followed_to_its_end() -> None:
+    assert len(run(Domain(looks=20))) > 5
+
+
+@pytest.mark.parametrize(
+    ("domain", "bounds", "said"),
+    [
+        (Domain(paused=True), {"downtime_limit_ms": 5}, "stood still for over 5 ms"),
+        (Domain(), {"copy_timeout_s": 0.01}, "took over 0.01 s"),
+        (Domain(), {"cancelled": True}, "it was interrupted"),
+        (Domain(stuck_mib=90), {"auto_converge": False}, "does not converge"),
+    ],
+)
+def test_one_that_must_not_go_on_is_aborted(domain: Domain, bounds: dict[str, Any], said: str) -> None:
+    with pytest.raises(CopyError, match=said):
+        run(domain, **bounds)
+    assert domain.aborted
+
+
+def test_what_does_not_converge_is_told_of_once_before_it_is_given_up() -> None:
+    seen: list[CopyProgress] = []
+    domain = Domain(stuck_mib=90)
+    with pytest.raises(CopyError):
+        libvirt_migration.migrate("a", domain, host("b"), Policy(auto_converge=False), seen.append, lambda: False)
+    assert [bool(p.warning) for p in seen].count(True) == 1 and not seen[-1].warning
