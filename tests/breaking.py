@@ -318,7 +318,7 @@ def in_guest(scene: Scene, command: str) -> None:
         connections.close()
 
 
-CUT = (-9,)
+CUT = (-9, 0)  # it may have ended just before
 FAULTS = [
     *(Fault("orchestrator killed", phase, killed, CUT) for phase in ("survey", "prepare", "copy", "copying")),
     *(
@@ -332,13 +332,13 @@ FAULTS = [
     Fault("destination's libvirtd killed", "switched", libvirtd_killed("away"), (0, 4, 5, 6)),
     Fault("destination's QEMU killed", "copying", destination_qemu_killed, (4,)),
     Fault("destination out of memory", "prepare", destination_without_memory, (4,)),
-    *(Fault("WAN cut for 5 s", phase, wan_cut(5), (0,)) for phase in ("prepare", "copying", "arrive")),
-    *(Fault("WAN cut", phase, wan_cut(None), (4, 5, 6)) for phase in ("prepare", "copying")),
-    *(Fault("WAN cut", phase, wan_cut(None), (5,)) for phase in ("arrive", "clean")),
+    *(Fault("WAN cut for 5 s", phase, wan_cut(5), (0, 5)) for phase in ("prepare", "copying", "arrive", "settle")),
+    *(Fault("WAN cut", phase, wan_cut(None), (4, 6)) for phase in ("survey", "prepare", "copying")),
+    *(Fault("WAN cut", phase, wan_cut(None), (0, 5)) for phase in ("arrive", "settle", "verify", "clean")),
     Fault("SSH sessions cut", "copying", ssh_cut, (0,)),
     Fault("DHCP dead at the destination", "copying", dhcp_dead, (5,)),
     Fault("agent killed", "prepare", agent_signalled("KILL"), (0, 4)),
-    Fault("agent killed", "copying", agent_signalled("KILL"), (0,)),
+    Fault("agent killed", "copying", agent_signalled("KILL"), (0, 5)),
     Fault("agent killed", "settle", agent_signalled("KILL"), (0, 5)),
     Fault("agent's channel silent", "copying", agent_signalled("STOP", "CONT"), (5,)),
 ]
