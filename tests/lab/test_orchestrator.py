@@ -146,7 +146,7 @@ def test_a_move_on_postgresql_that_is_killed_and_resumed(lab: Lab, on_postgres: 
 
 def test_two_operators_at_once(lab: Lab, quiet: Vmacro, on_postgres: Vmacro, web_at_home: str) -> None:
     """The second is told who has the guest and since when: with the same journal, and with another."""
-    attempt = under_way(lab, quiet, web_at_home, "copying")
+    attempt = under_way(lab, quiet, web_at_home, "copying", *SLOWLY)
     same = quiet("migrate", "web", "--to", web_at_home)
     other = on_postgres("migrate", "web", "--to", web_at_home)
     assert attempt.end() == 0, attempt.errors
