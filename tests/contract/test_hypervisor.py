@@ -154,10 +154,9 @@ def test_a_copy_whose_orchestrator_is_gone_goes_on_and_is_followed_by_the_next(s
     def leave(_progress: CopyProgress) -> None:
         raise GoneError
 
+    # So slow that it is under way for far longer than the next one needs to look.
     with pytest.raises(GoneError):
-        source.copy(
-            "web", stage.there, Policy(bandwidth_mib_s=20 if stage.bandwidth_mib_s else 0), leave, lambda: False
-        )
+        source.copy("web", stage.there, Policy(bandwidth_mib_s=2 * stage.bandwidth_mib_s), leave, lambda: False)
     source.copy("web", stage.there, Policy(), lambda _p: None, lambda: False)
     assert source.domain("web") is None
     moved = destination.domain("web")

@@ -107,7 +107,8 @@ class LibvirtHypervisor:
         handle = self._lookup(domain)
         if handle is None:
             raise CopyError(f"host {self._host.name}: no domain {domain}")
-        migrate(self._host.name, handle, destination, policy, report, cancelled)
+        with translated(self._host.name, f"domain {domain} cannot be asked whether it migrates"):
+            migrate(self._host.name, handle, destination, policy, report, cancelled)
 
     def discard(self, domain: str, fenced: bool = False) -> None:
         """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""

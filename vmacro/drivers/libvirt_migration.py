@@ -52,11 +52,14 @@ def migrate(
 
 
 def under_way(domain: Any) -> bool:
-    """Whether a migration out of here runs: it goes on though nobody of us waits for it."""
+    """Whether a migration out of here runs: it goes on though nobody of us waits for it. Raises libvirtError where
+    that cannot be known."""
     try:
         stats = domain.jobStats()
-    except libvirt.libvirtError:
-        return False  # it has just left, or its host is gone: the next call tells
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            return False  # it has left
+        raise
     migrating = stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
     return bool(migrating and stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE)
 
@@ -133,10 +136,10 @@ class Followed:
         self.error: libvirt.libvirtError | None = None
 
     def wait(self, seconds: float) -> bool:
-        if under_way(self._domain):
-            time.sleep(seconds)
-            return False
         try:
+            if under_way(self._domain):
+                time.sleep(seconds)
+                return False
             stays = self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
         except libvirt.libvirtError as error:
             gone = error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
