@@ -81,6 +81,10 @@ class AgentError(VmacroError):
         self.code = code
 
 
+class ProvisioningError(VmacroError):
+    """A playbook did not end well at some host. It may be run again."""
+
+
 class LabError(VmacroError):
     """The lab could not do what was asked."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from vmacro import config
 from vmacro.config import Strict
@@ -19,8 +21,40 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
 
 
+class SiteNetwork(Strict):
+    """The guests' network of a site, as `vmacro provision hosts` makes it: its first address is the hosts'."""
+
+    subnet: IPv4Network
+    dhcp_first: IPv4Address | None = Field(default=None, description="default: the subnet's tenth address")
+    dhcp_last: IPv4Address | None = Field(default=None, description="default: the subnet's last one")
+    subnet6: IPv6Network | None = Field(default=None, description="a /64, for SLAAC")
+    lease_minutes: int = Field(default=60, ge=2)
+
+    @model_validator(mode="after")
+    def _fits(self) -> SiteNetwork:
+        if self.subnet.num_addresses < 8:
+            raise ValueError(f"subnet {self.subnet} is too small for guests")
+        first, last = self.dhcp_range
+        outside = [str(a) for a in (first, last) if a not in self.subnet or a == self.gateway]
+        if outside or last < first:
+            raise ValueError(f"dhcp {first} to {last} is no range of {self.subnet} without its gateway {self.gateway}")
+        if self.subnet6 is not None and self.subnet6.prefixlen != 64:
+            raise ValueError(f"subnet6 {self.subnet6}: SLAAC needs a /64")
+        return self
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.subnet[1]
+
+    @property
+    def dhcp_range(self) -> tuple[IPv4Address, IPv4Address]:
+        first = self.subnet[10] if self.subnet.num_addresses > 16 else self.subnet[2]
+        return self.dhcp_first or first, self.dhcp_last or self.subnet[-2]
+
+
 class Site(Strict):
     anti_spoofing: bool = Field(default=False, description="its network drops packets with other sites' sources")
+    network: SiteNetwork | None = Field(default=None, description="what to provision; default: leave it alone")
 
 
 class Host(Strict):
@@ -32,6 +66,8 @@ class Host(Strict):
     ssh: str = Field(default="", description="USER@ADDRESS of its host side, for seamless moves")
     network: str = Field(default="front", description="libvirt network that guests attach to")
     memory_reserve_mib: int = Field(default=256, ge=0)
+    emulation: bool = Field(default=False, description="guests run without KVM here, and that is meant")
+    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
     @field_validator("uri")
     @classmethod
@@ -82,6 +118,8 @@ class Policy(Strict):
 
 
 class Orchestrator(Strict):
+    addresses: tuple[str, ...] = Field(default=(), description="whence we reach the hosts' libvirt; default: anywhere")
+    ca_dir: Path | None = Field(default=None, description="the authority's folder, where it is ours: vmacro pki")
     pki_dir: Path | None = Field(default=None, description="cacert.pem, clientcert.pem, clientkey.pem for qemu+tls")
     ssh_key: Path | None = Field(default=None, description="private key for the hosts; default: SSH's own")
     ssh_known_hosts: Path | None = Field(default=None, description="default: the system's and the user's")
@@ -99,16 +137,28 @@ class Inventory(Strict):
     probers: dict[Name, Prober] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Inventory:
+    def _consistent(self) -> Inventory:
+        problems = [*self._names_without_thing(), *self._overlaps()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _overlaps(self) -> list[str]:
+        nets = [(n, s.network.subnet) for n, s in self.sites.items() if s.network is not None]
+        return [
+            f"sites.{a}.network.subnet = {x} overlaps that of {b} = {y}: guests could not tell the sites apart"
+            for (a, x), (b, y) in itertools.combinations(nets, 2)
+            if x.overlaps(y)
+        ]
+
+    def _names_without_thing(self) -> list[str]:
         problems = [f"hosts.{n}.site: no site {h.site!r}" for n, h in self.hosts.items() if h.site not in self.sites]
         homes = {h.site for h in self.hosts.values()}
         problems += [f"sites.{name}: has no host" for name in self.sites if name not in homes]
         for name, guest in self.guests.items():
             if guest.probe is not None and guest.probe.from_ not in self.probers:
                 problems.append(f"guests.{name}.probe.from: no prober {guest.probe.from_!r}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
 
 
 @dataclass(frozen=True)
@@ -119,6 +169,7 @@ class Settings:
     inventory: nouns.Inventory
     orchestrator: Orchestrator
     probers: dict[str, Prober]
+    read: Inventory  # as written, for what provisioning makes of it
 
     @property
     def database_url(self) -> str:
@@ -137,7 +188,7 @@ def load(path: Path) -> Settings:
     )
     guests = tuple(_guest(name, guest) for name, guest in read.guests.items())
     policy = nouns.Policy(**read.policy.model_dump())
-    return Settings(path, nouns.Inventory(sites, guests, policy), read.orchestrator, read.probers)
+    return Settings(path, nouns.Inventory(sites, guests, policy), read.orchestrator, read.probers, read)
 
 
 def _host(name: str, host: Host) -> nouns.Host:

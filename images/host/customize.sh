@@ -2,5 +2,6 @@
 # Runs on the builder with the host's tree as $1, after packages and files.
 set -eu
 root=$1
-rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/libvirt/qemu/networks/autostart/* "$root"/etc/libvirt/qemu/networks/*.xml
-mkdir -p "$root/var/lib/vmacro/images"
+rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/apt/sources.list.d/*
+echo 'deb [trusted=yes] file:/srv/packages ./' > "$root/etc/apt/sources.list"
+mkdir -p "$root/srv/packages" "$root/var/lib/vmacro/images"

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from vmacro import __version__
-from vmacro.cli import carry, history, images, lab, move, recover, render, rtt
+from vmacro.cli import carry, history, images, lab, move, pki, provision, recover, render, rtt
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ app.command()(recover.abort)
 app.command()(recover.cleanup)
 app.add_typer(lab.app, name="lab")
 app.add_typer(images.app, name="image")
+app.add_typer(pki.app, name="pki")
+app.add_typer(provision.app, name="provision")
+app.command()(provision.inventory)
 app.add_typer(rtt.app, name="rtt")
 
 

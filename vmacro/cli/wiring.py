@@ -79,7 +79,7 @@ def opened(
     polite: bool = False,
 ) -> Iterator[World]:
     """The world, reached from where the inventory says; `polite`: what moves a guest comes first."""
-    _enter(settings)
+    enter(settings)
     connections = Connections(settings.orchestrator.pki_dir)
     sides = HostSides(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
     try:
@@ -167,7 +167,7 @@ def new_move_id(guest: Guest) -> str:
     return planner.move_id(guest.name, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
 
 
-def _enter(settings: Settings) -> None:
+def enter(settings: Settings) -> None:
     """Before any thread is started: setns(2) moves one thread, and later ones follow it."""
     name = settings.orchestrator.network_namespace
     if not name:

@@ -1,4 +1,4 @@
-"""The lab's libvirt networks and guests, as XML and as defined at the hosts."""
+"""The lab's guests, as XML and as defined at the hosts."""
 
 from __future__ import annotations
 
@@ -19,21 +19,6 @@ from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
 
 NETWORK = "front"
-
-# no-ping: dnsmasq would wait 3 s for an echo from an address before it offers it.
-_NETWORK_XML = """\
-<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
-  <name>{name}</name>
-  <forward mode='open'/>
-  <bridge name='{name}0' stp='off' delay='0'/>
-  <mac address='{mac}'/>
-  <ip address='{gateway}' prefix='{prefix}'>
-    <dhcp><range start='{first}' end='{last}'><lease expiry='1' unit='hours'/></range></dhcp>
-  </ip>
-  {ip6}
-  <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
-</network>
-"""
 
 _DOMAIN_XML = """\
 <domain type='{accelerator}'>
@@ -89,21 +74,6 @@ class Ready:
     waited_s: float
 
 
-def network_xml(topology: Topology, site: str) -> str:
-    subnet = topology.sites[site].subnet
-    first = subnet[2] if subnet.num_addresses < 64 else subnet[10]
-    subnet6 = topology.sites[site].subnet6
-    return _NETWORK_XML.format(
-        ip6="" if subnet6 is None else f"<ip family='ipv6' address='{subnet6[1]}' prefix='64'/>",
-        name=NETWORK,
-        mac=_mac(topology.name, "gateway"),  # the same at every site: a guest that arrives is never mute
-        gateway=topology.gateway(site),
-        prefix=subnet.prefixlen,
-        first=first,
-        last=first + topology.sites[site].dhcp_addresses - 1,
-    )
-
-
 def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
     guest = topology.guests[name]
     return _DOMAIN_XML.format(
@@ -118,20 +88,6 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
         network=NETWORK,
         channel=CHANNEL_NAME,
     )
-
-
-def define_network(connection: Any, topology: Topology, site: str) -> None:
-    """Idempotent. Raises LabError."""
-    try:
-        try:
-            network = connection.networkLookupByName(NETWORK)
-        except libvirt.libvirtError:
-            network = connection.networkDefineXML(network_xml(topology, site))
-        if not network.isActive():
-            network.create()
-        network.setAutostart(True)
-    except libvirt.libvirtError as error:
-        raise LabError(f"site {site}: network {NETWORK} on {topology.sites[site].subnet}: {error}") from error
 
 
 def start(connection: Any, topology: Topology, name: str, accelerator: str) -> None:

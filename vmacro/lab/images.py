@@ -1,7 +1,7 @@
 """Images from recipes (images/NAME): built by mmdebstrap from the machine's own mirror, cached by hash.
 
 An image is a folder `CACHE/NAME-HASH`: for a host a tree `root`, to be the lower layer of overlays;
-for a guest `vmlinuz`, `initrd.gz` and the read-only `root.ext4`.
+beside it `packages`, what it can install; for a guest `vmlinuz`, `initrd.gz` and the read-only `root.ext4`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import tomllib
 
 from vmacro.errors import ConfigurationError, LabError
-from vmacro.lab import process, zipapps
+from vmacro.lab import process, repository, zipapps
 from vmacro.lab.paths import RECIPES, cache_dir
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -38,19 +38,24 @@ class Recipe:
     enable: tuple[str, ...]
     mask: tuple[str, ...]
     modules: tuple[str, ...]
+    repository: tuple[str, ...]
     size_mib: int
 
     @property
     def base_key(self) -> str:
         """What the packages alone decide: the slow half of a build."""
-        return _digest([self.suite, *sorted(self.packages)])
+        return digest([self.suite, *sorted(self.packages)])
+
+    @property
+    def repository_key(self) -> str:
+        return digest([self.base_key, *sorted(self.repository)])
 
     @property
     def key(self) -> str:
         files = sorted(p for p in self.folder.rglob("*") if p.is_file())
-        ours = zipapps.sources(self.kind)
+        ours = zipapps.sources() if self.kind == "guest" else []
         parts = [f"{p.name}:{p.stat().st_mode:o}:" + p.read_text() for p in [*files, *ours, Path(__file__)]]
-        return _digest([self.base_key, *parts])
+        return digest([self.base_key, *parts])
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class Image:
     def root(self) -> Path:
         """A host's tree."""
         return self.folder / "root"
+
+    @property
+    def packages(self) -> Path:
+        """What a host can install, as apt reads it."""
+        return cache_dir() / f"packages-{self.recipe.name}-{self.recipe.repository_key}"
 
 
 def recipes() -> list[Recipe]:
@@ -85,14 +95,16 @@ def build(name: str, report: Report) -> Image:
     """The image, from the cache where its recipe has not changed. Raises LabError."""
     wanted = image(name)
     cache_dir().mkdir(parents=True, exist_ok=True)
-    with _locked(cache_dir() / f"{name}.lock"):
+    with locked(cache_dir() / f"{name}.lock"):
+        if wanted.recipe.repository and not wanted.packages.is_dir():
+            _repository(wanted, _base_tree(wanted.recipe, report), report)
         if not wanted.built:
             work = _empty(cache_dir() / f"{name}.part")
             base = _base_tree(wanted.recipe, report)
             report(f"image {name}: adding files and settings")
             _assemble(wanted.recipe, base, work)
             work.rename(wanted.folder)
-            _forget_others(wanted)
+            forget_others(f"{name}-", wanted.folder)
     report(f"image {name}: {wanted.folder.name}")
     return wanted
 
@@ -124,6 +136,14 @@ def _base_tree(recipe: Recipe, report: Report) -> Path:
     return base
 
 
+def _repository(wanted: Image, base: Path, report: Report) -> None:
+    recipe = wanted.recipe
+    report(f"image {recipe.name}: fetching what its hosts install: {len(recipe.repository)} packages and their needs")
+    part = _empty(cache_dir() / f"packages-{recipe.name}.part")
+    repository.build(base, recipe.repository, sources(recipe.suite), KEYRING, part)
+    part.rename(wanted.packages)
+
+
 def sources(suite: str) -> list[str]:
     """sources.list(5) lines for a suite, on the archives that this machine is configured for.
 
@@ -147,8 +167,6 @@ def _assemble(recipe: Recipe, base: Path, work: Path) -> None:
     if recipe.kind == "guest":
         zipapps.build_agent(root / "usr/local/sbin/vmacro-agent.pyz", work, root)
         zipapps.build_responder(root / "usr/local/sbin/vmacro-rtt.pyz", work, root)
-    else:
-        zipapps.build_host_side(root / "usr/local/bin/vmacro-host", work, root)
     units = root / "etc/systemd/system"
     for unit in recipe.mask:
         (units / unit).unlink(missing_ok=True)
@@ -211,13 +229,14 @@ def _load(folder: Path) -> Recipe:
         tuple(data.get("enable", ())),
         tuple(data.get("mask", ())),
         tuple(data.get("modules", ())),
+        tuple(data.get("repository", ())),
         data.get("size_mib", 0),
     )
 
 
-def _forget_others(kept: Image) -> None:
-    """Older builds of a recipe, but the one before: a lab may still run on it."""
-    builds = [p for p in cache_dir().glob(f"{kept.recipe.name}-*") if p.is_dir() and p != kept.folder]
+def forget_others(prefix: str, kept: Path) -> None:
+    """Older builds, but the one before: a lab may still run on it."""
+    builds = [p for p in cache_dir().glob(f"{prefix}*") if p.is_dir() and p != kept]
     for old in sorted(builds, key=lambda p: p.stat().st_mtime)[:-1]:
         shutil.rmtree(old)
 
@@ -228,12 +247,12 @@ def _empty(path: Path) -> Path:
     return path
 
 
-def _digest(parts: list[str]) -> str:
+def digest(parts: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

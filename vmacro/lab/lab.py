@@ -13,11 +13,24 @@ from vmacro import inventory
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.libvirt_connection import Connections
 from vmacro.errors import LabError, UnreachableError
-from vmacro.lab import accelerator, guests, images, namespaces, paths, pki, process, requirements, topology, wan
-from vmacro.lab.hosts import LabHost
+from vmacro.lab import (
+    accelerator,
+    guests,
+    images,
+    inventories,
+    namespaces,
+    paths,
+    preparation,
+    process,
+    requirements,
+    topology,
+    wan,
+)
+from vmacro.lab.hosts import GUEST_IMAGES, PACKAGES, LabHost
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
+from vmacro.provisioning.runner import Options
 from vmacro.rtt.wire import DEFAULT_PORT
 
 HOST_DEADLINE_S = 90.0
@@ -71,22 +84,40 @@ class Lab:
     def up(self, source: Path, report: Report) -> None:
         """Idempotent: what runs already, stays. Raises LabError, ConfigurationError."""
         requirements.require(self.topology)
-        host_image, guest_image = images.build("host", report), images.build("guest", report)
+        bare, guest_image = images.build("host", report), images.build("guest", report)
+        trees = preparation.layers(bare, report)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remember(source)
         report("network: namespaces and links")
         namespaces.create_all(self.topology)
-        ca = pki.authority(self.folder / "pki", self.topology.name)
-        pki.client_folder(self.folder / "pki", ca, self.folder / "operator", OPERATOR)
-        for name in self.topology.sites:
-            self.host(name).boot(host_image, guest_image.folder, self.folder)
-        report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
-        chosen = accelerator.choose(host_image.root, guest_image.folder)
+        chosen = accelerator.choose(trees, guest_image.folder)
         (self.folder / "accelerator").write_text(chosen)
         report(f"guests run under {'KVM' if chosen == accelerator.KVM else 'TCG (no KVM that boots a stock kernel)'}")
-        self.inventory_file.write_text(self._inventory())
+        if not self._hosts_are_up():
+            self._raise_hosts(trees, {PACKAGES: bare.packages, GUEST_IMAGES: guest_image.folder}, chosen, report)
+        report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
         with self._connected() as (connections, hosts):
             self._start_guests(connections, hosts, chosen, report)
+
+    def _hosts_are_up(self) -> bool:
+        ready = self.folder / "provisioned"
+        return ready.exists() and all(self.host(name).leader is not None for name in self.topology.sites)
+
+    def _raise_hosts(self, trees: list[Path], binds: dict[str, Path], chosen: str, report: Report) -> None:
+        """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
+        text = inventories.text(self.topology, self.folder, chosen != accelerator.KVM)
+        kept = preparation.ready_hosts(self.topology, trees, text)
+        if kept.is_dir():
+            preparation.restore(self.folder, kept)
+            preparation.boot(self.topology, self.folder, trees, binds, kept)
+            report(f"hosts: as provisioned before ({kept.name})")
+        else:
+            preparation.boot(self.topology, self.folder, trees, binds)
+            self.inventory_file.write_text(text)
+            recap = preparation.provision(self.topology, self.folder, Options(), report)
+            report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")
+            preparation.keep(self.topology, self.folder, kept)
+        (self.folder / "provisioned").touch()
 
     def down(self) -> list[str]:
         """Remove everything; returns what is left all the same, which should be nothing."""
@@ -118,8 +149,7 @@ class Lab:
 
     def _start_guests(self, connections: Connections, hosts: dict[str, Host], chosen: str, report: Report) -> None:
         opened = {name: connections.get(host) for name, host in hosts.items()}
-        for name, connection in opened.items():
-            guests.define_network(connection, self.topology, name)
+        for name in opened:
             report(f"host {name}: up, libvirt answers over TLS")
         for name, guest in self.topology.guests.items():
             if guests.find(opened, name) is None:
@@ -207,35 +237,6 @@ class Lab:
                 f"`vmacro lab down {self.topology.name}` first, or give this one another name",
             )
         saved.write_text(text)
-
-    def _inventory(self) -> str:
-        lines = [
-            f"# Made by `vmacro lab up` for the lab {self.topology.name}.",
-            "[orchestrator]",
-            f'pki_dir = "{self.folder / "operator"}"',
-            f'state_dir = "{self.folder}"',
-            f'ssh_key = "{self.folder / "ssh/id_ed25519"}"',
-            f'ssh_known_hosts = "{self.folder / "ssh/known_hosts"}"',
-            f'network_namespace = "{self.namespace(OPERATOR)}"',
-            "",
-            "[policy]",
-            "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
-            f"bandwidth_mib_s = {max(1, round(self.topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
-        ]
-        for name, site in self.topology.sites.items():
-            address = self.topology.uplink(name).node.ip
-            lines += ["", f"[sites.{name}]"]
-            lines += ["anti_spoofing = true"] if self.topology.wan.anti_spoofing else []
-            lines += [f"[hosts.{name}]", f'site = "{name}"', f'ssh = "root@{address}"']
-            lines += [f'uri = "qemu+tls://{address}/system"', f'peer_uri = "qemu+tls://{name}/system"']
-            lines += [f'address = "{address}"', f'network = "{guests.NETWORK}"']
-            lines += [f"memory_reserve_mib = {site.memory_reserve_mib}"]
-        for name in self.topology.clients:
-            lines += ["", f"[probers.{name}]", f'network_namespace = "{self.namespace(name)}"']
-        for name in self.topology.guests:
-            lines += ["", f"[guests.{name}]"]
-            lines += [f'probe = {{ from = "{client}" }}' for client in list(self.topology.clients)[:1]]
-        return "\n".join(lines) + "\n"
 
 
 def names() -> list[str]:

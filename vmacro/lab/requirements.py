@@ -18,6 +18,7 @@ from vmacro.rtt.wire import IPPROTO_MPTCP
 PROGRAMS = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
+    "apt-ftparchive": "apt-utils",
     "ip": "iproute2",
     "tc": "iproute2",
     "iptables": "iptables",

@@ -1,4 +1,4 @@
-"""The programs that go into images, each one file: a guest's agent and RTT responder, a host's side.
+"""The programs that go into a guest's image, each one file: its agent and RTT responder.
 
 They carry the parts of pyroute2 that they use, under an empty `pyroute2/__init__.py`: the
 real one imports the whole library, which takes 3 s of the guest's boot under emulation. Byte code
@@ -37,26 +37,10 @@ def build_responder(target: Path, work: Path, guest_root: Path) -> None:
     _zip(tree, "vmacro.rtt.zipapp_main", target, guest_root)
 
 
-def build_host_side(target: Path, work: Path, host_root: Path) -> None:
-    tree = _fresh(work / "host-side")
-    _copy(CHECKOUT / "vmacro/host", tree / "vmacro/host")
-    shutil.copy(CHECKOUT / "vmacro/__init__.py", tree / "vmacro/__init__.py")
-    (tree / "guest_agent").mkdir()
-    for name in ("__init__.py", "protocol.py"):
-        shutil.copy(CHECKOUT / "guest_agent" / name, tree / "guest_agent" / name)
-    _copy(Path(pyroute2.__file__).parent, tree / "pyroute2", skip=_UNUSED)
-    (tree / "pyroute2/__init__.py").write_text("")
-    _zip(tree, "vmacro.host.__main__", target, host_root)
-
-
-def sources(kind: str) -> list[Path]:
-    """The files of ours that end up in an image, for the cache's key."""
-    if kind == "host":
-        ours = [*sorted((CHECKOUT / "vmacro/host").glob("*.py")), CHECKOUT / "guest_agent/protocol.py"]
-    else:
-        rtt = [CHECKOUT / "vmacro/rtt" / n for n in ("wire.py", "responder.py", "zipapp_main.py")]
-        ours = [*sorted((CHECKOUT / "guest_agent").glob("*.py")), *rtt]
-    return [*ours, Path(__file__)]
+def sources() -> list[Path]:
+    """The files of ours that end up in a guest's image, for the cache's key."""
+    rtt = [CHECKOUT / "vmacro/rtt" / n for n in ("wire.py", "responder.py", "zipapp_main.py")]
+    return [*sorted((CHECKOUT / "guest_agent").glob("*.py")), *rtt, Path(__file__)]
 
 
 def _zip(tree: Path, module: str, target: Path, guest_root: Path) -> None:

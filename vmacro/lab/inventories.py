@@ -1,0 +1,83 @@
+"""The inventory of a lab, as an operator would write it for real sites."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+from vmacro.lab.guests import NETWORK
+from vmacro.lab.topology import OPERATOR, Topology
+
+
+def text(topology: Topology, folder: Path, emulation: bool) -> str:
+    """TOML. `emulation`: guests run without KVM."""
+    lines = [
+        f"# Made by `vmacro lab up` for the lab {topology.name}.",
+        "[orchestrator]",
+        f'addresses = ["{topology.uplink(OPERATOR).node.ip}"]',
+        f'ca_dir = "{folder / "pki"}"',
+        f'pki_dir = "{folder / "operator"}"',
+        f'state_dir = "{folder}"',
+        f'ssh_key = "{folder / "ssh/id_ed25519"}"',
+        f'ssh_known_hosts = "{folder / "ssh/known_hosts"}"',
+        f'network_namespace = "{topology.network_namespace(OPERATOR)}"',
+        "",
+        "[policy]",
+        "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
+        f"bandwidth_mib_s = {max(1, round(topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
+    ]
+    for name in topology.sites:
+        lines += ["", *_site(topology, name), *_host(topology, name, emulation)]
+    for name in topology.clients:
+        lines += ["", f"[probers.{name}]", f'network_namespace = "{topology.network_namespace(name)}"']
+    for name in topology.guests:
+        lines += ["", f"[guests.{name}]"]
+        lines += [f'probe = {{ from = "{client}" }}' for client in list(topology.clients)[:1]]
+    return "\n".join(lines) + "\n"
+
+
+def _site(topology: Topology, name: str) -> list[str]:
+    site = topology.sites[name]
+    first = site.subnet[2] if site.subnet.num_addresses < 64 else site.subnet[10]
+    lines = [f"[sites.{name}]", *(["anti_spoofing = true"] if topology.wan.anti_spoofing else [])]
+    lines += [f"[sites.{name}.network]", f'subnet = "{site.subnet}"']
+    lines += [f'dhcp_first = "{first}"', f'dhcp_last = "{first + site.dhcp_addresses - 1}"']
+    return lines + ([f'subnet6 = "{site.subnet6}"'] if site.subnet6 is not None else [])
+
+
+def _host(topology: Topology, name: str, emulation: bool) -> list[str]:
+    address = topology.uplink(name).node.ip
+    return [
+        f"[hosts.{name}]",
+        f'site = "{name}"',
+        f'ssh = "root@{address}"',
+        f'uri = "qemu+tls://{address}/system"',
+        f'peer_uri = "qemu+tls://{name}/system"',
+        f'address = "{address}"',
+        f'network = "{NETWORK}"',
+        f"memory_reserve_mib = {topology.sites[name].memory_reserve_mib}",
+        f"emulation = {'true' if emulation else 'false'}",
+        f"[hosts.{name}.ansible]",
+        "# Several hosts on one kernel, in containers: what is theirs alone on real machines must be told.",
+        f"hypervisor_libvirtd_settings = {_table(_libvirtd(topology, name))}",
+        f"hypervisor_qemu_settings = {_table(_qemu())}",
+    ]
+
+
+def _libvirtd(topology: Topology, name: str) -> dict[str, str]:
+    own = uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.host.vmacro")
+    return {"host_uuid": f'"{own}"', "unix_sock_group": '"libvirt"', "auth_unix_rw": '"none"'}
+
+
+def _qemu() -> dict[str, str]:
+    found = {"security_driver": '"none"', "namespaces": "[]"}
+    # A container sees cgroup v1 hierarchies read-only; libvirt would fail to make its own there.
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        found["cgroup_controllers"] = "[]"
+    return found
+
+
+def _table(values: dict[str, str]) -> str:
+    """Inline; JSON's strings are TOML's."""
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + " }"

@@ -1,0 +1,25 @@
+"""SSH keys of the lab, so that its hosts are known by theirs as real ones are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from vmacro.pki.certificates import write_private
+
+
+def ssh_key(path: Path, comment: str) -> str:
+    """The public half of an OpenSSH key, made at `path` if need be."""
+    public = path.with_suffix(".pub")
+    if not public.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        key = ed25519.Ed25519PrivateKey.generate()
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+        write_private(path, private)
+        text = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        public.write_text(f"{text.decode()} {comment}\n")
+    return public.read_text().strip()

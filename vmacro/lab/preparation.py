@@ -1,0 +1,143 @@
+"""From bare hosts to such as guests may come to: they boot, and the playbooks do the rest over SSH, as for real ones.
+
+Two things are kept, so that this need not be done again while nothing changes: what installing packages leaves, the
+same for every host, as a layer between the bare tree and a host's own; and the hosts of a topology, ready.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vmacro import inventory
+from vmacro.errors import LabError
+from vmacro.lab import images, inventories, namespaces, process, topology
+from vmacro.lab.hosts import PACKAGES, LabHost
+from vmacro.lab.images import Image
+from vmacro.lab.paths import cache_dir
+from vmacro.lab.topology import OPERATOR, Topology
+from vmacro.pki.store import OPERATOR as OPERATORS_CERTIFICATE
+from vmacro.pki.store import Store
+from vmacro.provisioning import ansible_inventory, runner, wheels
+from vmacro.provisioning.runner import Options, Task
+
+SSH_DEADLINE_S = 90.0
+SLOW_TAGS = ("packages", "host_side")
+TOLD_EVERY_S = 5.0
+# What a host has of its own, and its layer must not.
+_OWN = ("etc/machine-id", "etc/hostname", "etc/hosts", "root/.ssh", "var/lib/systemd", "var/lib/libvirt/dnsmasq")
+_OF_A_LAB = ("inventory.toml", "pki", "operator", "ssh")
+Report = Callable[[str], None]
+
+
+def layers(bare: Image, report: Report) -> list[Path]:
+    """The trees that a host boots from, the uppermost first."""
+    kept = cache_dir() / f"layer-{bare.recipe.name}-{_key(bare)}"
+    with images.locked(cache_dir() / "layer.lock"):
+        if not kept.is_dir():
+            report("hosts: provisioning a bare one, to keep what that installs (a minute)")
+            _keep_installed(bare, kept, report)
+            images.forget_others(f"layer-{bare.recipe.name}-", kept)
+    return [kept, bare.root]
+
+
+def ready_hosts(shape: Topology, trees: list[Path], inventory_text: str) -> Path:
+    """Where the hosts of such a lab are kept, if they are."""
+    role = ansible_inventory.playbooks() / "roles/hypervisor"
+    files = [p.read_text() for p in sorted(role.rglob("*")) if p.is_file()]
+    return cache_dir() / f"hosts-{shape.name}-{images.digest([str(trees[0]), inventory_text, *files])}"
+
+
+def keep(shape: Topology, folder: Path, kept: Path) -> None:
+    """Hosts that have just been provisioned, as they are on disk, with the keys by which they are known."""
+    part = kept.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(mode=0o700)
+    for name in shape.sites:
+        process.run(["cp", "-a", folder / "hosts" / name / "upper", part / name])
+    for name in _OF_A_LAB:
+        process.run(["cp", "-a", folder / name, part / name])
+    part.rename(kept)
+    images.forget_others(f"hosts-{shape.name}-", kept)
+
+
+def restore(folder: Path, kept: Path) -> None:
+    for name in _OF_A_LAB:
+        process.run(["cp", "-aT", kept / name, folder / name])
+
+
+def boot(shape: Topology, folder: Path, trees: list[Path], binds: dict[str, Path], kept: Path | None = None) -> None:
+    """Hosts that let us in by SSH, bare or as they were `kept`. Idempotent. Raises LabError."""
+    hosts = [LabHost(shape, name, folder / "hosts" / name) for name in shape.sites]
+    for host in hosts:
+        host.boot(trees, binds, folder, kept / host.name if kept is not None else None)
+    for host in hosts:
+        _wait_for_ssh(shape, host)
+
+
+def provision(shape: Topology, folder: Path, options: Options, report: Report) -> runner.Recap:
+    """`vmacro provision hosts`, from the operator's place. Raises ProvisioningError."""
+    settings = inventory.load(folder / "inventory.toml")
+    store = Store(folder / "pki")
+    store.init(f"vmacro lab {shape.name}")
+    store.issue_pair(folder / "operator", OPERATORS_CERTIFICATE, ())
+    wheels.built()
+    told_s = time.monotonic()
+
+    def show(task: Task) -> None:
+        nonlocal told_s
+        if task.kind == "begins" and time.monotonic() > told_s + TOLD_EVERY_S:
+            told_s = time.monotonic()
+            report(f"hosts: {task.name}")
+
+    with namespaces.inside(shape.network_namespace(OPERATOR)):
+        return runner.run(settings, "hosts", options, folder / "provision", show)
+
+
+def _keep_installed(bare: Image, kept: Path, report: Report) -> None:
+    shape = topology.Topology.model_validate(
+        {"name": "layer", "wan": {"transit": "10.99.0.0/16"}, "sites": {"host": {"subnet": "10.98.0.0/24"}}}
+    )
+    part = kept.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        namespaces.create_all(shape)
+        boot(shape, part, [bare.root], {PACKAGES: bare.packages})
+        (part / "inventory.toml").write_text(inventories.text(shape, part, emulation=True))
+        provision(shape, part, Options(tags=SLOW_TAGS), report)
+    finally:
+        LabHost(shape, "host", part / "hosts/host").stop()
+        namespaces.remove_all(namespaces.existing(shape.name))
+    upper = part / "hosts/host/upper"
+    for name in _OWN:
+        shutil.rmtree(upper / name) if (upper / name).is_dir() else (upper / name).unlink(missing_ok=True)
+    for path in [*(upper / "etc/ssh").glob("ssh_host_*"), *(upper / "var/log").rglob("*")]:
+        if path.is_file():
+            path.unlink()
+    upper.rename(kept)
+    shutil.rmtree(part)
+
+
+def _key(bare: Image) -> str:
+    role = ansible_inventory.playbooks() / "roles/hypervisor"
+    files = [role / "tasks/packages.yml", role / "tasks/host_side.yml", role / "vars/main.yml"]
+    names = [w.parent.name for w in wheels.built()]
+    return images.digest([bare.recipe.key, bare.packages.name, *names, *(f.read_text() for f in files)])
+
+
+def _wait_for_ssh(shape: Topology, host: LabHost) -> None:
+    deadline = process.Deadline(SSH_DEADLINE_S)
+    while True:
+        try:
+            with namespaces.inside(shape.network_namespace(OPERATOR)):
+                socket.create_connection((host.address, 22), timeout=5).close()
+            return
+        except OSError as error:
+            if deadline.over or host.leader is None:
+                hint = f"its console ends with: {host.console()[-400:]}"
+                raise LabError(f"host {host.name}: no SSH: {error}", hint) from error
+        deadline.nap(0.1)

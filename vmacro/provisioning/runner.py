@@ -1,0 +1,136 @@
+"""Runs a playbook by ansible-runner, and tells what each host does as it does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+
+from vmacro.errors import ProvisioningError
+from vmacro.inventory import Settings
+from vmacro.provisioning import ansible_inventory, wheels
+
+KINDS = {
+    "runner_on_ok": "ok",
+    "runner_on_skipped": "skipped",
+    "runner_on_failed": "failed",
+    "runner_on_unreachable": "unreachable",
+    "runner_on_start": "begins",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task at one host; `kind`: begins, ok, changed, skipped, failed, ignored or unreachable."""
+
+    host: str
+    name: str
+    kind: str
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    check: bool = False
+    diff: bool = False
+    tags: tuple[str, ...] = ()
+    limit: tuple[str, ...] = ()
+
+
+@dataclass
+class Recap:
+    """What became of a run. `counts`: of each host, how many tasks ended how."""
+
+    folder: Path
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: list[Task] = field(default_factory=list)
+
+    def count(self, task: Task) -> None:
+        if task.kind == "begins":
+            return
+        host = self.counts.setdefault(task.host, {})
+        host[task.kind] = host.get(task.kind, 0) + 1
+        if task.kind in ("failed", "unreachable"):
+            self.failures.append(task)
+
+    def total(self, kind: str) -> int:
+        return sum(host.get(kind, 0) for host in self.counts.values())
+
+
+def run(settings: Settings, playbook: str, options: Options, folder: Path, report: Callable[[Task], None]) -> Recap:
+    """`folder` keeps inventory, log and artefacts. Raises ProvisioningError where a host failed or did not answer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inventory = folder / "inventory.json"
+    inventory.write_text(json.dumps(ansible_inventory.derived(settings, wheels.built()), indent=1))
+    recap = Recap(folder)
+
+    def see(event: dict[str, Any]) -> bool:
+        task = _task(event)
+        if task is not None:
+            recap.count(task)
+            report(task)
+        return True
+
+    runner = ansible_runner.run(
+        private_data_dir=str(folder),
+        playbook=str(ansible_inventory.playbooks() / f"{playbook}.yml"),
+        inventory=str(inventory),
+        envvars=_environment(),
+        cmdline=" ".join(_words(options)),
+        quiet=True,
+        event_handler=see,
+        ident="run",
+        rotate_artifacts=0,
+    )
+    if recap.failures or runner.status != "successful":
+        raise _failed(recap, playbook, runner)
+    return recap
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "ANSIBLE_CONFIG": str(ansible_inventory.playbooks() / "ansible.cfg"),
+    }
+
+
+def _words(options: Options) -> list[str]:
+    words = ["--check"] if options.check else []
+    words += ["--diff"] if options.diff else []
+    words += [f"--tags={','.join(options.tags)}"] if options.tags else []
+    return words + ([f"--limit={','.join(options.limit)}"] if options.limit else [])
+
+
+def _task(event: dict[str, Any]) -> Task | None:
+    data, kind = event.get("event_data", {}), KINDS.get(event["event"])
+    if kind is None:
+        return None
+    result = data.get("res") or {}
+    if kind == "ok" and result.get("changed"):
+        kind = "changed"
+    if kind == "failed" and data.get("ignore_errors"):
+        kind = "ignored"
+    return Task(str(data.get("host", "")), str(data.get("task", "")), kind, _said(result) if kind != "ok" else "")
+
+
+def _said(result: dict[str, Any]) -> str:
+    """What a person needs of a result: the message, and the end of what the command wrote."""
+    if result.get("censored"):
+        return str(result["censored"])
+    parts = [str(result[key]).strip()[-600:] for key in ("msg", "stderr") if result.get(key)]
+    parts += [str(r["msg"]) for r in result.get("results", []) if isinstance(r, dict) and r.get("failed")][:3]
+    return "; ".join(parts)
+
+
+def _failed(recap: Recap, playbook: str, runner: Any) -> ProvisioningError:
+    if not recap.failures:
+        said = Path(runner.config.artifact_dir, "stdout").read_text(errors="replace").strip()[-800:]
+        return ProvisioningError(f"playbook {playbook}: ended with {runner.status!r}: {said}", f"see {recap.folder}")
+    lines = [f"host {t.host}: {t.name}: {t.kind}: {t.said}" for t in recap.failures]
+    return ProvisioningError("\n".join(lines), f"all of it: {recap.folder}; it may be run again as it is")
