@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from vmacro import config
 from vmacro.config import Strict
+from vmacro.errors import ConfigurationError
 from vmacro.model import nouns
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -176,6 +177,14 @@ class Settings:
         """As SQLAlchemy takes it; PostgreSQL by psycopg, whatever the URL says."""
         given = self.orchestrator.database_url or f"sqlite:///{self.orchestrator.state_dir / 'journal.sqlite'}"
         return re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql+psycopg:", given)
+
+    def named_folder(self, key: str) -> Path:
+        """A folder of orchestrator's that an operation cannot do without. Raises ConfigurationError."""
+        folder: Path | None = getattr(self.orchestrator, key)
+        if folder is None:
+            hint = f'say {key} = "/etc/vmacro/..." there'
+            raise ConfigurationError(f"{self.path}: orchestrator.{key}: is not set", hint)
+        return folder
 
 
 def load(path: Path) -> Settings:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import TOPOLOGY, Vmacro, probing, site_of, virsh
-from vmacro.lab import pki
 from vmacro.lab.lab import Lab
+from vmacro.pki.store import Store
 
 pytestmark = pytest.mark.lab
 
@@ -38,8 +38,9 @@ def test_an_unreachable_destination(lab: Lab, vmacro: Vmacro, web_at_home: str) 
 
 def test_a_wrong_authority(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
     stranger = vmacro.folder / "stranger"
-    ca = pki.authority(stranger, "stranger")
-    pki.client_folder(stranger, ca, stranger / "us", "operator")
+    store = Store(stranger)
+    store.init("stranger")
+    store.issue_pair(stranger / "us", "operator", ())
     wrong = vmacro.altered("wrong.toml", lambda t: t.replace(f'"{lab.folder}/operator"', f'"{stranger}/us"'))
     refused(lab, wrong("migrate", "web", "--to", "berlin"), 3, "cannot connect to libvirt", "issued by the CA")
 

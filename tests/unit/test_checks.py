@@ -39,6 +39,15 @@ def test_a_good_move_has_no_findings() -> None:
     assert findings(FakeWorld()) == []
 
 
+def test_a_certificate_that_expires_soon_is_told_of() -> None:
+    fake = FakeWorld()
+    for name, left in (("bucharest", 400.0), ("berlin", 29.94)):
+        fake.hosts[name].facts = replace(fake.hosts[name].facts, certificate_days_left=left)
+    (found,) = findings(fake)
+    assert (found.code, found.subject) == ("certificate-expires", "host berlin") and "29.9 days" in found.message
+    assert found.severity == "warning" and "pki renew" in found.hint
+
+
 def test_the_guest_is_there_already() -> None:
     assert codes(findings(FakeWorld(), to=0)) == ["already-there"]
 

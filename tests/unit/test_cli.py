@@ -20,6 +20,7 @@ def vmacro(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "i.toml").write_text(GOOD)
+    (tmp_path / "ca.toml").write_text(f'[orchestrator]\nca_dir = "{tmp_path}/ca"\npki_dir = "{tmp_path}/us"\n{GOOD}')
     (tmp_path / "bad.toml").write_text(GOOD.replace('site = "b"', 'site = "c"'))
     return tmp_path
 
@@ -34,6 +35,10 @@ def folder(tmp_path: Path) -> Path:
         (["sites", "-i", "none.toml"], "none.toml: cannot be read"),
         (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
         (["lab", "up", "--topology", "none.toml"], "none.toml: cannot be read"),
+        (["pki", "init", "-i", "i.toml"], "i.toml: orchestrator.ca_dir: is not set"),
+        (["pki", "show", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
+        (["provision", "hosts", "--limit", "a1,c1", "-i", "ca.toml"], "host 'c1': not in ca.toml"),
+        (["inventory", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
     ],
 )
 def test_a_mistake_in_what_was_asked(folder: Path, words: list[str], said: str) -> None:

@@ -102,3 +102,33 @@ def test_a_topology_that_cannot_be(tmp_path: Path, old: str, new: str, said: str
     with pytest.raises(ConfigurationError) as caught:
         topology.load(path)
     assert said in str(caught.value) and "shape.toml" in str(caught.value)
+
+
+NETWORKS = GOOD.replace("[sites.a]", '[sites.a.network]\nsubnet = "10.1.0.0/24"').replace(
+    "[sites.b]", '[sites.b.network]\nsubnet = "10.2.0.0/24"\ndhcp_first = "10.2.0.40"\ndhcp_last = "10.2.0.50"'
+)
+
+
+def test_a_sites_network(tmp_path: Path) -> None:
+    sites = load(tmp_path, NETWORKS).read.sites
+    assert sites["a"].network is not None and sites["b"].network is not None
+    assert str(sites["a"].network.gateway) == "10.1.0.1"
+    assert [str(a) for a in sites["a"].network.dhcp_range] == ["10.1.0.10", "10.1.0.254"]
+    assert [str(a) for a in sites["b"].network.dhcp_range] == ["10.2.0.40", "10.2.0.50"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("10.1.0.0/24", "10.2.0.128/25", "overlaps"),
+        ("10.2.0.40", "10.3.0.40", "no range of 10.2.0.0/24"),
+        ("10.2.0.40", "10.2.0.1", "without its gateway 10.2.0.1"),
+        ("10.2.0.50", "10.2.0.39", "10.2.0.40 to 10.2.0.39"),
+        ("10.1.0.0/24", "10.1.0.0/30", "too small"),
+        ("10.1.0.0/24", "10.1.0.0/33", "sites.a.network.subnet"),
+    ],
+)
+def test_a_sites_network_that_cannot_be(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, NETWORKS.replace(old, new))
+    assert said in str(caught.value)

@@ -1,5 +1,6 @@
 """The house rules are tests: linters, types, layers, and rooms that stay small."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,13 @@ BIN = Path(sys.executable).parent
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["lint-imports"],
+        ["ansible-lint", "--offline", "--profile", "production", "--strict", "playbooks"],
     ],
     ids=" ".join,
 )
 def test_linter(command: list[str]) -> None:
-    done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

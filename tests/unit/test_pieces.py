@@ -37,15 +37,6 @@ def test_loss_takes_its_share() -> None:
     assert 2800 < kept < 3200
 
 
-def test_a_network_of_the_lab_reads_back() -> None:
-    shape = topology.load(topology.DEFAULT)
-    leases = [("10.50.2.10", "52:54:00:aa:bb:cc"), ("10.50.9.9", "x")]
-    facts = libvirt_xml.network(guests.network_xml(shape, "berlin"), True, leases)
-    assert (facts.subnet, facts.gateway, facts.stp, facts.forward_delay_s) == ("10.50.2.0/24", "10.50.2.1", False, 0)
-    assert facts.dhcp_range == ("10.50.2.10", "10.50.2.109") and facts.dhcp_free == 99
-    assert facts.address_of("52:54:00:AA:BB:CC") == "10.50.2.10"
-
-
 def test_spanning_tree_is_on_unless_it_is_off() -> None:
     xml = "<network><name>n</name><bridge name='b'/><ip address='10.0.0.1' prefix='24'/></network>"
     facts = libvirt_xml.network(xml, True, [])

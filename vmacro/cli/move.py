@@ -50,10 +50,12 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
                 version = f"{facts.hypervisor} {'.'.join(map(str, facts.hypervisor_version))}"
                 found = [(g.name, hypervisor.domain(g.domain)) for g in settings.inventory.guests]
                 running = ", ".join(name for name, domain in found if domain is not None and domain.running)
-                rows.append((host.site, host.name, version, facts.free_memory_mib, running, ""))
+                left = facts.certificate_days_left
+                days = None if left is None else round(left)
+                rows.append((host.site, host.name, version, facts.free_memory_mib, days, running, ""))
             except VmacroError as error:
-                rows.append((host.site, host.name, "", None, "", error.message))
-    columns = ("site", "host", "hypervisor", "free MiB", "guests", "trouble")
+                rows.append((host.site, host.name, "", None, None, "", error.message))
+    columns = ("site", "host", "hypervisor", "free MiB", "certificate days", "guests", "trouble")
     if json:
         render.as_json([dict(zip(columns, row)) for row in rows])
     else:

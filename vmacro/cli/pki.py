@@ -80,12 +80,6 @@ def renew(
 
 
 @app.command()
-def authority(inventory: InventoryOption = None) -> None:
-    """Print the authority's certificate, which every peer must have."""
-    print(store_of(wiring.load(inventory)).ca_pem.decode(), end="")
-
-
-@app.command()
 def show(inventory: InventoryOption = None, json: JsonOption = False) -> None:
     """The authority and what it has issued, with the days that are left."""
     found = store_of(wiring.load(inventory)).issued()
@@ -98,11 +92,11 @@ def show(inventory: InventoryOption = None, json: JsonOption = False) -> None:
 
 def store_of(settings: Settings) -> Store:
     """Raises ConfigurationError where the inventory names no folder for it."""
-    return Store(_named(settings, "ca_dir", settings.orchestrator.ca_dir))
+    return Store(settings.named_folder("ca_dir"))
 
 
 def operators_folder(settings: Settings) -> Path:
-    return _named(settings, "pki_dir", settings.orchestrator.pki_dir)
+    return settings.named_folder("pki_dir")
 
 
 def names_of(settings: inventories.Settings, name: str) -> tuple[str, ...]:
@@ -113,9 +107,3 @@ def names_of(settings: inventories.Settings, name: str) -> tuple[str, ...]:
         raise ConfigurationError(f"host {name!r}: not in {settings.path}", f"known hosts: {known}")
     called = (host.tls_name, host.address, *(urlsplit(u).hostname or "" for u in (host.uri, host.peer_uri)))
     return tuple(dict.fromkeys(n for n in called if n))
-
-
-def _named(settings: Settings, key: str, folder: Path | None) -> Path:
-    if folder is None:
-        raise ConfigurationError(f"{settings.path}: orchestrator.{key}: is not set", f'say {key} = "/etc/vmacro/..."')
-    return folder

@@ -58,6 +58,7 @@ class LibvirtHypervisor:
                 libvirt_version=_triple(connection.getLibVersion()),
                 free_memory_mib=free_kib // 1024,
                 machine_types=libvirt_xml.machine_types(connection.getCapabilities()),
+                certificate_days_left=self._connections.certificate_days_left(self._host),
             )
 
     def domain(self, name: str) -> DomainFacts | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,26 @@ class Connections:
                 connection = self._connect(host)
                 self._open[host.name] = connection
             return connection
+
+    def certificate_days_left(self, host: Host) -> float | None:
+        """Of what the host's libvirt shows us; None where we do not speak TLS with it, or could not look."""
+        parts = urlsplit(host.uri)
+        if self._pki_dir is None or not parts.scheme.endswith("+tls") or not parts.hostname:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self._pki_dir / "cacert.pem")
+            context.load_cert_chain(self._pki_dir / "clientcert.pem", self._pki_dir / "clientkey.pem")
+            address = (parts.hostname, parts.port or _PORTS["tls"])
+            with (
+                socket.create_connection(address, timeout=CONNECT_TIMEOUT_S) as plain,
+                context.wrap_socket(plain, server_hostname=parts.hostname) as secure,
+            ):
+                expires = (secure.getpeercert() or {}).get("notAfter")
+        except OSError:
+            return None  # whoever uses the connection is told why
+        if not isinstance(expires, str):
+            return None
+        return (ssl.cert_time_to_seconds(expires) - time.time()) / 86_400
 
     def close(self) -> None:
         with self._lock:

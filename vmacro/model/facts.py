@@ -11,7 +11,8 @@ from vmacro.model.nouns import Host
 
 @dataclass(frozen=True)
 class HostFacts:
-    """`hypervisor` is QEMU or Xen; versions are libvirt's triples."""
+    """`hypervisor` is QEMU or Xen; versions are libvirt's triples. `certificate_days_left`: of the one that libvirt
+    shows, None where that is not known."""
 
     hostname: str
     hypervisor: str
@@ -19,6 +20,7 @@ class HostFacts:
     libvirt_version: tuple[int, int, int]
     free_memory_mib: int
     machine_types: tuple[str, ...] = ()
+    certificate_days_left: float | None = None
 
 
 @dataclass(frozen=True)

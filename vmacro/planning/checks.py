@@ -10,6 +10,7 @@ from vmacro.planning import seamless
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
 
+CERTIFICATE_WARNING_DAYS = 30.0
 SAFE_TCG = (9, 0, 0)  # older QEMU corrupts a guest that dirties memory while TCG migrates it
 
 
@@ -31,6 +32,16 @@ def _hosts_answer(request: Request, survey: Survey) -> Iterator[Finding]:
             code = "destination-unreachable" if view.host in there else "host-unreachable"
             severity = Severity.BLOCKER if needed else Severity.WARNING
             yield Finding(code, severity, f"host {view.host}", view.trouble, view.trouble_hint)
+
+
+def _certificates_last(request: Request, survey: Survey) -> Iterator[Finding]:
+    """One that has expired lets nobody connect: that is a finding of its own."""
+    for view in survey.views:
+        left = view.facts.certificate_days_left if view.facts is not None else None
+        if left is not None and left < CERTIFICATE_WARNING_DAYS:
+            text = f"its certificate expires in {left:.1f} days; nobody moves from or to it then"
+            hint = "vmacro pki renew; vmacro provision hosts --tags tls"
+            yield Finding("certificate-expires", Severity.WARNING, f"host {view.host}", text, hint)
 
 
 def _guest_runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -199,6 +210,7 @@ def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]
 Rule = Callable[[Request, Survey], Iterator[Finding]]
 _RULES: tuple[Rule, ...] = (
     _hosts_answer,
+    _certificates_last,
     _guest_runs_once,
     _guest_is_elsewhere,
     _name_is_free,

@@ -8,12 +8,16 @@ from typing import Any
 
 from vmacro.inventory import Settings
 from vmacro.model.nouns import Host
+from vmacro.pki.store import Store
 
 HOSTS = "hypervisors"
 
 
 def derived(settings: Settings, wheels: list[Path]) -> dict[str, Any]:
-    """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `wheels`: what hosts install of us."""
+    """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `wheels`: what hosts install of us.
+
+    Raises ConfigurationError where there is no authority yet.
+    """
     hosts = {h.name: _variables(settings, h) for h in settings.inventory.hosts}
     common = {**_common(settings), "vmacro_wheels": [str(w) for w in wheels]}
     return {"all": {"vars": common, "children": {HOSTS: {"hosts": hosts}}}}
@@ -21,7 +25,7 @@ def derived(settings: Settings, wheels: list[Path]) -> dict[str, Any]:
 
 def _common(settings: Settings) -> dict[str, Any]:
     orchestrator = settings.orchestrator
-    options = ["-o BatchMode=yes", "-o StrictHostKeyChecking=yes", "-o ControlMaster=auto", "-o ControlPersist=30s"]
+    options = ["-o BatchMode=yes", "-o StrictHostKeyChecking=yes"]
     if orchestrator.ssh_known_hosts:
         options.append(f"-o UserKnownHostsFile={orchestrator.ssh_known_hosts}")
     if orchestrator.ssh_key:
@@ -30,6 +34,7 @@ def _common(settings: Settings) -> dict[str, Any]:
         "ansible_ssh_common_args": " ".join(options),
         "vmacro_command": [sys.executable, "-m", "vmacro.cli.app"],
         "vmacro_inventory": str(settings.path.resolve()),
+        "vmacro_authority": Store(settings.named_folder("ca_dir")).ca_pem.decode(),
         "vmacro_operators": list(orchestrator.addresses),
     }
     if orchestrator.ssh_key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,17 +78,19 @@ def run(settings: Settings, playbook: str, options: Options, folder: Path, repor
             report(task)
         return True
 
-    runner = ansible_runner.run(
-        private_data_dir=str(folder),
-        playbook=str(ansible_inventory.playbooks() / f"{playbook}.yml"),
-        inventory=str(inventory),
-        envvars=_environment(),
-        cmdline=" ".join(_words(options)),
-        quiet=True,
-        event_handler=see,
-        ident="run",
-        rotate_artifacts=0,
-    )
+    # A session that another run has opened was let in by that one's known hosts: each run has its own.
+    with tempfile.TemporaryDirectory(prefix="vmacro-ssh-") as sessions:
+        runner = ansible_runner.run(
+            private_data_dir=str(folder),
+            playbook=str(ansible_inventory.playbooks() / f"{playbook}.yml"),
+            inventory=str(inventory),
+            envvars={**_environment(), "ANSIBLE_SSH_CONTROL_PATH_DIR": sessions},
+            cmdline=" ".join(_words(options)),
+            quiet=True,
+            event_handler=see,
+            ident="run",
+            rotate_artifacts=0,
+        )
     if recap.failures or runner.status != "successful":
         raise _failed(recap, playbook, runner)
     return recap

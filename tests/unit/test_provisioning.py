@@ -1,0 +1,75 @@
+"""What playbooks are told, and what their templates make of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from vmacro import inventory
+from vmacro.drivers import libvirt_xml
+from vmacro.lab import inventories, topology
+from vmacro.pki.store import Store
+from vmacro.provisioning import ansible_inventory, runner
+
+TEMPLATES = ansible_inventory.playbooks() / "roles/hypervisor/templates"
+RING = Path(__file__).parents[1] / "lab/ring.toml"
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> dict[str, Any]:
+    """What Ansible is told of the ring's hosts."""
+    shape = topology.load(RING)
+    (tmp_path / "i.toml").write_text(inventories.text(shape, tmp_path, emulation=True))
+    Store(tmp_path / "pki").init("test")
+    found: dict[str, Any] = ansible_inventory.derived(inventory.load(tmp_path / "i.toml"), [Path("/w/a.whl")])["all"]
+    return found
+
+
+def rendered(name: str, told: dict[str, Any], host: str) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None
+    own = told["children"]["hypervisors"]["hosts"][host]
+    facts = {"ansible_managed": "test", "inventory_hostname": host, "hypervisor_gateway_mac": "52:54:00:00:00:01"}
+    return environment.from_string((TEMPLATES / name).read_text()).render({**told["vars"], **own, **facts})
+
+
+def test_the_inventory_is_derived_from_ours(told: dict[str, Any]) -> None:
+    berlin = told["children"]["hypervisors"]["hosts"]["berlin"]
+    assert (berlin["ansible_user"], berlin["ansible_become"], berlin["vmacro_emulation"]) == ("root", False, True)
+    assert berlin["ansible_host"] == berlin["vmacro_address"] == "10.49.0.10"
+    assert [p["name"] for p in berlin["vmacro_peers"]] == ["bucharest", "madrid"]
+    assert berlin["vmacro_network"]["gateway6"] == "fd90:2::1"
+    assert "host_uuid" in berlin["hypervisor_libvirtd_settings"], "what the inventory says under `ansible`"
+    options = told["vars"]["ansible_ssh_common_args"]
+    assert "StrictHostKeyChecking=yes" in options and "UserKnownHostsFile=" in options
+    assert told["vars"]["vmacro_authority"].startswith("-----BEGIN CERTIFICATE-----")
+    assert "PRIVATE" not in str(told)
+
+
+def test_a_network_reads_back(told: dict[str, Any]) -> None:
+    leases = [("10.90.2.10", "52:54:00:aa:bb:cc"), ("10.50.9.9", "x")]
+    facts = libvirt_xml.network(rendered("network.xml.j2", told, "berlin"), True, leases)
+    assert (facts.subnet, facts.gateway, facts.stp, facts.forward_delay_s) == ("10.90.2.0/24", "10.90.2.1", False, 0)
+    assert facts.dhcp_range == ("10.90.2.10", "10.90.2.109") and facts.dhcp_free == 99
+    assert facts.address_of("52:54:00:AA:BB:CC") == "10.90.2.10" and facts.subnet6 == "fd90:2::/64"
+
+
+def test_the_firewall_knows_hosts_and_operators(told: dict[str, Any]) -> None:
+    rules = rendered("firewall.nft.j2", told, "berlin")
+    assert "elements = { 10.49.0.6, 10.49.0.14 }" in rules and "elements = { 10.49.0.2 }" in rules
+    assert "tcp dport 16514 accept\n" not in re.sub(r".*saddr.*\n", "", rules), "nobody else"
+    open_to_all = rendered("firewall.nft.j2", {**told, "vars": {**told["vars"], "vmacro_operators": []}}, "berlin")
+    assert "tcp dport 16514 accept\n" in re.sub(r".*saddr.*\n", "", open_to_all)
+
+
+def test_a_recap_counts_and_keeps_failures(tmp_path: Path) -> None:
+    recap = runner.Recap(tmp_path)
+    for kind in ("begins", "ok", "changed", "failed"):
+        recap.count(runner.Task("a", "t", kind))
+    recap.count(runner.Task("b", "t", "unreachable", "no route"))
+    assert recap.counts == {"a": {"ok": 1, "changed": 1, "failed": 1}, "b": {"unreachable": 1}}
+    assert [f.host for f in recap.failures] == ["a", "b"] and recap.total("changed") == 1
