@@ -192,7 +192,12 @@ def load(path: Path) -> Settings:
     read = config.load(path, Inventory)
     hosts = [_host(name, host) for name, host in read.hosts.items()]
     sites = tuple(
-        nouns.Site(name, tuple(h for h in hosts if h.site == name), site.anti_spoofing)
+        nouns.Site(
+            name,
+            tuple(h for h in hosts if h.site == name),
+            site.anti_spoofing,
+            str(site.network.subnet) if site.network is not None else "",
+        )
         for name, site in read.sites.items()
     )
     guests = tuple(_guest(name, guest) for name, guest in read.guests.items())

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_config import GOOD
+from vmacro import inventory
+
+TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
 
 
 def vmacro(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -38,6 +41,14 @@ def folder(tmp_path: Path) -> Path:
         (["pki", "init", "-i", "i.toml"], "i.toml: orchestrator.ca_dir: is not set"),
         (["pki", "show", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
         (["provision", "hosts", "--limit", "a1,c1", "-i", "ca.toml"], "host 'c1': not in ca.toml"),
+        (["init", "i.toml"], "i.toml: is there already"),
+        (["init", "new.toml"], "nobody is there to be asked"),
+        (["init", "new.toml", "--host", "a/a1=root@10.0.0.1"], "name hosts of two or more"),
+        (["init", "new.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/24"], "the guests' subnet at b is not known"),
+        (
+            ["init", "new.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/16", "--subnet", "b=10.1.2.0/24"],
+            "new.toml: sites.a.network.subnet = 10.1.0.0/16 overlaps",
+        ),
         (["inventory", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
     ],
 )
@@ -76,3 +87,16 @@ def test_the_help_tells_the_story(tmp_path: Path) -> None:
     text = vmacro("--help", cwd=tmp_path).stdout
     for verb in ("sites", "check", "migrate", "connections", "history", "show", "lab", "image", "rtt"):
         assert verb in text
+
+
+def test_a_first_inventory_is_a_good_one(folder: Path) -> None:
+    words = ("init", "new.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/24", "--subnet", "b=10.2.0.0/24")
+    done = vmacro(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    settings = inventory.load(folder / "new.toml")
+    host = settings.inventory.host("b1")
+    assert host is not None and (host.ssh, host.peer_uri) == ("root@10.0.0.2", "qemu+tls://b1/system")
+    assert [s.subnet for s in settings.inventory.sites] == ["10.1.0.0/24", "10.2.0.0/24"]
+    made = vmacro("pki", "init", "-i", "new.toml", cwd=folder)
+    assert made.returncode == 0 and (folder / "pki/clientcert.pem").exists(), made.stderr
+    assert list(folder.glob("*.part")) == []

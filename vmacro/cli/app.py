@@ -7,7 +7,7 @@ import sys
 import typer
 
 from vmacro import __version__
-from vmacro.cli import carry, history, images, lab, move, pki, provision, recover, render, rtt
+from vmacro.cli import carry, doctor, history, images, init, lab, move, pki, provision, recover, render, rtt
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(move.sites)
+app.command()(init.init)
+app.command()(doctor.doctor)
 app.command()(move.check)
 app.command()(move.migrate)
 app.command()(move.connections)

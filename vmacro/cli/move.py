@@ -77,7 +77,7 @@ def check(
     if json:
         render.as_json([asdict(f) for f in findings])
     else:
-        _show_findings(findings, guest, to)
+        show_findings(findings, f"nothing stands against moving {guest} to {to}")
     raise typer.Exit(3 if blockers(findings) else 0)
 
 
@@ -187,9 +187,9 @@ def _request(path: Path | None, guest: str, to: str, handoff: str, bounds: dict[
     return settings, Request(wanted, site, handoff, policy, claims.operator())
 
 
-def _show_findings(findings: list[Finding], guest: str, to: str) -> None:
+def show_findings(findings: list[Finding], if_none: str) -> None:
     if not findings:
-        render.out.print(f"nothing stands against moving {guest} to {to}")
+        render.out.print(if_none)
     for finding in findings:
         colour = "red" if finding in blockers([finding]) else "yellow"
         text = f"[{colour}]{finding.severity.value}[/{colour}] {finding.code}: {finding.subject}: {finding.message}"

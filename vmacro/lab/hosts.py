@@ -36,12 +36,14 @@ exec "$@"
 
 
 class LabHost:
-    """One host of a lab. `folder` holds its overlay and its log, and is removed with the lab."""
+    """One host of a lab. `folder` holds its overlay and its log, and is removed with the lab. `kvm`: it has the
+    machine's."""
 
-    def __init__(self, topology: Topology, name: str, folder: Path) -> None:
+    def __init__(self, topology: Topology, name: str, folder: Path, kvm: bool = False) -> None:
         self._topology = topology
         self.name = name
         self.folder = folder
+        self.kvm = kvm
         self.address = str(topology.uplink(name).node.ip)
 
     @property
@@ -79,7 +81,9 @@ class LabHost:
             "--timezone=off",
             "--capability=all",
             "--bind=/dev/net/tun",
-            *(["--bind=/dev/kvm"] if Path("/dev/kvm").exists() else []),
+            # Only where guests use it: udev in there would give the machine's device to a group of the host's, and a
+            # libvirt that sees a KVM that its guests may not open asks QEMU for its capabilities anew at every turn.
+            *(["--bind=/dev/kvm"] if self.kvm else []),
             *(f"--bind-ro={folder}:{seen}" for seen, folder in binds.items()),
             f"--network-namespace-path=/run/netns/{self._topology.network_namespace(self.name)}",
             f"--machine=vmacro-{self._topology.name}-{self.name}",

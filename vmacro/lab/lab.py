@@ -105,14 +105,15 @@ class Lab:
 
     def _raise_hosts(self, trees: list[Path], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
-        text = inventories.text(self.topology, self.folder, chosen != accelerator.KVM)
+        kvm = chosen == accelerator.KVM
+        text = inventories.text(self.topology, self.folder, emulation=not kvm)
         kept = preparation.ready_hosts(self.topology, trees, text)
         if kept.is_dir():
             preparation.restore(self.folder, kept)
-            preparation.boot(self.topology, self.folder, trees, binds, kept)
+            preparation.boot(self.topology, self.folder, trees, binds, kvm, kept)
             report(f"hosts: as provisioned before ({kept.name})")
         else:
-            preparation.boot(self.topology, self.folder, trees, binds)
+            preparation.boot(self.topology, self.folder, trees, binds, kvm)
             self.inventory_file.write_text(text)
             recap = preparation.provision(self.topology, self.folder, Options(), report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")

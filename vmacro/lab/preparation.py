@@ -69,9 +69,16 @@ def restore(folder: Path, kept: Path) -> None:
         process.run(["cp", "-aT", kept / name, folder / name])
 
 
-def boot(shape: Topology, folder: Path, trees: list[Path], binds: dict[str, Path], kept: Path | None = None) -> None:
+def boot(
+    shape: Topology,
+    folder: Path,
+    trees: list[Path],
+    binds: dict[str, Path],
+    kvm: bool = False,
+    kept: Path | None = None,
+) -> None:
     """Hosts that let us in by SSH, bare or as they were `kept`. Idempotent. Raises LabError."""
-    hosts = [LabHost(shape, name, folder / "hosts" / name) for name in shape.sites]
+    hosts = [LabHost(shape, name, folder / "hosts" / name, kvm) for name in shape.sites]
     for host in hosts:
         host.boot(trees, binds, folder, kept / host.name if kept is not None else None)
     for host in hosts:

@@ -25,11 +25,12 @@ class Host:
 @dataclass(frozen=True)
 class Site:
     """One place with its own guest subnet, and the hosts that route it. `anti_spoofing`: its network drops
-    packets with sources that are not its own (RFC 2827)."""
+    packets with sources that are not its own (RFC 2827). `subnet`: its guests', '' where the inventory says nothing."""
 
     name: str
     hosts: tuple[Host, ...]
     anti_spoofing: bool = False
+    subnet: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from vmacro.model.facts import Survey
+from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning import seamless
 from vmacro.planning.handoffs import RENUMBER
@@ -34,14 +34,18 @@ def _hosts_answer(request: Request, survey: Survey) -> Iterator[Finding]:
             yield Finding(code, severity, f"host {view.host}", view.trouble, view.trouble_hint)
 
 
-def _certificates_last(request: Request, survey: Survey) -> Iterator[Finding]:
+def certificate_findings(view: HostView) -> Iterator[Finding]:
     """One that has expired lets nobody connect: that is a finding of its own."""
+    left = view.facts.certificate_days_left if view.facts is not None else None
+    if left is not None and left < CERTIFICATE_WARNING_DAYS:
+        text = f"its certificate expires in {left:.1f} days; nobody moves from or to it then"
+        hint = "vmacro pki renew; vmacro provision hosts --tags tls"
+        yield Finding("certificate-expires", Severity.WARNING, f"host {view.host}", text, hint)
+
+
+def _certificates_last(_request: Request, survey: Survey) -> Iterator[Finding]:
     for view in survey.views:
-        left = view.facts.certificate_days_left if view.facts is not None else None
-        if left is not None and left < CERTIFICATE_WARNING_DAYS:
-            text = f"its certificate expires in {left:.1f} days; nobody moves from or to it then"
-            hint = "vmacro pki renew; vmacro provision hosts --tags tls"
-            yield Finding("certificate-expires", Severity.WARNING, f"host {view.host}", text, hint)
+        yield from certificate_findings(view)
 
 
 def _guest_runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -117,22 +121,30 @@ def _memory_suffices(request: Request, survey: Survey) -> Iterator[Finding]:
         yield blocker("memory-short", f"host {host.name}", text, "choose another site, or lower memory_reserve_mib")
 
 
-def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, target = source_view(survey), target_view(request, survey)
-    if source is None or source.domain is None or target is None or source.site == target.site:
-        return
-    subject, network = f"host {target.host}", target.network
-    wanted = source.domain.network
+def network_findings(view: HostView, wanted: str) -> Iterator[Finding]:
+    """Whether a host's network can take a guest that attaches to `wanted`."""
+    subject, network = f"host {view.host}", view.network
     if network is None or not network.active:
         state = "is not active" if network else "does not exist"
-        yield blocker("network-missing", subject, f"libvirt network {wanted!r} {state}", f"virsh net-start {wanted}")
+        hint = f"virsh net-start {wanted}; or vmacro provision hosts --tags network"
+        yield blocker("network-missing", subject, f"libvirt network {wanted!r} {state}", hint)
         return
     if network.stp or network.forward_delay_s:
         text = f"bridge {network.bridge} has spanning tree on: it forwards nothing for seconds after an arrival"
         yield blocker("bridge-stp", subject, text, "set <bridge stp='off' delay='0'/> and restart the network")
     if network.dhcp_free is None:
         yield blocker("dhcp-missing", subject, f"network {network.name!r} serves no DHCP", "add <dhcp><range/></dhcp>")
-    elif network.dhcp_free == 0 and not network.address_of(source.domain.mac):
+
+
+def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
+    source, target = source_view(survey), target_view(request, survey)
+    if source is None or source.domain is None or target is None or source.site == target.site:
+        return
+    yield from network_findings(target, source.domain.network)
+    subject, network = f"host {target.host}", target.network
+    if network is None or not network.active:
+        return
+    if network.dhcp_free == 0 and not network.address_of(source.domain.mac):
         first, last = network.dhcp_range or ("?", "?")
         text = f"no DHCP address is free on network {network.name!r} ({first} to {last})"
         yield blocker("dhcp-exhausted", subject, text, "widen the range, or free leases: virsh net-dhcp-leases")

@@ -20,57 +20,53 @@ def _both(request: Request, survey: Survey) -> tuple[HostView, HostView] | None:
     return source, target
 
 
-def _host_sides_answer(request: Request, survey: Survey) -> Iterator[Finding]:
-    for view in _both(request, survey) or ():
-        if view.links is None and not view.trouble:
+def host_findings(view: HostView) -> Iterator[Finding]:
+    """What one host must be like."""
+    if view.links is None:
+        if not view.trouble:
             hint = f"{view.links_hint}; {_FALL_BACK}" if view.links_hint else _FALL_BACK
             yield blocker("no-host-side", f"host {view.host}", view.links_trouble, hint)
-
-
-def _hosts_can_tunnel(request: Request, survey: Survey) -> Iterator[Finding]:
-    both = _both(request, survey)
-    if both is None or both[0].links is None or both[1].links is None:
         return
-    kind, (source, target) = best_tunnel(*both), both
-    subject = f"hosts {source.host} and {target.host}"
+    if not view.links.forwarding:
+        hint = "sysctl net.ipv4.ip_forward=1; or vmacro provision hosts --tags system"
+        yield blocker("no-forwarding", f"host {view.host}", "does not forward IPv4", hint)
+    if view.links.path_mtu < LEAST_PATH_MTU:
+        text = f"its way to the other host takes packets of {view.links.path_mtu} bytes, {LEAST_PATH_MTU} are needed"
+        yield blocker("tunnel-mtu", f"host {view.host}", text, f"raise the MTU of that path; {_FALL_BACK}")
+    if view.network is not None and view.network.forward in ("nat", "route", "isolated"):
+        text = f"libvirt's filter of network {view.network.name!r} ({view.network.forward}) drops foreign addresses"
+        yield blocker("network-filters", f"host {view.host}", text, "<forward mode='open'/>, with rules of your own")
+
+
+def pair_findings(one: HostView, other: HostView) -> Iterator[Finding]:
+    """What two hosts must have in common."""
+    if one.links is None or other.links is None:
+        return
+    kind, subject = best_tunnel(one, other), f"hosts {one.host} and {other.host}"
     if not kind:
-        can = " and ".join(f"{v.host}: {', '.join(v.links.tunnels) or 'none'}" for v in both if v.links is not None)
+        can = " and ".join(f"{v.host}: {', '.join(v.links.tunnels) or 'none'}" for v in (one, other) if v.links)
         text = f"have no kind of tunnel in common ({can})"
         yield blocker("no-tunnel", subject, text, f"modprobe wireguard (and its tools) or vxlan; {_FALL_BACK}")
     elif kind != "wireguard":
         text = f"have no WireGuard in common: the tunnel is {kind}, which neither encrypts nor authenticates"
         hint = "only over a path between the sites that does; else install WireGuard on both"
         yield Finding("tunnel-plain", Severity.WARNING, subject, text, hint)
-
-
-def _hosts_forward(request: Request, survey: Survey) -> Iterator[Finding]:
-    for view in _both(request, survey) or ():
-        if view.links is None:
-            continue
-        if not view.links.forwarding:
-            text = "does not forward IPv4"
-            yield blocker("no-forwarding", f"host {view.host}", text, "sysctl net.ipv4.ip_forward=1")
-        if view.links.path_mtu < LEAST_PATH_MTU:
-            text = (
-                f"its way to the other host takes packets of {view.links.path_mtu} bytes, {LEAST_PATH_MTU} are needed"
-            )
-            yield blocker("tunnel-mtu", f"host {view.host}", text, f"raise the MTU of that path; {_FALL_BACK}")
-        if view.network is not None and view.network.forward in ("nat", "route", "isolated"):
-            text = f"libvirt's filter of network {view.network.name!r} ({view.network.forward}) drops foreign addresses"
-            yield blocker(
-                "network-filters", f"host {view.host}", text, "<forward mode='open'/>, with rules of your own"
-            )
-
-
-def _gateways_look_alike(request: Request, survey: Survey) -> Iterator[Finding]:
-    both = _both(request, survey)
-    if both is None or both[0].links is None or both[1].links is None:
-        return
-    here, there = both[0].links.bridge_mac, both[1].links.bridge_mac
+    here, there = one.links.bridge_mac, other.links.bridge_mac
     if here != there:
         text = f"their gateways have different MACs ({here}, {there})"
         hint = "give all sites' networks one <mac address='…'/>: else the guest is mute until its agent has acted"
-        yield Finding("gateway-mac", Severity.WARNING, f"hosts {both[0].host} and {both[1].host}", text, hint)
+        yield Finding("gateway-mac", Severity.WARNING, subject, text, hint)
+
+
+def _hosts_are_fit(request: Request, survey: Survey) -> Iterator[Finding]:
+    for view in _both(request, survey) or ():
+        yield from host_findings(view)
+
+
+def _hosts_fit_together(request: Request, survey: Survey) -> Iterator[Finding]:
+    both = _both(request, survey)
+    if both is not None:
+        yield from pair_findings(*both)
 
 
 def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -104,10 +100,8 @@ def _agent_can(request: Request, survey: Survey) -> Iterator[Finding]:
 
 Rule = Callable[[Request, Survey], Iterator[Finding]]
 RULES: tuple[Rule, ...] = (
-    _host_sides_answer,
-    _hosts_can_tunnel,
-    _hosts_forward,
-    _gateways_look_alike,
+    _hosts_are_fit,
+    _hosts_fit_together,
     _address_is_free,
     _agent_can,
 )

@@ -100,6 +100,7 @@ def _environment() -> dict[str, str]:
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "ANSIBLE_CONFIG": str(ansible_inventory.playbooks() / "ansible.cfg"),
+        "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner turns it off unless told otherwise
     }
 
 

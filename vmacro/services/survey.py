@@ -51,12 +51,13 @@ def _with_links(
         return replace(view, links_trouble=error.message, links_hint=error.hint)
 
 
-def view(host: Host, guest: Guest, world: World) -> HostView:
-    """One host's facts, or why there are none."""
+def view(host: Host, guest: Guest | None, world: World) -> HostView:
+    """One host's facts, and a guest's there; or why there are none."""
     try:
         hypervisor = world.hypervisor(host)
         facts, network = hypervisor.facts(), hypervisor.network(host.network)
-        return HostView(host.name, host.site, facts, hypervisor.domain(guest.domain), network)
+        domain = hypervisor.domain(guest.domain) if guest is not None else None
+        return HostView(host.name, host.site, facts, domain, network)
     except HostError as error:
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint)
 

@@ -1,0 +1,138 @@
+"""init: a first inventory, commented; what was not given is asked for."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmacro import inventory as inventories
+from vmacro.cli import render, wiring
+from vmacro.errors import ConfigurationError
+
+HEAD = """\
+# The inventory of vmacro: sites, their hypervisor hosts, and the guests that move between them.
+# `vmacro doctor` says what is still missing. Next: vmacro pki init; vmacro provision hosts.
+
+[orchestrator]
+ca_dir = "{folder}/ca"            # your certificate authority: keep it on this machine only
+pki_dir = "{folder}/pki"          # this machine's own certificate
+# addresses = ["192.0.2.1"]       # whence hosts let libvirt be reached, besides each other; default: anywhere
+# ssh_key = "/root/.ssh/id_ed25519"
+# ssh_known_hosts = "/root/.ssh/known_hosts"
+# database_url = "postgresql://user@host/name"   # when several machines orchestrate
+
+[policy]
+# bandwidth_mib_s = 80            # of a copy: leave clients their share of the link
+# max_downtime_ms = 300
+"""
+SITE = """
+[sites.{site}]
+# anti_spoofing = true            # its provider drops packets with sources of other sites
+[sites.{site}.network]            # what `vmacro provision hosts` makes; each site has a subnet of its own
+subnet = "{subnet}"
+# subnet6 = "2001:db8:1::/64"
+"""
+HOST = """
+[hosts.{name}]
+site = "{site}"
+ssh = "{ssh}"
+uri = "qemu+tls://{address}/system"
+peer_uri = "qemu+tls://{name}/system"
+address = "{address}"             # where the other hosts send migration data
+network = "front"
+# emulation = true                # guests run without KVM here, and that is meant
+"""
+TAIL = """
+# [guests.web]                    # libvirt's name of a domain; one table each
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One host, as it was given: SITE/NAME=[USER@]ADDRESS."""
+
+    site: str
+    name: str
+    ssh: str
+    address: str
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="the file to write")] = wiring.SYSTEM_INVENTORY,
+    host: Annotated[list[str] | None, typer.Option(help="SITE/NAME=[USER@]ADDRESS, once for each host")] = None,
+    subnet: Annotated[list[str] | None, typer.Option(help="SITE=SUBNET, once for each site")] = None,
+) -> None:
+    """Write a commented inventory; ask for what was not given. Never overwrites."""
+    if path.exists():
+        raise ConfigurationError(f"{path}: is there already", "edit it; vmacro doctor says what is missing")
+    hosts = [_host(text) for text in host or _asked_until_empty("a host (SITE/NAME=USER@ADDRESS; empty: no more)")]
+    if len({h.site for h in hosts}) < 2:
+        raise ConfigurationError("vmacro init: guests move between sites: name hosts of two or more", "--host")
+    given = dict(_pair(text, "--subnet") for text in subnet or [])
+    sites = list(dict.fromkeys(h.site for h in hosts))
+    subnets = {site: given.get(site) or _asked(f"the guests' subnet at {site}", "--subnet") for site in sites}
+    text = HEAD.format(folder=path.resolve().parent)
+    text += "".join(SITE.format(site=site, subnet=subnets[site]) for site in sites)
+    text += "".join(HOST.format(name=h.name, site=h.site, ssh=h.ssh, address=h.address) for h in hosts) + TAIL
+    _write_if_good(path, text)
+    render.out.print(f"{path}: {len(hosts)} hosts at {len(sites)} sites. Next: vmacro pki init; vmacro provision hosts")
+
+
+def _write_if_good(path: Path, text: str) -> None:
+    """What is wrong with it is said of the file that would have been."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    try:
+        inventories.load(part)
+    except ConfigurationError as error:
+        part.unlink()
+        raise ConfigurationError(error.message.replace(str(part), str(path)), error.hint) from error
+    part.rename(path)
+
+
+def _host(text: str) -> Asked:
+    names, ssh = _pair(text, "--host")
+    site, _, name = names.partition("/")
+    user, _, address = ssh.rpartition("@")
+    if not site or not name or not address:
+        raise ConfigurationError(f"--host {text!r}: not SITE/NAME=[USER@]ADDRESS")
+    return Asked(site, name, f"{user or 'root'}@{address}", _resolved(address))
+
+
+def _resolved(address: str) -> str:
+    """Migration data goes to an address, whatever name the host has today."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        pass  # a name
+    try:
+        return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ConfigurationError(f"host address {address!r}: cannot be resolved: {error.strerror}") from error
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise ConfigurationError(f"{option} {text!r}: needs the form NAME=VALUE")
+    return key.strip(), value.strip()
+
+
+def _asked_until_empty(what: str) -> list[str]:
+    found = []
+    while answer := _asked(what, "--host", default=""):
+        found.append(answer)
+    return found
+
+
+def _asked(what: str, option: str, default: str | None = None) -> str:
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"vmacro init: {what} is not known, and nobody is there to be asked", f"give {option}")
+    return str(typer.prompt(what, default=default, show_default=False))
