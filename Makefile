@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 PACKAGES := apt-utils cpio debian-archive-keyring e2fsprogs gcc iproute2 iptables libc6-dev libvirt-dev mmdebstrap \
-	openssh-client pkg-config postgresql python3 python3-dev python3-venv systemd-container util-linux xz-utils
+	openssh-client openssl pkg-config postgresql python3 python3-dev python3-venv systemd-container util-linux xz-utils
 
 .PHONY: help demo test lint bench setup packages clean
 

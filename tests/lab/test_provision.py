@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Vmacro, on_host
+from tests.support import Vmacro, eventually, on_host
 from vmacro.lab import images, inventories, namespaces, preparation, topology
 from vmacro.lab.hosts import PACKAGES
 from vmacro.lab.lab import Lab
@@ -94,6 +94,15 @@ def test_another_network_of_that_name_is_left_alone(bare: Lab, operator: Vmacro)
     assert state(bare) == before
 
 
+def test_no_hardware_virtualisation_where_none_was_expected(bare: Lab, operator: Vmacro) -> None:
+    before = state(bare)
+    done = operator.altered("kvm.toml", lambda t: t.replace("emulation = true", "emulation = false"))(
+        "provision", "hosts"
+    )
+    assert done.returncode == 1 and "has no /dev/kvm" in done.stderr, done.stderr
+    assert state(bare) == before
+
+
 def test_a_host_with_another_key_is_not_let_near(bare: Lab, operator: Vmacro) -> None:
     known = operator.folder / "known_hosts"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(operator.folder / "other")], check=True)
@@ -124,3 +133,19 @@ def test_a_renewed_certificate_gets_there(bare: Lab, operator: Vmacro) -> None:
     assert on_host(bare, "oslo", "cat", "/etc/pki/libvirt/servercert.pem") != before
     (site,) = json.loads(operator("sites", "--json").stdout)
     assert site["trouble"] == "", site
+
+
+def test_ready_after_a_reboot(bare: Lab, operator: Vmacro, tmp_path: Path) -> None:
+    image = images.build("host", print)
+    preparation.keep(bare.topology, bare.folder, tmp_path / "kept")
+    bare.host("oslo").stop()
+    preparation.boot(bare.topology, bare.folder, [image.root], {PACKAGES: image.packages}, kept=tmp_path / "kept")
+
+    def site() -> dict[str, object]:
+        (found,) = json.loads(operator("sites", "--json").stdout)
+        assert isinstance(found, dict)
+        return found
+
+    eventually(lambda: site()["trouble"] == "", "libvirt to answer over TLS", every_s=1, within_s=90)
+    assert "table inet vmacro" in on_host(bare, "oslo", "nft", "list", "tables")
+    assert "Active:         yes" in on_host(bare, "oslo", "virsh", "net-info", "front")

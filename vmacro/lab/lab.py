@@ -118,6 +118,7 @@ class Lab:
             recap = preparation.provision(self.topology, self.folder, Options(), report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")
             preparation.keep(self.topology, self.folder, kept)
+            images.forget_others(f"hosts-{self.topology.name}-", kept)
         (self.folder / "provisioned").touch()
 
     def down(self) -> list[str]:

@@ -61,7 +61,6 @@ def keep(shape: Topology, folder: Path, kept: Path) -> None:
     for name in _OF_A_LAB:
         process.run(["cp", "-a", folder / name, part / name])
     part.rename(kept)
-    images.forget_others(f"hosts-{shape.name}-", kept)
 
 
 def restore(folder: Path, kept: Path) -> None:
