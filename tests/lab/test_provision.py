@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -51,8 +52,21 @@ def provisioned(vmacro: Vmacro, *words: str) -> dict[str, int]:
     return counts
 
 
+def interrupted(vmacro: Vmacro) -> None:
+    """By Ctrl-C, as soon as something was changed."""
+    process = vmacro.start("provision", "hosts", "--json")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("kind") == "changed":
+            process.send_signal(signal.SIGINT)
+            break
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and "playbook hosts: interrupted" in said, said
+
+
 def test_from_bare_to_ready(bare: Lab, operator: Vmacro) -> None:
-    """In order: without an authority nothing begins; a check does nothing; then all of it; then nothing more."""
+    """In order: without an authority nothing begins; a check does nothing; then all of it, though
+    it is interrupted; then nothing more."""
     refused = operator("provision", "hosts")
     assert refused.returncode == 2 and "vmacro pki init" in refused.stderr, refused.stderr
     assert operator("pki", "init").returncode == 0
@@ -61,7 +75,8 @@ def test_from_bare_to_ready(bare: Lab, operator: Vmacro) -> None:
     assert provisioned(operator, "--check", "--diff")["changed"] > 5
     assert state(bare) == before, "a check does nothing"
 
-    assert provisioned(operator)["changed"] > 20
+    interrupted(operator)
+    assert provisioned(operator)["changed"] > 20, "it goes on where it was"
     (site,) = json.loads(operator("sites", "--json").stdout)
     assert site["hypervisor"].startswith("QEMU 10.") and site["trouble"] == "" and site["certificate days"] > 360
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
 import pytest
+from ansible_runner.utils import signal_handler
 
 from vmacro import inventory
 from vmacro.drivers import libvirt_xml
@@ -73,3 +76,21 @@ def test_a_recap_counts_and_keeps_failures(tmp_path: Path) -> None:
     recap.count(runner.Task("b", "t", "unreachable", "no route"))
     assert recap.counts == {"a": {"ok": 1, "changed": 1, "failed": 1}, "b": {"unreachable": 1}}
     assert [f.host for f in recap.failures] == ["a", "b"] and recap.total("changed") == 1
+
+
+def test_signals_are_given_back() -> None:
+    """ansible-runner keeps them: Ctrl-C would mean nothing afterwards."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with runner._signals_given_back():
+        signal_handler()
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("canceled", "playbook hosts: interrupted"), ("failed", "ended with 'failed': no inventory")]
+)
+def test_a_run_that_told_of_no_failure_is_one_all_the_same(tmp_path: Path, status: str, said: str) -> None:
+    (tmp_path / "stdout").write_text("no inventory")
+    ended = SimpleNamespace(status=status, config=SimpleNamespace(artifact_dir=str(tmp_path)))
+    assert said in str(runner._failed(runner.Recap(tmp_path), "hosts", ended))

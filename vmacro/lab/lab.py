@@ -108,7 +108,7 @@ class Lab:
         kvm = chosen == accelerator.KVM
         text = inventories.text(self.topology, self.folder, emulation=not kvm)
         kept = preparation.ready_hosts(self.topology, trees, text)
-        if kept.is_dir():
+        if preparation.usable(kept):
             preparation.restore(self.folder, kept)
             preparation.boot(self.topology, self.folder, trees, binds, kvm, kept)
             report(f"hosts: as provisioned before ({kept.name})")

@@ -20,7 +20,7 @@ from vmacro.lab.images import Image
 from vmacro.lab.paths import cache_dir
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.pki.store import OPERATOR as OPERATORS_CERTIFICATE
-from vmacro.pki.store import Store
+from vmacro.pki.store import RENEW_DAYS, Store
 from vmacro.provisioning import ansible_inventory, runner, wheels
 from vmacro.provisioning.runner import Options, Task
 
@@ -48,6 +48,7 @@ def ready_hosts(shape: Topology, trees: list[Path], inventory_text: str) -> Path
     """Where the hosts of such a lab are kept, if they are."""
     role = ansible_inventory.playbooks() / "roles/hypervisor"
     files = [p.read_text() for p in sorted(role.rglob("*")) if p.is_file()]
+    files.append(Path(ansible_inventory.__file__).read_text())
     return cache_dir() / f"hosts-{shape.name}-{images.digest([str(trees[0]), inventory_text, *files])}"
 
 
@@ -60,7 +61,13 @@ def keep(shape: Topology, folder: Path, kept: Path) -> None:
         process.run(["cp", "-a", folder / "hosts" / name / "upper", part / name])
     for name in _OF_A_LAB:
         process.run(["cp", "-a", folder / name, part / name])
+    shutil.rmtree(kept, ignore_errors=True)
     part.rename(kept)
+
+
+def usable(kept: Path) -> bool:
+    """They are there, and their certificates are good for a while."""
+    return kept.is_dir() and all(c.days_left > RENEW_DAYS for c in Store(kept / "pki").issued())
 
 
 def restore(folder: Path, kept: Path) -> None:
@@ -131,8 +138,8 @@ def _keep_installed(bare: Image, kept: Path, report: Report) -> None:
 def _key(bare: Image) -> str:
     role = ansible_inventory.playbooks() / "roles/hypervisor"
     files = [role / "tasks/packages.yml", role / "tasks/host_side.yml", role / "vars/main.yml"]
-    names = [w.parent.name for w in wheels.built()]
-    return images.digest([bare.recipe.key, bare.packages.name, *names, *(f.read_text() for f in files)])
+    ours = wheels.host_side_digest()
+    return images.digest([bare.recipe.key, bare.packages.name, ours, *(f.read_text() for f in files)])
 
 
 def _wait_for_ssh(shape: Topology, host: LabHost) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,7 @@ def run(settings: Settings, playbook: str, options: Options, folder: Path, repor
         return True
 
     # A session that another run has opened was let in by that one's known hosts: each run has its own.
-    with tempfile.TemporaryDirectory(prefix="vmacro-ssh-") as sessions:
+    with _signals_given_back(), tempfile.TemporaryDirectory(prefix="vmacro-ssh-") as sessions:
         runner = ansible_runner.run(
             private_data_dir=str(folder),
             playbook=str(ansible_inventory.playbooks() / f"{playbook}.yml"),
@@ -94,6 +97,18 @@ def run(settings: Settings, playbook: str, options: Options, folder: Path, repor
     if recap.failures or runner.status != "successful":
         raise _failed(recap, playbook, runner)
     return recap
+
+
+@contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """ansible-runner takes Ctrl-C and SIGTERM for itself, ends the playbook by them, and keeps them."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _environment() -> dict[str, str]:
@@ -133,6 +148,8 @@ def _said(result: dict[str, Any]) -> str:
 
 
 def _failed(recap: Recap, playbook: str, runner: Any) -> ProvisioningError:
+    if runner.status == "canceled":
+        return ProvisioningError(f"playbook {playbook}: interrupted", "it may be run again, and goes on where it was")
     if not recap.failures:
         said = Path(runner.config.artifact_dir, "stdout").read_text(errors="replace").strip()[-800:]
         return ProvisioningError(f"playbook {playbook}: ended with {runner.status!r}: {said}", f"see {recap.folder}")
