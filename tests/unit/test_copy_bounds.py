@@ -19,7 +19,8 @@ MIB = 1 << 20
 class Domain:
     """Its migration is under way, and ends when it is aborted, or after some looks."""
 
-    def __init__(self, paused: bool = False, looks: int = 10_000, stuck_mib: int = 0) -> None:
+    def __init__(self, paused: bool = False, looks: int = 10_000, stuck_mib: int = 0, forgotten_after: int = 0) -> None:
+        self.forgotten_after = forgotten_after
         self.aborted, self.paused, self.looks, self.stuck_mib, self.iteration = False, paused, looks, stuck_mib, 0
 
     def name(self) -> str:
@@ -40,8 +41,10 @@ class Domain:
         }
 
     def state(self) -> tuple[int, int]:
-        if self.looks < 0:
+        if self.looks < -self.forgotten_after:
             raise _no_domain()
+        if self.looks < 0:
+            return libvirt.VIR_DOMAIN_SHUTOFF, 1
         return (libvirt.VIR_DOMAIN_PAUSED if self.paused and not self.aborted else libvirt.VIR_DOMAIN_RUNNING), 1
 
     def abortJob(self) -> None:  # noqa: N802
@@ -62,14 +65,31 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt_migration, "POLL_S", 0.001)
 
 
+def unused() -> None:
+    raise AssertionError("what is under way is followed, and not begun again")
+
+
 def run(domain: Domain, cancelled: bool = False, **bounds: Any) -> list[CopyProgress]:
     seen: list[CopyProgress] = []
-    libvirt_migration.migrate("a", domain, host("b"), Policy(**bounds), seen.append, lambda: cancelled)
+    libvirt_migration.migrate("a", domain, unused, host("b"), Policy(**bounds), seen.append, lambda: cancelled)
     return seen
 
 
 def test_one_that_ends_by_itself_is_followed_to_its_end() -> None:
     assert len(run(Domain(looks=20))) > 5
+
+
+def test_one_that_is_over_is_waited_for_until_its_host_has_forgotten_it() -> None:
+    domain = Domain(looks=20, forgotten_after=30)
+    run(domain)
+    assert domain.looks < -30
+
+
+def test_one_that_is_never_forgotten_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt_migration, "FORGOTTEN_WITHIN_S", 0.05)
+    domain = Domain(looks=20, forgotten_after=1_000_000)
+    run(domain)
+    assert domain.looks < -1
 
 
 @pytest.mark.parametrize(
@@ -91,5 +111,7 @@ def test_what_does_not_converge_is_told_of_once_before_it_is_given_up() -> None:
     seen: list[CopyProgress] = []
     domain = Domain(stuck_mib=90)
     with pytest.raises(CopyError):
-        libvirt_migration.migrate("a", domain, host("b"), Policy(auto_converge=False), seen.append, lambda: False)
+        libvirt_migration.migrate(
+            "a", domain, unused, host("b"), Policy(auto_converge=False), seen.append, lambda: False
+        )
     assert [bool(p.warning) for p in seen].count(True) == 1 and not seen[-1].warning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -109,7 +110,8 @@ class LibvirtHypervisor:
         if handle is None:
             raise CopyError(f"host {self._host.name}: no domain {domain}")
         with translated(self._host.name, f"domain {domain} cannot be asked whether it migrates"):
-            migrate(self._host.name, handle, destination, policy, report, cancelled)
+            connect = partial(self._connections.another, self._host)
+            migrate(self._host.name, handle, connect, destination, policy, report, cancelled)
 
     def discard(self, domain: str, fenced: bool = False) -> None:
         """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""

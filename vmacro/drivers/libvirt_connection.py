@@ -54,6 +54,10 @@ class Connections:
                 self._open[host.name] = connection
             return connection
 
+    def another(self, host: Host) -> Any:
+        """A further connection, which is the caller's to close. Raises UnreachableError, UntrustedError."""
+        return self._connect(host)
+
     def certificate_days_left(self, host: Host) -> float | None:
         """Of what the host's libvirt shows us; None where we do not speak TLS with it, or could not look."""
         parts = urlsplit(host.uri)

@@ -10,18 +10,19 @@ from typing import Any, Protocol
 
 import libvirt
 
-from vmacro.errors import CopyError
+from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import CopyProgress
 from vmacro.model.nouns import Host, Policy
 from vmacro.planning.convergence import allowed_downtime_ms, judge
 
 POLL_S = 0.25
+FORGOTTEN_WITHIN_S = 10.0
 
 
 class Migration(Protocol):
     """`error`: how it failed, once it is over."""
 
-    error: libvirt.libvirtError | None
+    error: libvirt.libvirtError | HostError | None
 
     def wait(self, seconds: float) -> bool:
         """Whether it is over."""
@@ -30,12 +31,16 @@ class Migration(Protocol):
 def migrate(
     host: str,
     domain: Any,
+    connect: Callable[[], Any],
     destination: Host,
     policy: Policy,
     report: Callable[[CopyProgress], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Returns when the domain has left. Raises CopyError."""
+    """Returns when the domain has left. `connect` gives a connection to its host that nobody else uses.
+
+    Raises CopyError; HostError where nobody can say whether a migration runs already.
+    """
     what = f"host {host}: migration of {domain.name()} to {destination.name} failed"
     migration: Migration
     if under_way(domain):
@@ -43,7 +48,7 @@ def migrate(
     elif cancelled():
         raise CopyError(f"{what}: it was interrupted before it began")
     else:
-        migration = Started(domain, destination, policy)
+        migration = Started(domain, connect, destination, policy)
     watch = _Watch(domain, policy, report, cancelled)
     while not migration.wait(POLL_S):
         watch.look()
@@ -133,11 +138,12 @@ class Followed:
 
     def __init__(self, domain: Any) -> None:
         self._domain = domain
-        self.error: libvirt.libvirtError | None = None
+        self._ended_s: float | None = None
+        self.error: libvirt.libvirtError | HostError | None = None
 
     def wait(self, seconds: float) -> bool:
         try:
-            if under_way(self._domain):
+            if under_way(self._domain) or self._is_being_forgotten():
                 time.sleep(seconds)
                 return False
             stays = self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
@@ -149,15 +155,27 @@ class Followed:
             self.error = libvirt.libvirtError("the migration that was under way has failed: see its host's libvirt")
         return True
 
+    def _is_being_forgotten(self) -> bool:
+        """Once the job is over, its libvirt still ends the process and drops the definition; or has it been killed?"""
+        if self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
+            return False
+        self._ended_s = self._ended_s or time.monotonic()
+        return time.monotonic() - self._ended_s < FORGOTTEN_WITHIN_S
+
 
 class Started(threading.Thread):
-    """virDomainMigrateToURI3 blocks until it is over; this waits for it elsewhere."""
+    """virDomainMigrateToURI3 blocks until it is over; this waits for it elsewhere.
 
-    def __init__(self, domain: Any, destination: Host, policy: Policy) -> None:
+    By a connection of its own: where two threads share one, libvirt's client (seen with 9.0) loses wake-ups, and
+    whoever watches the copy would wait for the next keep-alive, 5 s later (virNetClientIOEventLoop).
+    """
+
+    def __init__(self, domain: Any, connect: Callable[[], Any], destination: Host, policy: Policy) -> None:
         super().__init__(name="migration", daemon=True)
-        self._domain, self._destination, self._policy = domain, destination, policy
+        self._uuid, self._connect = domain.UUID(), connect
+        self._destination, self._policy = destination, policy
         self._over = threading.Event()
-        self.error: libvirt.libvirtError | None = None
+        self.error: libvirt.libvirtError | HostError | None = None
         self.start()
 
     def wait(self, seconds: float) -> bool:
@@ -165,31 +183,39 @@ class Started(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._domain.migrateSetMaxDowntime(allowed_downtime_ms(1, self._policy.max_downtime_ms))
-        except libvirt.libvirtError:
-            pass  # the migration itself will tell
-        try:
-            self._domain.migrateToURI3(self._destination.peer_uri, self._parameters(), self._flags())
-        except libvirt.libvirtError as error:
+            connection = self._connect()
+            try:
+                self._migrate(connection.lookupByUUID(self._uuid))
+            finally:
+                connection.close()
+        except (libvirt.libvirtError, HostError) as error:
             self.error = error
         finally:
             self._over.set()
 
-    def _flags(self) -> int:
+    def _migrate(self, domain: Any) -> None:
+        try:
+            domain.migrateSetMaxDowntime(allowed_downtime_ms(1, self._policy.max_downtime_ms))
+        except libvirt.libvirtError:
+            pass  # the migration itself will tell
+        flags = self._flags(domain)
+        domain.migrateToURI3(self._destination.peer_uri, self._parameters(flags), flags)
+
+    def _flags(self, domain: Any) -> int:
         flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
-        if self._domain.isPersistent():  # its definition lives where the guest lives
+        if domain.isPersistent():  # its definition lives where the guest lives
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-        if self._domain.connect().getType() == "QEMU":
+        if domain.connect().getType() == "QEMU":
             flags |= libvirt.VIR_MIGRATE_TLS
             if self._policy.auto_converge:
                 flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         return int(flags)
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self, flags: int) -> dict[str, Any]:
         parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{self._destination.address}"}
         if self._policy.bandwidth_mib_s:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = self._policy.bandwidth_mib_s
-        if self._flags() & libvirt.VIR_MIGRATE_TLS:
+        if flags & libvirt.VIR_MIGRATE_TLS:
             parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = self._destination.tls_name
         return parameters
 
