@@ -163,4 +163,4 @@ def test_ready_after_a_reboot(bare: Lab, operator: Vmacro, tmp_path: Path) -> No
 
     eventually(lambda: site()["trouble"] == "", "libvirt to answer over TLS", every_s=1, within_s=90)
     assert "table inet vmacro" in on_host(bare, "oslo", "nft", "list", "tables")
-    assert "Active:         yes" in on_host(bare, "oslo", "virsh", "net-info", "front")
+    eventually(lambda: "front" in on_host(bare, "oslo", "virsh", "net-list", "--name"), "its network")

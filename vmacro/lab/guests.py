@@ -90,6 +90,21 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
     )
 
 
+def wait_for_network(connection: Any, site: str, timeout_s: float) -> None:
+    """A host that has just booted starts it by itself. Raises LabError."""
+    began = time.monotonic()
+    while True:
+        try:
+            if connection.networkLookupByName(NETWORK).isActive():
+                return
+            trouble = "is not active"
+        except libvirt.libvirtError as error:
+            trouble = str(error)
+        if time.monotonic() - began > timeout_s:
+            raise LabError(f"site {site}: network {NETWORK}: {trouble}", "vmacro provision hosts --tags network")
+        time.sleep(0.1)
+
+
 def start(connection: Any, topology: Topology, name: str, accelerator: str) -> None:
     """Define and start a guest at its home. Idempotent. Raises LabError."""
     try:

@@ -151,7 +151,8 @@ class Lab:
 
     def _start_guests(self, connections: Connections, hosts: dict[str, Host], chosen: str, report: Report) -> None:
         opened = {name: connections.get(host) for name, host in hosts.items()}
-        for name in opened:
+        for name, connection in opened.items():
+            guests.wait_for_network(connection, name, HOST_DEADLINE_S)
             report(f"host {name}: up, libvirt answers over TLS")
         for name, guest in self.topology.guests.items():
             if guests.find(opened, name) is None:
