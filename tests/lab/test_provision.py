@@ -154,6 +154,8 @@ def test_ready_after_a_reboot(bare: Lab, operator: Vmacro, tmp_path: Path) -> No
     image = images.build("host", print)
     preparation.keep(bare.topology, bare.folder, tmp_path / "kept")
     bare.host("oslo").stop()
+    # What a reboot takes with it, and the lab's namespace keeps.
+    subprocess.run(["ip", "-n", bare.namespace("oslo"), "link", "del", "front0"], check=True)
     preparation.boot(bare.topology, bare.folder, [image.root], {PACKAGES: image.packages}, kept=tmp_path / "kept")
 
     def site() -> dict[str, object]:
