@@ -1,45 +1,74 @@
-"""vmacro guest agent: `vmacro-agent.pyz --interface eth0`."""
+"""vmacro guest agent. Without a verb it serves; `look` says what it would take over, `take-over` takes an interface
+from whoever manages it, and `give-back` returns it."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import socket
 import sys
 
-from guest_agent import __version__
+from guest_agent import __version__, takeover
 from guest_agent.agent import Agent
 from guest_agent.channel import ChannelServer, port_path
 from guest_agent.detect import AnnounceDetector
 
+LOG = logging.getLogger(__name__)
+CHANNEL_EVERY_S = 10.0
+VERBS = {"look": takeover.look, "take-over": takeover.take_over, "give-back": takeover.give_back}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="vmacro-agent", description=__doc__)
-    parser.add_argument("--interface", default="eth0", help="the interface that migrates (default eth0)")
+    parser.add_argument("verb", nargs="?", choices=("serve", *VERBS), default="serve")
+    parser.add_argument("--interface", default="", help="the one that migrates (default: that of the default route)")
+    parser.add_argument(
+        "--client-id", type=bytes.fromhex, default=b"", help="what DHCP servers know it by (default: MAC)"
+    )
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args()
+    if options.verb != "serve":
+        return _once(options.verb, options.interface)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("pyroute2").setLevel(logging.WARNING)
     try:
-        asyncio.run(_run(options.interface))
-    except FileNotFoundError as error:
-        print(f"vmacro-agent: {error.filename}: no such channel; add it to the domain", file=sys.stderr)
-        return 1
+        asyncio.run(_run(options.interface or "eth0", options.client_id))
     except LookupError as error:
         print(f"vmacro-agent: {error}; name the migrating one with --interface", file=sys.stderr)
         return 1
     return 0
 
 
-async def _run(interface: str) -> None:
-    agent = Agent(interface)
-    server = ChannelServer(port_path(), agent.handle)
-    serving = asyncio.create_task(server.serve())
+def _once(verb: str, interface: str) -> int:
+    try:
+        print(json.dumps(VERBS[verb](interface)))
+    except takeover.TakeoverError as error:
+        print(f"vmacro-agent: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(interface: str, client_id: bytes) -> None:
+    agent = Agent(interface, client_id)
+    serving = asyncio.create_task(_serve(agent))
     await agent.start()
     _tell_systemd_ready()
     await asyncio.gather(serving, agent.watch(AnnounceDetector(interface)))
+
+
+async def _serve(agent: Agent) -> None:
+    """A guest that was started without the channel still needs its address; the channel may be plugged in later."""
+    path = None
+    while path is None:
+        try:
+            path = port_path()
+        except FileNotFoundError as error:
+            LOG.error("%s: no such channel; add it to the domain. Nobody can move this guest", error.filename)
+            await asyncio.sleep(CHANNEL_EVERY_S)
+    await ChannelServer(path, agent.handle).serve()
 
 
 def _tell_systemd_ready() -> None:

@@ -34,9 +34,9 @@ AGAIN_AFTER_S = 5.0
 class Agent:
     """Owns one interface. Verbs are repeatable; an arrival runs once however many report it."""
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, client_id: bytes = b"") -> None:
         self._interface = interface
-        self._leases = LeaseKeeper(interface)
+        self._leases = LeaseKeeper(interface, client_id)
         self._link: Optional[link.Link] = None
         self._state = state.load()  # an earlier agent's, where it was killed
         self._heard_at = 0.0

@@ -11,11 +11,14 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from pyroute2.dhcp import fsm
 from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig
+from pyroute2.dhcp.dhcp4socket import AsyncDHCP4Socket
 from pyroute2.dhcp.leases import Lease as DHCPLease
+
+from guest_agent import resolver
 
 LOG = logging.getLogger(__name__)
 BORROWER = b"vmacro-consent"  # the client identifier (RFC 2132 section 9.14) of a second lease
@@ -45,6 +48,18 @@ class _InMemoryLease(DHCPLease):  # type: ignore[misc]
         return None
 
 
+class _Identified(AsyncDHCP4Socket):  # type: ignore[misc]
+    """Sends a client identifier of any type; pyroute2 knows 0 and 1, systemd's has type 255 (RFC 4361)."""
+
+    def __init__(self, interface: str, client_id: bytes) -> None:
+        super().__init__(interface)
+        self._client_id = client_id
+
+    async def put(self, msg: Any) -> None:
+        msg.dhcp["options"]["client_id"] = {"type": self._client_id[0], "key": self._client_id[1:]}
+        await super().put(msg)
+
+
 def _impatient() -> Iterator[float]:
     """Seconds between retransmissions: the link may come up a moment after the guest runs."""
     delay = 0.15
@@ -60,17 +75,24 @@ class LeaseKeeper:
     come back for it.
     """
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, client_id: bytes = b"") -> None:
         self._interface = interface
+        self._client_id = client_id
         self._client: Optional[AsyncDHCPClient] = None
+        self._naming: Optional[asyncio.Task[None]] = None
 
     async def acquire(self, timeout_s: float) -> Lease:
         """A fresh lease from whoever serves this link now. Raises NoLeaseError."""
         await self._drop_client()
         client = AsyncDHCPClient(_config(self._interface))
+        if self._client_id:
+            client._sock = _Identified(self._interface, self._client_id)
         await client.__aenter__()
         self._client = client
-        return await _bound(client, self._interface, timeout_s)
+        lease = await _bound(client, self._interface, timeout_s)
+        servers = resolver.usable(client.lease.ack["options"].get("name_server") or ())
+        self._naming = asyncio.ensure_future(resolver.use(self._interface, servers))  # nobody waits for it
+        return lease
 
     async def _drop_client(self) -> None:
         client, self._client = self._client, None

@@ -94,6 +94,17 @@ class Probe(Strict):
 class Guest(Strict):
     domain: str = Field(default="", description="libvirt's name for it; default: the guest's name")
     probe: Probe | None = None
+    ssh: str = Field(default="", description="USER@ADDRESS, or USER@ where its address is to be asked of its host")
+    interface: str = Field(default="", description="the one that migrates; default: that of the default route")
+    servers: tuple[str, ...] = Field(default=(), description="systemd units in it that are to speak MPTCP")
+    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
+
+    @field_validator("ssh")
+    @classmethod
+    def _names_a_user(cls, ssh: str) -> str:
+        if ssh and not ssh.partition("@")[1]:
+            raise ValueError("must be USER@ADDRESS, or USER@ where its address is to be asked of its host")
+        return ssh
 
 
 class Prober(Strict):

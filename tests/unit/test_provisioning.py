@@ -18,6 +18,7 @@ from vmacro.lab import inventories, topology
 from vmacro.pki.store import Store
 from vmacro.provisioning import ansible_inventory, runner
 
+PARTS = ansible_inventory.Parts((Path("/w/a.whl"),), Path("/w/agent.deb"), Path("/w/agent.pyz"))
 TEMPLATES = ansible_inventory.playbooks() / "roles/hypervisor/templates"
 RING = Path(__file__).parents[1] / "lab/ring.toml"
 
@@ -28,7 +29,7 @@ def told(tmp_path: Path) -> dict[str, Any]:
     shape = topology.load(RING)
     (tmp_path / "i.toml").write_text(inventories.text(shape, tmp_path, emulation=True))
     Store(tmp_path / "pki").init("test")
-    found: dict[str, Any] = ansible_inventory.derived(inventory.load(tmp_path / "i.toml"), [Path("/w/a.whl")])["all"]
+    found: dict[str, Any] = ansible_inventory.derived(inventory.load(tmp_path / "i.toml"), PARTS)["all"]
     return found
 
 

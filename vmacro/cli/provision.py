@@ -1,12 +1,12 @@
-"""provision hosts; and the inventory as Ansible reads it."""
+"""provision hosts, provision guests; and the inventory as Ansible reads it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -14,17 +14,23 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from vmacro.cli import render, wiring
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
-from vmacro.provisioning import ansible_inventory, runner, wheels
+from vmacro.inventory import Settings
+from vmacro.provisioning import ansible_inventory, runner
 from vmacro.provisioning.runner import Options, Recap, Task
+from vmacro.services.survey import leased_address
 
 app = typer.Typer(help="Bring machines to what the inventory says, by the playbooks.", no_args_is_help=True)
 QUIET = ("begins", "ok", "skipped")
 
 
+CheckOption = Annotated[bool, typer.Option("--check", help="say what would be done, and do nothing")]
+DiffOption = Annotated[bool, typer.Option("--diff", help="keep differences of files in the log")]
+
+
 @app.command()
 def hosts(
-    check: Annotated[bool, typer.Option("--check", help="say what would be done, and do nothing")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="keep differences of files in the log")] = False,
+    check: CheckOption = False,
+    diff: DiffOption = False,
     tags: Annotated[
         str, typer.Option(help="only these, with commas: packages, system, tls, libvirt, firewall, host_side, network")
     ] = "",
@@ -34,26 +40,81 @@ def hosts(
 ) -> None:
     """Hypervisor hosts, from bare Debian 12 or 13 to ready to migrate. Idempotent."""
     settings = wiring.load(inventory)
-    limited = tuple(x for x in limit.split(",") if x)
-    for name in limited:
-        if settings.inventory.host(name) is None:
-            known = ", ".join(h.name for h in settings.inventory.hosts)
-            raise ConfigurationError(f"host {name!r}: not in {settings.path}", f"known hosts: {known}")
-    options = Options(check, diff, tuple(x for x in tags.split(",") if x), limited)
-    folder = settings.orchestrator.state_dir / "provision" / time.strftime("%Y%m%d-%H%M%S")
-    wheels.built()  # before we enter a network that may reach no index
+    names = _named(limit, [h.name for h in settings.inventory.hosts], "host", settings)
+    brought = ansible_inventory.parts()  # before we enter a network that may reach no index
     wiring.enter(settings)
-    with _shown(json) as show:
-        recap = runner.run(settings, "hosts", options, folder, show)
-    if json:
-        render.as_json({"folder": str(folder), "hosts": recap.counts})
-    else:
-        _show_recap(recap, check)
+    _provision(
+        settings, "hosts", ansible_inventory.derived(settings, brought), Options(check, diff, _list(tags), names), json
+    )
+
+
+@app.command()
+def guests(
+    check: CheckOption = False,
+    diff: DiffOption = False,
+    tags: Annotated[str, typer.Option(help="only these, with commas: packages, agent, servers")] = "",
+    limit: Annotated[str, typer.Option(help="only these guests, with commas")] = "",
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Guests that run already: the agent takes their interface over, their servers speak MPTCP. Idempotent."""
+    settings = wiring.load(inventory)
+    names = _named(limit, list(settings.read.guests), "guest", settings)
+    chosen = [name for name in names or settings.read.guests if settings.read.guests[name].ssh or names]
+    if not chosen:
+        raise ConfigurationError(f"{settings.path}: guests.*.ssh: no guest says how to reach it", 'say ssh = "USER@"')
+    brought = ansible_inventory.parts()
+    addresses = _addresses(settings, chosen)
+    machines = ansible_inventory.derived(settings, brought, addresses)
+    _provision(settings, "guests", machines, Options(check, diff, _list(tags), names), json)
 
 
 def inventory(inventory: InventoryOption = None) -> None:
-    """The inventory as Ansible reads it, for ansible-playbook -i FILE playbooks/hosts.yml."""
-    render.as_json(ansible_inventory.derived(wiring.load(inventory), wheels.built()))
+    """The inventory as Ansible reads it, for ansible-playbook -i FILE playbooks/hosts.yml or guests.yml."""
+    settings = wiring.load(inventory)
+    brought = ansible_inventory.parts()
+    asked = [name for name, guest in settings.read.guests.items() if guest.ssh.endswith("@")]
+    addresses = _addresses(settings, asked) if asked else {}
+    render.as_json(ansible_inventory.derived(settings, brought, addresses))
+
+
+def _provision(settings: Settings, playbook: str, machines: dict[str, Any], options: Options, json: bool) -> None:
+    folder = settings.orchestrator.state_dir / "provision" / time.strftime("%Y%m%d-%H%M%S")
+    with _shown(json) as show:
+        recap = runner.run(machines, playbook, options, folder, show)
+    if json:
+        render.as_json({"folder": str(folder), playbook: recap.counts})
+    else:
+        _show_recap(recap, options.check)
+
+
+def _addresses(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+    """Where guests are now: their hosts know, and it changes as they move. Raises ConfigurationError."""
+    found = {}
+    with wiring.opened(settings) as world:
+        for name in names:
+            ssh, guest = settings.read.guests[name].ssh, wiring.guest_named(settings, name)
+            if not ssh:
+                raise ConfigurationError(f"{settings.path}: guests.{name}.ssh: is not set", 'say ssh = "USER@"')
+            if not ssh.endswith("@"):
+                continue
+            found[name] = leased_address(settings.inventory, guest, world)
+            if not found[name]:
+                text = f"guest {name}: no host knows an address of it: it runs nowhere, or has no lease"
+                raise ConfigurationError(text, f'vmacro sites; or say guests.{name}.ssh = "USER@ADDRESS"')
+    return found
+
+
+def _named(limit: str, known: list[str], kind: str, settings: Settings) -> tuple[str, ...]:
+    names = _list(limit)
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"{kind} {name!r}: not in {settings.path}", f"known: {', '.join(known) or 'none'}")
+    return names
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(x for x in text.split(",") if x)
 
 
 @contextmanager

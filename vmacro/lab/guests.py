@@ -13,6 +13,7 @@ import libvirt
 from guest_agent.protocol import CHANNEL_NAME
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.errors import AgentError, LabError
+from vmacro.lab import cloud
 from vmacro.lab.hosts import GUEST_IMAGES
 from vmacro.lab.topology import Guest, Topology
 from vmacro.model.facts import AgentFacts
@@ -37,13 +38,7 @@ _DOMAIN_XML = """\
   <on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw' cache='none'/>
-      <source file='{images}/root.ext4'><seclabel model='dac' relabel='no'/></source>
-      <target dev='vda' bus='virtio'/>
-      <readonly/>
-      <shareable/>
-    </disk>
+{disk}
     <interface type='network'>
       <mac address='{mac}'/>
       <source network='{network}'/>
@@ -59,6 +54,20 @@ _DOMAIN_XML = """\
   </devices>
 </domain>
 """
+_SHARED_DISK = """\
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='{images}/root.ext4'><seclabel model='dac' relabel='no'/></source>
+      <target dev='vda' bus='virtio'/>
+      <readonly/>
+      <shareable/>
+    </disk>"""
+_OWN_DISK = """\
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{format}' cache='none' discard='unmap'/>
+      <source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>"""
 _CPU = {
     "kvm": "<cpu mode='host-model'/>",
     "qemu": "<cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>",
@@ -76,13 +85,16 @@ class Ready:
 
 def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
     guest = topology.guests[name]
+    own, images = guest.image == cloud.IMAGE, f"{GUEST_IMAGES}/{guest.image}"
+    shared = _SHARED_DISK.format(images=images)
     return _DOMAIN_XML.format(
         accelerator=accelerator,
         name=name,
         uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.vmacro"),
         memory_mib=guest.memory_mib,
-        images=GUEST_IMAGES,
-        cmdline=" ".join(_command_line(guest)),
+        images=images,
+        disk=_OWN_DISK.format(format=guest.disk, path=cloud.disk_path(name, guest)) if own else shared,
+        cmdline=" ".join(cloud.command_line(guest) if own else _command_line(guest)),
         cpu=_CPU[accelerator],
         mac=_mac(topology.name, name),
         network=NETWORK,

@@ -1,13 +1,13 @@
 """Images from recipes (images/NAME): built by mmdebstrap from the machine's own mirror, cached by hash.
 
 An image is a folder `CACHE/NAME-HASH`: for a host a tree `root`, to be the lower layer of overlays;
-beside it `packages`, what it can install; for a guest `vmlinuz`, `initrd.gz` and the read-only `root.ext4`.
+beside it `packages`, what it can install; for a guest `vmlinuz`, `initrd.gz` and the read-only `root.ext4`; for a
+guest of the kind `cloud` the same, but that its root is to be copied and written to.
 """
 
 from __future__ import annotations
 
 import fcntl
-import gzip
 import hashlib
 import os
 import shutil
@@ -19,8 +19,9 @@ from pathlib import Path
 import tomllib
 
 from vmacro.errors import ConfigurationError, LabError
-from vmacro.lab import process, repository, zipapps
+from vmacro.lab import bootable, process, repository, zipapps
 from vmacro.lab.paths import RECIPES, cache_dir
+from vmacro.provisioning import agent_package
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 Report = Callable[[str], None]
@@ -54,8 +55,11 @@ class Recipe:
     def key(self) -> str:
         files = sorted(p for p in self.folder.rglob("*") if p.is_file())
         ours = zipapps.sources() if self.kind == "guest" else []
-        parts = [f"{p.name}:{p.stat().st_mode:o}:" + p.read_text() for p in [*files, *ours, Path(__file__)]]
-        return digest([self.base_key, *parts])
+        parts = [
+            f"{p.name}:{p.stat().st_mode:o}:" + p.read_text()
+            for p in [*files, *ours, Path(__file__), Path(bootable.__file__)]
+        ]
+        return digest([self.repository_key, *parts])
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def build(name: str, report: Report) -> Image:
             work = _empty(cache_dir() / f"{name}.part")
             base = _base_tree(wanted.recipe, report)
             report(f"image {name}: adding files and settings")
-            _assemble(wanted.recipe, base, work)
+            _assemble(wanted, base, work)
             work.rename(wanted.folder)
             forget_others(f"{name}-", wanted.folder)
     report(f"image {name}: {wanted.folder.name}")
@@ -160,12 +164,13 @@ def sources(suite: str) -> list[str]:
     return lines
 
 
-def _assemble(recipe: Recipe, base: Path, work: Path) -> None:
-    root = work / "root"
+def _assemble(wanted: Image, base: Path, work: Path) -> None:
+    recipe, root = wanted.recipe, work / "root"
     process.run(["cp", "-a", base, root])
     process.run(["cp", "-rT", "--preserve=mode", recipe.folder / "files", root])
     if recipe.kind == "guest":
         zipapps.build_agent(root / "usr/local/sbin/vmacro-agent.pyz", work, root)
+        shutil.copy(agent_package.PARTS / "50-vmacro-mptcp.conf", root / "etc/sysctl.d")
         zipapps.build_responder(root / "usr/local/sbin/vmacro-rtt.pyz", work, root)
     units = root / "etc/systemd/system"
     for unit in recipe.mask:
@@ -173,49 +178,14 @@ def _assemble(recipe: Recipe, base: Path, work: Path) -> None:
         (units / unit).symlink_to("/dev/null")
     for unit in recipe.enable:
         process.run(["chroot", root, "systemctl", "enable", "-q", unit])
+    if recipe.kind == "cloud":
+        process.run(["cp", "-rT", wanted.packages, root / "srv/packages"])
     process.run([recipe.folder / "customize.sh", root])
-    if recipe.kind == "guest":
-        _finish_guest(recipe, root, work)
-
-
-def _finish_guest(recipe: Recipe, root: Path, work: Path) -> None:
-    (kernel,) = (root / "boot").glob("vmlinuz-*")
-    shutil.copy(kernel, work / "vmlinuz")
-    _initrd(recipe, root, kernel.name.removeprefix("vmlinuz-"), work)
-    process.run(
-        [
-            "mke2fs",
-            "-q",
-            "-t",
-            "ext4",
-            "-O",
-            "^has_journal",
-            "-d",
-            root,
-            work / "root.ext4",
-            f"{recipe.size_mib}M",
-        ]
-    )
-    for leftover in ("root", "initrd", "agent", "rtt"):
-        shutil.rmtree(work / leftover, ignore_errors=True)
-
-
-def _initrd(recipe: Recipe, root: Path, release: str, work: Path) -> None:
-    tree = work / "initrd"
-    for name in ("bin", "dev", "proc", "modules", "lower", "upper", "root"):
-        (tree / name).mkdir(parents=True)
-    shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
-    shutil.copy(recipe.folder / "init", tree / "init")
-    for number, module in enumerate(recipe.modules):
-        packed = root / "usr/lib/modules" / release / "kernel" / f"{module}.ko.xz"
-        numbered = tree / "modules" / f"{number:02}-{packed.name}"
-        shutil.copy(packed, numbered)
-        process.run(["xz", "-d", numbered])
-    names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*"))) + "\n"
-    process.run(["cpio", "-o", "-H", "newc", "--quiet", "-D", tree, "-F", work / "initrd.cpio"], input=names)
-    with gzip.open(work / "initrd.gz", "wb", compresslevel=1) as packed_file:
-        packed_file.write((work / "initrd.cpio").read_bytes())
-    (work / "initrd.cpio").unlink()
+    if recipe.kind != "host":
+        init, writable = recipe.folder / "init", recipe.kind == "cloud"
+        bootable.finish(root, init, recipe.modules, recipe.size_mib, writable, work)
+        for leftover in ("root", "initrd", "agent", "rtt"):
+            shutil.rmtree(work / leftover, ignore_errors=True)
 
 
 def _load(folder: Path) -> Recipe:

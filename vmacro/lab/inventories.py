@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from vmacro.lab.guests import NETWORK
-from vmacro.lab.topology import OPERATOR, Topology
+from vmacro.lab.topology import OPERATOR, Guest, Topology
 
 
 def text(topology: Topology, folder: Path, emulation: bool) -> str:
@@ -32,9 +32,16 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
     for name in topology.clients:
         lines += ["", f"[probers.{name}]", f'network_namespace = "{topology.network_namespace(name)}"']
     for name in topology.guests:
-        lines += ["", f"[guests.{name}]"]
+        lines += ["", f"[guests.{name}]", *_guest(topology.guests[name])]
         lines += [f'probe = {{ from = "{client}" }}' for client in list(topology.clients)[:1]]
     return "\n".join(lines) + "\n"
+
+
+def _guest(guest: Guest) -> list[str]:
+    if guest.image != "cloud":
+        return []
+    found = ['ssh = "root@"', f"servers = {json.dumps(guest.servers)}"]
+    return [*found, "ansible = { guest_restart_servers = true }"]
 
 
 def _site(topology: Topology, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vmacro import inventory
 from vmacro.drivers.agent import ChannelAgents
@@ -15,6 +16,7 @@ from vmacro.drivers.libvirt_connection import Connections
 from vmacro.errors import LabError, UnreachableError
 from vmacro.lab import (
     accelerator,
+    cloud,
     guests,
     images,
     inventories,
@@ -84,20 +86,25 @@ class Lab:
     def up(self, source: Path, report: Report) -> None:
         """Idempotent: what runs already, stays. Raises LabError, ConfigurationError."""
         requirements.require(self.topology)
-        bare, guest_image = images.build("host", report), images.build("guest", report)
+        bare = images.build("host", report)
+        guest_images = {n: images.build(n, report).folder for n in self._guest_images()}
         trees = preparation.layers(bare, report)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remember(source)
         report("network: namespaces and links")
         namespaces.create_all(self.topology)
-        chosen = accelerator.choose(trees, guest_image.folder)
+        chosen = accelerator.choose(trees, next(iter(guest_images.values())))
         (self.folder / "accelerator").write_text(chosen)
         report(f"guests run under {'KVM' if chosen == accelerator.KVM else 'TCG (no KVM that boots a stock kernel)'}")
         if not self._hosts_are_up():
-            self._raise_hosts(trees, {PACKAGES: bare.packages, GUEST_IMAGES: guest_image.folder}, chosen, report)
+            binds = {PACKAGES: bare.packages, **{f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}}
+            self._raise_hosts(trees, binds, chosen, report)
         report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
         with self._connected() as (connections, hosts):
             self._start_guests(connections, hosts, chosen, report)
+
+    def _guest_images(self) -> list[str]:
+        return sorted({g.image for g in self.topology.guests.values()}) or ["guest"]
 
     def _hosts_are_up(self) -> bool:
         ready = self.folder / "provisioned"
@@ -156,8 +163,13 @@ class Lab:
             report(f"host {name}: up, libvirt answers over TLS")
         for name, guest in self.topology.guests.items():
             if guests.find(opened, name) is None:
+                if guest.image == cloud.IMAGE:
+                    cloud.lay_disk(
+                        self.topology, name, self.host(guest.site), images.image(cloud.IMAGE).folder, self.folder
+                    )
                 guests.start(opened[guest.site], self.topology, name, chosen)
                 report(f"guest {name}: booting at {guest.site}")
+        self._provision_guests(opened, report)
         agents = ChannelAgents(connections)
         for name, guest in self.topology.guests.items():
             place = guests.find(opened, name)
@@ -167,9 +179,25 @@ class Lab:
                 ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
                 up = f"{ready.agent.uptime_s:.0f} s after boot"
                 report(f"guest {name}: {ready.agent.address} at {place}, agent ready {up}")
-        for name in (n for n, g in self.topology.guests.items() if g.agent):
+        for name in (n for n, g in self.topology.guests.items() if g.agent and g.image != cloud.IMAGE):
             self._wait_until_it_serves(name, connections, hosts)
             report(f"guest {name}: answers probes")
+
+    def _provision_guests(self, opened: dict[str, Any], report: Report) -> None:
+        """Those that people have, once, as `vmacro provision guests` does it."""
+        addresses, marks = {}, self.folder / "guests"
+        for name, guest in self.topology.guests.items():
+            place = guests.find(opened, name)
+            if guest.image == cloud.IMAGE and place is not None and not (marks / name).exists():
+                addresses[name] = cloud.wait_for_ssh(opened[place], self.topology, name, GUEST_DEADLINE_S)
+                report(f"guest {name}: {addresses[name]} at {place}, lets us in by SSH")
+        chosen = {name: address for name, address in addresses.items() if self.topology.guests[name].agent}
+        if chosen:
+            recap = preparation.provision_guests(self.topology, self.folder, chosen, report)
+            report(f"guests: provisioned over SSH, {recap.total('changed')} changes")
+        marks.mkdir(exist_ok=True)
+        for name in addresses:
+            (marks / name).touch()
 
     def _wait_until_it_serves(self, name: str, connections: Connections, hosts: dict[str, Host]) -> None:
         deadline = process.Deadline(GUEST_DEADLINE_S)

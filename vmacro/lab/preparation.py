@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vmacro import inventory
 from vmacro.errors import LabError
@@ -97,17 +98,30 @@ def provision(shape: Topology, folder: Path, options: Options, report: Report) -
     store = Store(folder / "pki")
     store.init(f"vmacro lab {shape.name}")
     store.issue_pair(folder / "operator", OPERATORS_CERTIFICATE, ())
-    wheels.built()
+    machines = ansible_inventory.derived(settings, ansible_inventory.parts())
+    return _run(shape, folder, "hosts", machines, options, report)
+
+
+def provision_guests(shape: Topology, folder: Path, addresses: dict[str, str], report: Report) -> runner.Recap:
+    """`vmacro provision guests`, of those of which an address is given. Raises ProvisioningError."""
+    settings = inventory.load(folder / "inventory.toml")
+    machines = ansible_inventory.derived(settings, ansible_inventory.parts(), addresses)
+    return _run(shape, folder, "guests", machines, Options(limit=tuple(addresses)), report)
+
+
+def _run(
+    shape: Topology, folder: Path, playbook: str, machines: dict[str, Any], options: Options, report: Report
+) -> runner.Recap:
     told_s = time.monotonic()
 
     def show(task: Task) -> None:
         nonlocal told_s
         if task.kind == "begins" and time.monotonic() > told_s + TOLD_EVERY_S:
             told_s = time.monotonic()
-            report(f"hosts: {task.name}")
+            report(f"{playbook}: {task.name}")
 
     with namespaces.inside(shape.network_namespace(OPERATOR)):
-        return runner.run(settings, "hosts", options, folder / "provision", show)
+        return runner.run(machines, playbook, options, folder / "provision", show)
 
 
 def _keep_installed(bare: Image, kept: Path, report: Report) -> None:

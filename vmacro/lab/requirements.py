@@ -23,6 +23,7 @@ PROGRAMS = {
     "tc": "iproute2",
     "iptables": "iptables",
     "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
     "cpio": "cpio",
     "unshare": "util-linux",
     "ssh": "openssh-client",

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,8 +47,13 @@ class Client(Strict):
 class Guest(Strict):
     site: str
     memory_mib: int = Field(default=256, ge=160)
-    image: str = "guest"
-    agent: bool = True
+    image: Literal["guest", "cloud"] = Field(default="guest", description="cloud: as people have them")
+    manager: Literal["systemd-networkd", "NetworkManager", "ifupdown"] = Field(
+        default="systemd-networkd", description="who manages its interface at first, in the image cloud"
+    )
+    servers: tuple[str, ...] = Field(default=("nginx",), description="that are to speak MPTCP, in the image cloud")
+    disk: Literal["qcow2", "raw"] = Field(default="qcow2", description="how it is stored, in the image cloud")
+    agent: bool = Field(default=True, description="false: a guest without one, as before it is provisioned")
     dirty_ballast_mib: int = Field(default=0, ge=0)
     dirty_mib_s: float = Field(default=0, ge=0)
 

@@ -1,8 +1,6 @@
 """The programs that go into a guest's image, each one file: its agent and RTT responder.
 
-They carry the parts of pyroute2 that they use, under an empty `pyroute2/__init__.py`: the
-real one imports the whole library, which takes 3 s of the guest's boot under emulation. Byte code
-for the guest's Python lies beside the source, since zip files have no __pycache__.
+Byte code for the guest's Python lies beside the source, since zip files have no __pycache__.
 """
 
 from __future__ import annotations
@@ -11,21 +9,14 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import pyroute2
-
 from vmacro.lab import process
 from vmacro.lab.paths import CHECKOUT
-
-_MAIN = "import sys\nfrom {module} import main\nsys.exit(main())\n"
-# What the agent never imports, and what weighs most.
-_UNUSED = ("ndb", "ipdb", "plan9", "bsd", "inotify", "nftables", "cli", "fixtures", "decoder", "ansible")
+from vmacro.provisioning import agent_package
 
 
 def build_agent(target: Path, work: Path, guest_root: Path) -> None:
     tree = _fresh(work / "agent")
-    _copy(CHECKOUT / "guest_agent", tree / "guest_agent")
-    _copy(Path(pyroute2.__file__).parent, tree / "pyroute2", skip=_UNUSED)
-    (tree / "pyroute2/__init__.py").write_text("")
+    agent_package.tree(tree)
     _zip(tree, "guest_agent.__main__", target, guest_root)
 
 
@@ -40,11 +31,11 @@ def build_responder(target: Path, work: Path, guest_root: Path) -> None:
 def sources() -> list[Path]:
     """The files of ours that end up in a guest's image, for the cache's key."""
     rtt = [CHECKOUT / "vmacro/rtt" / n for n in ("wire.py", "responder.py", "zipapp_main.py")]
-    return [*sorted((CHECKOUT / "guest_agent").glob("*.py")), *rtt, Path(__file__)]
+    return [*agent_package.sources(), *rtt, Path(__file__)]
 
 
 def _zip(tree: Path, module: str, target: Path, guest_root: Path) -> None:
-    (tree / "__main__.py").write_text(_MAIN.format(module=module))
+    (tree / "__main__.py").write_text(agent_package.MAIN.format(module=module))
     _compile_with_the_guests_python(tree, guest_root)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"#!/usr/bin/python3\n")
@@ -82,7 +73,3 @@ def _fresh(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
-
-
-def _copy(source: Path, target: Path, skip: tuple[str, ...] = ()) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", *skip))

@@ -3,35 +3,81 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vmacro.inventory import Settings
 from vmacro.model.nouns import Host
 from vmacro.pki.store import Store
+from vmacro.provisioning import agent_package, wheels
 
-HOSTS = "hypervisors"
+HOSTS, GUESTS = "hypervisors", "guests"
 
 
-def derived(settings: Settings, wheels: list[Path]) -> dict[str, Any]:
-    """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `wheels`: what hosts install of us.
+@dataclass(frozen=True)
+class Parts:
+    """What is brought to machines: wheels of the host side; the agent as a package, and alone."""
+
+    wheels: tuple[Path, ...]
+    agent_package: Path
+    agent: Path
+
+
+def parts() -> Parts:
+    """Built where they are not in the cache. Raises ProvisioningError."""
+    return Parts(tuple(wheels.built()), agent_package.built(), agent_package.zipapp())
+
+
+def derived(settings: Settings, brought: Parts, addresses: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `addresses`: of guests whose own the
+    inventory does not say; those of which neither says anything are left out.
 
     Raises ConfigurationError where there is no authority yet.
     """
     hosts = {h.name: _variables(settings, h) for h in settings.inventory.hosts}
-    common = {**_common(settings), "vmacro_wheels": [str(w) for w in wheels]}
-    return {"all": {"vars": common, "children": {HOSTS: {"hosts": hosts}}}}
+    common = {**_common(settings), "vmacro_wheels": [str(w) for w in brought.wheels]}
+    guests = {}
+    for name, guest in settings.read.guests.items():
+        user, _, address = guest.ssh.rpartition("@")
+        if guest.ssh and (address or name in addresses):
+            guests[name] = _guest(settings, name, user, address or addresses[name], brought)
+    return {"all": {"vars": common, "children": {HOSTS: {"hosts": hosts}, GUESTS: {"hosts": guests}}}}
 
 
-def _common(settings: Settings) -> dict[str, Any]:
+def _guest(settings: Settings, name: str, user: str, address: str, brought: Parts) -> dict[str, Any]:
+    """Known by its name, whatever address it has today: its key is asked for by that."""
+    read = settings.read.guests[name]
+    options = [*_ssh_options(settings), f"-o HostKeyAlias={name}"]
+    return {
+        "ansible_host": address,
+        "ansible_user": user,
+        "ansible_become": user != "root",
+        "ansible_ssh_common_args": " ".join(options),
+        "vmacro_interface": read.interface,
+        "vmacro_servers": list(read.servers),
+        "vmacro_agent": str(brought.agent),
+        "vmacro_agent_package": str(brought.agent_package),
+        **read.ansible,
+    }
+
+
+def _ssh_options(settings: Settings) -> list[str]:
     orchestrator = settings.orchestrator
     options = ["-o BatchMode=yes", "-o StrictHostKeyChecking=yes"]
     if orchestrator.ssh_known_hosts:
         options.append(f"-o UserKnownHostsFile={orchestrator.ssh_known_hosts}")
     if orchestrator.ssh_key:
         options.append("-o IdentitiesOnly=yes")
+    return options
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    orchestrator = settings.orchestrator
     found: dict[str, Any] = {
-        "ansible_ssh_common_args": " ".join(options),
+        "ansible_ssh_common_args": " ".join(_ssh_options(settings)),
         "vmacro_command": [sys.executable, "-m", "vmacro.cli.app"],
         "vmacro_inventory": str(settings.path.resolve()),
         "vmacro_authority": Store(settings.named_folder("ca_dir")).ca_pem.decode(),

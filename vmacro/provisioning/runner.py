@@ -17,8 +17,7 @@ from typing import Any
 import ansible_runner
 
 from vmacro.errors import ProvisioningError
-from vmacro.inventory import Settings
-from vmacro.provisioning import ansible_inventory, wheels
+from vmacro.provisioning import ansible_inventory
 
 KINDS = {
     "runner_on_ok": "ok",
@@ -67,11 +66,16 @@ class Recap:
         return sum(host.get(kind, 0) for host in self.counts.values())
 
 
-def run(settings: Settings, playbook: str, options: Options, folder: Path, report: Callable[[Task], None]) -> Recap:
-    """`folder` keeps inventory, log and artefacts. Raises ProvisioningError where a host failed or did not answer."""
+def run(
+    machines: dict[str, Any], playbook: str, options: Options, folder: Path, report: Callable[[Task], None]
+) -> Recap:
+    """`machines`: Ansible's. `folder` keeps it, log and artefacts.
+
+    Raises ProvisioningError where a host failed or did not answer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     inventory = folder / "inventory.json"
-    inventory.write_text(json.dumps(ansible_inventory.derived(settings, wheels.built()), indent=1))
+    inventory.write_text(json.dumps(machines, indent=1))
     recap = Recap(folder)
 
     def see(event: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 def built() -> list[Path]:
     """The wheels, from the cache where nothing has changed. Raises ProvisioningError."""
-    folder = _cache() / _digest([*_everything(), SOURCE / "pyproject.toml"])
+    folder = cache() / digest([*_everything(), SOURCE / "pyproject.toml"])
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
@@ -59,18 +59,18 @@ def _pip(*words: str) -> None:
 def host_side_digest() -> str:
     """What the host side is made of: a wheel that differs elsewhere only does the same on a host."""
     ours = [*(SOURCE / "vmacro/host").glob("*.py"), SOURCE / "guest_agent/protocol.py", SOURCE / "pyproject.toml"]
-    return _digest(ours)
+    return digest(ours)
 
 
 def _everything() -> list[Path]:
     return [p for package in ("vmacro", "guest_agent") for p in (SOURCE / package).rglob("*.py")]
 
 
-def _digest(files: list[Path]) -> str:
+def digest(files: list[Path]) -> str:
     parts = [f"{name} {metadata.version(name)}" for name in HOST_SIDE_NEEDS]
     parts += [f"{p.relative_to(SOURCE)}\0{p.read_text()}" for p in sorted(files) if p.exists()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def _cache() -> Path:
+def cache() -> Path:
     return Path(os.environ.get("VMACRO_CACHE", "/var/cache/vmacro")) / "wheels"

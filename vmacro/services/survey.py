@@ -62,6 +62,18 @@ def view(host: Host, guest: Guest | None, world: World) -> HostView:
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint)
 
 
+def leased_address(inventory: Inventory, guest: Guest, world: World) -> str:
+    """What the site where the guest runs has leased to it, whoever asked for it there; '' where nothing says so.
+
+    Raises HostError where a host cannot be asked.
+    """
+    for host in where(inventory.hosts, guest, world):
+        domain, network = world.hypervisor(host).domain(guest.domain), world.hypervisor(host).network(host.network)
+        if domain is not None and network is not None:
+            return network.address_of(domain.mac) or ""
+    return ""
+
+
 def where(hosts: Iterable[Host], guest: Guest, world: World) -> list[Host]:
     """Hosts on which the guest runs now. Raises HostError where one cannot be asked."""
     found = []

@@ -1,0 +1,37 @@
+"""What a guest boots from: its kernel, an initrd of ours, and a root as a disk."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmacro.lab import process
+
+
+def finish(root: Path, init: Path, modules: Sequence[str], size_mib: int, writable: bool, work: Path) -> None:
+    """Of the tree `root`: `vmlinuz`, `initrd.gz` and the sparse `root.ext4` in `work`. Raises LabError."""
+    (kernel,) = (root / "boot").glob("vmlinuz-*")
+    shutil.copy(kernel, work / "vmlinuz")
+    _initrd(root, init, modules, kernel.name.removeprefix("vmlinuz-"), work)
+    features = [] if writable else ["-O", "^has_journal"]
+    process.run(["mke2fs", "-q", "-t", "ext4", *features, "-d", root, work / "root.ext4", f"{size_mib}M"])
+
+
+def _initrd(root: Path, init: Path, modules: Sequence[str], release: str, work: Path) -> None:
+    tree = work / "initrd"
+    for name in ("bin", "dev", "proc", "modules", "lower", "upper", "root"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
+    shutil.copy(init, tree / "init")
+    for number, module in enumerate(modules):
+        packed = root / "usr/lib/modules" / release / "kernel" / f"{module}.ko.xz"
+        numbered = tree / "modules" / f"{number:02}-{packed.name}"
+        shutil.copy(packed, numbered)
+        process.run(["xz", "-d", numbered])
+    names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*"))) + "\n"
+    process.run(["cpio", "-o", "-H", "newc", "--quiet", "-D", tree, "-F", work / "initrd.cpio"], input=names)
+    with gzip.open(work / "initrd.gz", "wb", compresslevel=1) as packed_file:
+        packed_file.write((work / "initrd.cpio").read_bytes())
+    (work / "initrd.cpio").unlink()
