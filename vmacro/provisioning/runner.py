@@ -157,5 +157,5 @@ def _failed(recap: Recap, playbook: str, runner: Any) -> ProvisioningError:
     if not recap.failures:
         said = Path(runner.config.artifact_dir, "stdout").read_text(errors="replace").strip()[-800:]
         return ProvisioningError(f"playbook {playbook}: ended with {runner.status!r}: {said}", f"see {recap.folder}")
-    lines = [f"host {t.host}: {t.name}: {t.kind}: {t.said}" for t in recap.failures]
+    lines = [f"{t.host}: {t.name}: {t.kind}: {t.said}" for t in recap.failures]
     return ProvisioningError("\n".join(lines), f"all of it: {recap.folder}; it may be run again as it is")
