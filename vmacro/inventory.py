@@ -127,6 +127,7 @@ class Policy(Strict):
     downtime_limit_ms: int = Field(default=10_000, ge=100, le=600_000)
     phase_timeout_s: float = Field(default=90, gt=0)
     move_timeout_s: float = Field(default=3600, gt=0)
+    remove_source_disks: bool = False
 
 
 class Orchestrator(Strict):

@@ -11,16 +11,20 @@ from vmacro.model.events import Event, Value
 from vmacro.model.facts import (
     AgentFacts,
     Arrival,
+    BaseFacts,
     Connection,
     CopyProgress,
     CopyStatistics,
+    DiskCopy,
     DomainFacts,
+    Fetching,
     HostFacts,
     Leaving,
     Leg,
     LinkFacts,
     NetworkFacts,
     Offer,
+    Pool,
     Turn,
 )
 from vmacro.model.nouns import Host, Policy
@@ -50,10 +54,16 @@ class Hypervisor(Protocol):
         policy: Policy,
         report: Callable[[CopyProgress], None],
         cancelled: Callable[[], bool],
+        disks: tuple[str, ...] = (),
     ) -> None:
-        """Migrate live, peer to peer; returns when the guest runs there. A migration that is under way already,
-        begun by somebody who is gone, is followed instead. Raises CopyError, also where `cancelled` became true
-        before that."""
+        """Migrate live, peer to peer; returns when the guest runs there. `disks`: targets whose overlays go along.
+        A migration that is under way already, begun by somebody who is gone, is followed instead. Raises CopyError,
+        also where `cancelled` became true before that."""
+
+    def pools(self) -> tuple[Pool, ...]: ...
+
+    def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
+        """Have the guest write to overlays from now on, and its bases frozen. Idempotent."""
 
     def discard(self, domain: str, fenced: bool = False) -> None:
         """Remove the paused remains that a migration left here of a domain that runs elsewhere. Raises HostError
@@ -102,6 +112,29 @@ class HostNetwork(Protocol):
         """All legs of a move that end here, or its one of an address."""
 
 
+class HostDisks(Protocol):
+    """Disks of guests on one host. Every method raises HostError and may be repeated."""
+
+    def look(self, disk: DiskCopy) -> BaseFacts: ...
+
+    def serve(self, disk: DiskCopy) -> int:
+        """Let the other hosts read its base, until stop(); returns the port."""
+
+    def fetch(self, disk: DiskCopy, source: Host, port: int, bytes_s: int) -> None:
+        """Begin to copy its base from a host that serves it, at so many bytes a second at most (0: any)."""
+
+    def fetched(self, disk: DiskCopy) -> Fetching: ...
+
+    def lay(self, disk: DiskCopy) -> None:
+        """A fresh overlay for a guest that is about to come. Raises HostError where somebody has it open."""
+
+    def stop(self, disk: DiskCopy, drop_overlay: bool = False) -> None:
+        """End what runs for it here; what is half done is removed, a whole base stays."""
+
+    def remove(self, disk: DiskCopy) -> None:
+        """All of it, where the guest is no more."""
+
+
 class Agent(Protocol):
     """The guest's agent. Every method raises AgentError."""
 
@@ -132,11 +165,12 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """All ports together. `hypervisor`, `agent` and `host_network` open on demand and may raise as their methods do."""
+    """All ports together; what reaches hosts and guests opens on demand, and may raise as its methods do."""
 
     hypervisor: Callable[[Host], Hypervisor]
     agent: Callable[[Host, str], AbstractContextManager[Agent]]
     host_network: Callable[[Host], HostNetwork]
+    host_disks: Callable[[Host], HostDisks]
     clock: Clock
     publish: Callable[[Event], None]
     cancelled: Callable[[], bool] = lambda: False

@@ -57,6 +57,7 @@ def _real(request: pytest.FixtureRequest) -> Iterator[Stage]:
             lambda host: LibvirtHypervisor(host, connections),
             ChannelAgents(connections).open,
             sides.get,
+            sides.get,
             SystemClock(),
             lambda _event: None,
         )

@@ -84,6 +84,9 @@ class Faults:
         def host_network(host: Host) -> Any:
             return _Wrapped(plain.host_network(host), f"side@{host.name}", self)
 
+        def host_disks(host: Host) -> Any:
+            return _Wrapped(plain.host_disks(host), f"side@{host.name}", self)
+
         def agent(host: Host, name: str) -> AbstractContextManager[Any]:
             subject = f"agent@{host.name}"
 
@@ -95,7 +98,7 @@ class Faults:
 
             return opened()
 
-        return replace(plain, hypervisor=hypervisor, host_network=host_network, agent=agent)
+        return replace(plain, hypervisor=hypervisor, host_network=host_network, host_disks=host_disks, agent=agent)
 
 
 class _Wrapped:

@@ -6,7 +6,7 @@ import pytest
 
 from vmacro.drivers.fake import FakeWorld, domain
 from vmacro.drivers.fake_agent import connection
-from vmacro.model.facts import Claim, Disk
+from vmacro.model.facts import Claim, Disk, Pool
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks
@@ -123,11 +123,39 @@ def test_a_missing_network() -> None:
     assert codes(findings(fake)) == ["network-missing"]
 
 
-def test_a_local_disk_and_a_shared_one() -> None:
+def test_a_local_disk_goes_along_and_a_shared_one_stays() -> None:
     fake = FakeWorld()
-    alter_domain(fake, disks=(Disk("vda", "/root.ext4", False, True), Disk("vdb", "/data.qcow2", True, False)))
+    fake.give_disk()
+    own = fake.hosts["bucharest"].domains["web"].disks[0]
+    alter_domain(fake, disks=(Disk("vdb", "/root.ext4", False, True), own))
+    assert findings(fake) == []
+
+
+def test_a_disk_that_cannot_go() -> None:
+    fake = FakeWorld()
+    alter_domain(fake, disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))
     (found,) = findings(fake)
-    assert found.code == "local-disk" and "vdb" in found.message
+    assert found.code == "disk-kind" and "/dev/vg/web" in found.message and "block" in found.message
+
+
+def test_a_disk_in_a_pool_that_both_see() -> None:
+    fake = FakeWorld()
+    fake.give_disk()
+    for host in fake.hosts.values():
+        host.pools = (Pool("nfs", "netfs", "/images", 1 << 40, shared=True),)
+    assert findings(fake) == []
+
+
+def test_no_pool_no_room_and_a_volume_in_the_way() -> None:
+    elsewhere, full, taken = FakeWorld(), FakeWorld(), FakeWorld()
+    for fake in (elsewhere, full, taken):
+        fake.give_disk()
+    elsewhere.hosts["berlin"].pools = (Pool("default", "dir", "/other", 1 << 40, shared=False),)
+    full.hosts["berlin"].pools = (Pool("default", "dir", "/images", 1 << 20, shared=False),)
+    taken.hosts["berlin"].disks.bases["/images/web.qcow2"] = ""
+    assert codes(findings(elsewhere)) == ["pool-missing"] and "/other" in findings(elsewhere)[0].message
+    assert codes(findings(full)) == ["pool-full"] and "1 MiB free" in findings(full)[0].message
+    assert codes(findings(taken)) == ["volume-in-the-way"]
 
 
 def test_the_agent() -> None:

@@ -39,8 +39,8 @@ def test_a_subnet_that_is_not_the_inventorys() -> None:
 def test_what_two_sites_find_is_told_once() -> None:
     fake = FakeWorld()
     domains = fake.hosts["bucharest"].domains
-    domains["web"] = replace(domains["web"], disks=(Disk("vda", "/d.qcow2", writable=True, shared=False),))
-    found = [f for f in examined(fake) if f.code == "local-disk"]
+    domains["web"] = replace(domains["web"], disks=(Disk("vda", "/dev/vg/d", True, False, "block", "raw"),))
+    found = [f for f in examined(fake) if f.code == "disk-kind"]
     assert len(found) == 1 and found[0].subject == "guest web"
 
 

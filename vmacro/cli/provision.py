@@ -20,6 +20,7 @@ from vmacro.provisioning.runner import Options, Recap, Task
 from vmacro.services.survey import leased_address
 
 app = typer.Typer(help="Bring machines to what the inventory says, by the playbooks.", no_args_is_help=True)
+HOST_TAGS = "packages, system, tls, libvirt, firewall, host_side, storage, network"
 QUIET = ("begins", "ok", "skipped")
 
 
@@ -31,9 +32,7 @@ DiffOption = Annotated[bool, typer.Option("--diff", help="keep differences of fi
 def hosts(
     check: CheckOption = False,
     diff: DiffOption = False,
-    tags: Annotated[
-        str, typer.Option(help="only these, with commas: packages, system, tls, libvirt, firewall, host_side, network")
-    ] = "",
+    tags: Annotated[str, typer.Option(help=f"only these, with commas: {HOST_TAGS}")] = "",
     limit: Annotated[str, typer.Option(help="only these hosts, with commas")] = "",
     inventory: InventoryOption = None,
     json: JsonOption = False,

@@ -87,6 +87,7 @@ def opened(
             hypervisor=lambda host: LibvirtHypervisor(host, connections),
             agent=ChannelAgents(connections, polite).open,
             host_network=sides.get,
+            host_disks=sides.get,
             clock=SystemClock(),
             publish=publish,
             cancelled=cancelled,

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from vmacro.drivers.fake_agent import FakeAgent, FakeGuest, connection
+from vmacro.drivers.fake_disks import FakeDisks, FakeHostDisks, frozen
 from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
 from vmacro.model.events import Event
 from vmacro.model.facts import (
     CopyProgress,
     CopyStatistics,
+    Disk,
+    DiskCopy,
     DomainFacts,
     HostFacts,
     Leaving,
@@ -24,6 +27,7 @@ from vmacro.model.facts import (
     LinkFacts,
     NetworkFacts,
     Offer,
+    Pool,
     Turn,
 )
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
@@ -53,6 +57,8 @@ class FakeHost:
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
     leaving: dict[str, str] = field(default_factory=dict)
     fenced: set[str] = field(default_factory=set)
+    disks: FakeDisks = field(default_factory=FakeDisks)
+    pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
 
 class FakeWorld:
@@ -76,10 +82,28 @@ class FakeWorld:
             hypervisor=lambda wanted: FakeHypervisor(self, wanted),
             agent=self._agent,
             host_network=lambda wanted: FakeHostNetwork(self, wanted.name),
+            host_disks=self._host_disks,
             clock=self,
             publish=self.events.append,
             cancelled=lambda: self.interrupted,
         )
+
+    def give_disk(self) -> None:
+        """The guest gets one of its own, as nobody has moved it yet."""
+        here = self.hosts["bucharest"]
+        disk = Disk("vda", "/images/web.qcow2", True, False, "file", "qcow2")
+        here.domains["web"] = replace(here.domains["web"], disks=(disk,))
+        here.disks.bases[disk.source] = ""
+
+    def _host_disks(self, wanted: Host) -> FakeHostDisks:
+        found = self.hosts[wanted.name]
+
+        def effect(name: str) -> None:
+            self.before(f"{name} {wanted.name}")
+            if not found.reachable:
+                raise UnreachableError(f"host {wanted.name}: no SSH", "is sshd up?")
+
+        return FakeHostDisks(found.disks, wanted.name, effect)
 
     def running_at(self) -> list[str]:
         return [n for n, h in self.hosts.items() if "web" in h.domains and h.domains["web"].running]
@@ -157,11 +181,15 @@ class FakeHypervisor:
         policy: Policy,
         report: Callable[[CopyProgress], None],
         cancelled: Callable[[], bool],
+        disks: tuple[str, ...] = (),
     ) -> None:
         here = self._host("copy")
         if domain not in here.domains:
             raise CopyError(f"host {self._name}: no domain {domain}")
         there = self._world.hosts[destination.name]
+        missing = [d.source for d in here.domains[domain].disks if d.backing and d.source not in there.disks.overlays]
+        if missing or len(disks) != len(here.domains[domain].disks):
+            raise CopyError(f"host {self._name}: migration of {domain} failed: {destination.name} lacks {missing}")
         here.leaving[domain] = destination.name  # goes on without us, if we die here
         report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
         if cancelled() or not there.reachable:
@@ -170,6 +198,13 @@ class FakeHypervisor:
             raise CopyError(f"host {self._name}: migration of {domain} failed: {why}")
         self._world.finish_copies()
         self._world.before("copy.done")
+
+    def pools(self) -> tuple[Pool, ...]:
+        return self._host("pools").pools
+
+    def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
+        here = self._host("freeze")
+        here.domains[domain] = frozen(here.domains[domain], disks, here.disks)
 
     def discard(self, domain: str, fenced: bool = False) -> None:
         here = self._host("discard")

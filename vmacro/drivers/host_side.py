@@ -15,18 +15,19 @@ from guest_agent import protocol
 from vmacro import config
 from vmacro.config import Checked
 from vmacro.errors import HostError, UnreachableError, UntrustedError, VmacroError
-from vmacro.model.facts import Leaving, Leg, LinkFacts, Offer, Turn
+from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Turn
 from vmacro.model.nouns import Host
 
 _LEAVING = TypeAdapter(Leaving)
 PROGRAM = "vmacro-host"  # found by the host's PATH, or what the key is bound to (authorized_keys, command=)
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 15.0
+_BASE, _FETCHING, _PORT = TypeAdapter(BaseFacts), TypeAdapter(Fetching), TypeAdapter(int)
 _LINK_FACTS, _OFFER, _TURNS = TypeAdapter(LinkFacts), TypeAdapter(Offer), TypeAdapter(tuple[Turn, ...])
 
 
-class SshHostNetwork:
-    """Implements ports.HostNetwork. What the host says is checked before anybody uses it."""
+class SshHostSide:
+    """Implements ports.HostNetwork and ports.HostDisks. What the host says is checked before anybody uses it."""
 
     def __init__(self, host: Host, session: Session) -> None:
         self._host, self._session = host, session
@@ -58,6 +59,28 @@ class SshHostNetwork:
     def close(self, move_id: str, address: str = "") -> None:
         self._ask("close", move=move_id, address=address)
 
+    def look(self, disk: DiskCopy) -> BaseFacts:
+        return self._checked(_BASE, self._ask("disk-look", **_words(disk)))
+
+    def serve(self, disk: DiskCopy) -> int:
+        return self._checked(_PORT, self._ask("disk-serve", address=self._host.address, **_words(disk)).get("port"))
+
+    def fetch(self, disk: DiskCopy, source: Host, port: int, bytes_s: int) -> None:
+        where = {"address": source.address, "tls_name": source.tls_name}
+        self._ask("disk-fetch", port=port, bytes_s=bytes_s, **where, **_words(disk))
+
+    def fetched(self, disk: DiskCopy) -> Fetching:
+        return self._checked(_FETCHING, self._ask("disk-fetched", **_words(disk)))
+
+    def lay(self, disk: DiskCopy) -> None:
+        self._ask("disk-lay", **_words(disk))
+
+    def stop(self, disk: DiskCopy, drop_overlay: bool = False) -> None:
+        self._ask("disk-stop", drop_overlay=drop_overlay, **_words(disk))
+
+    def remove(self, disk: DiskCopy) -> None:
+        self._ask("disk-remove", **_words(disk))
+
     def _end(self, leg: Leg) -> dict[str, str]:
         home = self._host.name == leg.home.name
         return {
@@ -80,6 +103,10 @@ class SshHostNetwork:
     def _checked(self, adapter: TypeAdapter[Checked], data: object) -> Checked:
         hint = "is vmacro-host there of this version?"
         return config.said(adapter, data, f"host {self._host.name}: its side", HostError, hint)
+
+
+def _words(disk: DiskCopy) -> dict[str, str]:
+    return {"id": disk.id, "base": disk.base, "format": disk.format, "overlay": disk.overlay}
 
 
 class Session:
@@ -153,14 +180,14 @@ class HostSides:
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
-    def get(self, host: Host) -> SshHostNetwork:
+    def get(self, host: Host) -> SshHostSide:
         """Raises UnreachableError, UntrustedError."""
         with self._lock:
             session = self._open.get(host.name)
             if session is None or not session.alive:
                 session = self._connect(host)
                 self._open[host.name] = session
-            return SshHostNetwork(host, session)
+            return SshHostSide(host, session)
 
     def _trust_known_hosts(self, client: paramiko.SSHClient) -> None:
         if self._known_hosts is None:

@@ -14,7 +14,7 @@ from vmacro.drivers import libvirt_xml
 from vmacro.drivers.libvirt_connection import Connections, translated
 from vmacro.drivers.libvirt_migration import migrate, under_way
 from vmacro.errors import CopyError, HostError
-from vmacro.model.facts import CopyProgress, CopyStatistics, DomainFacts, HostFacts, NetworkFacts
+from vmacro.model.facts import CopyProgress, CopyStatistics, DiskCopy, DomainFacts, HostFacts, NetworkFacts, Pool
 from vmacro.model.nouns import Host, Policy
 
 _STATES = {
@@ -105,13 +105,35 @@ class LibvirtHypervisor:
         policy: Policy,
         report: Callable[[CopyProgress], None],
         cancelled: Callable[[], bool],
+        disks: tuple[str, ...] = (),
     ) -> None:
         handle = self._lookup(domain)
         if handle is None:
             raise CopyError(f"host {self._host.name}: no domain {domain}")
         with translated(self._host.name, f"domain {domain} cannot be asked whether it migrates"):
             connect = partial(self._connections.another, self._host)
-            migrate(self._host.name, handle, connect, destination, policy, report, cancelled)
+            migrate(self._host.name, handle, connect, destination, policy, report, cancelled, disks)
+
+    def pools(self) -> tuple[Pool, ...]:
+        connection = self._connection
+        with translated(self._host.name, "storage pools cannot be described"):
+            found = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+            return tuple(libvirt_xml.pool(p.XMLDesc(), int(p.info()[3])) for p in found)
+
+    def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
+        """virDomainSnapshotCreateXML, external and without metadata: the base is what was, an overlay what comes."""
+        handle, seen = self._lookup(domain), self.domain(domain)
+        if handle is None or seen is None:
+            raise HostError(f"host {self._host.name}: no domain {domain}")
+        now = {d.target: d.source for d in seen.disks}
+        due = [d for d in disks if now.get(d.target) != d.overlay]
+        if not due:
+            return
+        others = set(now) - {d.target for d in due}
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        with translated(self._host.name, f"disks of domain {domain} cannot be frozen"):
+            xml = libvirt_xml.snapshot(due, sorted(others))
+            handle.snapshotCreateXML(xml, flags | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC)
 
     def discard(self, domain: str, fenced: bool = False) -> None:
         """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""

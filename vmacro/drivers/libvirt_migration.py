@@ -36,6 +36,7 @@ def migrate(
     policy: Policy,
     report: Callable[[CopyProgress], None],
     cancelled: Callable[[], bool],
+    disks: tuple[str, ...] = (),
 ) -> None:
     """Returns when the domain has left. `connect` gives a connection to its host that nobody else uses.
 
@@ -48,7 +49,7 @@ def migrate(
     elif cancelled():
         raise CopyError(f"{what}: it was interrupted before it began")
     else:
-        migration = Started(domain, connect, destination, policy)
+        migration = Started(domain, connect, destination, policy, disks)
     watch = _Watch(domain, policy, report, cancelled)
     while not migration.wait(POLL_S):
         watch.look()
@@ -170,8 +171,11 @@ class Started(threading.Thread):
     whoever watches the copy would wait for the next keep-alive, 5 s later (virNetClientIOEventLoop).
     """
 
-    def __init__(self, domain: Any, connect: Callable[[], Any], destination: Host, policy: Policy) -> None:
+    def __init__(
+        self, domain: Any, connect: Callable[[], Any], destination: Host, policy: Policy, disks: tuple[str, ...]
+    ) -> None:
         super().__init__(name="migration", daemon=True)
+        self._disks = disks
         self._uuid, self._connect = domain.UUID(), connect
         self._destination, self._policy = destination, policy
         self._over = threading.Event()
@@ -209,12 +213,16 @@ class Started(threading.Thread):
             flags |= libvirt.VIR_MIGRATE_TLS
             if self._policy.auto_converge:
                 flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        if self._disks:  # overlays alone; from then on a write is done once it is done at both ends
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC | libvirt.VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES
         return int(flags)
 
     def _parameters(self, flags: int) -> dict[str, Any]:
         parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{self._destination.address}"}
         if self._policy.bandwidth_mib_s:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = self._policy.bandwidth_mib_s
+        if self._disks:
+            parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(self._disks)
         if flags & libvirt.VIR_MIGRATE_TLS:
             parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = self._destination.tls_name
         return parameters
@@ -226,17 +234,17 @@ def _progress(domain: Any) -> CopyProgress | None:
         stats = domain.jobStats()
     except libvirt.libvirtError:
         return None  # the job is just ending, or the connection is: the migration itself will tell
-    if not stats.get("memory_total"):
+    if not stats.get("memory_total") and not stats.get("disk_total"):
         return None  # still connecting
     page = stats.get("memory_page_size", 4096)
     return CopyProgress(
         elapsed_ms=int(stats.get("time_elapsed", 0)),
-        bytes_total=int(stats["memory_total"]) + int(stats.get("disk_total", 0)),
+        bytes_total=int(stats.get("memory_total", 0)) + int(stats.get("disk_total", 0)),
         bytes_remaining=int(stats.get("memory_remaining", 0)) + int(stats.get("disk_remaining", 0)),
         bytes_sent=int(stats.get("memory_processed", 0)) + int(stats.get("disk_processed", 0)),
         iteration=int(stats.get("memory_iteration", 0)),
         dirty_mib_s=stats.get("memory_dirty_rate", 0) * page / (1 << 20),
-        rate_mib_s=stats.get("memory_bps", 0) / (1 << 20),
+        rate_mib_s=(stats.get("memory_bps") or stats.get("disk_bps", 0)) / (1 << 20),
         throttle_percent=int(stats.get("auto_converge_throttle", 0)),
     )
 

@@ -7,7 +7,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vmacro.model.facts import Disk, NetworkFacts
+from vmacro.model.facts import Disk, DiskCopy, NetworkFacts, Pool
+
+# Whose volumes other hosts see (formatstorage).
+SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,39 @@ def _disk(element: ElementTree.Element) -> Disk:
     source = element.find("source")
     where = next(iter(source.attrib.values()), "") if source is not None else ""
     shared = element.get("type") == "network" or element.find("shareable") is not None
-    return Disk(_attribute(element, "target", "dev"), where, element.find("readonly") is None, shared)
+    below = element.find("backingStore")
+    return Disk(
+        _attribute(element, "target", "dev"),
+        where,
+        element.find("readonly") is None,
+        shared,
+        element.get("type", "file"),
+        _attribute(element, "driver", "type"),
+        _attribute(below, "source", "file"),
+        _attribute(below, "format", "type"),
+    )
+
+
+def pool(text: str, available_bytes: int) -> Pool:
+    """`path` is '' for kinds that have none."""
+    root = ElementTree.fromstring(text)
+    kind = root.get("type", "")
+    return Pool(
+        root.findtext("name", ""), kind, root.findtext("target/path", ""), available_bytes, kind in SHARED_POOLS
+    )
+
+
+def snapshot(frozen: Iterable[DiskCopy], others: Iterable[str]) -> str:
+    """External ones of some disks, and none of the others (formatsnapshot)."""
+    root = ElementTree.Element("domainsnapshot")
+    disks = ElementTree.SubElement(root, "disks")
+    for copy in frozen:
+        disk = ElementTree.SubElement(disks, "disk", name=copy.target, snapshot="external")
+        ElementTree.SubElement(disk, "driver", type="qcow2")
+        ElementTree.SubElement(disk, "source", file=copy.overlay)
+    for target in others:
+        ElementTree.SubElement(disks, "disk", name=target, snapshot="no")
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _attribute(parent: ElementTree.Element | None, tag: str, name: str) -> str:

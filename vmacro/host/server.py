@@ -22,12 +22,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from guest_agent import protocol
 from vmacro import __version__
-from vmacro.host import fence, legs, neighbours, routing, tunnels
+from vmacro.host import disk_verbs, fence, legs, neighbours, routing, tunnels
+from vmacro.host.disks import DiskError
 from vmacro.host.legs import INTERFACE, LegEnd, LegError
 from vmacro.host.rescue import Overheard
 from vmacro.host.tunnels import Offer
 
-VERBS = frozenset({"facts", "open", "join", "arm", "turned", "turn", "point", "leaving", "close"})
+VERBS = frozenset({"facts", "open", "join", "arm", "turned", "turn", "point", "leaving", "close", *disk_verbs.VERBS})
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: routing.TUNNEL,
     libvirt.VIR_DOMAIN_EVENT_RESUMED: routing.GUEST,
@@ -67,6 +68,7 @@ class Server:
             "point": self._point,
             "leaving": self._what_became,
             "close": self._close,
+            **disk_verbs.VERBS,
         }
         assert frozenset(self._verbs) == VERBS
 
@@ -79,6 +81,8 @@ class Server:
             return protocol.Reply(request.id, self._verbs[request.verb](request.args))
         except (protocol.ProtocolError, RefusedError) as error:
             return protocol.Reply(request_id, {}, error.code, str(error))
+        except DiskError as error:
+            return protocol.Reply(request_id, {}, "disk", str(error))
         except (LegError, LookupError) as error:
             return protocol.Reply(request_id, {}, "bad-args", str(error))
         except (NetlinkError, OSError) as error:

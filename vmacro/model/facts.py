@@ -25,10 +25,60 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Disk:
+    """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none.
+    `shared`: declared so, or by network."""
+
     target: str
     source: str
     writable: bool
     shared: bool
+    kind: str = "file"
+    format: str = ""
+    backing: str = ""
+    backing_format: str = ""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A libvirt storage pool that is active; `shared`: other hosts see the same volumes, by its kind."""
+
+    name: str
+    kind: str
+    path: str
+    available_bytes: int
+    shared: bool
+
+
+@dataclass(frozen=True)
+class DiskCopy:
+    """One disk of a guest as it moves: `base` is frozen, `overlay` is what the guest has written since; both have the
+    same paths at every host, and share `id`. `frozen`: the guest runs on the overlay already."""
+
+    id: str
+    target: str
+    base: str
+    format: str
+    overlay: str
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """A disk's base as one host has it: `same`, the very one, untouched since it was frozen. `bytes` it takes up."""
+
+    exists: bool
+    same: bool
+    overlay: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How far the copy of a base is. `trouble`: how it failed."""
+
+    done: bool
+    bytes: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,6 +340,8 @@ class HostView:
     links: LinkFacts | None = None
     links_trouble: str = ""
     links_hint: str = ""
+    pools: tuple[Pool, ...] = ()
+    bases: tuple[tuple[DiskCopy, BaseFacts], ...] = ()
 
 
 @dataclass(frozen=True)

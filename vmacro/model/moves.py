@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from vmacro.errors import VmacroError
-from vmacro.model.facts import Arrival, Connection, CopyStatistics, Leg
+from vmacro.model.facts import Arrival, Connection, CopyStatistics, DiskCopy, Leg
 from vmacro.model.nouns import Guest, Host, Policy
 
 
@@ -16,6 +16,7 @@ class Phase(StrEnum):
     `copy`: the guest runs at the destination."""
 
     SURVEY = "survey"
+    DISKS = "disks"
     PREPARE = "prepare"
     COPY = "copy"
     ARRIVE = "arrive"
@@ -57,6 +58,7 @@ class Plan:
     announced before the copy and reached by `leads`; `trail` brings the
     addresses that the guest has (`held`) to where it goes; `standing` are legs of earlier moves, which this
     one ends.
+    `disks` are its own, which move with it.
     `reserve`: the new address needs a DHCP reservation that is not there yet. `operator` is USER@MACHINE;
     `takes_over` is a move whose claim on the guest is void.
     """
@@ -81,6 +83,7 @@ class Plan:
     reserve: bool = False
     operator: str = ""
     takes_over: str = ""
+    disks: tuple[DiskCopy, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class Policy:
     """Bounds of a move. `bandwidth_mib_s` 0 means as fast as the link goes; QEMU aims at a pause of
     `max_downtime_ms`, one that lasts `downtime_limit_ms` is given up; `phase_timeout_s` bounds each phase besides
     the waiting that has a bound of its own, `move_timeout_s` all up to the guest's arrival. Connections that cannot
-    follow are carried for `carry_deadline_s` at most."""
+    follow are carried for `carry_deadline_s` at most. `remove_source_disks`: a guest's own disks do not stay behind
+    once it was seen to be well elsewhere."""
 
     bandwidth_mib_s: int = 0
     max_downtime_ms: int = 300
@@ -70,6 +71,7 @@ class Policy:
     downtime_limit_ms: int = 10_000
     phase_timeout_s: float = 90.0
     move_timeout_s: float = 3600.0
+    remove_source_disks: bool = False
 
 
 @dataclass(frozen=True)

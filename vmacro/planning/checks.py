@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
-from vmacro.planning import seamless
+from vmacro.planning import disks, seamless
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
 
@@ -153,14 +153,6 @@ def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
         yield blocker("subnet-occupied", subject, text, "each site needs a subnet of its own")
 
 
-def _disks_can_go(request: Request, survey: Survey) -> Iterator[Finding]:
-    source = source_view(survey)
-    for disk in source.domain.disks if source is not None and source.domain is not None else ():
-        if disk.writable and not disk.shared:
-            text = f"disk {disk.target} ({disk.source}) is writable and local"
-            yield blocker("local-disk", f"guest {request.guest.name}", text, "shared storage; disks do not move yet")
-
-
 def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
     source, subject = source_view(survey), f"guest {request.guest.name}"
     if source is None or source.domain is None:
@@ -230,7 +222,7 @@ _RULES: tuple[Rule, ...] = (
     _emulation_is_safe,
     _memory_suffices,
     _network_is_ready,
-    _disks_can_go,
+    disks.findings,
     _agent_answers,
     _nobody_else_moves_it,
     _clients_follow,

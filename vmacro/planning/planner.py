@@ -7,7 +7,7 @@ from dataclasses import replace
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning import handoffs
+from vmacro.planning import disks, handoffs
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
 
@@ -34,6 +34,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         standing=handoffs.standing(survey, inventory, domain),
         operator=request.operator,
         takes_over=survey.agent.claim.move if survey.agent.claim is not None and request.take_over else "",
+        disks=disks.copies(source.domain, source.pools, move_id),
     )
     network = survey.view(there.name).network
     if request.handoff != SEAMLESS or network is None:

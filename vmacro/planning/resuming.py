@@ -8,7 +8,7 @@ from itertools import takewhile
 from vmacro.errors import InterruptedMoveError
 from vmacro.model.moves import Ending, Noted, Outcome, Phase
 
-_UP_TO_ARRIVAL = [phase.value for phase in (Phase.SURVEY, Phase.PREPARE, Phase.COPY)]
+_UP_TO_ARRIVAL = [phase.value for phase in (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)]
 _ALWAYS_AGAIN = {phase.value for phase in (Phase.CLEAN, Phase.UNDO)}
 
 

@@ -16,7 +16,7 @@ from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
 from vmacro.planning.outcome import compare
 from vmacro.ports import World
-from vmacro.services import whereabouts
+from vmacro.services import disks, whereabouts
 from vmacro.services.handoff import Handoff, claim_s
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.phases import Journal, Phases
@@ -37,6 +37,8 @@ def tell_the_story(plan: Plan, world: World, journal: Journal, again: bool = Fal
     statistics: CopyStatistics | None = None
     try:
         seen = phases.run(Phase.SURVEY, Before, lambda w: _look_once_more(plan, w))
+        if plan.disks:
+            phases.do(Phase.DISKS, lambda w: disks.send_ahead(plan, w))
         before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
         statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again))
     except VmacroError as error:
@@ -85,6 +87,7 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
     if seen.place != Place.DESTINATION:
         if again and not world.cancelled() and seen.place == Place.SOURCE:
             _prepare_again(plan, world, handoff)
+        _lay_disks(plan, world)
         with ExitStack() as watching:
             for side, host, hypervisor in (
                 ("source", plan.source, source),
@@ -92,11 +95,25 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
             ):
                 watching.enter_context(hypervisor.watch(plan.guest.domain, _teller(plan, world, side, host.name)))
             watching.enter_context(handoff.watching(plan, world))
-            source.copy(plan.guest.domain, plan.destination, plan.policy, _reporter(plan, world), world.cancelled)
+            source.copy(
+                plan.guest.domain,
+                plan.destination,
+                plan.policy,
+                _reporter(plan, world),
+                world.cancelled,
+                tuple(d.target for d in plan.disks),
+            )
     try:
         return destination.statistics(plan.guest.domain)
     except HostError:
         return None  # figures are worth less than going on
+
+
+def _lay_disks(plan: Plan, world: World) -> None:
+    """Not under the feet of a copy that an earlier attempt has begun."""
+    running = world.hypervisor(plan.source).domain(plan.guest.domain) if plan.disks else None
+    if running is not None and not running.migrating:
+        disks.lay(plan, world)
 
 
 def _prepare_again(plan: Plan, world: World, handoff: Handoff) -> None:
@@ -148,6 +165,7 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     left_fenced = whereabouts.look(plan, world).source == whereabouts.FENCED
     world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
     handoff.clean(plan, world, after)
+    disks.clean(plan, world)
     with world.agent(plan.destination, plan.guest.domain) as agent:
         agent.release(plan.move_id)
 
@@ -165,19 +183,24 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
             world.tell(plan.move_id, "note", f"the guest runs at {plan.destination.name} all the same")
             return None
     try:
-        phases.do(Phase.UNDO, lambda w: _undo(plan, w, prepared=Phase.PREPARE in phases.begun))
+        phases.do(Phase.UNDO, lambda w: _undo(plan, w, phases.begun))
     except VmacroError as left:
         reason = f"{error.message}; and undoing what was prepared: {left.message}"
         return Outcome(Ending.ROLLED_BACK, reason, f"vmacro resume {plan.move_id} undoes the rest", remains=True)
     return Outcome(Ending.ROLLED_BACK, error.message, error.hint)
 
 
-def _undo(plan: Plan, world: World, prepared: bool) -> None:
+def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     """All of it is tried, whatever fails first. Raises that first error."""
     troubles: list[VmacroError] = []
     try:
-        if prepared:  # else the guest may be another move's
+        if Phase.PREPARE in begun:  # else the guest may be another move's
             HANDOFFS[plan.handoff].undo_prepare(plan, world)
+    except VmacroError as error:
+        troubles.append(error)
+    try:
+        if Phase.DISKS in begun:
+            disks.undo(plan, world)
     except VmacroError as error:
         troubles.append(error)
     try:

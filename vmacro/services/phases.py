@@ -10,10 +10,10 @@ from typing import Generic, Protocol, TypeVar
 from vmacro.errors import DeadlineError, InterruptedMoveError, JournalError, VmacroError
 from vmacro.model.moves import Phase, Plan
 from vmacro.model.nouns import Host, Policy
-from vmacro.ports import Agent, HostNetwork, Hypervisor, World
+from vmacro.ports import Agent, HostDisks, HostNetwork, Hypervisor, World
 
 Result = TypeVar("Result")
-BEFORE_ARRIVAL = (Phase.SURVEY, Phase.PREPARE, Phase.COPY)
+BEFORE_ARRIVAL = (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)
 
 
 class Journal(Protocol):
@@ -76,7 +76,7 @@ class Phases:
     def _bounded(self, phase: Phase) -> World:
         """The world, whose doors close when the phase must be over: each call has a bound of its own."""
         world, clock = self._world, self._world.clock
-        if phase in (Phase.SURVEY, Phase.PREPARE) and world.cancelled():
+        if phase in (Phase.SURVEY, Phase.DISKS, Phase.PREPARE) and world.cancelled():
             raise InterruptedMoveError("interrupted before the copy began")
         seconds = bound_s(phase, self._plan.policy)
         until = clock.monotonic_s() + seconds
@@ -100,7 +100,11 @@ class Phases:
             check()
             return world.host_network(host)
 
-        return replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network)
+        def host_disks(host: Host) -> HostDisks:
+            check()
+            return world.host_disks(host)
+
+        return replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network, host_disks=host_disks)
 
     def _tell(self, kind: str, phase: Phase, text: str) -> None:
         self._world.tell(self._plan.move_id, kind, text, phase=phase.value)
@@ -109,6 +113,7 @@ class Phases:
 def bound_s(phase: Phase, policy: Policy) -> float:
     """How long a phase may take: its own waiting, and the policy's phase_timeout_s for all else."""
     waiting = {
+        Phase.DISKS: policy.move_timeout_s,
         Phase.PREPARE: policy.join_timeout_s,
         Phase.COPY: policy.copy_timeout_s,
         Phase.ARRIVE: policy.arrival_timeout_s,

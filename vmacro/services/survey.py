@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError
-from vmacro.model.facts import AgentFacts, Connection, HostView, Survey
+from vmacro.model.facts import AgentFacts, Connection, DiskCopy, HostView, Survey
 from vmacro.model.nouns import Guest, Host, Inventory
+from vmacro.planning import disks
 from vmacro.planning.handoffs import next_address
 from vmacro.ports import World
 
@@ -20,7 +21,11 @@ def survey(inventory: Inventory, guest: Guest, world: World, ask_clients: bool, 
     """
     views = tuple(view(host, guest, world) for host in inventory.hosts)
     running = [v for v in views if v.domain is not None and v.domain.running]
-    if len(running) != 1 or running[0].domain is None or not running[0].domain.has_agent_channel:
+    if len(running) != 1 or running[0].domain is None:
+        return Survey(views)
+    copies = disks.copies(running[0].domain, running[0].pools)
+    views = tuple(_with_disks(v, inventory, copies, world) for v in views)
+    if not running[0].domain.has_agent_channel:
         return Survey(views)
     host = inventory.host(running[0].host)
     assert host is not None
@@ -51,13 +56,24 @@ def _with_links(
         return replace(view, links_trouble=error.message, links_hint=error.hint)
 
 
+def _with_disks(view: HostView, inventory: Inventory, copies: tuple[DiskCopy, ...], world: World) -> HostView:
+    """What a host has of the guest's own disks."""
+    host = inventory.host(view.host)
+    if host is None or view.trouble or not copies:
+        return view
+    try:
+        return replace(view, bases=tuple((copy, world.host_disks(host).look(copy)) for copy in copies))
+    except HostError as error:
+        return replace(view, links_trouble=error.message, links_hint=error.hint)
+
+
 def view(host: Host, guest: Guest | None, world: World) -> HostView:
     """One host's facts, and a guest's there; or why there are none."""
     try:
         hypervisor = world.hypervisor(host)
         facts, network = hypervisor.facts(), hypervisor.network(host.network)
         domain = hypervisor.domain(guest.domain) if guest is not None else None
-        return HostView(host.name, host.site, facts, domain, network)
+        return HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
     except HostError as error:
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint)
 

@@ -1,0 +1,96 @@
+"""Which disks go with a guest, and what stands against that. Pure.
+
+The base is copied once, and frozen; its name and an id are in the overlay's name, so that a later move knows both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+
+from vmacro.model.facts import BaseFacts, Disk, DiskCopy, DomainFacts, HostView, Pool, Survey
+from vmacro.model.moves import Finding
+from vmacro.planning.request import Request, blocker, source_view, target_view
+
+FORMATS = ("qcow2", "raw")
+_OVERLAY = re.compile(r"(?P<base>.+)\.vmacro-(?P<id>[a-z0-9]{4,32})\Z")
+UNFROZEN = "unfrozen"  # the id of a base that has none yet
+
+
+def new_id(move_id: str, target: str) -> str:
+    """Never the same twice: two freezes of a disk are two bases."""
+    return hashlib.sha256(f"{move_id}/{target}".encode()).hexdigest()[:12]
+
+
+def local(domain: DomainFacts, pools: Iterable[Pool]) -> list[Disk]:
+    """Those that other hosts do not see."""
+    return [d for d in domain.disks if d.writable and not d.shared and not _in_shared_pool(d, list(pools))]
+
+
+def copies(domain: DomainFacts, pools: Iterable[Pool], move_id: str = "") -> tuple[DiskCopy, ...]:
+    """`move_id`: the move that freezes what is not frozen yet; before it is known, such bases have no id."""
+    return tuple(_copy(d, move_id) for d in local(domain, pools) if _can_go(d))
+
+
+def findings(request: Request, survey: Survey) -> Iterator[Finding]:
+    source, target = source_view(survey), target_view(request, survey)
+    if source is None or source.domain is None:
+        return
+    subject = f"guest {request.guest.name}"
+    for disk in local(source.domain, source.pools):
+        if not _can_go(disk):
+            text = f"disk {disk.target} ({disk.source}) is a local {disk.kind} of format {disk.format or 'unknown'}"
+            yield blocker("disk-kind", subject, text, "qcow2 and raw files move; or put it on storage that both share")
+        elif target is not None and not target.trouble and target.site != source.site:
+            yield from _at_destination(disk, source, target)
+
+
+def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[Finding]:
+    copy, subject = _copy(disk, ""), f"host {target.host}"
+    folder = _folder(copy.base)
+    pool = next((p for p in target.pools if p.path == folder), None)
+    if pool is None:
+        known = ", ".join(f"{p.name} at {p.path}" for p in target.pools if p.path) or "none"
+        text = f"has no active storage pool at {folder}, where disk {disk.target} lies (its pools: {known})"
+        yield blocker("pool-missing", subject, text, "paths are the same at all hosts: vmacro provision hosts")
+        return
+    here, there = _base(source, copy), _base(target, copy)
+    if here is None or there is None:
+        view = source if here is None else target
+        text = f"its host side cannot be asked about disks: {view.links_trouble or 'it has none'}"
+        yield blocker("disk-needs-host-side", f"host {view.host}", text, view.links_hint or "say hosts.*.ssh")
+        return
+    if there.exists and not there.same:
+        text = f"has {copy.base} already, and it is not what guest's disk {disk.target} was frozen as"
+        hint = "move it away, or remove it if you know what it is; on shared storage: a pool of type netfs says so"
+        yield blocker("volume-in-the-way", subject, text, hint)
+    needed = 0 if there.same else here.bytes
+    if pool.available_bytes < needed:
+        text = f"pool {pool.name} has {pool.available_bytes >> 20} MiB free, disk {disk.target} needs {needed >> 20}"
+        yield blocker("pool-full", subject, text, "choose another site, or make room")
+
+
+def _base(view: HostView, copy: DiskCopy) -> BaseFacts | None:
+    return next((facts for seen, facts in view.bases if seen.base == copy.base), None)
+
+
+def _copy(disk: Disk, move_id: str) -> DiskCopy:
+    found = _OVERLAY.match(disk.source)
+    if found is not None and found["base"] == disk.backing:
+        return DiskCopy(found["id"], disk.target, disk.backing, disk.backing_format, disk.source, frozen=True)
+    id_ = new_id(move_id, disk.target) if move_id else UNFROZEN
+    return DiskCopy(id_, disk.target, disk.source, disk.format, f"{disk.source}.vmacro-{id_}", frozen=False)
+
+
+def _can_go(disk: Disk) -> bool:
+    return disk.kind == "file" and disk.format in FORMATS
+
+
+def _in_shared_pool(disk: Disk, pools: list[Pool]) -> bool:
+    folder = _folder(disk.source)
+    return any(p.shared and (p.path == folder or (disk.kind == "volume" and p.name == disk.source)) for p in pools)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
