@@ -33,7 +33,8 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         lines += ["", f"[probers.{name}]", f'network_namespace = "{topology.network_namespace(name)}"']
     for name in topology.guests:
         lines += ["", f"[guests.{name}]", *_guest(topology.guests[name])]
-        lines += [f'probe = {{ from = "{client}" }}' for client in list(topology.clients)[:1]]
+        probers = list(topology.clients)[:1] if topology.guests[name].image == "guest" else []
+        lines += [f'probe = {{ from = "{client}" }}' for client in probers]
     return "\n".join(lines) + "\n"
 
 
