@@ -109,6 +109,9 @@ def migrate(
     max_downtime_ms: Annotated[int | None, typer.Option(help="what QEMU aims at")] = None,
     copy_timeout_s: Annotated[float | None, typer.Option(help="give up and roll back after this long")] = None,
     allow_connection_loss: LossOption = False,
+    remove_source_disks: Annotated[
+        bool | None, typer.Option(help="whether its own disks go from the source once it is well elsewhere")
+    ] = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="from a move whose orchestrator is lost for good")
     ] = False,
@@ -120,7 +123,12 @@ def migrate(
     Exit codes: 0 moved; 2 configuration; 3 rejected, nothing changed; 4 rolled back, it runs at the
     source; 5 moved, work remains; 6 uncertain, a person must look.
     """
-    bounds = {"bandwidth_mib_s": bandwidth_mib_s, "max_downtime_ms": max_downtime_ms, "copy_timeout_s": copy_timeout_s}
+    bounds: dict[str, float | None] = {
+        "bandwidth_mib_s": bandwidth_mib_s,
+        "max_downtime_ms": max_downtime_ms,
+        "copy_timeout_s": copy_timeout_s,
+        "remove_source_disks": remove_source_disks,
+    }
     chosen = {k: v for k, v in bounds.items() if v is not None} | {"allow_connection_loss": allow_connection_loss}
     settings, request = _request(inventory, guest, to, handoff, chosen)
     raise typer.Exit(perform(settings, replace(request, take_over=take_over), report_dir, json))

@@ -49,6 +49,9 @@ def stream(json_lines: bool) -> Iterator[Callable[[Event], None]]:
         yield _plain_lines()
 
 
+PROGRESS = ("copy.progress", "disk.progress")
+
+
 def _plain_lines() -> Callable[[Event], None]:
     began = time.monotonic()
     last_progress = -10.0
@@ -56,7 +59,7 @@ def _plain_lines() -> Callable[[Event], None]:
     def show(event: Event) -> None:
         nonlocal last_progress
         now = time.monotonic()
-        if event.kind == "copy.progress":
+        if event.kind in PROGRESS:
             if now - last_progress < 2:
                 return
             last_progress = now
@@ -95,7 +98,7 @@ class _LiveView:
             self._progress.update(self._task, description=event.text, completed=0, detail="")
         elif event.kind == "phase.end":
             out.print(f"{stamp}  [green]{event.text}[/green]")
-        elif event.kind == "copy.progress":
+        elif event.kind in PROGRESS:
             self._progress.update(self._task, completed=float(event.data.get("percent") or 0), detail=event.text)
         else:
             out.print(f"{stamp}  [dim]{event.text}[/dim]")

@@ -1,0 +1,139 @@
+"""Who else has the interface, and what is left of it once it has let go."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from guest_agent import managers, resolver
+from guest_agent.managers import Ifupdown, Interface, Networkd, NetworkManager, System, without_stanzas
+
+CARD = Interface("enp1s0", "52:54:00:00:00:01", 2, "10.1.0.9/24", "10.1.0.1")
+INTERFACES = """\
+auto lo enp1s0
+iface lo inet loopback
+
+allow-hotplug enp1s0
+iface enp1s0 inet dhcp
+    metric 100
+iface enp1s0 inet6 auto
+
+auto enp2s0
+iface enp2s0 inet static
+    address 192.0.2.1/24
+source /etc/network/interfaces.d/*
+"""
+
+
+class Guest:
+    """Files in a folder; commands are noted, and answered as they were told to be."""
+
+    def __init__(self, root: Path, answers: dict[str, str] | None = None) -> None:
+        self.ran: list[tuple[str, ...]] = []
+        self.answers = answers or {}
+        self.system = System(root, self._run)
+
+    def _run(self, *command: str) -> str:
+        self.ran.append(command)
+        said = " ".join(command)
+        return next((text for key, text in self.answers.items() if said.startswith(key)), "")
+
+    def put(self, path: str, text: str) -> Path:
+        self.system.write(self.system.root / path, text)
+        return self.system.root / path
+
+
+def test_networkd_has_it_until_a_file_of_ours_says_otherwise(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, {"systemctl is-active": "active\n"})
+    networkd = Networkd(guest.system)
+    assert not networkd.manages(CARD), "no state of it"
+    guest.put("run/systemd/netif/links/2", "# private\nADMIN_STATE=configured\n")
+    guest.put("run/systemd/netif/leases/2", "ADDRESS=10.1.0.9\nCLIENTID=ff0102\n")
+    assert networkd.manages(CARD) and networkd.client_id(CARD) == "ff0102"
+    networkd.let_go(CARD)
+    ours = tmp_path / "etc/systemd/network/00-vmacro.network"
+    assert "MACAddress=52:54:00:00:00:01" in ours.read_text() and "Unmanaged=yes" in ours.read_text()
+    assert ("networkctl", "reload") in guest.ran
+    networkd.return_it(CARD)
+    assert not ours.exists() and ("networkctl", "reconfigure", "enp1s0") in guest.ran
+    guest.put("run/systemd/netif/links/2", "ADMIN_STATE=unmanaged\n")
+    assert not networkd.manages(CARD)
+
+
+def test_networkmanager_tells_its_client_identifier(tmp_path: Path) -> None:
+    said = "DHCP4.OPTION[2]:dhcp_client_identifier = 01:52:54:00:00:00:01\n"
+    guest = Guest(tmp_path, {"systemctl is-active": "active\n", "nmcli": said})
+    manager = NetworkManager(guest.system)
+    assert not manager.manages(CARD)
+    guest.put("run/NetworkManager/devices/2", "[device]\nmanaged=true\nconnection-uuid=x\n")
+    assert manager.manages(CARD) and manager.client_id(CARD) == "01525400000001"
+    manager.let_go(CARD)
+    assert "mac:52:54:00:00:00:01" in (tmp_path / "etc/NetworkManager/conf.d/50-vmacro.conf").read_text()
+
+
+def test_ifupdown_gets_its_files_back(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    ifupdown = Ifupdown(guest.system)
+    main, state = guest.put("etc/network/interfaces", INTERFACES), guest.put("run/network/ifstate", "lo=lo\n")
+    assert not ifupdown.manages(CARD)
+    state.write_text("lo=lo\nenp1s0=enp1s0\n")
+    guest.put("run/dhclient.enp1s0.pid", "7\n")
+    assert ifupdown.manages(CARD) and ifupdown.client_id(CARD) == ""
+    ifupdown.let_go(CARD)
+    assert not ifupdown.manages(CARD) and state.read_text() == "lo=lo\n"
+    assert [c[:2] for c in guest.ran] == [("dhclient", "-x")]
+    assert "enp1s0" not in main.read_text() and "enp2s0" in main.read_text()
+    ifupdown.return_it(CARD)
+    assert main.read_text() == INTERFACES and guest.ran[-1] == ("ifup", "enp1s0")
+    assert not list((tmp_path / "etc/network").glob("*vmacro*"))
+
+
+def test_only_what_concerns_the_interface_goes() -> None:
+    left = without_stanzas(INTERFACES, "enp1s0")
+    assert left.splitlines() == [
+        "auto lo",
+        "iface lo inet loopback",
+        "",
+        "auto enp2s0",
+        "iface enp2s0 inet static",
+        "    address 192.0.2.1/24",
+        "source /etc/network/interfaces.d/*",
+    ]
+    assert without_stanzas(left, "enp1s0") == left
+
+
+def test_cloud_init_is_kept_out_where_there_is_one(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    managers.keep_cloud_init_out(guest.system)
+    assert not list(tmp_path.rglob("*.cfg"))
+    (tmp_path / "etc/cloud/cloud.cfg.d").mkdir(parents=True)
+    managers.keep_cloud_init_out(guest.system)
+    (written,) = tmp_path.rglob("*.cfg")
+    assert written.read_text() == "network: {config: disabled}\n"
+    managers.let_cloud_init_in(guest.system)
+    assert not list(tmp_path.rglob("*.cfg"))
+
+
+def test_name_servers_are_addresses_or_nothing(tmp_path: Path) -> None:
+    assert resolver.usable(["10.0.0.1", "x; reboot", "fd00::1", "1.1.1.1", "9.9.9.9"]) == [
+        "10.0.0.1",
+        "fd00::1",
+        "1.1.1.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "ours"),
+    [(None, True), ("nameserver 10.0.0.9\n", True), ("# by hand\nnameserver 10.0.0.9\n", False)],
+)
+def test_resolv_conf_of_somebody_else_stays(
+    tmp_path: Path, before: str | None, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver, "RESOLVED", tmp_path / "nowhere")
+    path = tmp_path / "resolv.conf"
+    if before is not None:
+        path.write_text(before)
+    asyncio.run(resolver.use("eth0", ["10.0.0.1"], path))
+    assert ("nameserver 10.0.0.1" in path.read_text()) == ours
