@@ -21,6 +21,7 @@ from pyroute2.dhcp.leases import Lease as DHCPLease
 from guest_agent import resolver
 
 LOG = logging.getLogger(__name__)
+ETHERNET = 1  # an identifier of this type is a MAC, which pyroute2 takes as text
 BORROWER = b"vmacro-consent"  # the client identifier (RFC 2132 section 9.14) of a second lease
 
 
@@ -56,8 +57,14 @@ class _Identified(AsyncDHCP4Socket):  # type: ignore[misc]
         self._client_id = client_id
 
     async def put(self, msg: Any) -> None:
-        msg.dhcp["options"]["client_id"] = {"type": self._client_id[0], "key": self._client_id[1:]}
+        msg.dhcp["options"]["client_id"] = identifier_option(self._client_id)
         await super().put(msg)
+
+
+def identifier_option(client_id: bytes) -> dict[str, Any]:
+    """As pyroute2 takes it: a type, and the rest."""
+    kind, key = client_id[0], client_id[1:]
+    return {"type": kind, "key": key.hex(":") if kind == ETHERNET else key}
 
 
 def _impatient() -> Iterator[float]:

@@ -111,9 +111,8 @@ class NetworkManager:
         return state.get("managed") in ("true", "1") or bool(state.get("connection-uuid"))
 
     def client_id(self, interface: Interface) -> str:
-        said = self._system.run("nmcli", "--terse", "--fields", "DHCP4", "device", "show", interface.name)
-        found = re.search(r"dhcp_client_identifier = ([0-9a-fA-F:]+)", said)
-        return found.group(1).replace(":", "").lower() if found else ""
+        state = self._system.fields(f"run/NetworkManager/devices/{interface.index}")
+        return state.get("dhcp4.dhcp_client_identifier", "").replace(":", "").lower()
 
     def let_go(self, interface: Interface) -> None:
         self._system.write(self._file, f"[keyfile]\nunmanaged-devices+=mac:{interface.mac}\n")
@@ -122,8 +121,11 @@ class NetworkManager:
 
     def return_it(self, interface: Interface) -> None:
         self._file.unlink(missing_ok=True)
+        # With an address it would take the interface for somebody else's, and leave it as it is.
+        self._system.run("ip", "-4", "address", "flush", "dev", interface.name)
         self._system.run("nmcli", "general", "reload", "conf")
         self._system.run("nmcli", "device", "set", interface.name, "managed", "yes")
+        self._system.run("nmcli", "device", "connect", interface.name)
 
 
 class Ifupdown:
@@ -140,7 +142,11 @@ class Ifupdown:
         return state.exists() and f"{interface.name}={interface.name}" in state.read_text().split()
 
     def client_id(self, interface: Interface) -> str:
-        return ""  # Debian's dhclient sends none, unless told to
+        """By dhclient.leases(5), whose last lease counts."""
+        leases = sorted((self._system.root / "var/lib/dhcp").glob(f"dhclient*{interface.name}*.leases"))
+        text = leases[-1].read_text(errors="replace") if leases else ""
+        found = re.findall(r"option dhcp-client-identifier ([0-9a-fA-F:]+);", text)
+        return "".join(byte.zfill(2) for byte in found[-1].split(":")).lower() if found else ""
 
     def let_go(self, interface: Interface) -> None:
         for path in self._files():

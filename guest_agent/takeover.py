@@ -125,6 +125,7 @@ def _json(*command: str) -> list[Any]:
 
 def _keep(found: Interface) -> None:
     """Address and route, where they went with their manager; and IPv6 by the kernel, which networkd had turned off."""
+    _run("ip", "link", "set", "dev", found.name, "up")  # NetworkManager takes it down as it lets go
     if found.address:
         _run("ip", "address", "replace", found.address, "dev", found.name)
     if found.gateway:

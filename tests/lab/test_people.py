@@ -184,6 +184,25 @@ def moved(shop: Shop, to: str) -> dict[str, object]:
     return summary(done)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("mv /usr/bin/python3 /usr/bin/python3.away", "guest shop: has no python3"),
+        ("mv /run/systemd/netif/links /run/systemd/netif/links.away", "managed by none of systemd-networkd"),
+    ],
+    ids=["no Python", "unknown manager"],
+)
+def test_what_cannot_be_provisioned_is_said_before_anything_is_touched(shop: Shop, spoil: str, said: str) -> None:
+    there, away = spoil.split()[1:]
+    shop(spoil)
+    try:
+        done = shop.vmacro("provision", "guests")
+    finally:
+        shop(f"mv {away} {there}")
+    assert done.returncode == 1 and said in done.stderr, done.stdout + done.stderr
+    assert "vmacro" not in shop("dpkg -l; find /etc /usr/lib/vmacro; true")
+
+
 def test_a_check_says_what_it_would_do_and_does_nothing(shop: Shop) -> None:
     shop(SET_UP)
     assert provisioned(shop, "--check", "--diff") >= 4

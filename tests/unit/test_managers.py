@@ -6,11 +6,23 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from pyroute2.dhcp import _encode_client_id
 
-from guest_agent import managers, resolver
+from guest_agent import lease, managers, resolver
 from guest_agent.managers import Ifupdown, Interface, Networkd, NetworkManager, System, without_stanzas
 
 CARD = Interface("enp1s0", "52:54:00:00:00:01", 2, "10.1.0.9/24", "10.1.0.1")
+NM_STATE = """\
+[device]
+managed=true
+connection-uuid=a41601f3
+[dhcp4]
+dhcp4.dhcp_client_identifier=01:52:54:00:00:00:01
+"""
+DHCLIENT = """\
+lease { option dhcp-client-identifier ff:0:1; }
+lease { option dhcp-client-identifier ff:0:7a:55; }
+"""
 INTERFACES = """\
 auto lo enp1s0
 iface lo inet loopback
@@ -63,11 +75,10 @@ def test_networkd_has_it_until_a_file_of_ours_says_otherwise(tmp_path: Path) -> 
 
 
 def test_networkmanager_tells_its_client_identifier(tmp_path: Path) -> None:
-    said = "DHCP4.OPTION[2]:dhcp_client_identifier = 01:52:54:00:00:00:01\n"
-    guest = Guest(tmp_path, {"systemctl is-active": "active\n", "nmcli": said})
+    guest = Guest(tmp_path, {"systemctl is-active": "active\n"})
     manager = NetworkManager(guest.system)
     assert not manager.manages(CARD)
-    guest.put("run/NetworkManager/devices/2", "[device]\nmanaged=true\nconnection-uuid=x\n")
+    guest.put("run/NetworkManager/devices/2", NM_STATE)
     assert manager.manages(CARD) and manager.client_id(CARD) == "01525400000001"
     manager.let_go(CARD)
     assert "mac:52:54:00:00:00:01" in (tmp_path / "etc/NetworkManager/conf.d/50-vmacro.conf").read_text()
@@ -81,6 +92,8 @@ def test_ifupdown_gets_its_files_back(tmp_path: Path) -> None:
     state.write_text("lo=lo\nenp1s0=enp1s0\n")
     guest.put("run/dhclient.enp1s0.pid", "7\n")
     assert ifupdown.manages(CARD) and ifupdown.client_id(CARD) == ""
+    guest.put("var/lib/dhcp/dhclient.enp1s0.leases", DHCLIENT)
+    assert ifupdown.client_id(CARD) == "ff007a55"
     ifupdown.let_go(CARD)
     assert not ifupdown.manages(CARD) and state.read_text() == "lo=lo\n"
     assert [c[:2] for c in guest.ran] == [("dhclient", "-x")]
@@ -114,6 +127,13 @@ def test_cloud_init_is_kept_out_where_there_is_one(tmp_path: Path) -> None:
     assert written.read_text() == "network: {config: disabled}\n"
     managers.let_cloud_init_in(guest.system)
     assert not list(tmp_path.rglob("*.cfg"))
+
+
+@pytest.mark.parametrize("identifier", ["01525400000001", "ff007a551f0001", "00766d6163726f"])
+def test_an_identifier_is_sent_as_it_was(identifier: str) -> None:
+    """Ethernet's, a DUID, and one of no type."""
+
+    assert _encode_client_id(lease.identifier_option(bytes.fromhex(identifier))).hex() == identifier
 
 
 def test_name_servers_are_addresses_or_nothing(tmp_path: Path) -> None:
