@@ -1,4 +1,4 @@
-"""Who else manages an interface in a guest, and how it is told to leave it alone: networkd, NetworkManager, ifupdown.
+"""Who else manages an interface in a guest, and how it is told to leave it alone: systemd-networkd, NetworkManager.
 
 Each of them would undo what the agent does: drop old addresses, put a default route back, renew at the wrong site.
 What is written here is taken back by `return_it`.
@@ -6,7 +6,6 @@ What is written here is taken back by `return_it`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Protocol
@@ -62,7 +61,7 @@ class Manager(Protocol):
 
 
 def known(system: System) -> list[Manager]:
-    return [Networkd(system), NetworkManager(system), Ifupdown(system)]
+    return [Networkd(system), NetworkManager(system)]
 
 
 class Networkd:
@@ -126,69 +125,6 @@ class NetworkManager:
         self._system.run("nmcli", "general", "reload", "conf")
         self._system.run("nmcli", "device", "set", interface.name, "managed", "yes")
         self._system.run("nmcli", "device", "connect", interface.name)
-
-
-class Ifupdown:
-    """interfaces(5), with dhclient; files as they were are kept beside the changed ones, where ifupdown reads none."""
-
-    name = "ifupdown"
-    KEPT = ".before-vmacro"
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-
-    def manages(self, interface: Interface) -> bool:
-        state = self._system.root / "run/network/ifstate"
-        return state.exists() and f"{interface.name}={interface.name}" in state.read_text().split()
-
-    def client_id(self, interface: Interface) -> str:
-        """By dhclient.leases(5), whose last lease counts."""
-        leases = sorted((self._system.root / "var/lib/dhcp").glob(f"dhclient*{interface.name}*.leases"))
-        text = leases[-1].read_text(errors="replace") if leases else ""
-        found = re.findall(r"option dhcp-client-identifier ([0-9a-fA-F:]+);", text)
-        return "".join(byte.zfill(2) for byte in found[-1].split(":")).lower() if found else ""
-
-    def let_go(self, interface: Interface) -> None:
-        for path in self._files():
-            text = path.read_text()
-            changed = without_stanzas(text, interface.name)
-            if changed != text:
-                self._system.write(path.with_name(path.name + self.KEPT), text)
-                self._system.write(path, changed)
-        # -x ends it and leaves the lease and the address as they are (dhclient(8)).
-        for pid in sorted((self._system.root / "run").glob(f"dhclient*{interface.name}*.pid")):
-            self._system.run("dhclient", "-x", "-pf", str(pid), interface.name)
-        state = self._system.root / "run/network/ifstate"
-        rest = [x for x in state.read_text().splitlines() if x != f"{interface.name}={interface.name}"]
-        self._system.write(state, "".join(f"{x}\n" for x in rest))
-
-    def return_it(self, interface: Interface) -> None:
-        for path in (self._system.root / "etc/network").rglob(f"*{self.KEPT}"):
-            path.replace(path.with_name(path.name[: -len(self.KEPT)]))
-        self._system.run("ifup", interface.name)
-
-    def _files(self) -> list[Path]:
-        folder = self._system.root / "etc/network"
-        found = [folder / "interfaces", *sorted((folder / "interfaces.d").glob("*"))]
-        return [p for p in found if p.is_file() and not p.name.endswith(self.KEPT)]
-
-
-def without_stanzas(text: str, name: str) -> str:
-    """interfaces(5) without what configures one interface at boot."""
-    kept, skipping = [], False
-    for line in text.splitlines(keepends=True):
-        words = line.split()
-        first = words[0] if words else ""
-        if first in ("iface", "mapping") or first == "auto" or first.startswith("allow-"):
-            skipping = first == "iface" and words[1:2] == [name]
-            if first not in ("iface", "mapping") and name in words[1:]:
-                others = [w for w in words[1:] if w != name]
-                line = f"{first} {' '.join(others)}\n" if others else ""
-        elif first in ("source", "source-directory", "no-auto-down", "no-scripts"):
-            skipping = False
-        if not skipping:
-            kept.append(line)
-    return "".join(kept)
 
 
 def keep_cloud_init_out(system: System) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pyroute2.dhcp import _encode_client_id
 
 from guest_agent import lease, managers, resolver
-from guest_agent.managers import Ifupdown, Interface, Networkd, NetworkManager, System, without_stanzas
+from guest_agent.managers import Interface, Networkd, NetworkManager, System
 
 CARD = Interface("enp1s0", "52:54:00:00:00:01", 2, "10.1.0.9/24", "10.1.0.1")
 NM_STATE = """\
@@ -18,24 +18,6 @@ managed=true
 connection-uuid=a41601f3
 [dhcp4]
 dhcp4.dhcp_client_identifier=01:52:54:00:00:00:01
-"""
-DHCLIENT = """\
-lease { option dhcp-client-identifier ff:0:1; }
-lease { option dhcp-client-identifier ff:0:7a:55; }
-"""
-INTERFACES = """\
-auto lo enp1s0
-iface lo inet loopback
-
-allow-hotplug enp1s0
-iface enp1s0 inet dhcp
-    metric 100
-iface enp1s0 inet6 auto
-
-auto enp2s0
-iface enp2s0 inet static
-    address 192.0.2.1/24
-source /etc/network/interfaces.d/*
 """
 
 
@@ -82,39 +64,6 @@ def test_networkmanager_tells_its_client_identifier(tmp_path: Path) -> None:
     assert manager.manages(CARD) and manager.client_id(CARD) == "01525400000001"
     manager.let_go(CARD)
     assert "mac:52:54:00:00:00:01" in (tmp_path / "etc/NetworkManager/conf.d/50-vmacro.conf").read_text()
-
-
-def test_ifupdown_gets_its_files_back(tmp_path: Path) -> None:
-    guest = Guest(tmp_path)
-    ifupdown = Ifupdown(guest.system)
-    main, state = guest.put("etc/network/interfaces", INTERFACES), guest.put("run/network/ifstate", "lo=lo\n")
-    assert not ifupdown.manages(CARD)
-    state.write_text("lo=lo\nenp1s0=enp1s0\n")
-    guest.put("run/dhclient.enp1s0.pid", "7\n")
-    assert ifupdown.manages(CARD) and ifupdown.client_id(CARD) == ""
-    guest.put("var/lib/dhcp/dhclient.enp1s0.leases", DHCLIENT)
-    assert ifupdown.client_id(CARD) == "ff007a55"
-    ifupdown.let_go(CARD)
-    assert not ifupdown.manages(CARD) and state.read_text() == "lo=lo\n"
-    assert [c[:2] for c in guest.ran] == [("dhclient", "-x")]
-    assert "enp1s0" not in main.read_text() and "enp2s0" in main.read_text()
-    ifupdown.return_it(CARD)
-    assert main.read_text() == INTERFACES and guest.ran[-1] == ("ifup", "enp1s0")
-    assert not list((tmp_path / "etc/network").glob("*vmacro*"))
-
-
-def test_only_what_concerns_the_interface_goes() -> None:
-    left = without_stanzas(INTERFACES, "enp1s0")
-    assert left.splitlines() == [
-        "auto lo",
-        "iface lo inet loopback",
-        "",
-        "auto enp2s0",
-        "iface enp2s0 inet static",
-        "    address 192.0.2.1/24",
-        "source /etc/network/interfaces.d/*",
-    ]
-    assert without_stanzas(left, "enp1s0") == left
 
 
 def test_cloud_init_is_kept_out_where_there_is_one(tmp_path: Path) -> None:

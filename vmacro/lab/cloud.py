@@ -23,9 +23,9 @@ SSH_PORT = 22
 _UNITS = {
     "systemd-networkd": "systemd-networkd.service",
     "NetworkManager": "NetworkManager.service",
-    "ifupdown": "networking.service",
+    "ifupdown": "networking.service",  # no guest's so far: the agent cannot take over from it
 }
-_RENDERERS = {"systemd-networkd": "netplan", "NetworkManager": "network-manager", "ifupdown": "eni"}
+_RENDERERS = {"systemd-networkd": "netplan", "NetworkManager": "network-manager"}
 
 
 def disk_path(name: str, guest: Guest) -> Path:

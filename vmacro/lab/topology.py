@@ -48,7 +48,7 @@ class Guest(Strict):
     site: str
     memory_mib: int = Field(default=256, ge=160)
     image: Literal["guest", "cloud"] = Field(default="guest", description="cloud: as people have them")
-    manager: Literal["systemd-networkd", "NetworkManager", "ifupdown"] = Field(
+    manager: Literal["systemd-networkd", "NetworkManager"] = Field(
         default="systemd-networkd", description="who manages its interface at first, in the image cloud"
     )
     servers: tuple[str, ...] = Field(default=("nginx",), description="that are to speak MPTCP, in the image cloud")
