@@ -16,7 +16,7 @@ from typing import Any
 from vmacro.lab.lab import Lab
 
 TOPOLOGY = Path(__file__).with_name("lab") / "two-sites.toml"
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
