@@ -24,7 +24,9 @@ VERBS = {"look": takeover.look, "take-over": takeover.take_over, "give-back": ta
 def main() -> int:
     parser = argparse.ArgumentParser(prog="vmacro-agent", description=__doc__)
     parser.add_argument("verb", nargs="?", choices=("serve", *VERBS), default="serve")
-    parser.add_argument("--interface", default="", help="the one that migrates (default: that of the default route)")
+    parser.add_argument(
+        "--interface", default="", help="the one that migrates (default: that of the default route; to serve, eth0)"
+    )
     parser.add_argument(
         "--client-id", type=bytes.fromhex, default=b"", help="what DHCP servers know it by (default: MAC)"
     )

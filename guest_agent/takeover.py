@@ -72,7 +72,7 @@ def take_over(name: str = "") -> dict[str, Any]:
     manager.let_go(found)
     _keep(found)
     switch_s = time.monotonic() - began
-    trouble = _start_agent() or _lost(found)
+    trouble = _start_agent() or _lost(found) or (f"{manager.name} keeps it" if manager.manages(found) else "")
     if trouble:
         _return(found, manager)
         raise TakeoverError(f"interface {found.name}: given back to {manager.name}: {trouble}")

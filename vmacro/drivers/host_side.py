@@ -106,7 +106,7 @@ class SshHostSide:
 
 
 def _words(disk: DiskCopy) -> dict[str, str]:
-    return {"id": disk.id, "base": disk.base, "format": disk.format, "overlay": disk.overlay}
+    return {"id": disk.id, "base": disk.base, "format": disk.format}
 
 
 class Session:

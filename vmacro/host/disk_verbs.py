@@ -61,7 +61,7 @@ VERBS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
 
 
 def _copy(args: Arguments) -> Copy:
-    return disks.from_words(*(_text(args, key) for key in ("id", "base", "format", "overlay")))
+    return disks.from_words(*(_text(args, key) for key in ("id", "base", "format")))
 
 
 def _address(args: Arguments) -> str:

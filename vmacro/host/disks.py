@@ -9,7 +9,6 @@ a request are units of systemd, which end by themselves if nobody ends them.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ CREDENTIALS = Path("/etc/pki/qemu")  # as libvirt's migrate_tls_x509_cert_dir
 PORTS = range(49215, 49151, -1)  # libvirt's own for migrations, from their far end
 LONGEST_S = 86_400
 _ID = re.compile(r"[a-z0-9]{4,32}\Z")
-_OVERLAY = ".vmacro-"
 
 
 class DiskError(Exception):
@@ -29,16 +27,19 @@ class DiskError(Exception):
 
 @dataclass(frozen=True)
 class Copy:
-    """One disk's: its base, the base's format, the overlay on it, and the id that base and overlay share."""
+    """One disk's: its base, the base's format, and the id that base and overlay share."""
 
     id: str
     base: Path
     format: str
-    overlay: Path
+
+    @property
+    def overlay(self) -> Path:
+        return self.base.with_name(f"{self.base.name}.vmacro-{self.id}")
 
     @property
     def part(self) -> Path:
-        return self.base.with_name(f"{self.base.name}{_OVERLAY}{self.id}.part")
+        return self.overlay.with_name(f"{self.overlay.name}.part")
 
     @property
     def note(self) -> Path:
@@ -48,16 +49,13 @@ class Copy:
         return f"vmacro-{what}-{self.id}.service"
 
 
-def from_words(id: str, base: str, format: str, overlay: str) -> Copy:
+def from_words(id: str, base: str, format: str) -> Copy:
     """Raises DiskError for what is no disk of ours."""
-    found = Copy(id, Path(base), format, Path(overlay))
-    for path in (found.base, found.overlay):
-        if not path.is_absolute() or ".." in path.parts or not str(path).isprintable() or "," in str(path):
-            raise DiskError(f"path {str(path)!r}: must be absolute and plain")
+    found = Copy(id, Path(base), format)
+    if not found.base.is_absolute() or ".." in found.base.parts or not base.isprintable() or "," in base:
+        raise DiskError(f"path {base!r}: must be absolute and plain")
     if not _ID.match(id) or format not in FORMATS:
         raise DiskError(f"disk {id!r} of format {format!r}: no such id or format")
-    if found.overlay.parent != found.base.parent or _OVERLAY not in found.overlay.name:
-        raise DiskError(f"overlay {found.overlay}: must lie beside its base, and be named so")
     return found
 
 
@@ -77,9 +75,9 @@ def freeze(copy: Copy) -> None:
     if not copy.overlay.exists():
         raise DiskError(f"{copy.base}: has no overlay {copy.overlay.name}, so it is still written to")
     if _noted(copy) != copy.id:
-        if copy.note.exists() and json.loads(copy.note.read_text()).get("id") == copy.id:
+        if _kept(copy).get("id") == copy.id:
             raise DiskError(f"{copy.base}: was written to after it was frozen; the guest's disk may be damaged")
-        _note(copy)
+        _note(copy, copy.base)
 
 
 def serve(copy: Copy, address: str) -> int:
@@ -126,8 +124,8 @@ def fetched(copy: Copy) -> dict[str, object]:
         return {"done": True, "bytes": _allocated(copy.base), "trouble": ""}
     state, sub = (_property(copy.unit("fetch"), key) for key in ("ActiveState", "SubState"))
     if (state, sub) == ("active", "exited"):
+        _note(copy, copy.part)  # before it has its name: a base without a note would be in its own way
         copy.part.rename(copy.base)
-        _note(copy)
         _reset(copy.unit("fetch"))
         return {"done": True, "bytes": _allocated(copy.base), "trouble": ""}
     trouble = "" if state == "active" else _last(copy.unit("fetch")) or f"its unit is {state}"
@@ -160,19 +158,29 @@ def remove(copy: Copy) -> None:
 
 def _noted(copy: Copy) -> str:
     """The id by its note, where the file is as it was then; '' otherwise."""
+    note = _kept(copy)
     try:
-        note, now = json.loads(copy.note.read_text()), copy.base.stat()
-    except (OSError, ValueError):
+        now = copy.base.stat()
+    except OSError:
         return ""
-    same = isinstance(note, dict) and (note.get("size"), note.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
+    same = (note.get("size"), note.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
     return str(note.get("id", "")) if same else ""
 
 
-def _note(copy: Copy) -> None:
-    now = copy.base.stat()
+def _kept(copy: Copy) -> dict[str, object]:
+    """What the note says; {} where it says nothing."""
+    try:
+        note = json.loads(copy.note.read_text())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _note(copy: Copy, file: Path) -> None:
+    now = file.stat()
     fresh = copy.note.with_name(f"{copy.note.name}.new")
     fresh.write_text(json.dumps({"id": copy.id, "size": now.st_size, "mtime_ns": now.st_mtime_ns}))
-    os.replace(fresh, copy.note)  # noqa: PTH105
+    fresh.replace(copy.note)
 
 
 def _allocated(path: Path) -> int:

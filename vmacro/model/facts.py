@@ -52,14 +52,16 @@ class Pool:
 @dataclass(frozen=True)
 class DiskCopy:
     """One disk of a guest as it moves: `base` is frozen, `overlay` is what the guest has written since; both have the
-    same paths at every host, and share `id`. `frozen`: the guest runs on the overlay already."""
+    same paths at every host, and share `id`. `format` is the base's."""
 
     id: str
     target: str
     base: str
     format: str
-    overlay: str
-    frozen: bool
+
+    @property
+    def overlay(self) -> str:
+        return f"{self.base}.vmacro-{self.id}"
 
 
 @dataclass(frozen=True)

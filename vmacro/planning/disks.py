@@ -78,9 +78,8 @@ def _base(view: HostView, copy: DiskCopy) -> BaseFacts | None:
 def _copy(disk: Disk, move_id: str) -> DiskCopy:
     found = _OVERLAY.match(disk.source)
     if found is not None and found["base"] == disk.backing:
-        return DiskCopy(found["id"], disk.target, disk.backing, disk.backing_format, disk.source, frozen=True)
-    id_ = new_id(move_id, disk.target) if move_id else UNFROZEN
-    return DiskCopy(id_, disk.target, disk.source, disk.format, f"{disk.source}.vmacro-{id_}", frozen=False)
+        return DiskCopy(found["id"], disk.target, disk.backing, disk.backing_format)
+    return DiskCopy(new_id(move_id, disk.target) if move_id else UNFROZEN, disk.target, disk.source, disk.format)
 
 
 def _can_go(disk: Disk) -> bool:

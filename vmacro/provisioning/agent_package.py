@@ -30,7 +30,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content is the same file
 def built() -> Path:
     """The .deb, from the cache where nothing has changed. Raises ProvisioningError."""
     version = f"{guest_agent.__version__}+{wheels.digest(sources())}"
-    package = wheels.cache().parent / f"agent/vmacro-agent_{version}_all.deb"
+    package = wheels.cache("agent") / f"vmacro-agent_{version}_all.deb"
     if not package.exists():
         package.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=package.parent) as work:

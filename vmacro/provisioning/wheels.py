@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 def built() -> list[Path]:
     """The wheels, from the cache where nothing has changed. Raises ProvisioningError."""
-    folder = cache() / digest([*_everything(), SOURCE / "pyproject.toml"])
+    folder = cache("wheels") / digest([*_everything(), SOURCE / "pyproject.toml"])
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
@@ -72,5 +72,6 @@ def digest(files: list[Path]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def cache() -> Path:
-    return Path(os.environ.get("VMACRO_CACHE", "/var/cache/vmacro")) / "wheels"
+def cache(kind: str) -> Path:
+    """Where what we build of one kind is kept."""
+    return Path(os.environ.get("VMACRO_CACHE", "/var/cache/vmacro")) / kind
