@@ -86,6 +86,7 @@ class Probe(Strict):
     """`from` is a keyword of Python's, not of TOML's."""
 
     from_: str = Field(alias="from")
+    address: str = Field(default="", description="the name that clients use; default: the guest's address")
     port: int = Field(default=7000, ge=1, le=65535)
     mptcp: bool = True
     interval_ms: float = Field(default=10.0, ge=1, le=60_000)
@@ -108,9 +109,19 @@ class Guest(Strict):
 
 
 class Prober(Strict):
-    """A machine that measures as a client would; so far: a network namespace of this machine."""
+    """What measures as a client would: a machine that SSH reaches, or a network namespace of this one."""
 
-    network_namespace: str = Field(pattern=r"^[A-Za-z0-9._-]{1,255}$")
+    ssh: str = Field(default="", description="USER@ADDRESS of the machine")
+    network_namespace: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,255}$")
+    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Prober:
+        if bool(self.ssh) == bool(self.network_namespace):
+            raise ValueError('needs either ssh = "USER@ADDRESS" or network_namespace')
+        if self.ssh and not all(self.ssh.rpartition("@")):
+            raise ValueError(f"ssh = {self.ssh!r}: must be USER@ADDRESS")
+        return self
 
 
 class Policy(Strict):
@@ -225,6 +236,8 @@ def _host(name: str, host: Host) -> nouns.Host:
 
 
 def _guest(name: str, guest: Guest) -> nouns.Guest:
-    probe = guest.probe
-    target = nouns.ProbeTarget(probe.from_, probe.port, probe.mptcp, probe.interval_ms) if probe else None
-    return nouns.Guest(name, guest.domain or name, target)
+    return nouns.Guest(name, guest.domain or name, _target(guest.probe) if guest.probe is not None else None)
+
+
+def _target(probe: Probe) -> nouns.ProbeTarget:
+    return nouns.ProbeTarget(probe.from_, probe.port, probe.mptcp, probe.interval_ms, probe.address)

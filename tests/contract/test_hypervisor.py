@@ -14,6 +14,7 @@ from vmacro.drivers.fake import FakeWorld
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt import LibvirtHypervisor
 from vmacro.drivers.libvirt_connection import Connections
+from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
 from vmacro.lab import namespaces
@@ -51,7 +52,7 @@ def _real(request: pytest.FixtureRequest) -> Iterator[Stage]:
     here = known.host(site_of(real_lab, "web"))
     there = known.host(other_site(here.name))
     connections = Connections(real_lab.folder / "operator")
-    sides = HostSides(real_lab.folder / "ssh/id_ed25519", real_lab.folder / "ssh/known_hosts")
+    sides = HostSides(Ssh(real_lab.folder / "ssh/id_ed25519", real_lab.folder / "ssh/known_hosts"))
     with namespaces.inside(real_lab.namespace("operator")):
         world = World(
             lambda host: LibvirtHypervisor(host, connections),

@@ -18,7 +18,7 @@ from vmacro.lab import inventories, topology
 from vmacro.pki.store import Store
 from vmacro.provisioning import ansible_inventory, runner
 
-PARTS = ansible_inventory.Parts((Path("/w/a.whl"),), Path("/w/agent.deb"), Path("/w/agent.pyz"))
+PARTS = ansible_inventory.Parts((Path("/w/a.whl"),), Path("/w/agent.deb"), Path("/w/agent.pyz"), Path("/w/vmacro-rtt"))
 TEMPLATES = ansible_inventory.playbooks() / "roles/hypervisor/templates"
 RING = Path(__file__).parents[1] / "lab/ring.toml"
 

@@ -1,9 +1,9 @@
-"""provision hosts, provision guests; and the inventory as Ansible reads it."""
+"""provision hosts, guests, probes; and the inventory as Ansible reads it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.provisioning import ansible_inventory, runner
+from vmacro.provisioning.ansible_inventory import target_address
 from vmacro.provisioning.runner import Options, Recap, Task
 from vmacro.services.survey import leased_address
 
@@ -59,22 +60,59 @@ def guests(
     """Guests that run already: the agent takes their interface over, their servers speak MPTCP. Idempotent."""
     settings = wiring.load(inventory)
     names = _named(limit, list(settings.read.guests), "guest", settings)
-    chosen = [name for name in names or settings.read.guests if settings.read.guests[name].ssh or names]
+    known = settings.read.guests
+    chosen = [name for name in names or known if known[name].ssh or names]
     if not chosen:
         raise ConfigurationError(f"{settings.path}: guests.*.ssh: no guest says how to reach it", 'say ssh = "USER@"')
+    for name in (n for n in chosen if not known[n].ssh):
+        raise ConfigurationError(f"{settings.path}: guests.{name}.ssh: is not set", 'say ssh = "USER@"')
     brought = ansible_inventory.parts()
-    addresses = _addresses(settings, chosen)
+    addresses = _addresses(settings, [name for name in chosen if known[name].ssh.endswith("@")])
     machines = ansible_inventory.derived(settings, brought, addresses)
     _provision(settings, "guests", machines, Options(check, diff, _list(tags), names), json)
 
 
+@app.command()
+def probes(
+    check: CheckOption = False,
+    diff: DiffOption = False,
+    tags: Annotated[str, typer.Option(help="only these, with commas: responder, prober")] = "",
+    limit: Annotated[str, typer.Option(help="only these guests and probers, with commas")] = "",
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What answers probes in guests, and what asks from where clients are and serves the figures. Idempotent."""
+    settings = wiring.load(inventory)
+    probed = {name: guest for name, guest in settings.read.guests.items() if guest.probe is not None}
+    probers = [name for name, prober in settings.read.probers.items() if prober.ssh]
+    names = _named(limit, [*probed, *probers], "guest or prober", settings)
+    if not probers and not any(guest.ssh for guest in probed.values()):
+        text = f"{settings.path}: guests.*.probe: nobody is probed that SSH reaches, nor from a machine that it reaches"
+        raise ConfigurationError(text, 'say [probers.X] ssh = "USER@ADDRESS", and guests.Y.probe = { from = "X" }')
+    for name in (n for n, guest in probed.items() if not guest.ssh):
+        render.err.print(f"guest {name}: its responder is left to you: guests.{name}.ssh is not set")
+    brought = ansible_inventory.parts()
+    machines = ansible_inventory.derived(settings, brought, _addresses(settings, _unsaid(settings)))
+    _provision(settings, "probes", machines, Options(check, diff, _list(tags), names), json)
+
+
 def inventory(inventory: InventoryOption = None) -> None:
-    """The inventory as Ansible reads it, for ansible-playbook -i FILE playbooks/hosts.yml or guests.yml."""
+    """The inventory as Ansible reads it, for ansible-playbook -i FILE playbooks/hosts.yml, guests.yml or probes.yml."""
     settings = wiring.load(inventory)
     brought = ansible_inventory.parts()
-    asked = [name for name, guest in settings.read.guests.items() if guest.ssh.endswith("@")]
-    addresses = _addresses(settings, asked) if asked else {}
+    addresses = _addresses(settings, _unsaid(settings))
     render.as_json(ansible_inventory.derived(settings, brought, addresses))
+
+
+def _unsaid(settings: Settings) -> list[str]:
+    """Guests of which SSH or a prober elsewhere needs an address that the inventory does not say."""
+    elsewhere = {name for name, prober in settings.read.probers.items() if prober.ssh}
+    return [
+        name
+        for name, guest in settings.read.guests.items()
+        if guest.ssh.endswith("@")
+        or (guest.probe is not None and guest.probe.from_ in elsewhere and not target_address(guest, ""))
+    ]
 
 
 def _provision(settings: Settings, playbook: str, machines: dict[str, Any], options: Options, json: bool) -> None:
@@ -87,17 +125,15 @@ def _provision(settings: Settings, playbook: str, machines: dict[str, Any], opti
         _show_recap(recap, options.check)
 
 
-def _addresses(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+def _addresses(settings: Settings, names: Collection[str]) -> dict[str, str]:
     """Where guests are now: their hosts know, and it changes as they move. Raises ConfigurationError."""
-    found = {}
+    found: dict[str, str] = {}
+    if not names:
+        wiring.enter(settings)
+        return found
     with wiring.opened(settings) as world:
         for name in names:
-            ssh, guest = settings.read.guests[name].ssh, wiring.guest_named(settings, name)
-            if not ssh:
-                raise ConfigurationError(f"{settings.path}: guests.{name}.ssh: is not set", 'say ssh = "USER@"')
-            if not ssh.endswith("@"):
-                continue
-            found[name] = leased_address(settings.inventory, guest, world)
+            found[name] = leased_address(settings.inventory, wiring.guest_named(settings, name), world)
             if not found[name]:
                 text = f"guest {name}: no host knows an address of it: it runs nowhere, or has no lease"
                 raise ConfigurationError(text, f'vmacro sites; or say guests.{name}.ssh = "USER@ADDRESS"')

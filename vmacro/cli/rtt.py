@@ -17,6 +17,7 @@ from vmacro.rtt import probe as probes
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report as reports
 from vmacro.rtt import responder, wire
+from vmacro.rtt import watch as watching
 from vmacro.rtt.prober import ProbeError, Target
 from vmacro.rtt.samples import Recording, Sample
 
@@ -33,6 +34,12 @@ def serve(address: str = "0.0.0.0", port: PortOption = wire.DEFAULT_PORT) -> Non
         raise VmacroError(f"cannot listen on {address} port {port}: {error.strerror}") from error
     with contextlib.suppress(KeyboardInterrupt):
         responder.serve(listener)
+
+
+@app.command()
+def watch(file: Annotated[Path, typer.Argument(help="JSON: whom to probe; see vmacro/rtt/watch.py")]) -> None:
+    """Probe for ever, and serve what is measured to Prometheus; what `vmacro provision probes` runs as a service."""
+    raise typer.Exit(watching.main(file))
 
 
 @app.command()

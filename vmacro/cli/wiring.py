@@ -19,7 +19,8 @@ from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt import LibvirtHypervisor
 from vmacro.drivers.libvirt_connection import Connections
-from vmacro.drivers.prober import NamespaceProber
+from vmacro.drivers.prober import NamespaceProber, SshProber
+from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
@@ -81,7 +82,7 @@ def opened(
     """The world, reached from where the inventory says; `polite`: what moves a guest comes first."""
     enter(settings)
     connections = Connections(settings.orchestrator.pki_dir)
-    sides = HostSides(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
+    sides = HostSides(ssh(settings))
     try:
         yield World(
             hypervisor=lambda host: LibvirtHypervisor(host, connections),
@@ -117,10 +118,17 @@ def interruptible(publish: Callable[[Event], None]) -> Iterator[Callable[[], boo
             signal.signal(number, handler)
 
 
-def prober(settings: Settings, guest: Guest) -> NamespaceProber | None:
+def prober(settings: Settings, guest: Guest) -> NamespaceProber | SshProber | None:
     if guest.probe is None:
         return None
-    return NamespaceProber(settings.probers[guest.probe.prober].network_namespace)
+    chosen = settings.probers[guest.probe.prober]
+    if chosen.ssh:
+        return SshProber(guest.probe.prober, chosen.ssh, ssh(settings))
+    return NamespaceProber(chosen.network_namespace)
+
+
+def ssh(settings: Settings) -> Ssh:
+    return Ssh(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
 
 
 class Runner(Protocol):

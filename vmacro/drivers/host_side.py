@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -14,13 +13,13 @@ from pydantic import TypeAdapter
 from guest_agent import protocol
 from vmacro import config
 from vmacro.config import Checked
-from vmacro.errors import HostError, UnreachableError, UntrustedError, VmacroError
+from vmacro.drivers.ssh import CONNECT_TIMEOUT_S, Ssh
+from vmacro.errors import HostError, UnreachableError
 from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Turn
 from vmacro.model.nouns import Host
 
 _LEAVING = TypeAdapter(Leaving)
 PROGRAM = "vmacro-host"  # found by the host's PATH, or what the key is bound to (authorized_keys, command=)
-CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 15.0
 _BASE, _FETCHING, _PORT = TypeAdapter(BaseFacts), TypeAdapter(Fetching), TypeAdapter(int)
 _LINK_FACTS, _OFFER, _TURNS = TypeAdapter(LinkFacts), TypeAdapter(Offer), TypeAdapter(tuple[Turn, ...])
@@ -175,8 +174,8 @@ class Session:
 class HostSides:
     """A session a host, opened on demand and again where it broke."""
 
-    def __init__(self, key: Path | None, known_hosts: Path | None) -> None:
-        self._key, self._known_hosts = key, known_hosts
+    def __init__(self, ssh: Ssh) -> None:
+        self._ssh = ssh
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -189,16 +188,6 @@ class HostSides:
                 self._open[host.name] = session
             return SshHostSide(host, session)
 
-    def _trust_known_hosts(self, client: paramiko.SSHClient) -> None:
-        if self._known_hosts is None:
-            client.load_system_host_keys()
-            return
-        try:
-            client.load_host_keys(str(self._known_hosts))
-        except OSError as error:
-            text = f"{self._known_hosts}: cannot be read: {error.strerror}"
-            raise UntrustedError(text, "orchestrator.ssh_known_hosts in the inventory") from error
-
     def close(self) -> None:
         with self._lock:
             for session in self._open.values():
@@ -210,36 +199,9 @@ class HostSides:
         if not address:
             hint = f'hosts.{host.name}.ssh = "root@ADDRESS" in the inventory'
             raise UnreachableError(f"host {host.name}: no SSH to its side is configured", hint)
-        client = paramiko.SSHClient()
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        client = self._ssh.connect(f"host {host.name}", user or "root", address)
         try:
-            return self._logged_in(client, host, user or "root", address)
-        except VmacroError:
-            client.close()
-            raise
-
-    def _logged_in(self, client: paramiko.SSHClient, host: Host, user: str, address: str) -> Session:
-        self._trust_known_hosts(client)
-        try:
-            client.connect(
-                address,
-                username=user,
-                key_filename=str(self._key) if self._key else None,
-                allow_agent=self._key is None,
-                look_for_keys=self._key is None,
-                timeout=CONNECT_TIMEOUT_S,
-                banner_timeout=CONNECT_TIMEOUT_S,
-                auth_timeout=CONNECT_TIMEOUT_S,
-            )
             return Session(host, client)
-        except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
-            raise UntrustedError(f"host {host.name}: SSH to {address}: {error}", _TRUST_HINT) from error
-        except paramiko.SSHException as error:
-            kind = UntrustedError if "not found in known_hosts" in str(error) else UnreachableError
-            raise kind(f"host {host.name}: SSH to {address}: {error}", _TRUST_HINT) from error
-        except OSError as error:
-            text = f"host {host.name}: no SSH to {address}: {error.strerror or error}"
-            raise UnreachableError(text, "is sshd up, and does the firewall let this machine in?") from error
-
-
-_TRUST_HINT = "orchestrator.ssh_known_hosts must have the host's key, and its authorized_keys ours"
+        except (OSError, paramiko.SSHException) as error:
+            client.close()
+            raise UnreachableError(f"host {host.name}: SSH to {address}: {error}") from error

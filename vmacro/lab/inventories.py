@@ -29,12 +29,14 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
     ]
     for name in topology.sites:
         lines += ["", *_site(topology, name), *_host(topology, name, emulation)]
-    for name in topology.clients:
-        lines += ["", f"[probers.{name}]", f'network_namespace = "{topology.network_namespace(name)}"']
-    for name in topology.guests:
-        lines += ["", f"[guests.{name}]", *_guest(topology.guests[name])]
-        probers = list(topology.clients)[:1] if topology.guests[name].image == "guest" else []
-        lines += [f'probe = {{ from = "{client}" }}' for client in probers]
+    for name, client in topology.clients.items():
+        by_ssh, here = f'ssh = "root@{topology.uplink(name).node.ip}"', topology.network_namespace(name)
+        lines += ["", f"[probers.{name}]", by_ssh if client.machine else f'network_namespace = "{here}"']
+    for name, guest in topology.guests.items():
+        lines += ["", f"[guests.{name}]", *_guest(guest)]
+        # Guests of the cloud image answer no probes before they are provisioned, and then those of a machine.
+        probers = [n for n, client in topology.clients.items() if client.machine or guest.image == "guest"]
+        lines += [f'probe = {{ from = "{prober}" }}' for prober in probers[:1]]
     return "\n".join(lines) + "\n"
 
 

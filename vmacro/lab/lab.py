@@ -108,7 +108,7 @@ class Lab:
 
     def _hosts_are_up(self) -> bool:
         ready = self.folder / "provisioned"
-        return ready.exists() and all(self.host(name).leader is not None for name in self.topology.sites)
+        return ready.exists() and all(self.host(name).leader is not None for name in self.topology.machines)
 
     def _raise_hosts(self, trees: list[Path], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
@@ -132,7 +132,7 @@ class Lab:
         """Remove everything; returns what is left all the same, which should be nothing."""
         names = namespaces.existing(self.topology.name)
         wan.stop(self.folder)
-        for name in self.topology.sites:
+        for name in self.topology.machines:
             self.host(name).stop()
         for pid in namespaces.processes_inside(names):
             process.identify(pid).end()
@@ -142,7 +142,7 @@ class Lab:
         return left + leftovers(self.topology.name)
 
     def status(self) -> Status:
-        hosts = {name: self.host(name).leader is not None for name in self.topology.sites}
+        hosts = {name: self.host(name).leader is not None for name in self.topology.machines}
         saved = self.folder / "accelerator"
         chosen = saved.read_text() if saved.exists() else "unknown"
         measured = wan.measure(self.topology) if all(hosts.values()) else []

@@ -58,7 +58,7 @@ def keep(shape: Topology, folder: Path, kept: Path) -> None:
     part = kept.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(mode=0o700)
-    for name in shape.sites:
+    for name in shape.machines:
         process.run(["cp", "-a", folder / "hosts" / name / "upper", part / name])
     for name in _OF_A_LAB:
         process.run(["cp", "-a", folder / name, part / name])
@@ -84,10 +84,12 @@ def boot(
     kvm: bool = False,
     kept: Path | None = None,
 ) -> None:
-    """Hosts that let us in by SSH, bare or as they were `kept`. Idempotent. Raises LabError."""
-    hosts = [LabHost(shape, name, folder / "hosts" / name, kvm) for name in shape.sites]
+    """Machines that let us in by SSH, bare or as they were `kept`; hosts on all `trees`, the others on the lowest.
+    Idempotent. Raises LabError."""
+    hosts = [LabHost(shape, name, folder / "hosts" / name, kvm) for name in shape.machines]
     for host in hosts:
-        host.boot(trees, binds, folder, kept / host.name if kept is not None else None)
+        layers_of_it = trees if host.name in shape.sites else trees[-1:]
+        host.boot(layers_of_it, binds, folder, kept / host.name if kept is not None else None)
     for host in hosts:
         _wait_for_ssh(shape, host)
 

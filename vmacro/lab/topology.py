@@ -42,6 +42,7 @@ class Site(Strict):
 
 class Client(Strict):
     accepts_add_addr: int = Field(default=4, ge=0, le=8, description="0: the kernel's default, never joins")
+    machine: bool = Field(default=False, description="a bare Debian runs there, with SSH, for `provision probes`")
 
 
 class Guest(Strict):
@@ -96,6 +97,11 @@ class Topology(Strict):
     def nodes(self) -> list[str]:
         """All nodes at the WAN's edge."""
         return [OPERATOR, *self.sites, *self.clients]
+
+    @property
+    def machines(self) -> list[str]:
+        """Nodes where a Debian of its own runs."""
+        return [*self.sites, *(name for name, client in self.clients.items() if client.machine)]
 
     def uplink(self, node: str) -> Uplink:
         """The /30 between a node and the WAN router."""

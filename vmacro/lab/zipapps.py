@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vmacro.lab import process
 from vmacro.lab.paths import CHECKOUT
-from vmacro.provisioning import agent_package
+from vmacro.provisioning import agent_package, zipapp
 
 
 def build_agent(target: Path, work: Path, guest_root: Path) -> None:
@@ -35,7 +35,7 @@ def sources() -> list[Path]:
 
 
 def _zip(tree: Path, module: str, target: Path, guest_root: Path) -> None:
-    (tree / "__main__.py").write_text(agent_package.MAIN.format(module=module))
+    (tree / "__main__.py").write_text(zipapp.MAIN.format(module=module))
     _compile_with_the_guests_python(tree, guest_root)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"#!/usr/bin/python3\n")

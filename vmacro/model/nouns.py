@@ -35,12 +35,14 @@ class Site:
 
 @dataclass(frozen=True)
 class ProbeTarget:
-    """Where and from which prober a guest's round trips are measured while it moves."""
+    """Where and from which prober a guest's round trips are measured while it moves. `address` is the name that
+    clients use, empty for whatever address the guest has."""
 
     prober: str
     port: int = 7000
     mptcp: bool = True
     interval_ms: float = 10.0
+    address: str = ""
 
 
 @dataclass(frozen=True)

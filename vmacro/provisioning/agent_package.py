@@ -10,7 +10,6 @@ import gzip
 import shutil
 import subprocess
 import tempfile
-import zipfile
 from pathlib import Path
 
 import pyroute2
@@ -18,13 +17,12 @@ import pyroute2
 import guest_agent
 from vmacro.errors import ProvisioningError
 from vmacro.provisioning import wheels
+from vmacro.provisioning import zipapp as zipapps
 
 AGENT = Path(guest_agent.__file__).parent
 PARTS = AGENT / "package"
-MAIN = "import sys\nfrom {module} import main\nsys.exit(main())\n"
 # What the agent never imports, and what weighs most.
 UNUSED = ("ndb", "ipdb", "plan9", "bsd", "inotify", "nftables", "cli", "fixtures", "decoder", "ansible")
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content is the same file
 
 
 def built() -> Path:
@@ -50,29 +48,18 @@ def zipapp() -> Path:
 
 def tree(target: Path) -> None:
     """What the zipapp holds, but for `__main__.py`."""
-    copy(AGENT, target / "guest_agent", skip=("package",))
-    copy(Path(pyroute2.__file__).parent, target / "pyroute2", skip=UNUSED)
+    zipapps.copy(AGENT, target / "guest_agent", skip=("package",))
+    zipapps.copy(Path(pyroute2.__file__).parent, target / "pyroute2", skip=UNUSED)
     (target / "pyroute2/__init__.py").write_text("")
 
 
-def copy(source: Path, target: Path, skip: tuple[str, ...] = ()) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", *skip))
-
-
 def sources() -> list[Path]:
-    return [*sorted(AGENT.glob("*.py")), *sorted(PARTS.iterdir()), Path(__file__)]
+    return [*sorted(AGENT.glob("*.py")), *sorted(PARTS.iterdir()), Path(__file__), Path(zipapps.__file__)]
 
 
 def _zipapp(work: Path) -> Path:
     tree(work / "tree")
-    (work / "tree/__main__.py").write_text(MAIN.format(module="guest_agent.__main__"))
-    target = work / "vmacro-agent.pyz"
-    target.write_bytes(b"#!/usr/bin/python3\n")
-    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(p for p in (work / "tree").rglob("*") if p.is_file()):
-            archive.writestr(zipfile.ZipInfo(str(path.relative_to(work / "tree")), EPOCH), path.read_bytes())
-    target.chmod(0o755)
-    return target
+    return zipapps.pack(work / "tree", "guest_agent.__main__", work / "vmacro-agent.pyz")
 
 
 def _build(work: Path, version: str) -> Path:

@@ -9,42 +9,76 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vmacro.inventory import Settings
+from vmacro.inventory import Guest, Settings
 from vmacro.model.nouns import Host
 from vmacro.pki.store import Store
-from vmacro.provisioning import agent_package, wheels
+from vmacro.provisioning import agent_package, rtt_program, wheels
 
-HOSTS, GUESTS = "hypervisors", "guests"
+HOSTS, GUESTS, RESPONDERS, PROBERS = "hypervisors", "guests", "responders", "probers"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What is brought to machines: wheels of the host side; the agent as a package, and alone."""
+    """What is brought to machines: wheels of the host side; the agent as a package, and alone; the RTT tool."""
 
     wheels: tuple[Path, ...]
     agent_package: Path
     agent: Path
+    rtt: Path
 
 
 def parts() -> Parts:
     """Built where they are not in the cache. Raises ProvisioningError."""
-    return Parts(tuple(wheels.built()), agent_package.built(), agent_package.zipapp())
+    return Parts(tuple(wheels.built()), agent_package.built(), agent_package.zipapp(), rtt_program.built())
 
 
 def derived(settings: Settings, brought: Parts, addresses: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `addresses`: of guests whose own the
-    inventory does not say; those of which neither says anything are left out.
+    inventory does not say; those of which neither says anything are left out, also as targets of probers.
 
     Raises ConfigurationError where there is no authority yet.
     """
     hosts = {h.name: _variables(settings, h) for h in settings.inventory.hosts}
-    common = {**_common(settings), "vmacro_wheels": [str(w) for w in brought.wheels]}
+    common = {**_common(settings), "vmacro_wheels": [str(w) for w in brought.wheels], "vmacro_rtt": str(brought.rtt)}
     guests = {}
     for name, guest in settings.read.guests.items():
         user, _, address = guest.ssh.rpartition("@")
         if guest.ssh and (address or name in addresses):
             guests[name] = _guest(settings, name, user, address or addresses[name], brought)
-    return {"all": {"vars": common, "children": {HOSTS: {"hosts": hosts}, GUESTS: {"hosts": guests}}}}
+    groups: dict[str, dict[str, dict[str, Any]]] = {
+        HOSTS: hosts,
+        GUESTS: guests,
+        RESPONDERS: {name: {} for name in guests if settings.read.guests[name].probe is not None},
+        PROBERS: {n: _prober(settings, n, addresses) for n, p in settings.read.probers.items() if p.ssh},
+    }
+    return {"all": {"vars": common, "children": {name: {"hosts": members} for name, members in groups.items()}}}
+
+
+def target_address(guest: Guest, asked: str) -> str:
+    """Where a prober finds a guest: by the name that clients use, or where it was `asked` to be; empty: unknown."""
+    named = guest.probe.address if guest.probe is not None else ""
+    return named or guest.ssh.rpartition("@")[2] or asked
+
+
+def _prober(settings: Settings, name: str, addresses: Mapping[str, str]) -> dict[str, Any]:
+    read = settings.read.probers[name]
+    user, _, address = read.ssh.rpartition("@")
+    found = {
+        guest: (target_address(g, addresses.get(guest, "")), g.probe)
+        for guest, g in settings.read.guests.items()
+        if g.probe is not None and g.probe.from_ == name
+    }
+    return {
+        "ansible_host": address,
+        "ansible_user": user,
+        "ansible_become": user != "root",
+        "vmacro_targets": {
+            guest: {"address": where, "port": p.port, "mptcp": p.mptcp, "interval_ms": p.interval_ms}
+            for guest, (where, p) in found.items()
+            if where and p is not None
+        },
+        **read.ansible,
+    }
 
 
 def _guest(settings: Settings, name: str, user: str, address: str, brought: Parts) -> dict[str, Any]:
@@ -60,6 +94,7 @@ def _guest(settings: Settings, name: str, user: str, address: str, brought: Part
         "vmacro_servers": list(read.servers),
         "vmacro_agent": str(brought.agent),
         "vmacro_agent_package": str(brought.agent_package),
+        **({"vmacro_probe_port": read.probe.port} if read.probe is not None else {}),
         **read.ansible,
     }
 

@@ -1,18 +1,23 @@
-"""The prober as a program: `python -m vmacro.rtt.probe ADDRESS --record FILE`. Ends on SIGINT or SIGTERM."""
+"""The prober as a program: `python -m vmacro.rtt.probe ADDRESS --record FILE`. Ends on SIGINT or SIGTERM; one that
+records to standard output, for somebody at the other end of an SSH session, also as its input ends.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vmacro.rtt import wire
 from vmacro.rtt.prober import ProbeError, Prober, Target
 from vmacro.rtt.samples import Sample
+
+STANDARD_OUTPUT = Path("-")
 
 
 def run(
@@ -25,15 +30,23 @@ def run(
 ) -> None:
     """Probe until duration_s is over or a signal comes. Raises ProbeError."""
     stopped = threading.Event()
+    remote = record == STANDARD_OUTPUT
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     end = time.monotonic() + duration_s if duration_s is not None else float("inf")
-    with record.open("w") as out:
+    if remote:
+        threading.Thread(target=_stop_at_the_end_of_input, args=(stopped,), daemon=True).start()
+    with contextlib.nullcontext(sys.stdout) if remote else record.open("w") as out:
         prober = Prober(target, interval_ms, out, observe)
         prober.run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
 
 
-def main() -> int:
+def _stop_at_the_end_of_input(stopped: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stopped.set()
+
+
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vmacro-probe", description=__doc__)
     parser.add_argument("address")
     parser.add_argument("--port", type=int, default=wire.DEFAULT_PORT)
@@ -41,8 +54,8 @@ def main() -> int:
     parser.add_argument("--interval-ms", type=float, default=10.0)
     parser.add_argument("--duration-s", type=float)
     parser.add_argument("--grace-s", type=float, default=5.0)
-    parser.add_argument("--record", type=Path, required=True)
-    o = parser.parse_args()
+    parser.add_argument("--record", type=Path, required=True, help="a file, or - for standard output")
+    o = parser.parse_args(words)
     try:
         run(Target(o.address, o.port, not o.tcp), o.interval_ms, o.record, o.duration_s, o.grace_s)
     except ProbeError as error:

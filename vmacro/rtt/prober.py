@@ -48,25 +48,35 @@ class Prober:
         interval_ms: float,
         out: TextIO,
         observe: Callable[[Sample], None] = lambda _sample: None,
+        connected: Callable[[str], None] = lambda _transport: None,
     ) -> None:
         self._target = target
         self._interval_ns = round(interval_ms * 1e6)
         self._out = out
         self._observe = observe
+        self._connected = connected
         self._due: dict[int, int] = {}
         self._unsent = bytearray()
         self._received = bytearray()
         self._next = 0
+        self.transport = ""  # "mptcp" or "tcp", once it is connected
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the oldest request that nobody has answered is due."""
+        oldest = min(list(self._due.values()), default=None)
+        return 0.0 if oldest is None else max(0.0, (time.monotonic_ns() - oldest) / 1e9)
 
     def run(self, keep_going: Callable[[], bool], grace_s: float, connect_timeout_s: float = 10.0) -> None:
         """Probe while keep_going(), then wait up to grace_s for what is outstanding.
 
         Raises ProbeError. Nothing is lost silently: unanswered requests are recorded as lost.
         """
-        sock, transport, token = self._connect(connect_timeout_s)
+        sock, self.transport, token = self._connect(connect_timeout_s)
+        self._connected(self.transport)
         offset = time.time_ns() - time.monotonic_ns()
         interval_ms = self._interval_ns / 1e6
-        self._out.write(recording.header(str(self._target), transport, interval_ms, token, offset))
+        self._out.write(recording.header(str(self._target), self.transport, interval_ms, token, offset))
         self._out.flush()
         try:
             with sock:
@@ -76,16 +86,13 @@ class Prober:
             raise ProbeError(f"connection to {self._target} broke: {error}") from error
         finally:
             for seq, due in sorted(self._due.items()):
-                self._out.write(recording.sample_line(Sample(seq, due, None)))
+                self._take(Sample(seq, due, None))
             self._out.write(recording.end_line(time.time_ns()))
             self._out.flush()
 
     def _connect(self, timeout_s: float) -> tuple[socket.socket, str, int]:
-        family = socket.AF_INET6 if ":" in self._target.address else socket.AF_INET
         try:
-            sock = wire.stream_socket(family, self._target.mptcp)
-            sock.settimeout(timeout_s)
-            sock.connect((self._target.address, self._target.port))
+            sock = wire.connect(self._target.address, self._target.port, self._target.mptcp, timeout_s)
         except OSError as error:
             raise ProbeError(f"no connection to {self._target}: {error}") from error
         sock.setblocking(False)
@@ -124,10 +131,12 @@ class Prober:
         for seq in wire.decode(self._received):
             due = self._due.pop(seq, None)
             if due is not None:
-                sample = Sample(seq, due, now - due)
-                self._out.write(recording.sample_line(sample))
-                self._observe(sample)
+                self._take(Sample(seq, due, now - due))
         self._out.flush()
+
+    def _take(self, sample: Sample) -> None:
+        self._out.write(recording.sample_line(sample))
+        self._observe(sample)
 
 
 def _transport(sock: socket.socket, mptcp: bool) -> tuple[str, int]:

@@ -44,3 +44,18 @@ def stream_socket(family: int, mptcp: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if mptcp else 0)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def connect(name: str, port: int, mptcp: bool, timeout_s: float) -> socket.socket:
+    """To the first of a name's addresses that answers. Raises OSError."""
+    failed: OSError | None = None
+    for family, _, _, _, where in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+        sock = stream_socket(family, mptcp)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(where)
+            return sock
+        except OSError as error:
+            sock.close()
+            failed = error
+    raise failed or OSError(f"{name}: has no address")

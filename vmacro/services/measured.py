@@ -83,7 +83,7 @@ def _start(prober: Prober | None, request: Request, seen: Survey, folder: Path) 
     if prober is None or target is None or seen.agent is None:
         return None
     recording = folder / "rtt.ndjson"
-    prober.start(seen.agent.address, target, recording)
+    prober.start(target.address or seen.agent.address, target, recording)
     return recording
 
 

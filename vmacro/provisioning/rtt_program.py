@@ -1,0 +1,32 @@
+"""The RTT tool as machines get it, guests and probers alike: one file, with what it imports of others."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import prometheus_client
+
+import vmacro.rtt
+from vmacro.provisioning import wheels, zipapp
+
+RTT = Path(vmacro.rtt.__file__).parent
+# What draws and computes is the orchestrator's.
+UNUSED = ("report.py", "statistics.py", "twisted", "aiohttp", "django")
+
+
+def built() -> Path:
+    """From the cache where nothing has changed."""
+    program = wheels.cache("rtt") / wheels.digest([*RTT.glob("*.py"), Path(__file__)]) / "vmacro-rtt"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=program.parent) as work:
+            _build(Path(work)).replace(program)
+    return program
+
+
+def _build(work: Path) -> Path:
+    zipapp.copy(RTT, work / "tree/vmacro/rtt", skip=UNUSED)
+    (work / "tree/vmacro/__init__.py").write_text("")
+    zipapp.copy(Path(prometheus_client.__file__).parent, work / "tree/prometheus_client", skip=UNUSED)
+    return zipapp.pack(work / "tree", "vmacro.rtt.zipapp_main", work / "vmacro-rtt")
