@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.clients import connect, get
 from tests.support import Vmacro, eventually, on_host, summary, virsh
@@ -110,12 +111,21 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     assert found.down() == []
 
 
-def provisioned(shop: Shop, *words: str) -> int:
+def provisioned(shop: Shop, *words: str, what: str = "guests") -> int:
     """How many tasks changed something, or would."""
-    done = shop.vmacro("provision", "guests", "--json", *words)
+    done = shop.vmacro("provision", what, "--json", *words)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])["guests"]["shop"]
-    return counts.get("changed", 0)
+    counts: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])[what]
+    return sum(machine.get("changed", 0) for machine in counts.values())
+
+
+def measured(shop: Shop) -> dict[str, float]:
+    """What Prometheus would read of the guest."""
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9436/metrics').read().decode())"
+    client = shop.lab.host("client")
+    families = text_string_to_metric_families(on_host(shop.lab, client.name, "python3", "-c", ask))
+    samples = [s for family in families for s in family.samples if s.labels == {"target": "shop"}]
+    return {s.name.removeprefix("vmacro_rtt_"): s.value for s in samples}
 
 
 @contextmanager
@@ -166,7 +176,7 @@ def customers(shop: Shop) -> Iterator[dict[str, dict[str, object]]]:
 
 def _wrapper(folder: Path) -> Path:
     """Of mptcpize, from what guests install: this machine need not have it."""
-    (package,) = images.image("cloud").packages.glob("libmptcpwrap0_*.deb")
+    (package,) = images.image("cloud").packages.glob("main/libmptcpwrap0_*.deb")
     subprocess.run(["dpkg-deb", "-x", str(package), str(folder / "mptcpize")], check=True)
     return folder / "mptcpize"
 
@@ -231,6 +241,19 @@ def test_it_is_fit_to_move(shop: Shop) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_probes_measure_it_for_ever(shop: Shop) -> None:
+    def there() -> str:
+        look = "ls /etc/systemd/system /usr/local/bin /etc/vmacro 2>&1; true"
+        return shop(look) + on_host(shop.lab, "client", "sh", "-c", look)
+
+    before = there()
+    assert provisioned(shop, "--check", what="probes") >= 6 and there() == before, "a check does nothing"
+    assert provisioned(shop, what="probes") >= 6
+    assert provisioned(shop, what="probes") == 0, "a second run changes nothing"
+    eventually(lambda: measured(shop)["seconds_count"] > 100, "round trips")
+    assert (measured(shop)["connected"], measured(shop)["mptcp"]) == (1, 1)
+
+
 def test_its_disk_goes_with_it_and_little_of_it_comes_back(shop: Shop) -> None:
     """Under a steady write load, with a customer at its database; figures by the hosts' own counters."""
     with customers(shop) as seen:
@@ -244,6 +267,9 @@ def test_its_disk_goes_with_it_and_little_of_it_comes_back(shop: Shop) -> None:
     print(f"on the wire: {there >> 20} MiB there, {back >> 20} MiB back", first)
     for kind, result in seen.items():
         assert result["trouble"] == "" and int(str(result["done"])) > 20, (kind, seen)
+    assert int(str(first["requests_sent"])) > 300 and first["requests_lost"] == 0, "measured by the prober's machine"
+    felt = measured(shop)
+    assert (felt["connections_total"], felt["breaks_total"], felt["lost_total"]) == (1, 0, 0), felt
     assert there > 600 << 20 and back < there / 2, "what the guest's memory takes goes both ways"
     disk = virsh(shop.lab, HOME, "domblklist", "shop")
     assert ".vmacro-" in disk and shop.lab.guest("shop").site == HOME

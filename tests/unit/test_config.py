@@ -60,6 +60,13 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         ('site = "b"', 'site = "c"', "hosts.b1.site: no site 'c'"),
         ('from = "p"', 'from = "q"', "guests.web.probe.from: no prober 'q'"),
         ("[sites.b]", "[sites.b]\n[sites.c]", "sites.c: has no host"),
+        (
+            'network_namespace = "p"',
+            "",
+            'probers.p: needs either ssh = "USER@ADDRESS" or network_namespace',
+        ),
+        ('network_namespace = "p"', 'ssh = "root@"', "probers.p: ssh = 'root@': must be USER@ADDRESS"),
+        ('network_namespace = "p"', 'network_namespace = "p"\nssh = "root@a"', "needs either ssh"),
         ("qemu+tls://a1/system", "vbox+tls://a1", "must begin with qemu+ or xen+"),
         ("[sites.a]", "[sites.a", "not TOML"),
     ],

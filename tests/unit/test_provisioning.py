@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from vmacro import inventory
 from vmacro.drivers import libvirt_xml
 from vmacro.lab import inventories, topology
 from vmacro.pki.store import Store
-from vmacro.provisioning import ansible_inventory, runner
+from vmacro.provisioning import ansible_inventory, rtt_program, runner
 
 PARTS = ansible_inventory.Parts((Path("/w/a.whl"),), Path("/w/agent.deb"), Path("/w/agent.pyz"), Path("/w/vmacro-rtt"))
 TEMPLATES = ansible_inventory.playbooks() / "roles/hypervisor/templates"
@@ -52,6 +53,47 @@ def test_the_inventory_is_derived_from_ours(told: dict[str, Any]) -> None:
     assert "StrictHostKeyChecking=yes" in options and "UserKnownHostsFile=" in options
     assert told["vars"]["vmacro_authority"].startswith("-----BEGIN CERTIFICATE-----")
     assert "PRIVATE" not in str(told)
+
+
+PROBED = """
+[probers.paris]
+ssh = "root@192.0.2.9"
+[guests.shop]
+ssh = "root@"
+probe = { from = "paris", port = 7001, mptcp = false, interval_ms = 50 }
+[guests.named]
+probe = { from = "paris", address = "named.example.net" }
+[guests.lost]
+probe = { from = "paris" }
+"""
+
+
+def test_probers_are_told_where_their_guests_are(tmp_path: Path) -> None:
+    text = inventories.text(topology.load(RING), tmp_path, emulation=True)
+    (tmp_path / "i.toml").write_text(text + PROBED)
+    Store(tmp_path / "pki").init("test")
+    settings = inventory.load(tmp_path / "i.toml")
+    groups = ansible_inventory.derived(settings, PARTS, {"shop": "10.90.1.20"})["all"]["children"]
+    paris = groups["probers"]["hosts"]["paris"]
+    assert (paris["ansible_host"], paris["ansible_user"]) == ("192.0.2.9", "root")
+    assert paris["vmacro_targets"] == {
+        "shop": {"address": "10.90.1.20", "port": 7001, "mptcp": False, "interval_ms": 50.0},
+        "named": {"address": "named.example.net", "port": 7000, "mptcp": True, "interval_ms": 10.0},
+    }, "one that nobody knows where to find is left out"
+    assert groups["responders"]["hosts"] == {"shop": {}}, "those that SSH reaches"
+    assert groups["guests"]["hosts"]["shop"]["vmacro_probe_port"] == 7001
+
+
+def test_the_rtt_tool_is_one_file_that_runs_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMACRO_CACHE", str(tmp_path))
+    program = rtt_program.built()
+    assert program == rtt_program.built()
+    for verb in ("serve", "watch", "probe"):  # without our packages, and without us
+        done = subprocess.run(["/usr/bin/python3", "-I", program, verb, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0 and "usage: vmacro-" in done.stdout, done.stderr
+    (tmp_path / "bad.json").write_text("{}")
+    command = ["/usr/bin/python3", "-I", str(program), "watch", str(tmp_path / "bad.json")]
+    assert "targets: must be a table" in subprocess.run(command, capture_output=True, text=True).stderr
 
 
 def test_a_network_reads_back(told: dict[str, Any]) -> None:

@@ -12,17 +12,16 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vmacro.errors import LabError
-from vmacro.lab import keys, process
+from vmacro.lab import keys, process, repository
 from vmacro.lab.process import Process
 from vmacro.lab.topology import Topology
 
 GUEST_IMAGES = "/var/lib/vmacro/images"  # in a host: the guest image, read-only
-PACKAGES = "/srv/packages"  # in a host: what apt installs from
+PACKAGES = f"/{repository.FOLDER}"  # in a host: what apt installs from
 
 # $1 lower, $2 upper, $3 work, $4 merged; the rest is the command. /run may be no tmpfs, and nspawn wants one.
 _MOUNT_AND_EXEC = """
@@ -33,6 +32,14 @@ mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"
 shift 4
 exec "$@"
 """
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a machine boots from, the uppermost layer first, and the packages that apt finds there."""
+
+    layers: tuple[Path, ...]
+    packages: Path
 
 
 class LabHost:
@@ -55,8 +62,8 @@ class LabHost:
         leader = Process(**json.loads(saved.read_text()))
         return leader if leader.alive else None
 
-    def boot(self, layers: Sequence[Path], binds: dict[str, Path], lab: Path, kept: Path | None = None) -> None:
-        """Start it on these layers, the uppermost first; SSH answers some seconds later. Idempotent.
+    def boot(self, ground: Ground, binds: dict[str, Path], lab: Path, kept: Path | None = None) -> None:
+        """Start it; SSH answers some seconds later. Idempotent.
 
         `binds`: folders that it sees, read-only, by where it sees them. `kept`: all that was its own once.
         """
@@ -84,7 +91,7 @@ class LabHost:
             # Only where guests use it: udev in there would give the machine's device to a group of the host's, and a
             # libvirt that sees a KVM that its guests may not open asks QEMU for its capabilities anew at every turn.
             *(["--bind=/dev/kvm"] if self.kvm else []),
-            *(f"--bind-ro={folder}:{seen}" for seen, folder in binds.items()),
+            *(f"--bind-ro={folder}:{seen}" for seen, folder in [(PACKAGES, ground.packages), *binds.items()]),
             f"--network-namespace-path=/run/netns/{self._topology.network_namespace(self.name)}",
             f"--machine=vmacro-{self._topology.name}-{self.name}",
             f"--directory={self.folder / 'mount'}",
@@ -93,7 +100,7 @@ class LabHost:
             [
                 *("env", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=1"),
                 *("unshare", "--mount", "--propagation=private", "sh", "-c", _MOUNT_AND_EXEC, "vmacro-host"),
-                *(":".join(map(str, layers)), upper, self.folder / "work", self.folder / "mount"),
+                *(":".join(map(str, ground.layers)), upper, self.folder / "work", self.folder / "mount"),
                 *command,
             ],
             self.folder / "console.log",

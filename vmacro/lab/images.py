@@ -29,7 +29,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """images/NAME/recipe.toml and what lies beside it."""
+    """images/NAME/recipe.toml, and the `folder` of what goes into it, which may be another recipe's (`as`)."""
 
     name: str
     folder: Path
@@ -40,6 +40,7 @@ class Recipe:
     mask: tuple[str, ...]
     modules: tuple[str, ...]
     repository: tuple[str, ...]
+    backports: bool
     size_mib: int
 
     @property
@@ -49,11 +50,12 @@ class Recipe:
 
     @property
     def repository_key(self) -> str:
-        return digest([self.base_key, *sorted(self.repository)])
+        return digest([self.base_key, *sorted(self.repository), Path(repository.__file__).read_text()])
 
     @property
     def key(self) -> str:
-        files = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name != "recipe.toml")
+        files.append(RECIPES / self.name / "recipe.toml")
         ours = zipapps.sources() if self.kind == "guest" else []
         parts = [
             f"{p.name}:{p.stat().st_mode:o}:" + p.read_text()
@@ -144,11 +146,12 @@ def _repository(wanted: Image, base: Path, report: Report) -> None:
     recipe = wanted.recipe
     report(f"image {recipe.name}: fetching what its hosts install: {len(recipe.repository)} packages and their needs")
     part = _empty(cache_dir() / f"packages-{recipe.name}.part")
-    repository.build(base, recipe.repository, sources(recipe.suite), KEYRING, part)
+    archives = sources(recipe.suite, recipe.backports)
+    repository.build(base, recipe.repository, recipe.suite, recipe.backports, archives, KEYRING, part)
     part.rename(wanted.packages)
 
 
-def sources(suite: str) -> list[str]:
+def sources(suite: str, backports: bool = False) -> list[str]:
     """sources.list(5) lines for a suite, on the archives that this machine is configured for.
 
     Raises LabError.
@@ -156,7 +159,8 @@ def sources(suite: str) -> list[str]:
     template = "$(ORIGIN) $(COMPONENT) $(LABEL) $(REPO_URI)"
     found = process.run(["apt-get", "indextargets", "--format", template]).splitlines()
     lines = []
-    for label, name in (("Debian", suite), ("Debian-Security", f"{suite}-security")):
+    wanted_suites = [("Debian", suite), ("Debian-Security", f"{suite}-security")]
+    for label, name in [*wanted_suites, *([("Debian", f"{suite}-backports")] if backports else [])]:
         wanted = f"Debian main {label} "
         lines += [f"deb {line.removeprefix(wanted)} {name} main" for line in found if line.startswith(wanted)][:1]
     if not lines:
@@ -168,6 +172,8 @@ def _assemble(wanted: Image, base: Path, work: Path) -> None:
     recipe, root = wanted.recipe, work / "root"
     process.run(["cp", "-a", base, root])
     process.run(["cp", "-rT", "--preserve=mode", recipe.folder / "files", root])
+    shutil.rmtree(root / "etc/apt/sources.list.d", ignore_errors=True)
+    (root / "etc/apt/sources.list.d").mkdir(parents=True, exist_ok=True)
     if recipe.kind == "guest":
         zipapps.build_agent(root / "usr/local/sbin/vmacro-agent.pyz", work, root)
         shutil.copy(agent_package.PARTS / "50-vmacro-mptcp.conf", root / "etc/sysctl.d")
@@ -178,8 +184,11 @@ def _assemble(wanted: Image, base: Path, work: Path) -> None:
         (units / unit).symlink_to("/dev/null")
     for unit in recipe.enable:
         process.run(["chroot", root, "systemctl", "enable", "-q", unit])
+    if recipe.repository:
+        lines = repository.source_lines(recipe.backports)
+        (root / "etc/apt/sources.list").write_text(lines)
     if recipe.kind == "cloud":
-        process.run(["cp", "-rT", wanted.packages, root / "srv/packages"])
+        process.run(["cp", "-rT", wanted.packages, root / repository.FOLDER])
     process.run([recipe.folder / "customize.sh", root])
     if recipe.kind != "host":
         init, writable = recipe.folder / "init", recipe.kind == "cloud"
@@ -192,7 +201,7 @@ def _load(folder: Path) -> Recipe:
     data = tomllib.loads((folder / "recipe.toml").read_text())
     return Recipe(
         folder.name,
-        folder,
+        folder.with_name(data.get("as", folder.name)),
         data["kind"],
         data["suite"],
         tuple(data["packages"]),
@@ -200,6 +209,7 @@ def _load(folder: Path) -> Recipe:
         tuple(data.get("mask", ())),
         tuple(data.get("modules", ())),
         tuple(data.get("repository", ())),
+        data.get("backports", False),
         data.get("size_mib", 0),
     )
 

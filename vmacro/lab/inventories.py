@@ -72,6 +72,7 @@ def _host(topology: Topology, name: str, emulation: bool) -> list[str]:
         "# Several hosts on one kernel, in containers: what is theirs alone on real machines must be told.",
         f"hypervisor_libvirtd_settings = {_table(_libvirtd(topology, name))}",
         f"hypervisor_qemu_settings = {_table(_qemu())}",
+        *(["hypervisor_backports = true"] if topology.sites[name].debian == 12 else []),
     ]
 
 

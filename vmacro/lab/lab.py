@@ -28,7 +28,7 @@ from vmacro.lab import (
     topology,
     wan,
 )
-from vmacro.lab.hosts import GUEST_IMAGES, PACKAGES, LabHost
+from vmacro.lab.hosts import GUEST_IMAGES, Ground, LabHost
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
@@ -86,19 +86,18 @@ class Lab:
     def up(self, source: Path, report: Report) -> None:
         """Idempotent: what runs already, stays. Raises LabError, ConfigurationError."""
         requirements.require(self.topology)
-        bare = images.build("host", report)
         guest_images = {n: images.build(n, report).folder for n in self._guest_images()}
-        trees = preparation.layers(bare, report)
+        ground = preparation.grounds(self.topology, report)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remember(source)
         report("network: namespaces and links")
         namespaces.create_all(self.topology)
-        chosen = accelerator.choose(trees, next(iter(guest_images.values())))
+        chosen = accelerator.choose(next(iter(ground.values())).layers, next(iter(guest_images.values())))
         (self.folder / "accelerator").write_text(chosen)
         report(f"guests run under {'KVM' if chosen == accelerator.KVM else 'TCG (no KVM that boots a stock kernel)'}")
         if not self._hosts_are_up():
-            binds = {PACKAGES: bare.packages, **{f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}}
-            self._raise_hosts(trees, binds, chosen, report)
+            binds = {f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}
+            self._raise_hosts(ground, binds, chosen, report)
         report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
         with self._connected() as (connections, hosts):
             self._start_guests(connections, hosts, chosen, report)
@@ -110,17 +109,17 @@ class Lab:
         ready = self.folder / "provisioned"
         return ready.exists() and all(self.host(name).leader is not None for name in self.topology.machines)
 
-    def _raise_hosts(self, trees: list[Path], binds: dict[str, Path], chosen: str, report: Report) -> None:
+    def _raise_hosts(self, ground: dict[str, Ground], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
         kvm = chosen == accelerator.KVM
         text = inventories.text(self.topology, self.folder, emulation=not kvm)
-        kept = preparation.ready_hosts(self.topology, trees, text)
+        kept = preparation.ready_hosts(self.topology, ground, text)
         if preparation.usable(kept):
             preparation.restore(self.folder, kept)
-            preparation.boot(self.topology, self.folder, trees, binds, kvm, kept)
+            preparation.boot(self.topology, self.folder, ground, binds, kvm, kept)
             report(f"hosts: as provisioned before ({kept.name})")
         else:
-            preparation.boot(self.topology, self.folder, trees, binds, kvm)
+            preparation.boot(self.topology, self.folder, ground, binds, kvm)
             self.inventory_file.write_text(text)
             recap = preparation.provision(self.topology, self.folder, Options(), report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")

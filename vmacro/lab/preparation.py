@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vmacro import inventory
 from vmacro.errors import LabError
 from vmacro.lab import images, inventories, namespaces, process, topology
-from vmacro.lab.hosts import PACKAGES, LabHost
+from vmacro.lab.hosts import Ground, LabHost
 from vmacro.lab.images import Image
 from vmacro.lab.paths import cache_dir
 from vmacro.lab.topology import OPERATOR, Topology
@@ -34,23 +34,34 @@ _OF_A_LAB = ("inventory.toml", "pki", "operator", "ssh")
 Report = Callable[[str], None]
 
 
-def layers(bare: Image, report: Report) -> list[Path]:
-    """The trees that a host boots from, the uppermost first."""
-    kept = cache_dir() / f"layer-{bare.recipe.name}-{_key(bare)}"
+def grounds(shape: Topology, report: Report) -> dict[str, Ground]:
+    """Of each machine: hosts boot with their packages installed, others bare."""
+    built = {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
+    hosts = {name: _installed(built[name], report) for name in sorted({shape.image(s) for s in shape.sites})}
+    return {m: hosts[shape.image(m)] if m in shape.sites else bare(built[shape.image(m)]) for m in shape.machines}
+
+
+def bare(image: Image) -> Ground:
+    return Ground((image.root,), image.packages)
+
+
+def _installed(image: Image, report: Report) -> Ground:
+    kept = cache_dir() / f"layer-{image.recipe.name}-{_key(image)}"
     with images.locked(cache_dir() / "layer.lock"):
         if not kept.is_dir():
             report("hosts: provisioning a bare one, to keep what that installs (a minute)")
-            _keep_installed(bare, kept, report)
-            images.forget_others(f"layer-{bare.recipe.name}-", kept)
-    return [kept, bare.root]
+            _keep_installed(image, kept, report)
+            images.forget_others(f"layer-{image.recipe.name}-", kept)
+    return Ground((kept, image.root), image.packages)
 
 
-def ready_hosts(shape: Topology, trees: list[Path], inventory_text: str) -> Path:
+def ready_hosts(shape: Topology, ground: Mapping[str, Ground], inventory_text: str) -> Path:
     """Where the hosts of such a lab are kept, if they are."""
     role = ansible_inventory.playbooks() / "roles/hypervisor"
     files = [p.read_text() for p in sorted(role.rglob("*")) if p.is_file()]
     files.append(Path(ansible_inventory.__file__).read_text())
-    return cache_dir() / f"hosts-{shape.name}-{images.digest([str(trees[0]), inventory_text, *files])}"
+    layers = [str(g.layers[0]) for g in ground.values()]
+    return cache_dir() / f"hosts-{shape.name}-{images.digest([*layers, inventory_text, *files])}"
 
 
 def keep(shape: Topology, folder: Path, kept: Path) -> None:
@@ -79,17 +90,15 @@ def restore(folder: Path, kept: Path) -> None:
 def boot(
     shape: Topology,
     folder: Path,
-    trees: list[Path],
+    ground: Mapping[str, Ground],
     binds: dict[str, Path],
     kvm: bool = False,
     kept: Path | None = None,
 ) -> None:
-    """Machines that let us in by SSH, bare or as they were `kept`; hosts on all `trees`, the others on the lowest.
-    Idempotent. Raises LabError."""
+    """Machines that let us in by SSH, bare or as they were `kept`. Idempotent. Raises LabError."""
     hosts = [LabHost(shape, name, folder / "hosts" / name, kvm) for name in shape.machines]
     for host in hosts:
-        layers_of_it = trees if host.name in shape.sites else trees[-1:]
-        host.boot(layers_of_it, binds, folder, kept / host.name if kept is not None else None)
+        host.boot(ground[host.name], binds, folder, kept / host.name if kept is not None else None)
     for host in hosts:
         _wait_for_ssh(shape, host)
 
@@ -126,16 +135,17 @@ def _run(
         return runner.run(machines, playbook, options, folder / "provision", show)
 
 
-def _keep_installed(bare: Image, kept: Path, report: Report) -> None:
+def _keep_installed(image: Image, kept: Path, report: Report) -> None:
+    site = {"subnet": "10.98.0.0/24", "debian": topology.debian(image.recipe.name)}
     shape = topology.Topology.model_validate(
-        {"name": "layer", "wan": {"transit": "10.99.0.0/16"}, "sites": {"host": {"subnet": "10.98.0.0/24"}}}
+        {"name": "layer", "wan": {"transit": "10.99.0.0/16"}, "sites": {"host": site}}
     )
     part = kept.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         namespaces.create_all(shape)
-        boot(shape, part, [bare.root], {PACKAGES: bare.packages})
+        boot(shape, part, {"host": bare(image)}, {})
         (part / "inventory.toml").write_text(inventories.text(shape, part, emulation=True))
         provision(shape, part, Options(tags=SLOW_TAGS), report)
     finally:
@@ -151,11 +161,11 @@ def _keep_installed(bare: Image, kept: Path, report: Report) -> None:
     shutil.rmtree(part)
 
 
-def _key(bare: Image) -> str:
+def _key(image: Image) -> str:
     role = ansible_inventory.playbooks() / "roles/hypervisor"
     files = [role / "tasks/packages.yml", role / "tasks/host_side.yml", role / "vars/main.yml"]
     ours = wheels.host_side_digest()
-    return images.digest([bare.recipe.key, bare.packages.name, ours, *(f.read_text() for f in files)])
+    return images.digest([image.recipe.key, image.packages.name, ours, *(f.read_text() for f in files)])
 
 
 def _wait_for_ssh(shape: Topology, host: LabHost) -> None:

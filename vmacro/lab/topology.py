@@ -15,6 +15,7 @@ from vmacro.config import Strict
 
 DEFAULT = Path(__file__).with_name("two-sites.toml")
 WAN, OPERATOR = "wan", "operator"
+HOST_IMAGES = {13: "host", 12: "debian12"}
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,11}$")]
 
 
@@ -38,6 +39,7 @@ class Site(Strict):
     subnet6: IPv6Network | None = Field(default=None, description="a /64; sites with one make the lab dual-stack")
     dhcp_addresses: int = Field(default=100, ge=1)
     memory_reserve_mib: int = Field(default=64, ge=0)
+    debian: Literal[12, 13] = Field(default=13, description="what its host runs")
 
 
 class Client(Strict):
@@ -103,6 +105,10 @@ class Topology(Strict):
         """Nodes where a Debian of its own runs."""
         return [*self.sites, *(name for name, client in self.clients.items() if client.machine)]
 
+    def image(self, machine: str) -> str:
+        """The recipe that it boots from."""
+        return HOST_IMAGES[self.sites[machine].debian if machine in self.sites else 13]
+
     def uplink(self, node: str) -> Uplink:
         """The /30 between a node and the WAN router."""
         net = list(itertools.islice(self.wan.transit.subnets(new_prefix=30), len(self.nodes)))[self.nodes.index(node)]
@@ -144,6 +150,11 @@ class Topology(Strict):
 class Uplink:
     router: IPv4Interface
     node: IPv4Interface
+
+
+def debian(image: str) -> int:
+    """Which one a host's image is of."""
+    return next(release for release, name in HOST_IMAGES.items() if name == image)
 
 
 def load(path: Path) -> Topology:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 
 from vmacro.rtt.prober import ProbeError, Prober, Target
 from vmacro.rtt.samples import Sample
@@ -157,6 +157,7 @@ class Watch:
 
 def run(plan: Plan, stopped: threading.Event) -> None:
     """Until it is stopped. Raises OSError where the metrics' port is taken."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     server, thread = start_http_server(plan.port, plan.address, registry)
