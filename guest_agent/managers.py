@@ -1,4 +1,5 @@
-"""Who else manages an interface in a guest, and how it is told to leave it alone: systemd-networkd, NetworkManager.
+"""Who else manages an interface in a guest, and how it is told to leave it alone: systemd-networkd, NetworkManager,
+ifupdown with dhclient or dhcpcd.
 
 Each of them would undo what the agent does: drop old addresses, put a default route back, renew at the wrong site.
 What is written here is taken back by `return_it`.
@@ -6,6 +7,8 @@ What is written here is taken back by `return_it`.
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Protocol
@@ -61,7 +64,7 @@ class Manager(Protocol):
 
 
 def known(system: System) -> list[Manager]:
-    return [Networkd(system), NetworkManager(system)]
+    return [Networkd(system), NetworkManager(system), Ifupdown(system)]
 
 
 class Networkd:
@@ -125,6 +128,121 @@ class NetworkManager:
         self._system.run("nmcli", "general", "reload", "conf")
         self._system.run("nmcli", "device", "set", interface.name, "managed", "yes")
         self._system.run("nmcli", "device", "connect", interface.name)
+
+
+class Ifupdown:
+    """interfaces(5): the stanza's method becomes `manual`, under a comment that keeps what it was; and the DHCP client
+    that `ifup` has started ends, without giving its lease back."""
+
+    name = "ifupdown"
+    _MARK = "# vmacro-agent has it; before: "
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def manages(self, interface: Interface) -> bool:
+        return bool(self._clients(interface)) and any(self._stanzas(interface, path) for path in self._files())
+
+    def client_id(self, interface: Interface) -> str:
+        """Both clients of Debian's send 255, the MAC's last four octets and a DUID (RFC 4361 section 6.1)."""
+        for program in self._clients(interface):
+            duid = self._dhclient_duid(interface) if program == "dhclient" else self._dhcpcd_duid()
+            if duid:
+                return f"ff{interface.mac.replace(':', '')[-8:]}{duid}"
+        return ""
+
+    def let_go(self, interface: Interface) -> None:
+        for path in self._files():
+            if self._stanzas(interface, path):
+                self._manual_in(interface, path)
+        for pid in self._clients(interface).values():
+            self._system.run("kill", str(pid))
+        self._gone(interface)
+
+    def return_it(self, interface: Interface) -> None:
+        # It has a state of its own, in which the interface is up: down by what brought it up, then up anew.
+        self._system.run("ifdown", "--force", interface.name)
+        for path in self._files():
+            self._restore(path)
+        self._system.run("ifup", "--force", interface.name)
+
+    def _clients(self, interface: Interface) -> dict[str, int]:
+        """Programs and pids of DHCP clients that run for it."""
+        found: dict[str, int] = {}
+        for program, path in (
+            ("dhclient", f"run/dhclient.{interface.name}.pid"),
+            ("dhcpcd", f"run/dhcpcd/{interface.name}-4.pid"),
+            ("dhcpcd", f"run/dhcpcd/{interface.name}.pid"),
+            ("dhcpcd", "run/dhcpcd/pid"),
+        ):
+            try:
+                pid = int((self._system.root / path).read_text())
+                if (self._system.root / f"proc/{pid}/comm").read_text().strip() == program:
+                    found.setdefault(program, pid)
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def _gone(self, interface: Interface) -> None:
+        deadline = time.monotonic() + 10
+        while self._clients(interface) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _files(self) -> list[Path]:
+        etc = self._system.root / "etc/network"
+        return [p for p in (etc / "interfaces", *sorted(etc.glob("interfaces.d/*"))) if p.is_file()]
+
+    def _stanzas(self, interface: Interface, path: Path) -> list[str]:
+        return [line for line in _read(path) if line.split() == ["iface", interface.name, "inet", "dhcp"]]
+
+    def _manual_in(self, interface: Interface, path: Path) -> None:
+        lines = []
+        for line in _read(path):
+            if line.split() == ["iface", interface.name, "inet", "dhcp"]:
+                lines += [f"{self._MARK}{line}", f"iface {interface.name} inet manual"]
+            else:
+                lines.append(line)
+        _write(path, lines)
+
+    def _restore(self, path: Path) -> None:
+        kept: list[str] = []
+        lines = iter(_read(path))
+        for line in lines:
+            if line.startswith(self._MARK):
+                kept.append(line[len(self._MARK) :])
+                next(lines, None)
+            else:
+                kept.append(line)
+        _write(path, kept)
+
+    def _dhclient_duid(self, interface: Interface) -> str:
+        """Its lease file has it as a string of C, with octal escapes: dhclient.leases(5)."""
+        for path in sorted(self._system.root.glob("var/lib/dhcp/dhclient*.leases")):
+            text = path.read_text(errors="replace")
+            found = re.search(r'^default-duid "((?:[^"\\]|\\.)*)";', text, re.MULTILINE)
+            if found and (path.name == f"dhclient.{interface.name}.leases" or "dhclient6" in path.name):
+                return _unquoted(found[1]).hex()
+        return ""
+
+    def _dhcpcd_duid(self) -> str:
+        try:
+            return (self._system.root / "var/lib/dhcpcd/duid").read_text().strip().replace(":", "").lower()
+        except OSError:
+            return ""
+
+
+def _read(path: Path) -> list[str]:
+    return path.read_text(errors="surrogateescape").splitlines()
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
+
+
+def _unquoted(text: str) -> bytes:
+    """Octets of a string of C with octal escapes."""
+    parts = re.findall(r"\\([0-7]{3})|\\(.)|(.)", text, re.DOTALL)
+    return bytes(int(octal, 8) if octal else ord(escaped or plain) & 255 for octal, escaped, plain in parts)
 
 
 def keep_cloud_init_out(system: System) -> None:

@@ -25,10 +25,13 @@ class Vmacro:
 
     folder: Path
     inventory: Path
+    prefix: tuple[str, ...] = ()  # where it runs
+    default: bool = False  # the inventory is the one that it takes by itself there
 
     def start(self, *words: str, prefix: tuple[str, ...] = (), **kwargs: Any) -> subprocess.Popen[str]:
-        command = [*prefix, sys.executable, "-m", "vmacro.cli.app", *words]
-        environment = {**os.environ, "VMACRO_INVENTORY": str(self.inventory), **kwargs.pop("env", {})}
+        command = [*self.prefix, *prefix, sys.executable, "-m", "vmacro.cli.app", *words]
+        named = {} if self.default else {"VMACRO_INVENTORY": str(self.inventory)}
+        environment = {**os.environ, **named, **kwargs.pop("env", {})}
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -50,7 +53,7 @@ class Vmacro:
         text = self.inventory.read_text()
         assert change(text) != text
         (self.folder / name).write_text(change(text))
-        return Vmacro(self.folder, self.folder / name)
+        return Vmacro(self.folder, self.folder / name, self.prefix)
 
 
 def without_probers(vmacro: Vmacro) -> Vmacro:

@@ -1,10 +1,12 @@
-"""From bare hosts, a Debian 13 and a Debian 12, to the first moves between them, by the command and over SSH, as an
-operator does it. The tests of this file are one story.
+"""From bare hosts, a Debian 13 and a Debian 12, to the first moves between them, by what the README's page "On your own
+hosts" says, in its words. The tests of this file are one story.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,16 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE_S, Vmacro, clients, eventually, on_host, verdicts, without_probers
-from vmacro import inventory
-from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.libvirt_connection import Connections
-from vmacro.lab import accelerator, guests, images, inventories, namespaces, preparation, topology, wan
-from vmacro.lab.hosts import GUEST_IMAGES, Ground
+from tests.support import Vmacro, address_of, clients, eventually, on_host, verdicts
+from vmacro.lab import namespaces, preparation, seat, topology
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
 TOPOLOGY = Path(__file__).with_name("bare.toml")
+README = Path(__file__).parents[2] / "README.md"
 TLS_PORT = 16514
 
 
@@ -31,24 +30,22 @@ def bare() -> Iterator[Lab]:
     """A lab whose hosts nobody has touched yet."""
     found = Lab(topology.load(TOPOLOGY))
     found.down()
-    found.folder.mkdir(parents=True)
-    namespaces.create_all(found.topology)
-    wan.start(found.topology, found.folder)
-    binds = {f"{GUEST_IMAGES}/guest": images.build("guest", print).folder}
-    preparation.boot(found.topology, found.folder, untouched(found), binds)
-    found.inventory_file.write_text(inventories.text(found.topology, found.folder, emulation=True))
+    found.up_bare(TOPOLOGY, lambda text: print(text, flush=True))
     yield found
     assert found.down() == []
 
 
-def untouched(lab: Lab) -> dict[str, Ground]:
-    shape = lab.topology
-    return {site: preparation.bare(images.build(shape.image(site), print)) for site in shape.sites}
-
-
 @pytest.fixture
 def operator(bare: Lab, tmp_path: Path) -> Vmacro:
-    return Vmacro(tmp_path, bare.inventory_file)
+    prefix = tuple(seat.command(bare.folder, bare.namespace("operator"), ()))
+    return Vmacro(tmp_path, bare.inventory_file, prefix, default=True)
+
+
+def page() -> list[list[str]]:
+    """The commands of the README's page, as words."""
+    text = README.read_text().partition("## On your own hosts")[2].partition("\n## ")[0]
+    block = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)[0].replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
 
 
 def state(lab: Lab) -> str:
@@ -70,9 +67,9 @@ def seen(vmacro: Vmacro) -> dict[str, dict[str, object]]:
     return {row["host"]: row for row in json.loads(vmacro("sites", "--json").stdout)}
 
 
-def interrupted(vmacro: Vmacro) -> None:
+def interrupted(vmacro: Vmacro, *words: str) -> None:
     """By Ctrl-C, as soon as something was changed."""
-    process = vmacro.start("provision", "hosts", "--json")
+    process = vmacro.start(*words, "--json")
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("kind") == "changed":
@@ -85,15 +82,18 @@ def interrupted(vmacro: Vmacro) -> None:
 def test_from_bare_to_ready(bare: Lab, operator: Vmacro) -> None:
     """In order: without an authority nothing begins; a check does nothing; then all of it, though
     it is interrupted; then nothing more."""
-    refused = operator("provision", "hosts")
+    init, pki, provision, _ = page()
+    done = operator(*init, "--emulation")
+    assert done.returncode == 0, done.stderr
+    refused = operator(*provision)
     assert refused.returncode == 2 and "vmacro pki init" in refused.stderr, refused.stderr
-    assert operator("pki", "init").returncode == 0
+    assert operator(*pki).returncode == 0
 
     before = state(bare)
     assert min(provisioned(operator, "--check", "--diff")) > 5
     assert state(bare) == before, "a check does nothing"
 
-    interrupted(operator)
+    interrupted(operator, *provision)
     assert min(provisioned(operator)) > 20, "it goes on where it was"
     for host in seen(operator).values():
         assert host["trouble"] == "" and int(str(host["certificate days"])) > 360, host
@@ -102,22 +102,17 @@ def test_from_bare_to_ready(bare: Lab, operator: Vmacro) -> None:
 
 
 def test_the_first_moves(bare: Lab, operator: Vmacro) -> None:
-    """To the other Debian and back, for a client who has no idea."""
-    connections = Connections(bare.folder / "operator")
-    hosts = {host.name: host for host in inventory.load(bare.inventory_file).inventory.hosts}
-    with namespaces.inside(bare.namespace("operator")):
-        guests.start(connections.get(hosts["oslo"]), bare.topology, "web", accelerator.TCG)
-        agents = ChannelAgents(connections)
-        ready = guests.wait_until_ready(agents, hosts["oslo"], "web", timeout_s=PATIENCE_S)
-    connections.close()
-    bare.wait_for_responder(ready.agent.address)
-    assert operator("doctor").returncode == 0
-    with clients(bare, "stranger", ready.agent.address, "chatter", "tcp-chatter") as process:
-        for site in ("bergen", "oslo"):
-            done = without_probers(operator)("migrate", "web", "--to", site, "--json")
+    """To the other Debian and back, for clients who have no idea."""
+    bare.up(TOPOLOGY, lambda text: print(text, flush=True))
+    found = operator("doctor")
+    assert found.returncode == 0, found.stdout + found.stderr
+    *_, migrate = page()
+    with clients(bare, "client", address_of(bare, "web"), "chatter", "tcp-chatter") as process:
+        for words in (migrate, ["migrate", "web", "--to", "bucharest"]):
+            done = operator(*words, "--json")
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr
         assert not any(verdicts(process).values())
-    on_host(bare, "oslo", "virsh", "destroy", "web")
+    on_host(bare, "bucharest", "virsh", "destroy", "web")
 
 
 def test_keys_stay_where_they_were_made(bare: Lab, operator: Vmacro) -> None:
@@ -125,22 +120,25 @@ def test_keys_stay_where_they_were_made(bare: Lab, operator: Vmacro) -> None:
     owners = [line for site in bare.topology.sites for line in on_host(bare, site, "sh", "-c", look).splitlines()]
     assert len(owners) == 10 and all(line.split()[1] == "600" for line in owners), owners
     assert {line.split()[0] for line in owners if "/qemu/" in line} == {"libvirt-qemu"}
-    kept = [p for p in (bare.folder / "provision").rglob("*") if p.is_file()]
+    kept = [p for p in (seat.folder(bare.folder) / "state/provision").rglob("*") if p.is_file()]
     assert kept and not [p for p in kept if b"PRIVATE KEY" in p.read_bytes()]
 
 
-def test_strangers_do_not_reach_libvirt(bare: Lab) -> None:
-    address = bare.host("oslo").address
+def test_strangers_do_not_reach_libvirt(bare: Lab, operator: Vmacro) -> None:
+    address, ours = bare.host("bucharest").address, bare.topology.uplink("operator").node.ip
+    text = bare.inventory_file.read_text()
+    bare.inventory_file.write_text(text.replace('# addresses = ["192.0.2.1"]', f'addresses = ["{ours}"]'))
+    assert min(provisioned(operator, "--tags", "firewall")) > 0
     with namespaces.inside(bare.namespace("operator")):
         socket.create_connection((address, TLS_PORT), timeout=30).close()
-    with namespaces.inside(bare.namespace("stranger")):
+    with namespaces.inside(bare.namespace("client")):
         socket.create_connection((address, 22), timeout=30).close()
         with pytest.raises(TimeoutError):
             socket.create_connection((address, TLS_PORT), timeout=2)
 
 
 def test_another_network_of_that_name_is_left_alone(bare: Lab, operator: Vmacro) -> None:
-    other = operator.altered("other.toml", lambda t: t.replace("10.91.1.", "10.92.1."))
+    other = operator.altered("other.toml", lambda t: t.replace("10.50.1.", "10.92.1."))
     before = state(bare)
     done = other("provision", "hosts")
     assert done.returncode == 1 and "libvirt network front is there already, with another subnet" in done.stderr
@@ -161,11 +159,9 @@ def test_a_host_with_another_key_is_not_let_near(bare: Lab, operator: Vmacro) ->
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(operator.folder / "other")], check=True)
     public = " ".join((operator.folder / "other.pub").read_text().split()[:2])
     known.write_text(f"{bare.host('oslo').address} {public}\n")
-    line = f'ssh_known_hosts = "{bare.folder}/ssh/known_hosts"'
-    done = operator.altered("wrong.toml", lambda t: t.replace(line, f'ssh_known_hosts = "{known}"'))(
-        "provision", "hosts"
-    )
-    assert done.returncode == 1 and "oslo: " in done.stderr and "unreachable" in done.stderr, done.stderr
+    wrong = operator.altered("wrong.toml", lambda t: t.replace("[policy]", f'ssh_known_hosts = "{known}"\n[policy]'))
+    done = wrong("provision", "hosts")
+    assert done.returncode == 1 and "b1: " in done.stderr and "unreachable" in done.stderr, done.stderr
     assert "ost key verification failed" in done.stderr, done.stderr
 
 
@@ -178,19 +174,21 @@ def test_a_certificate_that_has_expired(operator: Vmacro) -> None:
 
 
 def test_a_renewed_certificate_gets_there(bare: Lab, operator: Vmacro) -> None:
-    before = on_host(bare, "oslo", "cat", "/etc/pki/libvirt/servercert.pem")
-    assert operator("pki", "renew", "oslo").returncode == 0
+    before = on_host(bare, "bucharest", "cat", "/etc/pki/libvirt/servercert.pem")
+    assert operator("pki", "renew", "b1").returncode == 0
     assert sum(provisioned(operator, "--tags", "tls")) > 0
-    assert on_host(bare, "oslo", "cat", "/etc/pki/libvirt/servercert.pem") != before
-    assert seen(operator)["oslo"]["trouble"] == ""
+    assert on_host(bare, "bucharest", "cat", "/etc/pki/libvirt/servercert.pem") != before
+    assert seen(operator)["b1"]["trouble"] == ""
 
 
 def test_ready_after_a_reboot(bare: Lab, operator: Vmacro, tmp_path: Path) -> None:
     preparation.keep(bare.topology, bare.folder, tmp_path / "kept")
-    bare.host("oslo").stop()
+    bare.host("bucharest").stop()
     # What a reboot takes with it, and the lab's namespace keeps.
-    subprocess.run(["ip", "-n", bare.namespace("oslo"), "link", "del", "front0"], check=True)
-    preparation.boot(bare.topology, bare.folder, untouched(bare), {}, kept=tmp_path / "kept")
-    eventually(lambda: seen(operator)["oslo"]["trouble"] == "", "libvirt to answer over TLS", every_s=1, within_s=90)
-    assert "table inet vmacro" in on_host(bare, "oslo", "nft", "list", "tables")
-    eventually(lambda: "front" in on_host(bare, "oslo", "virsh", "net-list", "--name"), "its network")
+    subprocess.run(["ip", "-n", bare.namespace("bucharest"), "link", "del", "front0"], check=True)
+    preparation.boot(
+        bare.topology, bare.folder, preparation.untouched(bare.topology, print), {}, kept=tmp_path / "kept"
+    )
+    eventually(lambda: seen(operator)["b1"]["trouble"] == "", "libvirt to answer over TLS", every_s=1, within_s=90)
+    assert "table inet vmacro" in on_host(bare, "bucharest", "nft", "list", "tables")
+    eventually(lambda: "front" in on_host(bare, "bucharest", "virsh", "net-list", "--name"), "its network")

@@ -46,7 +46,12 @@ uri = "qemu+tls://{address}/system"
 peer_uri = "qemu+tls://{name}/system"
 address = "{address}"             # where the other hosts send migration data
 network = "front"
-# emulation = true                # guests run without KVM here, and that is meant
+{emulation}# guests run without KVM here
+"""
+GUEST = """
+[guests.{name}]
+# ssh = "root@"                   # for `vmacro provision guests`: its host is asked where it is
+# servers = ["nginx"]             # units in it that are to speak MPTCP
 """
 TAIL = """
 # [guests.web]                    # libvirt's name of a domain; one table each
@@ -67,6 +72,8 @@ def init(
     path: Annotated[Path, typer.Argument(help="the file to write")] = wiring.SYSTEM_INVENTORY,
     host: Annotated[list[str] | None, typer.Option(help="SITE/NAME=[USER@]ADDRESS, once for each host")] = None,
     subnet: Annotated[list[str] | None, typer.Option(help="SITE=SUBNET, once for each site")] = None,
+    guest: Annotated[list[str] | None, typer.Option(help="libvirt's name of a guest that shall move")] = None,
+    emulation: Annotated[bool, typer.Option("--emulation", help="guests run without KVM, and that is meant")] = False,
 ) -> None:
     """Write a commented inventory; ask for what was not given. Never overwrites."""
     if path.exists():
@@ -79,7 +86,10 @@ def init(
     subnets = {site: given.get(site) or _asked(f"the guests' subnet at {site}", "--subnet") for site in sites}
     text = HEAD.format(folder=path.resolve().parent)
     text += "".join(SITE.format(site=site, subnet=subnets[site]) for site in sites)
-    text += "".join(HOST.format(name=h.name, site=h.site, ssh=h.ssh, address=h.address) for h in hosts) + TAIL
+    emulated = "emulation = true                  " if emulation else "# emulation = true                "
+    for h in hosts:
+        text += HOST.format(name=h.name, site=h.site, ssh=h.ssh, address=h.address, emulation=emulated)
+    text += "".join(GUEST.format(name=name) for name in guest or []) + TAIL
     _write_if_good(path, text)
     render.out.print(f"{path}: {len(hosts)} hosts at {len(sites)} sites. Next: vmacro pki init; vmacro provision hosts")
 

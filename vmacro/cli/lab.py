@@ -14,7 +14,7 @@ from vmacro import inventory as inventories
 from vmacro.cli import move, render, wiring
 from vmacro.errors import ConfigurationError, LabError
 from vmacro.lab import lab as labs
-from vmacro.lab import requirements, topology
+from vmacro.lab import requirements, seat, topology
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import OPERATOR, WAN
 from vmacro.planning.handoffs import SEAMLESS
@@ -27,12 +27,22 @@ NameArgument = Annotated[str, typer.Argument(help="the lab's name")]
 
 
 @app.command()
-def up(shape: TopologyOption = topology.DEFAULT) -> None:
+def up(
+    shape: TopologyOption = topology.DEFAULT,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="hosts that are yours to provision; guests with a later `up`")
+    ] = False,
+) -> None:
     """Bring the lab up; what runs already, stays."""
     loaded = topology.load(shape)
     requirements.require_root("lab up")
     began = time.monotonic()
-    Lab(loaded).up(shape, lambda text: render.out.print(f"{time.monotonic() - began:6.1f} s  {text}"))
+    raised = Lab(loaded)
+    raise_it = raised.up_bare if bare else raised.up
+    raise_it(shape, lambda text: render.out.print(f"{time.monotonic() - began:6.1f} s  {text}"))
+    if bare:
+        render.out.print(f"Next: vmacro lab shell operator --lab {loaded.name}; there: vmacro init, and so on")
+        return
     render.out.print(f"lab {loaded.name} is up. Next: vmacro lab status; vmacro sites; vmacro lab down")
 
 
@@ -67,8 +77,10 @@ def shell(
         if not place:
             raise LabError(f"guest {node}: runs nowhere")
         node, command = place, ["virsh", "console", "--force", node]
-    if node in lab.topology.sites:
+    if node in lab.topology.machines:
         argv = _ssh(lab, node, command or [])
+    elif node == OPERATOR and lab.bare:
+        argv = seat.command(lab.folder, lab.namespace(node), command or [os.environ.get("SHELL", "/bin/sh")])
     elif node in (*lab.topology.clients, WAN, OPERATOR):
         argv = ["ip", "netns", "exec", lab.namespace(node), *(command or [os.environ.get("SHELL", "/bin/sh")])]
     else:

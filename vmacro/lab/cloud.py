@@ -23,9 +23,9 @@ SSH_PORT = 22
 _UNITS = {
     "systemd-networkd": "systemd-networkd.service",
     "NetworkManager": "NetworkManager.service",
-    "ifupdown": "networking.service",  # no guest's so far: the agent cannot take over from it
+    "ifupdown": "networking.service",
 }
-_RENDERERS = {"systemd-networkd": "netplan", "NetworkManager": "network-manager"}
+_RENDERERS = {"systemd-networkd": "netplan", "NetworkManager": "network-manager", "ifupdown": "eni"}
 
 
 def disk_path(name: str, guest: Guest) -> Path:
@@ -82,6 +82,9 @@ def _seed(topology: Topology, name: str, work: Path, lab: Path) -> None:
         f"{SEED}/meta-data": json.dumps({"instance-id": f"{name}-{topology.name}"}),
         "/etc/cloud/cloud.cfg.d/91-manager.cfg": json.dumps({"system_info": {"network": {"renderers": [renderer]}}}),
     }
+    if topology.guests[name].manager == "ifupdown":  # what cloud-init makes up by itself asks for DHCPv6 too, and waits
+        card = {"type": "physical", "name": "eth0", "mac_address": topology.mac(name), "subnets": [{"type": "dhcp4"}]}
+        files[f"{SEED}/network-config"] = json.dumps({"version": 1, "config": [card]})
     commands = []
     for number, (path, text) in enumerate(files.items()):
         (work / str(number)).write_text(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
         disk=_OWN_DISK.format(format=guest.disk, path=cloud.disk_path(name, guest)) if own else shared,
         cmdline=" ".join(cloud.command_line(guest) if own else _command_line(guest)),
         cpu=_CPU[accelerator],
-        mac=_mac(topology.name, name),
+        mac=topology.mac(name),
         network=NETWORK,
         channel=CHANNEL_NAME,
     )
@@ -163,8 +162,3 @@ def _command_line(guest: Guest) -> list[str]:
     if not guest.agent:
         words.append("init=/bin/bash")  # a guest that runs and says nothing
     return words
-
-
-def _mac(*parts: str) -> str:
-    digest = hashlib.sha256("/".join(parts).encode()).digest()
-    return "52:54:00:" + ":".join(f"{b:02x}" for b in digest[:3])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 
 from vmacro.lab.guests import NETWORK
@@ -68,27 +67,4 @@ def _host(topology: Topology, name: str, emulation: bool) -> list[str]:
         f'network = "{NETWORK}"',
         f"memory_reserve_mib = {topology.sites[name].memory_reserve_mib}",
         f"emulation = {'true' if emulation else 'false'}",
-        f"[hosts.{name}.ansible]",
-        "# Several hosts on one kernel, in containers: what is theirs alone on real machines must be told.",
-        f"hypervisor_libvirtd_settings = {_table(_libvirtd(topology, name))}",
-        f"hypervisor_qemu_settings = {_table(_qemu())}",
-        *(["hypervisor_backports = true"] if topology.sites[name].debian == 12 else []),
     ]
-
-
-def _libvirtd(topology: Topology, name: str) -> dict[str, str]:
-    own = uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.host.vmacro")
-    return {"host_uuid": f'"{own}"', "unix_sock_group": '"libvirt"', "auth_unix_rw": '"none"'}
-
-
-def _qemu() -> dict[str, str]:
-    found = {"security_driver": '"none"', "namespaces": "[]"}
-    # A container sees cgroup v1 hierarchies read-only; libvirt would fail to make its own there.
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        found["cgroup_controllers"] = "[]"
-    return found
-
-
-def _table(values: dict[str, str]) -> str:
-    """Inline; JSON's strings are TOML's."""
-    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + " }"

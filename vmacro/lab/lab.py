@@ -25,6 +25,7 @@ from vmacro.lab import (
     preparation,
     process,
     requirements,
+    seat,
     topology,
     wan,
 )
@@ -32,6 +33,7 @@ from vmacro.lab.hosts import GUEST_IMAGES, Ground, LabHost
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
+from vmacro.provisioning import ansible_inventory
 from vmacro.provisioning.runner import Options
 from vmacro.rtt.wire import DEFAULT_PORT
 
@@ -74,8 +76,18 @@ class Lab:
         return cls(topology.load(saved))
 
     @property
+    def bare(self) -> bool:
+        """Its operator provisions the hosts, by an inventory of their own."""
+        return seat.folder(self.folder).is_dir()
+
+    @property
     def inventory_file(self) -> Path:
-        return self.folder / "inventory.toml"
+        return (seat.etc(self.folder) if self.bare else self.folder) / "inventory.toml"
+
+    @property
+    def credentials(self) -> Path:
+        """The operator's certificate and key."""
+        return seat.etc(self.folder) / "pki" if self.bare else self.folder / "operator"
 
     def host(self, name: str) -> LabHost:
         return LabHost(self.topology, name, self.folder / "hosts" / name)
@@ -85,29 +97,56 @@ class Lab:
 
     def up(self, source: Path, report: Report) -> None:
         """Idempotent: what runs already, stays. Raises LabError, ConfigurationError."""
+        guest_images = self._prepare(source, report)
+        chosen = self._chosen(guest_images, report)
+        if self.bare and not self.inventory_file.exists():
+            hint = f"vmacro lab shell operator --lab {self.topology.name}; there: vmacro init, and so on"
+            raise LabError(f"lab {self.topology.name}: its hosts are bare", hint)
+        if not self._hosts_are_up():
+            binds = {f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}
+            self._raise_hosts(preparation.grounds(self.topology, report), binds, chosen, report)
+        report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
+        with self._connected() as (connections, hosts):
+            self._start_guests(connections, hosts, chosen, report)
+
+    def up_bare(self, source: Path, report: Report) -> None:
+        """Hosts that nobody has touched yet, and where their operator sits; guests come with `up`, later. Idempotent.
+        Raises LabError, ConfigurationError."""
+        guest_images = self._prepare(source, report)
+        ansible_inventory.parts()  # the operator's network reaches no index
+        kvm = self._chosen(guest_images, report) == accelerator.KVM
+        report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
+        binds = {f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}
+        preparation.boot(self.topology, self.folder, preparation.untouched(self.topology, report), binds, kvm)
+        seat.lay(self.folder)
+        for name in self.topology.machines:
+            report(f"host {name}: {self.host(name).address}, bare, lets us in by SSH")
+
+    def _prepare(self, source: Path, report: Report) -> dict[str, Path]:
+        """Returns the guests' images."""
         requirements.require(self.topology)
         guest_images = {n: images.build(n, report).folder for n in self._guest_images()}
-        ground = preparation.grounds(self.topology, report)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remember(source)
         report("network: namespaces and links")
         namespaces.create_all(self.topology)
-        chosen = accelerator.choose(next(iter(ground.values())).layers, next(iter(guest_images.values())))
+        return guest_images
+
+    def _chosen(self, guest_images: dict[str, Path], report: Report) -> str:
+        """What guests run under."""
+        image = images.build(self.topology.image(next(iter(self.topology.sites))), report)
+        layers = preparation.installed(image, report).layers
+        chosen = accelerator.choose(layers, next(iter(guest_images.values())))
         (self.folder / "accelerator").write_text(chosen)
         report(f"guests run under {'KVM' if chosen == accelerator.KVM else 'TCG (no KVM that boots a stock kernel)'}")
-        if not self._hosts_are_up():
-            binds = {f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}
-            self._raise_hosts(ground, binds, chosen, report)
-        report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
-        with self._connected() as (connections, hosts):
-            self._start_guests(connections, hosts, chosen, report)
+        return chosen
 
     def _guest_images(self) -> list[str]:
         return sorted({g.image for g in self.topology.guests.values()}) or ["guest"]
 
     def _hosts_are_up(self) -> bool:
-        ready = self.folder / "provisioned"
-        return ready.exists() and all(self.host(name).leader is not None for name in self.topology.machines)
+        ready = self.bare or (self.folder / "provisioned").exists()
+        return ready and all(self.host(name).leader is not None for name in self.topology.machines)
 
     def _raise_hosts(self, ground: dict[str, Ground], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
@@ -145,8 +184,10 @@ class Lab:
         saved = self.folder / "accelerator"
         chosen = saved.read_text() if saved.exists() else "unknown"
         measured = wan.measure(self.topology) if all(hosts.values()) else []
-        with self._connected() as (connections, up):
-            found = [self._guest_status(name, connections, up) for name in self.topology.guests]
+        found = []
+        if self.inventory_file.exists():
+            with self._connected() as (connections, up):
+                found = [self._guest_status(name, connections, up) for name in self.topology.guests]
         delay_by = wan.start(self.topology, self.folder)
         return Status(delay_by, chosen, tuple(measured), hosts, tuple(found))
 
@@ -236,12 +277,12 @@ class Lab:
     def _connected(self) -> Iterator[tuple[Connections, dict[str, Host]]]:
         """Connections from the operator's namespace to all hosts, waiting for those that boot."""
         known = inventory.load(self.inventory_file).inventory
-        connections = Connections(self.folder / "operator")
+        connections = Connections(self.credentials)
         try:
             with namespaces.inside(self.namespace(OPERATOR)):
                 for host in known.hosts:
                     self._wait_for(connections, host)
-            yield connections, {h.name: h for h in known.hosts}
+            yield connections, {h.site: h for h in known.hosts}
         finally:
             connections.close()
 
@@ -252,7 +293,7 @@ class Lab:
                 connections.get(host)
                 return
             except UnreachableError as error:
-                lab_host = self.host(host.name)
+                lab_host = self.host(host.site)
                 if deadline.over or lab_host.leader is None:
                     hint = f"its console ends with: {lab_host.console()[-400:]}"
                     raise LabError(f"host {host.name}: libvirt is not up: {error.message}", hint) from error

@@ -37,15 +37,22 @@ Report = Callable[[str], None]
 def grounds(shape: Topology, report: Report) -> dict[str, Ground]:
     """Of each machine: hosts boot with their packages installed, others bare."""
     built = {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
-    hosts = {name: _installed(built[name], report) for name in sorted({shape.image(s) for s in shape.sites})}
+    hosts = {name: installed(built[name], report) for name in sorted({shape.image(s) for s in shape.sites})}
     return {m: hosts[shape.image(m)] if m in shape.sites else bare(built[shape.image(m)]) for m in shape.machines}
+
+
+def untouched(shape: Topology, report: Report) -> dict[str, Ground]:
+    """Of each machine: as a provider hands it over."""
+    built = {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
+    return {machine: bare(built[shape.image(machine)]) for machine in shape.machines}
 
 
 def bare(image: Image) -> Ground:
     return Ground((image.root,), image.packages)
 
 
-def _installed(image: Image, report: Report) -> Ground:
+def installed(image: Image, report: Report) -> Ground:
+    """What a host of it boots from: its packages are there."""
     kept = cache_dir() / f"layer-{image.recipe.name}-{_key(image)}"
     with images.locked(cache_dir() / "layer.lock"):
         if not kept.is_dir():

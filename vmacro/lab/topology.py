@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
@@ -51,7 +52,7 @@ class Guest(Strict):
     site: str
     memory_mib: int = Field(default=256, ge=160)
     image: Literal["guest", "cloud"] = Field(default="guest", description="cloud: as people have them")
-    manager: Literal["systemd-networkd", "NetworkManager"] = Field(
+    manager: Literal["systemd-networkd", "NetworkManager", "ifupdown"] = Field(
         default="systemd-networkd", description="who manages its interface at first, in the image cloud"
     )
     servers: tuple[str, ...] = Field(default=("nginx",), description="that are to speak MPTCP, in the image cloud")
@@ -141,6 +142,10 @@ class Topology(Strict):
             if set(trip.between) == {one, other}:
                 return trip.ms
         return 0.0
+
+    def mac(self, guest: str) -> str:
+        digest = hashlib.sha256(f"{self.name}/{guest}".encode()).digest()
+        return "52:54:00:" + ":".join(f"{b:02x}" for b in digest[:3])
 
     def network_namespace(self, node: str) -> str:
         return f"vmacro-{self.name}-{node}"

@@ -1,0 +1,54 @@
+"""Where the operator of bare hosts sits: a shell in the operator's network, with SSH keys, /etc/vmacro and
+/var/lib/vmacro of the lab's own, so that what is typed there is what is typed anywhere.
+
+Mounts live in the mount namespace that `ip netns exec` makes, and end with the shell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmacro.inventory import DEFAULT_STATE_DIR
+from vmacro.lab import process
+
+_HOME = "operator"  # in /etc, whose writes are the seat's: nothing else is sure to be nobody's
+# $1 the seat, $2 the state's folder; the rest is the command.
+_SIT_DOWN = """
+set -e
+mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" /etc
+mount --bind "$1/state" "$2"
+shift 2
+exec "$@"
+"""
+
+
+def folder(lab: Path) -> Path:
+    return lab / "seat"
+
+
+def etc(lab: Path) -> Path:
+    """The seat's /etc/vmacro, seen from outside."""
+    return folder(lab) / "etc/vmacro"
+
+
+def lay(lab: Path) -> None:
+    """With the lab's SSH keys in root's home there, which OpenSSH takes from /etc/passwd. Idempotent."""
+    seat, home = folder(lab), folder(lab) / "etc" / _HOME
+    for path in (seat / "work", seat / "state", etc(lab), home):
+        path.mkdir(parents=True, exist_ok=True)
+    (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
+    process.run(["cp", "-aT", lab / "ssh", home / ".ssh"])
+    (home / ".ssh").chmod(0o700)
+    accounts = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+    moved = [[*a[:5], f"/etc/{_HOME}", *a[6:]] if a[0] == "root" else a for a in accounts]
+    (seat / "etc/passwd").write_text("".join(":".join(account) + "\n" for account in moved))
+
+
+def command(lab: Path, network_namespace: str, words: Sequence[str]) -> list[str]:
+    """What runs `words` there."""
+    DEFAULT_STATE_DIR.mkdir(parents=True, exist_ok=True)
+    search = f"PATH={os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    inside = ["env", f"HOME=/etc/{_HOME}", search, "sh", "-c", _SIT_DOWN, "vmacro-seat"]
+    return ["ip", "netns", "exec", network_namespace, *inside, str(folder(lab)), str(DEFAULT_STATE_DIR), *words]
