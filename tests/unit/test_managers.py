@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pyroute2.dhcp import _encode_client_id
 
 from guest_agent import lease, managers, resolver
-from guest_agent.managers import Interface, Networkd, NetworkManager, System
+from guest_agent.managers import Ifupdown, Interface, Networkd, NetworkManager, System
 
 CARD = Interface("enp1s0", "52:54:00:00:00:01", 2, "10.1.0.9/24", "10.1.0.1")
 NM_STATE = """\
@@ -26,11 +27,13 @@ class Guest:
 
     def __init__(self, root: Path, answers: dict[str, str] | None = None) -> None:
         self.ran: list[tuple[str, ...]] = []
+        self.then: dict[str, Callable[[], None]] = {}  # what a command does
         self.answers = answers or {}
         self.system = System(root, self._run)
 
     def _run(self, *command: str) -> str:
         self.ran.append(command)
+        self.then.get(command[0], lambda: None)()
         said = " ".join(command)
         return next((text for key, text in self.answers.items() if said.startswith(key)), "")
 
@@ -64,6 +67,63 @@ def test_networkmanager_tells_its_client_identifier(tmp_path: Path) -> None:
     assert manager.manages(CARD) and manager.client_id(CARD) == "01525400000001"
     manager.let_go(CARD)
     assert "mac:52:54:00:00:00:01" in (tmp_path / "etc/NetworkManager/conf.d/50-vmacro.conf").read_text()
+
+
+# As a Debian 13 guest had them; its DHCP server knew it by the identifier below.
+INTERFACES = """\
+# This file is generated from information provided by the datasource.
+auto lo
+iface lo inet loopback
+
+auto eth0
+iface eth0 inet dhcp
+    metric 100
+iface eth0 inet6 auto
+"""
+LEASES = 'default-duid "\\000\\001\\000\\0012\\232\\217#RT\\000\\027\\001\\307";\nlease {\n  interface "eth0";\n}\n'
+ETH0 = Interface("eth0", "52:54:00:17:01:c7", 2, "10.94.1.57/24", "10.94.1.1")
+
+
+def ifupdown(guest: Guest, program: str, pid_file: str) -> Ifupdown:
+    """With that DHCP client, which ends as it is killed."""
+    guest.put("etc/network/interfaces", "source /etc/network/interfaces.d/*\n")
+    guest.put("etc/network/interfaces.d/50-cloud-init", INTERFACES)
+    guest.put(pid_file, "357\n")
+    running = guest.put("proc/357/comm", f"{program}\n")
+    guest.then["kill"] = running.unlink
+    return Ifupdown(guest.system)
+
+
+def test_ifupdown_with_dhclient(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    manager = ifupdown(guest, "dhclient", "run/dhclient.eth0.pid")
+    assert not manager.manages(CARD), "that is another interface"
+    assert manager.manages(ETH0) and manager.client_id(ETH0) == "", "it sends none without a DUID"
+    guest.put("var/lib/dhcp/dhclient.eth0.leases", LEASES)
+    assert manager.client_id(ETH0) == "ff001701c700010001329a8f235254001701c7"
+    manager.let_go(ETH0)
+    ours = (tmp_path / "etc/network/interfaces.d/50-cloud-init").read_text()
+    assert "iface eth0 inet manual\n    metric 100\niface eth0 inet6 auto" in ours
+    assert ("kill", "357") in guest.ran and not manager.manages(ETH0)
+    manager.return_it(ETH0)
+    assert (tmp_path / "etc/network/interfaces.d/50-cloud-init").read_text() == INTERFACES
+    assert guest.ran[-2:] == [("ifdown", "--force", "eth0"), ("ifup", "--force", "eth0")]
+
+
+def test_ifupdown_with_dhcpcd(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    manager = ifupdown(guest, "dhcpcd", "run/dhcpcd/eth0-4.pid")
+    guest.put("var/lib/dhcpcd/duid", "00:01:00:01:32:9A:8f:23:52:54:00:17:01:c7\n")
+    assert manager.manages(ETH0) and manager.client_id(ETH0) == "ff001701c700010001329a8f235254001701c7"
+    manager.let_go(ETH0)
+    assert not manager.manages(ETH0)
+
+
+def test_a_pid_that_is_somebody_elses_now(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    manager = ifupdown(guest, "dhclient", "run/dhclient.eth0.pid")
+    guest.put("proc/357/comm", "nginx\n")
+    assert not manager.manages(ETH0)
 
 
 def test_cloud_init_is_kept_out_where_there_is_one(tmp_path: Path) -> None:
