@@ -342,3 +342,17 @@ FAULTS = [
     Fault("agent killed", "settle", agent_signalled("KILL"), (0, 5)),
     Fault("agent's channel silent", "copying", agent_signalled("STOP", "CONT"), (5,)),
 ]
+# Each kind where it tells most: these every run of the tests breaks, the others VMACRO_FAULTS=all.
+_USUAL = {
+    "orchestrator killed": ("copying", "switched", "settle"),
+    "source's libvirtd killed": ("switched",),
+    "WAN cut for 5 s": ("copying",),
+    "WAN cut": ("copying", "settle"),
+}
+
+
+def chosen(which: str) -> list[Fault]:
+    """All of them, or those of every run: of the other kinds the one while the copy is under way, or the only one."""
+    usual = {f.name: _USUAL.get(f.name, ("copying",)) for f in FAULTS}
+    only = {name for name in usual if [f.name for f in FAULTS].count(name) == 1}
+    return [f for f in FAULTS if which == "all" or f.moment in usual[f.name] or f.name in only]

@@ -26,10 +26,11 @@ def _initrd(root: Path, init: Path, modules: Sequence[str], release: str, work: 
     shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
     shutil.copy(init, tree / "init")
     for number, module in enumerate(modules):
-        packed = root / "usr/lib/modules" / release / "kernel" / f"{module}.ko.xz"
-        numbered = tree / "modules" / f"{number:02}-{packed.name}"
-        shutil.copy(packed, numbered)
-        process.run(["xz", "-d", numbered])
+        (file,) = (root / "lib/modules" / release / "kernel").glob(f"{module}.ko*")
+        numbered = tree / "modules" / f"{number:02}-{file.name}"
+        shutil.copy(file, numbered)
+        if file.suffix == ".xz":  # since Debian 13
+            process.run(["xz", "-d", numbered])
     names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*"))) + "\n"
     process.run(["cpio", "-o", "-H", "newc", "--quiet", "-D", tree, "-F", work / "initrd.cpio"], input=names)
     with gzip.open(work / "initrd.gz", "wb", compresslevel=1) as packed_file:

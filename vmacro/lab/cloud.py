@@ -15,7 +15,6 @@ from vmacro.lab import keys, namespaces, process
 from vmacro.lab.hosts import LabHost
 from vmacro.lab.topology import OPERATOR, Guest, Topology
 
-IMAGE = "cloud"
 DISKS = Path("/var/lib/libvirt/images")
 SEED = "/var/lib/cloud/seed/nocloud"
 SSH_PORT = 22

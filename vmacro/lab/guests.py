@@ -84,7 +84,7 @@ class Ready:
 
 def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
     guest = topology.guests[name]
-    own, images = guest.image == cloud.IMAGE, f"{GUEST_IMAGES}/{guest.image}"
+    own, images = guest.own_disk, f"{GUEST_IMAGES}/{guest.image}"
     shared = _SHARED_DISK.format(images=images)
     return _DOMAIN_XML.format(
         accelerator=accelerator,

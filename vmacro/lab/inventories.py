@@ -34,13 +34,13 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
     for name, guest in topology.guests.items():
         lines += ["", f"[guests.{name}]", *_guest(guest)]
         # Guests of the cloud image answer no probes before they are provisioned, and then those of a machine.
-        probers = [n for n, client in topology.clients.items() if client.machine or guest.image == "guest"]
+        probers = [n for n, client in topology.clients.items() if client.machine or not guest.own_disk]
         lines += [f'probe = {{ from = "{prober}" }}' for prober in probers[:1]]
     return "\n".join(lines) + "\n"
 
 
 def _guest(guest: Guest) -> list[str]:
-    if guest.image != "cloud":
+    if not guest.own_disk:
         return []
     found = ['ssh = "root@"', f"servers = {json.dumps(guest.servers)}"]
     return [*found, "ansible = { guest_restart_servers = true }"]

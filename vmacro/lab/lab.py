@@ -203,9 +203,9 @@ class Lab:
             report(f"host {name}: up, libvirt answers over TLS")
         for name, guest in self.topology.guests.items():
             if guests.find(opened, name) is None:
-                if guest.image == cloud.IMAGE:
+                if guest.own_disk:
                     cloud.lay_disk(
-                        self.topology, name, self.host(guest.site), images.image(cloud.IMAGE).folder, self.folder
+                        self.topology, name, self.host(guest.site), images.image(guest.image).folder, self.folder
                     )
                 guests.start(opened[guest.site], self.topology, name, chosen)
                 report(f"guest {name}: booting at {guest.site}")
@@ -219,7 +219,7 @@ class Lab:
                 ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
                 up = f"{ready.agent.uptime_s:.0f} s after boot"
                 report(f"guest {name}: {ready.agent.address} at {place}, agent ready {up}")
-        for name in (n for n, g in self.topology.guests.items() if g.agent and g.image != cloud.IMAGE):
+        for name in (n for n, g in self.topology.guests.items() if g.agent and not g.own_disk):
             self._wait_until_it_serves(name, connections, hosts)
             report(f"guest {name}: answers probes")
 
@@ -228,7 +228,7 @@ class Lab:
         addresses, marks = {}, self.folder / "guests"
         for name, guest in self.topology.guests.items():
             place = guests.find(opened, name)
-            if guest.image == cloud.IMAGE and place is not None and not (marks / name).exists():
+            if guest.own_disk and place is not None and not (marks / name).exists():
                 addresses[name] = cloud.wait_for_ssh(opened[place], self.topology, name, GUEST_DEADLINE_S)
                 report(f"guest {name}: {addresses[name]} at {place}, lets us in by SSH")
         chosen = {name: address for name, address in addresses.items() if self.topology.guests[name].agent}

@@ -51,7 +51,9 @@ class Client(Strict):
 class Guest(Strict):
     site: str
     memory_mib: int = Field(default=256, ge=160)
-    image: Literal["guest", "cloud"] = Field(default="guest", description="cloud: as people have them")
+    image: Literal["guest", "cloud", "cloud12"] = Field(
+        default="guest", description="cloud: as people have them, Debian 13; cloud12: Debian 12"
+    )
     manager: Literal["systemd-networkd", "NetworkManager", "ifupdown"] = Field(
         default="systemd-networkd", description="who manages its interface at first, in the image cloud"
     )
@@ -60,6 +62,11 @@ class Guest(Strict):
     agent: bool = Field(default=True, description="false: a guest without one, as before it is provisioned")
     dirty_ballast_mib: int = Field(default=0, ge=0)
     dirty_mib_s: float = Field(default=0, ge=0)
+
+    @property
+    def own_disk(self) -> bool:
+        """It has a disk that it writes to, and SSH."""
+        return self.image != "guest"
 
 
 class Topology(Strict):
