@@ -48,7 +48,6 @@ def test_the_inventory_is_derived_from_ours(told: dict[str, Any]) -> None:
     assert berlin["ansible_host"] == berlin["vmacro_address"] == "10.49.0.10"
     assert [p["name"] for p in berlin["vmacro_peers"]] == ["bucharest", "madrid"]
     assert berlin["vmacro_network"]["gateway6"] == "fd90:2::1"
-    assert "host_uuid" in berlin["hypervisor_libvirtd_settings"], "what the inventory says under `ansible`"
     options = told["vars"]["ansible_ssh_common_args"]
     assert "StrictHostKeyChecking=yes" in options and "UserKnownHostsFile=" in options
     assert told["vars"]["vmacro_authority"].startswith("-----BEGIN CERTIFICATE-----")
@@ -60,6 +59,7 @@ PROBED = """
 ssh = "root@192.0.2.9"
 [guests.shop]
 ssh = "root@"
+ansible = { guest_restart_servers = true }
 probe = { from = "paris", port = 7001, mptcp = false, interval_ms = 50 }
 [guests.named]
 probe = { from = "paris", address = "named.example.net" }
@@ -74,6 +74,7 @@ def test_probers_are_told_where_their_guests_are(tmp_path: Path) -> None:
     Store(tmp_path / "pki").init("test")
     settings = inventory.load(tmp_path / "i.toml")
     groups = ansible_inventory.derived(settings, PARTS, {"shop": "10.90.1.20"})["all"]["children"]
+    assert groups["guests"]["hosts"]["shop"]["guest_restart_servers"], "what the inventory says under `ansible`"
     paris = groups["probers"]["hosts"]["paris"]
     assert (paris["ansible_host"], paris["ansible_user"]) == ("192.0.2.9", "root")
     assert paris["vmacro_targets"] == {
