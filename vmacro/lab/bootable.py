@@ -25,8 +25,7 @@ def _initrd(root: Path, init: Path, modules: Sequence[str], release: str, work: 
         (tree / name).mkdir(parents=True)
     shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
     shutil.copy(init, tree / "init")
-    for number, module in enumerate(modules):
-        (file,) = (root / "lib/modules" / release / "kernel").glob(f"{module}.ko*")
+    for number, file in enumerate(_with_needs(root / "lib/modules" / release, modules)):
         numbered = tree / "modules" / f"{number:02}-{file.name}"
         shutil.copy(file, numbered)
         if file.suffix == ".xz":  # since Debian 13
@@ -36,3 +35,12 @@ def _initrd(root: Path, init: Path, modules: Sequence[str], release: str, work: 
     with gzip.open(work / "initrd.gz", "wb", compresslevel=1) as packed_file:
         packed_file.write((work / "initrd.cpio").read_bytes())
     (work / "initrd.cpio").unlink()
+
+
+def _with_needs(tree: Path, modules: Sequence[str]) -> list[Path]:
+    """Files of kernel modules, each after those that it needs: modules.dep(5), whose needs are in reverse order."""
+    needs = {}
+    for line in (tree / "modules.dep").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        needs[name.removeprefix("kernel/").partition(".ko")[0]] = [*reversed(rest.split()), name]
+    return [tree / name for name in dict.fromkeys(name for module in modules for name in needs[module])]
