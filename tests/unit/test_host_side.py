@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guest_agent import protocol
-from vmacro.host import legs
+from vmacro.host import legs, names
 from vmacro.host.legs import LegEnd, LegError
 from vmacro.host.server import VERBS, Server
 
@@ -75,3 +76,15 @@ class _Nothing:
             raise OSError(name)
 
         return refuse
+
+
+@pytest.mark.parametrize(("script", "known"), [("exit 0", True), ("exit 2", False), ("exec sleep 30", False)])
+def test_a_host_that_does_not_know_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, known: bool
+) -> None:
+    """Also where whoever it asks says nothing."""
+    getent = tmp_path / "getent"
+    getent.write_text(f"#!/bin/sh\n{script}\n")
+    getent.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert names.knows_itself(patience_s=5.0 if known else 0.5) is known

@@ -128,6 +128,7 @@ def test_undoing_that_fails_is_told() -> None:
         ({"path_mtu": 1300}, "tunnel-mtu"),
         ({"forwarding": False}, "no-forwarding"),
         ({"bridge_mac": "52:54:00:bb:bb:bb"}, "gateway-mac"),
+        ({"knows_itself": False}, "own-name"),
     ],
 )
 def test_what_a_host_lacks(change: dict[str, object], code: str) -> None:
@@ -135,7 +136,7 @@ def test_what_a_host_lacks(change: dict[str, object], code: str) -> None:
     berlin = fake.hosts["berlin"]
     berlin.links = replace(berlin.links, **change)  # type: ignore[arg-type]
     assert code in findings(fake) and code not in findings(fake, RENUMBER)
-    blocks = code != "gateway-mac"
+    blocks = code not in ("gateway-mac", "own-name")
     assert bool(checks.blockers(findings(fake).values())) is blocks
 
 

@@ -22,7 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from guest_agent import protocol
 from vmacro import __version__
-from vmacro.host import disk_verbs, fence, legs, neighbours, routing, tunnels
+from vmacro.host import disk_verbs, fence, legs, names, neighbours, routing, tunnels
 from vmacro.host.disks import DiskError
 from vmacro.host.legs import INTERFACE, LegEnd, LegError
 from vmacro.host.rescue import Overheard
@@ -102,6 +102,7 @@ class Server:
             "bridge_mac": self._mac_of(bridge),
             "bridge_mtu": tunnels.mtu_of(self._ip, bridge),
             "path_mtu": self._mtu_towards(peer) if peer else 0,
+            "knows_itself": names.knows_itself(),
             "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1",
             "used_by": neighbours.user_of(probe, bridge) if probe else "",
             "legs": [asdict(e) | {"points_to": routing.pointed(self._ip, e)} for e in found],

@@ -7,6 +7,7 @@ Mounts live in the mount namespace that `ip netns exec` makes, and end with the 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,6 @@ def lay(lab: Path) -> None:
 def command(lab: Path, network_namespace: str, words: Sequence[str]) -> list[str]:
     """What runs `words` there."""
     DEFAULT_STATE_DIR.mkdir(parents=True, exist_ok=True)
-    search = f"PATH={os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    search = f"PATH={Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     inside = ["env", f"HOME=/etc/{_HOME}", search, "sh", "-c", _SIT_DOWN, "vmacro-seat"]
     return ["ip", "netns", "exec", network_namespace, *inside, str(folder(lab)), str(DEFAULT_STATE_DIR), *words]

@@ -287,7 +287,7 @@ class LegEnd:
 @dataclass(frozen=True)
 class LinkFacts:
     """What a host's own side says. MTUs in bytes, of the guests' bridge and of the way to the other host;
-    `used_by` is the MAC that answers for the address asked about."""
+    `used_by` is the MAC that answers for the address asked about; `knows_itself`: its own name has an address there."""
 
     version: str
     tunnels: tuple[str, ...]
@@ -297,6 +297,7 @@ class LinkFacts:
     forwarding: bool
     used_by: str = ""
     legs: tuple[LegEnd, ...] = ()
+    knows_itself: bool = True
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,10 @@ def host_findings(view: HostView) -> Iterator[Finding]:
     if not view.links.forwarding:
         hint = "sysctl net.ipv4.ip_forward=1; or vmacro provision hosts --tags system"
         yield blocker("no-forwarding", f"host {view.host}", "does not forward IPv4", hint)
+    if not view.links.knows_itself:
+        text = "its own name has no address within 1 s, and libvirt asks for it also while the guest is paused"
+        hint = "write it into its /etc/hosts; or vmacro provision hosts --tags system"
+        yield Finding("own-name", Severity.WARNING, f"host {view.host}", text, hint)
     if view.links.path_mtu < LEAST_PATH_MTU:
         text = f"its way to the other host takes packets of {view.links.path_mtu} bytes, {LEAST_PATH_MTU} are needed"
         yield blocker("tunnel-mtu", f"host {view.host}", text, f"raise the MTU of that path; {_FALL_BACK}")
