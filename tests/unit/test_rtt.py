@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report, responder, statistics, wire
 from vmacro.rtt.prober import ProbeError, Prober, Target
-from vmacro.rtt.samples import Marker
+from vmacro.rtt.samples import Marker, Sample
 
 
 @pytest.fixture
@@ -120,6 +120,34 @@ def test_a_broken_recording_names_file_and_line() -> None:
         recordings.parse([head, "{nonsense"], "x.ndjson")
     with pytest.raises(recordings.RecordingError, match="no header"):
         recordings.parse([], "x.ndjson")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"type":"rtt","seq":"1","due_ns":1,"rtt_ns":1}',
+        '{"type":"rtt","seq":1,"due_ns":1,"rtt_ns":-5}',
+        '{"type":"rtt","seq":1,"due_ns":true,"rtt_ns":1}',
+        '{"type":"lost","seq":1,"due_ns":1e99}',
+        '{"type":"marker","name":"x"}',
+        "[]",
+        '{"type":"header","version":1,"target":"t","transport":"tcp","interval_ms":0,"token":0,"mono_to_wall_ns":0}',
+    ],
+)
+def test_what_another_machine_recorded_is_checked(line: str) -> None:
+    head = recordings.header("t", "tcp", 10, 0, 0)
+    with pytest.raises(recordings.RecordingError, match="x:2: not a line"):
+        recordings.parse([head, line], "x")
+
+
+def test_a_recording_that_was_cut_off(tmp_path: Path) -> None:
+    whole = recordings.header("t", "tcp", 10, 0, 0) + recordings.sample_line(Sample(0, 5, 7))
+    (tmp_path / "x").write_text(whole + recordings.sample_line(Sample(1, 15, 7))[:-9])
+    read = recordings.read(tmp_path / "x")
+    assert read.samples == (Sample(0, 5, 7),) and not read.complete
+    (tmp_path / "y").write_text(recordings.header("t", "tcp", 10, 0, 0))
+    with pytest.raises(recordings.RecordingError, match="no request in it"):
+        recordings.read(tmp_path / "y")
 
 
 def test_the_report_is_one_file_that_needs_no_other(tmp_path: Path, port: int) -> None:

@@ -163,13 +163,24 @@ def perform(settings: Settings, request: Request, report_dir: Path | None, json:
                 wiring.prober(settings, request.guest),
                 folder,
             )
-    target = folder(done.plan.move_id)
-    figures = report.write(target, done.plan, done.outcome, events, done.recording)
+    target, recording = folder(done.plan.move_id), _readable(done.recording)
+    figures = report.write(target, done.plan, done.outcome, events, recording)
     if json:
         render.as_json(figures)
     else:
-        _show_report(figures, events, done.recording, target)
+        _show_report(figures, events, recording, target)
     return EXIT_CODES[done.outcome.ending]
+
+
+def _readable(recording: Path | None) -> Path | None:
+    """A prober elsewhere may have been cut off, or say anything: the move is what it is all the same."""
+    try:
+        if recording is not None:
+            recordings.read(recording)
+    except (recordings.RecordingError, OSError) as error:
+        render.err.print(f"what was measured cannot be read: {error}", markup=False)
+        return None
+    return recording
 
 
 def _nothing_unfinished(settings: Settings, guest: str) -> None:

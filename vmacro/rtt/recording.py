@@ -1,4 +1,5 @@
-"""A measurement as NDJSON: one header, then a line for each answered request and each marker.
+"""A measurement as NDJSON: one header, then a line for each answered request and each marker. Another machine may have
+written it, and been cut off: what is read is checked.
 
 {"type":"header","version":1,"target":"10.0.0.5:7000","transport":"mptcp","interval_ms":10.0,...}
 {"type":"rtt","seq":0,"due_ns":...,"rtt_ns":...}      due_ns: CLOCK_MONOTONIC of the prober
@@ -52,9 +53,9 @@ def end_line(wall_ns: int) -> str:
 
 
 def read(path: Path) -> Recording:
-    """Raises RecordingError, FileNotFoundError."""
-    with path.open() as lines:
-        return parse(lines, str(path))
+    """A last line that is not whole is left out. Raises RecordingError, FileNotFoundError."""
+    with path.open(errors="replace") as lines:
+        return parse((line for line in lines if line.endswith("\n")), str(path))
 
 
 def parse(lines: Iterable[str], name: str) -> Recording:
@@ -68,20 +69,22 @@ def parse(lines: Iterable[str], name: str) -> Recording:
             item = json.loads(line)
             kind = item["type"]
             if kind == "header":
-                head = item
+                head = _checked(item)
             elif kind == "rtt":
-                samples.append(Sample(item["seq"], item["due_ns"], item["rtt_ns"]))
+                samples.append(Sample(_count(item, "seq"), _count(item, "due_ns"), _count(item, "rtt_ns")))
                 order.append(item["seq"])
             elif kind == "lost":
-                samples.append(Sample(item["seq"], item["due_ns"], None))
+                samples.append(Sample(_count(item, "seq"), _count(item, "due_ns"), None))
             elif kind == "marker":
-                markers.append(Marker(item["name"], item["wall_ns"]))
+                markers.append(Marker(str(item["name"]), _count(item, "wall_ns")))
             elif kind == "end":
                 complete = True
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RecordingError(f"{name}:{number}: not a line of a recording: {error!r}") from error
     if head is None or head.get("version") != VERSION:
         raise RecordingError(f"{name}: no header of version {VERSION}; is it made by `vmacro rtt probe`?")
+    if not samples:
+        raise RecordingError(f"{name}: no request in it")
     samples.sort(key=lambda s: s.seq)
     return Recording(
         head["target"],
@@ -94,6 +97,21 @@ def parse(lines: Iterable[str], name: str) -> Recording:
         tuple(markers),
         complete,
     )
+
+
+def _count(item: dict[str, Any], key: str) -> int:
+    value = item[key]
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{key} = {value!r}")
+    return value
+
+
+def _checked(head: dict[str, Any]) -> dict[str, Any]:
+    for key in ("token", "mono_to_wall_ns"):
+        _count(head, key)
+    if type(head["interval_ms"]) not in (int, float) or not 0 < head["interval_ms"] < 1e9:
+        raise ValueError(f"interval_ms = {head['interval_ms']!r}")
+    return {**head, "target": str(head["target"])[:300], "transport": str(head["transport"])[:20]}
 
 
 def _line(item: dict[str, Any]) -> str:
