@@ -141,7 +141,8 @@ class Ifupdown:
         self._system = system
 
     def manages(self, interface: Interface) -> bool:
-        return bool(self._clients(interface)) and any(self._stanzas(interface, path) for path in self._files())
+        lines = (line for path in self._files() for line in _read(path))
+        return bool(self._clients(interface)) and any(self._is_its_stanza(interface, line) for line in lines)
 
     def client_id(self, interface: Interface) -> str:
         """Both clients of Debian's send 255, the MAC's last four octets and a DUID (RFC 4361 section 6.1)."""
@@ -153,8 +154,7 @@ class Ifupdown:
 
     def let_go(self, interface: Interface) -> None:
         for path in self._files():
-            if self._stanzas(interface, path):
-                self._manual_in(interface, path)
+            self._manual_in(interface, path)
         for pid in self._clients(interface).values():
             self._system.run("kill", str(pid))
         self._gone(interface)
@@ -192,28 +192,24 @@ class Ifupdown:
         etc = self._system.root / "etc/network"
         return [p for p in (etc / "interfaces", *sorted(etc.glob("interfaces.d/*"))) if p.is_file()]
 
-    def _stanzas(self, interface: Interface, path: Path) -> list[str]:
-        return [line for line in _read(path) if line.split() == ["iface", interface.name, "inet", "dhcp"]]
+    def _is_its_stanza(self, interface: Interface, line: str) -> bool:
+        return line.split() == ["iface", interface.name, "inet", "dhcp"]
 
     def _manual_in(self, interface: Interface, path: Path) -> None:
-        lines = []
+        changed: list[str] = []
         for line in _read(path):
-            if line.split() == ["iface", interface.name, "inet", "dhcp"]:
-                lines += [f"{self._MARK}{line}", f"iface {interface.name} inet manual"]
-            else:
-                lines.append(line)
-        _write(path, lines)
+            ours = [f"{self._MARK}{line}", f"iface {interface.name} inet manual"]
+            changed += ours if self._is_its_stanza(interface, line) else [line]
+        _write_if_changed(path, changed)
 
     def _restore(self, path: Path) -> None:
         kept: list[str] = []
         lines = iter(_read(path))
         for line in lines:
             if line.startswith(self._MARK):
-                kept.append(line[len(self._MARK) :])
                 next(lines, None)
-            else:
-                kept.append(line)
-        _write(path, kept)
+            kept.append(line.removeprefix(self._MARK))
+        _write_if_changed(path, kept)
 
     def _dhclient_duid(self, interface: Interface) -> str:
         """Its lease file has it as a string of C, with octal escapes: dhclient.leases(5)."""
@@ -235,8 +231,9 @@ def _read(path: Path) -> list[str]:
     return path.read_text(errors="surrogateescape").splitlines()
 
 
-def _write(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
+def _write_if_changed(path: Path, lines: list[str]) -> None:
+    if lines != _read(path):
+        path.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
 
 
 def _unquoted(text: str) -> bytes:

@@ -92,7 +92,8 @@ def probes(
     for name in (n for n, guest in probed.items() if not guest.ssh):
         render.err.print(f"guest {name}: its responder is left to you: guests.{name}.ssh is not set")
     brought = ansible_inventory.parts()
-    machines = ansible_inventory.derived(settings, brought, _addresses(settings, _unsaid(settings)))
+    addresses = _addresses(settings, [name for name in _unsaid(settings) if name in probed])
+    machines = ansible_inventory.derived(settings, brought, addresses)
     _provision(settings, "probes", machines, Options(check, diff, _list(tags), names), json)
 
 

@@ -89,7 +89,7 @@ class SshProber:
         self._copying = threading.Thread(target=_copy, args=(self._channel, recording), daemon=True)
         self._copying.start()
         if not _measures(recording, self._copying.is_alive):
-            said = self._channel.recv_stderr(4096).decode(errors="replace").strip() if self._channel.closed else ""
+            said = _complaint(self._channel)
             self.stop()
             text = f"{subject}: no round trip to {address}: {said[-500:] or 'no answer'}"
             raise VmacroError(text, "vmacro provision probes")
@@ -107,6 +107,14 @@ class SshProber:
         if self._client is not None:
             self._client.close()
         self._copying = self._client = None
+
+
+def _complaint(channel: paramiko.Channel) -> str:
+    channel.settimeout(1.0)
+    try:
+        return channel.recv_stderr(4096).decode(errors="replace").strip()
+    except TimeoutError:
+        return ""  # it runs, and says nothing
 
 
 def _copy(channel: paramiko.Channel, recording: Path) -> None:

@@ -29,7 +29,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """images/NAME/recipe.toml, and the `folder` of what goes into it, which may be another recipe's (`as`)."""
+    """images/NAME/recipe.toml, and the `folder` of what goes into it; one that is `as` another says what differs."""
 
     name: str
     folder: Path
@@ -54,8 +54,7 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name != "recipe.toml")
-        files.append(RECIPES / self.name / "recipe.toml")
+        files = sorted({*(p for p in self.folder.rglob("*") if p.is_file()), RECIPES / self.name / "recipe.toml"})
         ours = zipapps.sources() if self.kind == "guest" else []
         parts = [
             f"{p.name}:{p.stat().st_mode:o}:" + p.read_text()
@@ -198,10 +197,12 @@ def _assemble(wanted: Image, base: Path, work: Path) -> None:
 
 
 def _load(folder: Path) -> Recipe:
-    data = tomllib.loads((folder / "recipe.toml").read_text())
+    own = tomllib.loads((folder / "recipe.toml").read_text())
+    base = folder.with_name(own.get("as", folder.name))
+    data = tomllib.loads((base / "recipe.toml").read_text()) | own
     return Recipe(
         folder.name,
-        folder.with_name(data.get("as", folder.name)),
+        base,
         data["kind"],
         data["suite"],
         tuple(data["packages"]),

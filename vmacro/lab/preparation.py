@@ -36,15 +36,19 @@ Report = Callable[[str], None]
 
 def grounds(shape: Topology, report: Report) -> dict[str, Ground]:
     """Of each machine: hosts boot with their packages installed, others bare."""
-    built = {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
+    built = _built(shape, report)
     hosts = {name: installed(built[name], report) for name in sorted({shape.image(s) for s in shape.sites})}
     return {m: hosts[shape.image(m)] if m in shape.sites else bare(built[shape.image(m)]) for m in shape.machines}
 
 
 def untouched(shape: Topology, report: Report) -> dict[str, Ground]:
     """Of each machine: as a provider hands it over."""
-    built = {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
+    built = _built(shape, report)
     return {machine: bare(built[shape.image(machine)]) for machine in shape.machines}
+
+
+def _built(shape: Topology, report: Report) -> dict[str, Image]:
+    return {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
 
 
 def bare(image: Image) -> Ground:

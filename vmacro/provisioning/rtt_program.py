@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import prometheus_client
@@ -17,7 +18,8 @@ UNUSED = ("report.py", "statistics.py", "twisted", "aiohttp", "django")
 
 def built() -> Path:
     """From the cache where nothing has changed."""
-    program = wheels.cache("rtt") / wheels.digest([*RTT.glob("*.py"), Path(__file__)]) / "vmacro-rtt"
+    ours = wheels.digest([*RTT.glob("*.py"), Path(__file__), Path(zipapp.__file__)])
+    program = wheels.cache("rtt") / f"{ours}-{metadata.version('prometheus_client')}" / "vmacro-rtt"
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=program.parent) as work:
