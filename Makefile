@@ -3,22 +3,35 @@ SHELL := /bin/sh
 # The system's Python: libvirt and the headers belong to that one.
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
+# Quiet: its warnings of a machine's own settings would drown what a demo has to say. Errors are told.
+PIP = $(BIN)/pip install -qq --no-color --progress-bar off --root-user-action=ignore --disable-pip-version-check
 PACKAGES := apt-utils cpio debian-archive-keyring e2fsprogs gcc iproute2 iptables libc6-dev libvirt-dev mmdebstrap \
-	openssh-client openssl pkg-config postgresql python3 python3-dev python3-venv systemd-container util-linux xz-utils
+	nftables openssh-client openssl pkg-config postgresql python3 python3-dev python3-venv systemd-container util-linux \
+	wireguard-go wireguard-tools xz-utils
 
-.PHONY: help demo test lint bench setup packages clean
+# Labs side by side: what waits in one leaves the processor to the other. Three starve guests that boot under emulation.
+WORKERS := -n 2 --durations 20 --durations-min 1
+
+.PHONY: help demo test test-all mutants lint bench setup lock sbom packages clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
 	$(BIN)/vmacro lab demo
 
-test: setup ## all tests: unit, contract and lab
-	$(BIN)/pytest -m "lab or not lab"
+test: setup ## unit, contract and lab tests, but for those marked slow: some 40 minutes
+	$(BIN)/pytest -m "not slow" $(WORKERS)
+
+test-all: setup ## all tests there are; docs/testing.md says what is slow
+	$(BIN)/pytest -m "" $(WORKERS)
+
+mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
+	nice -n 19 $(BIN)/mutmut run --max-children 2 && $(BIN)/mutmut results
 
 lint: setup ## ruff, mypy, import-linter
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy --python-version 3.10 guest_agent \
+		&& $(BIN)/lint-imports
 
 bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/handoff.py --moves 4
@@ -33,13 +46,28 @@ packages:
 			echo "make: Debian packages are missing:" $$missing >&2; \
 			echo "make: run it with sudo, or install them" >&2; exit 3; \
 		fi; \
-		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 \
+			--no-install-recommends $$missing; \
 	fi
 
-.venv/ready: pyproject.toml constraints.txt
+# By their hashes alone. What is built (libvirt's binding, which must fit this machine's libvirt, and vmacro) is built by
+# the setuptools of the lock file: pip would fetch another one for each build, whose hash nobody knows.
+.venv/ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PYTHON) vmacro/provisioning/lock.py setuptools > .venv/setuptools.lock
+	$(PIP) --require-hashes -r .venv/setuptools.lock
+	$(PIP) --require-hashes --no-build-isolation -r requirements.lock
+	$(PIP) --no-index --no-deps --no-build-isolation -e .
+	$(BIN)/python -c 'from vmacro.provisioning import wheels; wheels.fetch()'
 	touch $@
 
+lock: setup ## requirements.lock after a change of pyproject.toml; `make lock UPGRADE=--upgrade` takes newer versions
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --extra dev $(UPGRADE) --output-file requirements.lock pyproject.toml
+
+sbom: setup ## what vmacro is made of, as CycloneDX: sbom.json
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json
+
 clean: ## the environment and what tools left in the checkout; the image cache stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants

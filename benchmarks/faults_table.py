@@ -1,6 +1,6 @@
 """The table of docs/reliability.md, from the rows that lab tests and soak have written.
 
-sudo VMACRO_FAULTS=all VMACRO_FAULTS_TABLE=/tmp/rows.ndjson make test
+sudo VMACRO_FAULTS_TABLE=/tmp/rows.ndjson .venv/bin/pytest -m lab tests/lab/test_faults.py
 .venv/bin/python benchmarks/faults_table.py /tmp/rows.ndjson report/soak.ndjson
 """
 

@@ -34,6 +34,7 @@ from vmacro.model.events import Event
 from vmacro.rtt import recording as recordings
 from vmacro.rtt.samples import Recording
 from vmacro.rtt.statistics import between, outage, quantile, recovered_ns, spread
+from vmacro.services.event_json import from_plain
 
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 WAYS = ("seamless", "renumber", "stretch", "plain")
@@ -61,15 +62,19 @@ class Moved:
 
 
 def main() -> int:
+    """Run all ways in a lab of their own; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moves", type=int, default=20, help="of each")
     parser.add_argument("--guest", default="web", choices=["web", "busy"], help="busy: it dirties its memory")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--plain", action="store_true", help="legs that are not encrypted, to compare with")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shape = topology.load(TOPOLOGY)
-    lab = Lab(shape.model_copy(update={"guests": {options.guest: shape.guests[options.guest]}}))
+    sites = {n: site.model_copy(update={"plain_tunnel": options.plain}) for n, site in shape.sites.items()}
+    guests = {options.guest: shape.guests[options.guest]}
+    lab = Lab(shape.model_copy(update={"sites": sites, "guests": guests}))
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
@@ -116,19 +121,21 @@ def series(lab: Lab, way: str, guest: str, moves: int, folder: Path) -> Iterator
 
 
 def move(lab: Lab, way: str, guest: str, to: str, report: Path) -> tuple[list[Event], int]:
+    """Move the guest once; returns the events and the downtime in ms."""
     if way in ("stretch", "plain"):
         return stretch.go(lab, guest, to)
     quiet = report.with_suffix(".toml")  # without probers: the one connection is ours
     quiet.write_text("".join(x for x in lab.inventory_file.read_text().splitlines(True) if not x.startswith("probe")))
     words = ["migrate", guest, "--to", to, "--handoff", way, "--json", "--report", str(report), "-i", str(quiet)]
     subprocess.run([sys.executable, "-m", "vmacro.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
-    events = [Event(**json.loads(line)) for line in (report / "events.ndjson").read_text().splitlines()]
+    events = [from_plain(json.loads(line)) for line in (report / "events.ndjson").read_text().splitlines()]
     return events, json.loads((report / "summary.json").read_text())["guest_downtime_ms"]
 
 
 def figures(
     way: str, to: str, recording: Recording, events: list[Event], echoes: Echoes, downtime_ms: int, sent: int
 ) -> Moved:
+    """The figures of one move, from what was measured around it. `sent`: TCP segments that were sent again."""
     shift = recording.mono_to_wall_ns
     paused, resumed = (
         next(e.wall_ns for e in events if e.kind == "domain" and (e.data["side"], e.data["event"]) == key) - shift
@@ -158,6 +165,7 @@ def figures(
 
 @contextmanager
 def probing(lab: Lab, address: str, record: Path) -> Iterator[None]:
+    """Measure round trips from the lab's client, once it has an answer, while this is open."""
     command = [sys.executable, "-m", "vmacro.rtt.probe", address, "--record", str(record)]
     prober = subprocess.Popen(["ip", "netns", "exec", lab.namespace("client"), *command])
     try:
@@ -184,9 +192,10 @@ def retransmissions(lab: Lab) -> int:
 
 
 def table(found: list[Moved]) -> str:
+    """Medians by way and destination, as Markdown."""
     lines = [
         "| | moves | outage median | p95 | ping's | downtime median | RTT before | copying | after | "
-        "direct path after | retransmitted a move | lost |",
+        "direct path after | retransmitted per move | lost |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for way in dict.fromkeys(m.way for m in found):

@@ -30,6 +30,7 @@ EVERY = 3
 
 
 def main() -> int:
+    """Move a guest many times in a lab of its own, every third time with a fault; 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)

@@ -12,12 +12,13 @@ from ipaddress import IPv4Network
 import libvirt
 
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.libvirt import LibvirtHypervisor
-from vmacro.drivers.libvirt_connection import Connections
+from vmacro.drivers.libvirt.channel import VirtioChannels
+from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.lab import guests, namespaces
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import WAN
-from vmacro.model.events import Event
+from vmacro.model.events import DomainChanged, Event, Side
 from vmacro.model.nouns import Host, Policy
 
 NETWORK, SUBNET, MAC = "stretch", IPv4Network("10.80.9.0/24"), "52:54:00:80:09:01"
@@ -58,12 +59,13 @@ def prepare(lab: Lab, guest: str) -> None:
         card, own = xml.split("<mac address='")[1].split("'")[0], xml.split("<uuid>")[1].split("<")[0]
         xml = xml.replace(card, MAC[:-2] + "02").replace(own, str(uuid.uuid4()))
         at_home.defineXML(xml).create()
-        guests.wait_until_ready(ChannelAgents(connections), hosts[home], "stretched", 180)
+        guests.wait_until_ready(ChannelAgents(VirtioChannels(connections)), hosts[home], "stretched", 180)
     finally:
         connections.close()
 
 
 def place(lab: Lab, guest: str) -> str:
+    """The site at which the guest runs."""
     connections, hosts = _connected(lab)
     try:
         found = guests.find({n: connections.get(h) for n, h in hosts.items()}, guest)
@@ -78,7 +80,7 @@ def address(lab: Lab, guest: str) -> str:
     connections, hosts = _connected(lab)
     try:
         here = hosts[place(lab, guest)]
-        facts = guests.wait_until_ready(ChannelAgents(connections), here, guest, 180).agent
+        facts = guests.wait_until_ready(ChannelAgents(VirtioChannels(connections)), here, guest, 180).agent
     finally:
         connections.close()
     lab.wait_for_responder(facts.address)
@@ -108,23 +110,22 @@ def go(lab: Lab, guest: str, to: str) -> tuple[list[Event], int]:
     try:
         source, destination = hosts[place(lab, guest)], hosts[to]
         with ExitStack() as watching:
-            for side, host in (("source", source), ("destination", destination)):
-                watching.enter_context(LibvirtHypervisor(host, connections).watch(guest, _noting(events, side)))
+            sides: tuple[tuple[Side, Host], ...] = (("source", source), ("destination", destination))
+            for side, host in sides:
+                watching.enter_context(hypervisor(host, connections).watch(guest, _noting(events, side, host)))
             policy = Policy(bandwidth_mib_s=19)
-            LibvirtHypervisor(source, connections).copy(
-                guest, destination, policy, lambda _progress: None, lambda: False
-            )
+            hypervisor(source, connections).copy(guest, destination, policy, lambda _progress: None, lambda: False)
             time.sleep(0.3)
-        found = LibvirtHypervisor(destination, connections).statistics(guest)
+        found = hypervisor(destination, connections).statistics(guest)
     finally:
         connections.close()
     assert found is not None
     return events, found.downtime_ms
 
 
-def _noting(events: list[Event], side: str) -> Callable[[str, str], None]:
-    def see(event: str, _detail: str) -> None:
-        events.append(Event("", time.time_ns(), "domain", event, {"side": side, "event": event}))
+def _noting(events: list[Event], side: Side, host: Host) -> Callable[[str, str], None]:
+    def see(event: str, detail: str) -> None:
+        events.append(Event("", time.time_ns(), DomainChanged(side, host.name, event, detail)))
 
     return see
 
@@ -142,6 +143,4 @@ def _connected(lab: Lab) -> tuple[Connections, dict[str, Host]]:
 
 
 def _on_host(lab: Lab, host: str, *command: str) -> None:
-    leader = lab.host(host).leader
-    assert leader is not None
-    subprocess.run(["nsenter", "-t", str(leader.pid), "-a", *command], check=True)
+    subprocess.run(lab.host(host).inside(command), check=True)

@@ -10,18 +10,23 @@ import logging
 import os
 import socket
 import sys
+import time
 
-from guest_agent import __version__, takeover
+from guest_agent import __version__, connections, link, mptcp, state, takeover
 from guest_agent.agent import Agent
 from guest_agent.channel import ChannelServer, port_path
 from guest_agent.detect import AnnounceDetector
+from guest_agent.guest import Guest
+from guest_agent.lease import LeaseKeeper
 
 LOG = logging.getLogger(__name__)
 CHANNEL_EVERY_S = 10.0
+SERVING_NICE = 10
 VERBS = {"look": takeover.look, "take-over": takeover.take_over, "give-back": takeover.give_back}
 
 
 def main() -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="vmacro-agent", description=__doc__)
     parser.add_argument("verb", nargs="?", choices=("serve", *VERBS), default="serve")
     parser.add_argument(
@@ -53,10 +58,27 @@ def _once(verb: str, interface: str) -> int:
     return 0
 
 
+class BootClock:
+    """Implements ports.Clock."""
+
+    def now_s(self) -> float:
+        """See ports.Clock."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    async def sleep(self, seconds: float) -> None:
+        """See ports.Clock."""
+        await asyncio.sleep(seconds)
+
+
 async def _run(interface: str, client_id: bytes) -> None:
-    agent = Agent(interface, client_id)
+    card = await link.find_link(interface)
+    # The state is an earlier agent's, where that was killed.
+    guest = Guest(card, mptcp, connections, LeaseKeeper(interface, client_id), BootClock(), state.load())
+    agent = Agent(guest)
     serving = asyncio.create_task(_serve(agent))
     await agent.start()
+    # A guest that has just arrived has clients to answer first; this matters with one slow processor.
+    os.setpriority(os.PRIO_PROCESS, 0, SERVING_NICE)
     _tell_systemd_ready()
     await asyncio.gather(serving, agent.watch(AnnounceDetector(interface)))
 

@@ -1,7 +1,7 @@
 """The guest's end of the virtio-serial channel (Linux drivers/char/virtio_console.c).
 
 While no host is connected the port polls as POLLHUP and reads as empty. Edge-triggered epoll turns
-that into one event a change, so an idle agent does not wake up.
+that into one event per change, so an idle agent does not wake up.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import os
 import select
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
-from guest_agent import protocol
+from vmacro.wire import messages
+from vmacro.wire.framing import LineReader
+from vmacro.wire.messages import MAX_REQUEST_BYTES, ProtocolError, Reply, Request
+from vmacro.wire.names import AGENT_CHANNEL
 
 LOG = logging.getLogger(__name__)
-Handler = Callable[[protocol.Request], Awaitable[protocol.Reply]]
+READ_BYTES = 1 << 16
+Handler = Callable[[Request], Awaitable[Reply]]
 
 
-def port_path(name: str = protocol.CHANNEL_NAME) -> Path:
+def port_path(name: str = AGENT_CHANNEL) -> Path:
     """The port's device, by sysfs: udev's /dev/virtio-ports may not be there yet.
 
     Raises FileNotFoundError where the domain has no such channel.
@@ -41,18 +45,20 @@ class ChannelServer:
         self._epoll = select.epoll()
         self._epoll.register(self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLHUP | select.EPOLLET)
         self._changed = asyncio.Event()
-        self._buffer = bytearray()
-        self._skipping = False
+        self._reader = LineReader(MAX_REQUEST_BYTES)
 
     async def serve(self) -> None:
+        """Answer until this is cancelled."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._epoll.fileno(), self._on_edge)
         try:
             while True:
-                for line in self._read_lines():
-                    await self._answer(line)
-                await self._changed.wait()
-                self._changed.clear()
+                data = self._read()
+                for line in self._reader.feed(data):
+                    await self._write(await answer(line, self._handler))
+                if not data:
+                    await self._changed.wait()
+                    self._changed.clear()
         finally:
             loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -62,33 +68,15 @@ class ChannelServer:
         self._epoll.poll(0)
         self._changed.set()
 
-    def _read_lines(self) -> list[bytes]:
-        lines: list[bytes] = []
-        while True:
-            try:
-                data = os.read(self._fd, 65536)
-            except BlockingIOError:
-                return lines
-            if not data:  # no host: half a line of the old one is worth nothing to the next
-                self._buffer.clear()
-                return lines
-            self._buffer += data
-            *complete, rest = self._buffer.split(b"\n")
-            self._buffer = rest
-            lines += [self._bounded(bytes(line)) for line in complete if line]
-            if len(self._buffer) > protocol.MAX_REQUEST_BYTES:
-                self._buffer.clear()
-                self._skipping = True
-
-    def _bounded(self, line: bytes) -> bytes:
-        """The rest of a line whose head was thrown away is no request either."""
-        if self._skipping:
-            self._skipping = False
-            return b"!"
-        return line
-
-    async def _answer(self, line: bytes) -> None:
-        await self._write(await answer(line, self._handler))
+    def _read(self) -> bytes:
+        """What has come, or nothing."""
+        try:
+            data = os.read(self._fd, READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:  # the host has closed the channel: half a line of its orchestrator must not begin the next one's
+            self._reader.reset()
+        return data
 
     async def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -112,17 +100,19 @@ class ChannelServer:
         return bool(poll.poll(0))
 
 
-async def answer(line: bytes, handler: Handler) -> bytes:
-    """The reply to one line; a line that is no request is answered under the id `none`."""
+async def answer(line: Optional[bytes], handler: Handler) -> bytes:
+    """The reply to one line; one that is no request, or too long (None), is answered under the id `none`."""
     try:
-        request = protocol.decode_request(line)
-    except protocol.ProtocolError as error:
+        if line is None:
+            raise ProtocolError("too-long", f"line is over the limit of {MAX_REQUEST_BYTES} bytes")
+        request = messages.decode_request(line)
+    except ProtocolError as error:
         LOG.warning("ignored a line: %s", error)
-        return protocol.encode_reply(protocol.Reply("none", {}, error.code, str(error)))
+        return messages.encode_reply(Reply("none", {}, error.code, str(error)))
     try:
-        return protocol.encode_reply(await handler(request))
-    except protocol.ProtocolError as error:
-        return protocol.encode_reply(protocol.Reply(request.id, {}, error.code, str(error)))
+        return messages.encode_reply(await handler(request))
+    except ProtocolError as error:
+        return messages.encode_reply(Reply(request.id, {}, error.code, str(error)))
     except Exception as error:  # the guest's only tie to its orchestrator must outlive a bug
         LOG.exception("%s failed", request.verb)
-        return protocol.encode_reply(protocol.Reply(request.id, {}, "internal", f"{type(error).__name__}: {error}"))
+        return messages.encode_reply(Reply(request.id, {}, "internal", f"{type(error).__name__}: {error}"))

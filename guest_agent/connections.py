@@ -12,9 +12,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from socket import AF_INET, AF_INET6
-from typing import Any
+
+from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
@@ -25,7 +25,7 @@ INET_DIAG_INFO, INET_DIAG_ULP_INFO = 2, 19
 EXTENSIONS = 1 << (INET_DIAG_INFO - 1)
 # INET_ULP_INFO_MPTCP holds MPTCP_SUBFLOW_ATTR_* (include/uapi/linux/inet_diag.h, mptcp.h)
 ULP_INFO_MPTCP = 3
-ATTR_TOKEN_LOC, ATTR_FLAGS, ATTR_ID_LOC = 2, 8, 10
+ATTR_TOKEN_LOC, ATTR_FLAGS = 2, 8
 SUBFLOW_JOINED = 1 << 2 | 1 << 3  # MPTCP_SUBFLOW_FLAG_JOIN_REM | _JOIN_LOC
 SUBFLOW_BACKUP = 1 << 4 | 1 << 5
 SUBFLOW_ESTABLISHED = 1 << 6  # MPTCP_SUBFLOW_FLAG_FULLY_ESTABLISHED
@@ -39,50 +39,16 @@ _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
 
 
-@dataclass(frozen=True)
-class Subflow:
-    """One TCP connection below an MPTCP one, or a plain TCP connection (token 0)."""
-
-    local: str
-    local_port: int
-    remote: str
-    remote_port: int
-    local_id: int = 0
-    joined: bool = False
-    backup: bool = False
-    established: bool = True
-    bytes: int = 0
-
-
-@dataclass
-class Connection:
-    """`token` as in RFC 8684 section 3.2, this end's; 0 for plain TCP."""
-
-    token: int
-    subflows: list[Subflow] = field(default_factory=list)
-
-    @property
-    def followed(self) -> bool:
-        """Whether the client has ever joined an address announced to it, as far as it still shows."""
-        return any(s.joined for s in self.subflows)
-
-    def uses(self, *addresses: str) -> bool:
-        return any(s.local in addresses and s.established for s in self.subflows)
-
-    def as_wire(self) -> dict[str, Any]:
-        return {"token": self.token, "subflows": [asdict(s) for s in self.subflows]}
-
-
 def connections() -> list[Connection]:
     """All established connections of the guest but loopback's, MPTCP ones with all subflows."""
-    mptcp: dict[int, Connection] = {}
+    mptcp: dict[int, list[Subflow]] = {}
     plain = []
     for token, subflow in _sockets(ESTABLISHED | CLOSE_WAIT):
         if token:
-            mptcp.setdefault(token, Connection(token)).subflows.append(subflow)
+            mptcp.setdefault(token, []).append(subflow)
         else:
-            plain.append(Connection(0, [subflow]))
-    return [*mptcp.values(), *plain]
+            plain.append(Connection(0, (subflow,)))
+    return [*(Connection(token, tuple(subflows)) for token, subflows in mptcp.items()), *plain]
 
 
 def has_sockets(address: str) -> bool:
@@ -127,13 +93,12 @@ def parse(payload: bytes) -> tuple[int, Subflow] | None:
     attributes = _attributes(payload[_MESSAGE.size :])
     info = attributes.get(INET_DIAG_INFO, b"")  # struct tcp_info: tcpi_bytes_acked, tcpi_bytes_received
     inner = _attributes(_attributes(attributes.get(INET_DIAG_ULP_INFO, b"")).get(ULP_INFO_MPTCP, b""))
-    token, flags, local_id = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS, ATTR_ID_LOC))
+    token, flags = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
     subflow = Subflow(
         str(local),
         local_port,
         str(remote),
         remote_port,
-        local_id,
         joined=bool(flags & SUBFLOW_JOINED),
         backup=bool(flags & SUBFLOW_BACKUP),
         established=not token or bool(flags & SUBFLOW_ESTABLISHED),

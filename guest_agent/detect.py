@@ -1,4 +1,4 @@
-"""How a guest learns that it runs somewhere else, where nobody tells it by the channel.
+"""How a guest learns that it runs somewhere else if no orchestrator tells it through the channel.
 
 A detector is an asynchronous iterator of sightings. QEMU's is below; Xen's, a xenstore watch on
 `domid`, will be another.
@@ -24,7 +24,11 @@ class Sighting:
 
 
 class Detector(Protocol):
-    def sightings(self) -> AsyncIterator[Sighting]: ...
+    """Sees signs of a move without being told."""
+
+    def sightings(self) -> AsyncIterator[Sighting]:
+        """Signs as they are seen, for as long as the guest runs."""
+        ...
 
 
 class AnnounceDetector:
@@ -37,6 +41,7 @@ class AnnounceDetector:
         self._interface = interface
 
     async def sightings(self) -> AsyncIterator[Sighting]:
+        """See Detector."""
         async with AsyncIPRoute() as netlink:
             await netlink.bind(RTMGRP_LINK)
             while True:

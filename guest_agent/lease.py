@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 from pyroute2.dhcp import fsm
@@ -19,23 +19,13 @@ from pyroute2.dhcp.dhcp4socket import AsyncDHCP4Socket
 from pyroute2.dhcp.leases import Lease as DHCPLease
 
 from guest_agent import resolver
+from guest_agent.ports import NoLeaseError
+from vmacro.wire.agent_verbs import Lease
+from vmacro.wire.names import DHCP_BORROWER
 
 LOG = logging.getLogger(__name__)
 ETHERNET = 1  # an identifier of this type is a MAC, which pyroute2 takes as text
-BORROWER = b"vmacro-consent"  # the client identifier (RFC 2132 section 9.14) of a second lease
-
-
-class NoLeaseError(Exception):
-    """No DHCP server answered in time."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    address: str
-    prefix_length: int
-    gateway: str
-    server: str
-    seconds: int
+CARDS = Path("/sys/class/net")
 
 
 class _InMemoryLease(DHCPLease):  # type: ignore[misc]
@@ -76,7 +66,7 @@ def _impatient() -> Iterator[float]:
 
 
 class LeaseKeeper:
-    """Gets a lease and keeps it, in one place at a time; never releases one.
+    """Implements ports.Leases. Gets a lease and keeps it, in one place at a time; never releases one.
 
     The lease of the old site is left to expire: the guest may still use that address, and may
     come back for it.
@@ -101,6 +91,14 @@ class LeaseKeeper:
         self._naming = asyncio.ensure_future(resolver.use(self._interface, servers))  # nobody waits for it
         return lease
 
+    @contextlib.asynccontextmanager
+    async def borrowed(self, timeout_s: float) -> AsyncIterator[Lease]:
+        """A second lease of this site, given back at the end. Raises NoLeaseError."""
+        config = _config(self._interface)
+        config.client_id, config.release = borrower(self._interface), True
+        async with AsyncDHCPClient(config) as client:
+            yield await _bound(client, self._interface, timeout_s)
+
     async def _drop_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
@@ -108,13 +106,9 @@ class LeaseKeeper:
                 await asyncio.wait_for(client.__aexit__(None, None, None), timeout=1.0)
 
 
-@contextlib.asynccontextmanager
-async def borrowed(interface: str, timeout_s: float) -> AsyncIterator[Lease]:
-    """A second lease of this site, given back at the end. Raises NoLeaseError."""
-    config = _config(interface)
-    config.client_id, config.release = BORROWER, True
-    async with AsyncDHCPClient(config) as client:
-        yield await _bound(client, interface, timeout_s)
+def borrower(interface: str) -> bytes:
+    """The client identifier of a second lease: a server takes two that send the same for one, whatever their cards."""
+    return DHCP_BORROWER + bytes.fromhex((CARDS / interface / "address").read_text().strip().replace(":", ""))
 
 
 def _config(interface: str) -> ClientConfig:

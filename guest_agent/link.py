@@ -8,13 +8,14 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from guest_agent.lease import Lease
+from vmacro.wire.agent_verbs import Lease
 
 # include/uapi/linux/if_addr.h, rtnetlink.h
 IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200
@@ -23,101 +24,100 @@ ALL_ROUTERS = "ff02::2"
 
 
 @dataclass(frozen=True)
-class Link:
+class KernelLink:
+    """Implements ports.Link."""
+
     name: str
     index: int
     mac: str
 
+    def rp_filter(self) -> int:
+        """The higher of the interface's own and that of all counts (Documentation/networking/ip-sysctl.rst)."""
+        folders = (Path("/proc/sys/net/ipv4/conf") / which for which in ("all", self.name))
+        return max(int((folder / "rp_filter").read_text()) for folder in folders)
 
-async def find_link(name: str) -> Link:
+    async def bring_up(self) -> None:
+        async with AsyncIPRoute() as netlink:
+            await netlink.link("set", index=self.index, state="up")
+
+    async def forget_neighbours(self, but: str = "") -> None:
+        """See ports.Link."""
+        async with AsyncIPRoute() as netlink:
+            for message in await collect(await netlink.neigh("dump", ifindex=self.index, family=AF_INET)):
+                if message.get("NDA_DST") == but:
+                    continue
+                with _ignoring(errno.ENOENT):
+                    await netlink.neigh("del", ifindex=self.index, dst=message.get("NDA_DST"), family=AF_INET)
+
+    async def move_in(self, lease: Lease, old: str) -> None:
+        """Make the lease the interface's main address; keep `old`, if any, as a /32 that new
+        connections do not choose. Its sockets can still send: an address that is gone could not.
+        """
+        async with AsyncIPRoute() as netlink:
+            await netlink.addr(
+                "replace", index=self.index, address=lease.address, prefixlen=lease.prefix_length, family=AF_INET
+            )
+            # Back where it was before, the guest may still keep this address as a /32.
+            with _ignoring(errno.EADDRNOTAVAIL):
+                await netlink.addr("del", index=self.index, address=lease.address, prefixlen=32, family=AF_INET)
+            if old and old != lease.address:
+                await _keep_as_host_address(netlink, self, old)
+            await netlink.route("replace", dst="default", gateway=lease.gateway, oif=self.index, prefsrc=lease.address)
+
+    async def borrow(self, address: str) -> None:
+        """Answer for one more address, which nothing new is sent from, until move_out."""
+        async with AsyncIPRoute() as netlink:
+            if ":" in address:
+                await _set6(netlink, self, address, preferred=False)
+            else:
+                await netlink.addr("replace", index=self.index, address=address, prefixlen=32, family=AF_INET)
+
+    async def extra_addresses(self, but: set[str]) -> list[str]:
+        """Addresses kept besides the present ones."""
+        async with AsyncIPRoute() as netlink:
+            messages = await collect(await netlink.addr("dump", index=self.index, family=AF_INET))
+        old = {str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32}
+        return sorted(old - but) + sorted((await self.addresses6()).keys() - but)
+
+    async def addresses6(self) -> dict[str, bool]:
+        """Global IPv6 addresses, and whether the kernel prefers them."""
+        async with AsyncIPRoute() as netlink:
+            messages = await _dump6(netlink, self)
+        return {str(m.get("IFA_ADDRESS")): not (m.get("IFA_FLAGS") or m["flags"]) & IFA_F_DEPRECATED for m in messages}
+
+    async def move_in6(self, new: str, old: str) -> None:
+        """Make `new`, if any, the address that is sent from; keep `old` for its sockets, without its subnet."""
+        async with AsyncIPRoute() as netlink:
+            if new:
+                await _set6(netlink, self, new, preferred=True)
+            if old and old != new:
+                await _set6(netlink, self, old, preferred=False)
+                subnet = str(ipaddress.IPv6Interface(f"{old}/64").network)
+                with _ignoring(errno.ESRCH):
+                    await collect(await netlink.route("del", dst=subnet, oif=self.index, family=AF_INET6))
+        _solicit_router(self)
+
+    async def move_out(self, address: str) -> None:
+        """Remove an address kept by move_in or borrowed; one that is gone already is fine."""
+        async with AsyncIPRoute() as netlink:
+            if ":" in address:
+                for message in await _dump6(netlink, self):
+                    if message.get("IFA_ADDRESS") == address:
+                        await netlink.addr(
+                            "del", index=self.index, address=address, prefixlen=message["prefixlen"], family=AF_INET6
+                        )
+                return
+            with _ignoring(errno.EADDRNOTAVAIL):
+                await netlink.addr("del", index=self.index, address=address, prefixlen=32, family=AF_INET)
+
+
+async def find_link(name: str) -> KernelLink:
     """Raises LookupError."""
     async with AsyncIPRoute() as netlink:
         for index in await netlink.link_lookup(ifname=name):
             (message,) = await collect(await netlink.link("get", index=index))
-            return Link(name, index, str(message.get("IFLA_ADDRESS")))
+            return KernelLink(name, index, str(message.get("IFLA_ADDRESS")))
     raise LookupError(f"no interface {name}")
-
-
-async def bring_up(link: Link) -> None:
-    async with AsyncIPRoute() as netlink:
-        await netlink.link("set", index=link.index, state="up")
-
-
-async def forget_neighbours(link: Link, but: str = "") -> None:
-    """Those of the old site are not here."""
-    async with AsyncIPRoute() as netlink:
-        for message in await collect(await netlink.neigh("dump", ifindex=link.index, family=AF_INET)):
-            if message.get("NDA_DST") == but:
-                continue
-            with _ignoring(errno.ENOENT):
-                await netlink.neigh("del", ifindex=link.index, dst=message.get("NDA_DST"), family=AF_INET)
-
-
-async def move_in(link: Link, lease: Lease, old: str) -> None:
-    """Make the lease the interface's main address; keep `old`, if any, as a /32 that new
-    connections do not choose. Its sockets can still send: an address that is gone could not.
-    """
-    async with AsyncIPRoute() as netlink:
-        await netlink.addr(
-            "replace", index=link.index, address=lease.address, prefixlen=lease.prefix_length, family=AF_INET
-        )
-        # Back where it was before, the guest may still keep this address as a /32.
-        with _ignoring(errno.EADDRNOTAVAIL):
-            await netlink.addr("del", index=link.index, address=lease.address, prefixlen=32, family=AF_INET)
-        if old and old != lease.address:
-            await _keep_as_host_address(netlink, link, old)
-        await netlink.route("replace", dst="default", gateway=lease.gateway, oif=link.index, prefsrc=lease.address)
-
-
-async def borrow(link: Link, address: str) -> None:
-    """Answer for one more address, which nothing new is sent from, until move_out."""
-    async with AsyncIPRoute() as netlink:
-        if ":" in address:
-            await _set6(netlink, link, address, preferred=False)
-        else:
-            await netlink.addr("replace", index=link.index, address=address, prefixlen=32, family=AF_INET)
-
-
-async def held(link: Link, but: set[str]) -> list[str]:
-    """Addresses kept besides the present ones."""
-    async with AsyncIPRoute() as netlink:
-        messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET))
-    old = {str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32}
-    return sorted(old - but) + sorted((await addresses6(link)).keys() - but)
-
-
-async def addresses6(link: Link) -> dict[str, bool]:
-    """Global IPv6 addresses, and whether the kernel prefers them."""
-    async with AsyncIPRoute() as netlink:
-        messages = await _dump6(netlink, link)
-    return {str(m.get("IFA_ADDRESS")): not (m.get("IFA_FLAGS") or m["flags"]) & IFA_F_DEPRECATED for m in messages}
-
-
-async def move_in6(link: Link, new: str, old: str) -> None:
-    """Make `new`, if any, the address that is sent from; keep `old` for its sockets, without its subnet."""
-    async with AsyncIPRoute() as netlink:
-        if new:
-            await _set6(netlink, link, new, preferred=True)
-        if old and old != new:
-            await _set6(netlink, link, old, preferred=False)
-            subnet = str(ipaddress.IPv6Interface(f"{old}/64").network)
-            with _ignoring(errno.ESRCH):
-                await collect(await netlink.route("del", dst=subnet, oif=link.index, family=AF_INET6))
-    _solicit_router(link)
-
-
-async def move_out(link: Link, address: str) -> None:
-    """Remove an address kept by move_in or borrowed; one that is gone already is fine."""
-    async with AsyncIPRoute() as netlink:
-        if ":" in address:
-            for message in await _dump6(netlink, link):
-                if message.get("IFA_ADDRESS") == address:
-                    await netlink.addr(
-                        "del", index=link.index, address=address, prefixlen=message["prefixlen"], family=AF_INET6
-                    )
-            return
-        with _ignoring(errno.EADDRNOTAVAIL):
-            await netlink.addr("del", index=link.index, address=address, prefixlen=32, family=AF_INET)
 
 
 async def collect(answer: Any) -> list[Any]:
@@ -128,7 +128,7 @@ async def collect(answer: Any) -> list[Any]:
     return [m async for m in answer] if hasattr(answer, "__aiter__") else list(answer)
 
 
-async def _keep_as_host_address(netlink: AsyncIPRoute, link: Link, address: str) -> None:
+async def _keep_as_host_address(netlink: AsyncIPRoute, link: KernelLink, address: str) -> None:
     # The /32 comes before the old prefix goes, so that the address is never missing.
     await netlink.addr(
         "replace",
@@ -146,7 +146,7 @@ async def _keep_as_host_address(netlink: AsyncIPRoute, link: Link, address: str)
                 )
 
 
-async def _set6(netlink: AsyncIPRoute, link: Link, address: str, preferred: bool) -> None:
+async def _set6(netlink: AsyncIPRoute, link: KernelLink, address: str, preferred: bool) -> None:
     """Without duplicate detection, which would take a second: these addresses are made of MACs."""
     forever = 0xFFFFFFFF
     lifetimes = {"ifa_preferred": forever if preferred else 0, "ifa_valid": forever, "cstamp": 0, "tstamp": 0}
@@ -162,13 +162,13 @@ async def _set6(netlink: AsyncIPRoute, link: Link, address: str, preferred: bool
     )
 
 
-async def _dump6(netlink: AsyncIPRoute, link: Link) -> list[Any]:
+async def _dump6(netlink: AsyncIPRoute, link: KernelLink) -> list[Any]:
     """Global ones only."""
     messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET6))
     return [m for m in messages if m["scope"] == RT_SCOPE_UNIVERSE]
 
 
-def _solicit_router(link: Link) -> None:
+def _solicit_router(link: KernelLink) -> None:
     """Router Solicitation (RFC 4861 section 4.1): the kernel sends one only as a link comes up."""
     with socket.socket(AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)

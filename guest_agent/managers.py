@@ -1,5 +1,5 @@
 """Who else manages an interface in a guest, and how it is told to leave it alone: systemd-networkd, NetworkManager,
-ifupdown with dhclient or dhcpcd.
+ifupdown with dhclient, dhcpcd or a static address; or nobody, where a script has given it an address.
 
 Each of them would undo what the agent does: drop old addresses, put a default route back, renew at the wrong site.
 What is written here is taken back by `return_it`.
@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Protocol
 
+AGENT_UNIT = "vmacro-agent.service"
 CLOUD_INIT = "etc/cloud/cloud.cfg.d/99-vmacro-network.cfg"
 
 
 @dataclass(frozen=True)
 class Interface:
-    """`address` with its prefix length, '' where it has none; `gateway` of the default route."""
+    """`address` with its prefix length, '' where it has none, `dynamic` where that ends unless somebody renews it;
+    `gateway` of the default route."""
 
     name: str
     mac: str
     index: int
     address: str = ""
     gateway: str = ""
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class System:
     run: Callable[..., str]
 
     def active(self, unit: str) -> bool:
+        """Whether a systemd unit runs."""
         return self.run("systemctl", "is-active", unit).strip() == "active"
 
     def write(self, path: Path, text: str) -> None:
+        """Write a file, with its folders."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -51,20 +56,27 @@ class System:
 
 
 class Manager(Protocol):
+    """A program that configures interfaces."""
+
     name: str
 
-    def manages(self, interface: Interface) -> bool: ...
+    def manages(self, interface: Interface) -> bool:
+        """Whether it has this interface."""
+        ...
 
     def client_id(self, interface: Interface) -> str:
         """Of its DHCP lease (RFC 2132 section 9.14), in hexadecimal; '' where it sends none, or not known."""
 
-    def let_go(self, interface: Interface) -> None: ...
+    def let_go(self, interface: Interface) -> None:
+        """Have it leave the interface alone, now and after every boot."""
 
-    def return_it(self, interface: Interface) -> None: ...
+    def return_it(self, interface: Interface) -> None:
+        """Undo let_go(), and have it configure the interface again."""
 
 
 def known(system: System) -> list[Manager]:
-    return [Networkd(system), NetworkManager(system), Ifupdown(system)]
+    """All managers that the agent can take an interface from."""
+    return [Networkd(system), NetworkManager(system), Ifupdown(system), Nobody(system)]
 
 
 class Networkd:
@@ -100,6 +112,8 @@ class Networkd:
 
 
 class NetworkManager:
+    """NetworkManager.conf(5): a file in conf.d has it leave the interface alone."""
+
     name = "NetworkManager"
 
     def __init__(self, system: System) -> None:
@@ -132,7 +146,7 @@ class NetworkManager:
 
 class Ifupdown:
     """interfaces(5): the stanza's method becomes `manual`, under a comment that keeps what it was; and the DHCP client
-    that `ifup` has started ends, without giving its lease back."""
+    that `ifup` has started ends, without giving its lease back. A static address has no such client."""
 
     name = "ifupdown"
     _MARK = "# vmacro-agent has it; before: "
@@ -141,8 +155,10 @@ class Ifupdown:
         self._system = system
 
     def manages(self, interface: Interface) -> bool:
-        lines = (line for path in self._files() for line in _read(path))
-        return bool(self._clients(interface)) and any(self._is_its_stanza(interface, line) for line in lines)
+        methods = {self._method(interface, line) for path in self._files() for line in _read(path)}
+        return ("dhcp" in methods and bool(self._clients(interface))) or (
+            "static" in methods and self._is_up(interface)
+        )
 
     def client_id(self, interface: Interface) -> str:
         """Both clients of Debian's send 255, the MAC's last four octets and a DUID (RFC 4361 section 6.1)."""
@@ -160,7 +176,7 @@ class Ifupdown:
         self._gone(interface)
 
     def return_it(self, interface: Interface) -> None:
-        # It has a state of its own, in which the interface is up: down by what brought it up, then up anew.
+        # In ifupdown's own state the interface is up: take it down by the present stanza, then up by the old one.
         self._system.run("ifdown", "--force", interface.name)
         for path in self._files():
             self._restore(path)
@@ -192,14 +208,23 @@ class Ifupdown:
         etc = self._system.root / "etc/network"
         return [p for p in (etc / "interfaces", *sorted(etc.glob("interfaces.d/*"))) if p.is_file()]
 
-    def _is_its_stanza(self, interface: Interface, line: str) -> bool:
-        return line.split() == ["iface", interface.name, "inet", "dhcp"]
+    def _is_up(self, interface: Interface) -> bool:
+        """By what `ifup` keeps: NAME=STANZA, one interface a line, and since ifupdown 0.8 a file for each."""
+        run = self._system.root / "run/network"
+        kept = [run / "ifstate", run / f"ifstate.{interface.name}"]
+        lines = [line.strip() for path in kept if path.is_file() for line in _read(path)]
+        return any(line == interface.name or line.startswith(f"{interface.name}=") for line in lines)
+
+    def _method(self, interface: Interface, line: str) -> str:
+        """By which this line has it configured; '' where it is not the first of its stanza for IPv4."""
+        words = line.split()
+        return words[3] if len(words) == 4 and words[:3] == ["iface", interface.name, "inet"] else ""
 
     def _manual_in(self, interface: Interface, path: Path) -> None:
         changed: list[str] = []
         for line in _read(path):
             ours = [f"{self._MARK}{line}", f"iface {interface.name} inet manual"]
-            changed += ours if self._is_its_stanza(interface, line) else [line]
+            changed += ours if self._method(interface, line) in ("dhcp", "static") else [line]
         _write_if_changed(path, changed)
 
     def _restore(self, path: Path) -> None:
@@ -227,6 +252,32 @@ class Ifupdown:
             return ""
 
 
+class Nobody:
+    """An address that no program looks after: a script's, or somebody's by hand. It does not end: one that does is
+    renewed by a DHCP client that we do not know. What would set it again at the next boot is not known, and hence not
+    told to leave it."""
+
+    name = "nobody"
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def manages(self, interface: Interface) -> bool:
+        return bool(interface.address) and not interface.dynamic and not self._system.active(AGENT_UNIT)
+
+    def client_id(self, interface: Interface) -> str:
+        return ""
+
+    def let_go(self, interface: Interface) -> None:
+        pass
+
+    def return_it(self, interface: Interface) -> None:
+        self._system.run("ip", "-4", "address", "flush", "dev", interface.name)
+        self._system.run("ip", "address", "replace", interface.address, "dev", interface.name)
+        if interface.gateway:
+            self._system.run("ip", "route", "replace", "default", "via", interface.gateway, "dev", interface.name)
+
+
 def _read(path: Path) -> list[str]:
     return path.read_text(errors="surrogateescape").splitlines()
 
@@ -249,4 +300,5 @@ def keep_cloud_init_out(system: System) -> None:
 
 
 def let_cloud_init_in(system: System) -> None:
+    """Undo keep_cloud_init_out(). Idempotent."""
     (system.root / CLOUD_INIT).unlink(missing_ok=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from socket import AF_INET, AF_INET6
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic.mptcp import MPTCP_PM_CMD_SET_FLAGS, AsyncMPTCP, mptcp_msg
 
+from guest_agent.endpoint_ids import fresh_id
 from guest_agent.link import collect
 
 # include/uapi/linux/mptcp.h and mptcp_pm.h
@@ -28,6 +29,7 @@ async def _path_manager() -> AsyncIterator[AsyncMPTCP]:
 
 
 async def raise_limits() -> None:
+    """See ports.Endpoints."""
     async with _path_manager() as netlink:
         await collect(await netlink.limits("set", subflows=MAX_LIMIT, rcv_add_addrs=MAX_LIMIT))
 
@@ -94,9 +96,3 @@ async def withdraw(endpoint_id: int, address: str = "") -> None:
         except NetlinkError as error:
             if error.code not in (errno.EINVAL, errno.ENOENT):
                 raise
-
-
-def fresh_id(taken: Iterable[int], last: int) -> int:
-    """The next endpoint id, 1 to 255: one used again would meet its own retransmissions."""
-    used = set(taken)
-    return next(i for i in ((last + step) % 255 + 1 for step in range(255)) if i not in used)

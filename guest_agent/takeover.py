@@ -12,12 +12,13 @@ from typing import Any, Optional
 from guest_agent import managers, state
 from guest_agent.channel import port_path
 from guest_agent.managers import Interface, Manager, System
+from vmacro.wire.names import AGENT_CHANNEL
 
 KEPT = Path("/var/lib/vmacro/taken-over.json")  # from whom, for give-back
 OURS = "vmacro-agent"
-UNIT = "vmacro-agent.service"
 OPTIONS = Path("/etc/default/vmacro-agent")
 SYSCTL = Path("/etc/sysctl.d/60-vmacro-interface.conf")
+NOBODYS = "no program that is known configured it: remove what gives it its address at boot"
 READY_WITHIN_S = 120.0  # the unit says when it has a lease
 
 
@@ -26,7 +27,7 @@ class TakeoverError(Exception):
 
 
 def _run(*command: str) -> str:
-    """Both streams; a tool that is not there says so."""
+    """Output and errors of a command; if it cannot be run, why."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -59,12 +60,12 @@ def take_over(name: str = "") -> dict[str, Any]:
     if manager is None and _agent_runs():
         return {"changed": False, "interface": found.name}
     if manager is None:
-        names = ", ".join(m.name for m in managers.known(SYSTEM))
+        names = ", ".join(m.name for m in managers.known(SYSTEM) if not isinstance(m, managers.Nobody))
         raise TakeoverError(
-            f"interface {found.name}: none of {names} manages it; have one of them do so, by DHCP, first"
+            f"interface {found.name}: none of {names} manages it, and it has no static address; give it one first"
         )
     if not _has_channel():
-        raise TakeoverError("no virtio-serial port org.vmacro.agent.0; add the channel to the domain first")
+        raise TakeoverError(f"no virtio-serial port {AGENT_CHANNEL}; add the channel to the domain first")
     client_id = manager.client_id(found)
     OPTIONS.write_text(f"OPTIONS=--interface {found.name}{f' --client-id {client_id}' if client_id else ''}\n")
     SYSTEM.write(KEPT, json.dumps({"interface": found.name, "manager": manager.name}))
@@ -74,10 +75,13 @@ def take_over(name: str = "") -> dict[str, Any]:
     switch_s = time.monotonic() - began
     trouble = _start_agent() or _lost(found) or (f"{manager.name} keeps it" if manager.manages(found) else "")
     if trouble:
+        _stop_agent()
+        _drop_foreign(found)  # before the manager is back, whose address it might be then
         _return(found, manager)
         raise TakeoverError(f"interface {found.name}: given back to {manager.name}: {trouble}")
     managers.keep_cloud_init_out(SYSTEM)
-    return {"changed": True, "interface": found.name, "from": manager.name, "switch_s": round(switch_s, 2)}
+    told = {"changed": True, "interface": found.name, "from": manager.name, "switch_s": round(switch_s, 2)}
+    return {**told, "note": NOBODYS} if isinstance(manager, managers.Nobody) else told
 
 
 def give_back(_name: str = "") -> dict[str, Any]:
@@ -95,7 +99,7 @@ def give_back(_name: str = "") -> dict[str, Any]:
 
 
 def _return(found: Interface, manager: Manager) -> None:
-    _run("systemctl", "disable", "--now", UNIT)
+    _stop_agent()
     for path in (OPTIONS, SYSCTL, KEPT):
         path.unlink(missing_ok=True)
     managers.let_cloud_init_in(SYSTEM)
@@ -110,9 +114,11 @@ def interface(name: str = "") -> Optional[Interface]:
     if not links:
         return None
     link = links[0]
-    addresses = [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["family"] == "inet"]
+    ours = next((a for a in link["addr_info"] if a["family"] == "inet"), None)
+    address = f"{ours['local']}/{ours['prefixlen']}" if ours else ""
     gateway = next((r["gateway"] for r in routes if r.get("dev") == chosen and "gateway" in r), "")
-    return Interface(chosen, link["address"], link["ifindex"], addresses[0] if addresses else "", gateway)
+    dynamic = bool(ours and ours.get("dynamic"))
+    return Interface(chosen, link["address"], link["ifindex"], address, gateway, dynamic)
 
 
 def _json(*command: str) -> list[Any]:
@@ -141,21 +147,46 @@ def _start_agent() -> str:
     """Why not, or ''. Its unit is Type=notify: started means that it has a lease."""
     try:
         done = subprocess.run(
-            ["systemctl", "enable", "--now", UNIT], capture_output=True, text=True, timeout=READY_WITHIN_S
+            ["systemctl", "enable", "--now", managers.AGENT_UNIT],
+            capture_output=True,
+            text=True,
+            timeout=READY_WITHIN_S,
         )
     except subprocess.TimeoutExpired:
-        return f"{UNIT} has no lease after {READY_WITHIN_S:.0f} s"
+        return f"{managers.AGENT_UNIT} has no lease after {READY_WITHIN_S:.0f} s"
     if done.returncode == 0:
         return ""
-    return f"{done.stderr.strip()}; {_run('journalctl', '-u', UNIT, '-n', '5', '-o', 'cat')[-500:]}"
+    return f"{done.stderr.strip()}; {_run('journalctl', '-u', managers.AGENT_UNIT, '-n', '5', '-o', 'cat')[-500:]}"
+
+
+def _stop_agent() -> None:
+    _run("systemctl", "disable", "--now", managers.AGENT_UNIT)
 
 
 def _lost(found: Interface) -> str:
     """The address is there in any case, since we have kept it: whose lease it is counts."""
+    other = _foreign(found)
+    return (
+        f"DHCP gives the agent {other}, not {found.address}; reserve that for {found.mac} first "
+        f"(virsh net-update NETWORK add ip-dhcp-host)"
+        if other
+        else ""
+    )
+
+
+def _foreign(found: Interface) -> str:
+    """The address with its prefix length that DHCP gave the agent, where it is not the interface's; else ''."""
     lease = state.load().lease
-    if lease is not None and found.address and lease.address != found.address.partition("/")[0]:
-        return f"the agent's lease is of {lease.address}, not of {found.address}"
-    return ""
+    if lease is None or not found.address or lease.address == found.address.partition("/")[0]:
+        return ""
+    return f"{lease.address}/{lease.prefix_length}"
+
+
+def _drop_foreign(found: Interface) -> None:
+    """Its route goes with it (prefsrc). The agent's state speaks of that lease, and would have it back."""
+    if other := _foreign(found):
+        _run("ip", "address", "del", other, "dev", found.name)
+        state.FILE.unlink(missing_ok=True)
 
 
 def _manager(found: Optional[Interface]) -> Optional[Manager]:
@@ -163,7 +194,7 @@ def _manager(found: Optional[Interface]) -> Optional[Manager]:
 
 
 def _agent_runs() -> bool:
-    return subprocess.run(["systemctl", "is-active", "--quiet", UNIT]).returncode == 0
+    return subprocess.run(["systemctl", "is-active", "--quiet", managers.AGENT_UNIT]).returncode == 0
 
 
 def _has_channel() -> bool:

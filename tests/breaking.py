@@ -20,7 +20,7 @@ import libvirt
 
 from tests.support import Vmacro, address_of, clients, eventually, on_host, traces_of_moves, verdicts
 from vmacro import inventory
-from vmacro.drivers.libvirt_connection import Connections
+from vmacro.drivers.libvirt.connection import Connections
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
 from vmacro.services.archive import Archive
@@ -342,7 +342,7 @@ FAULTS = [
     Fault("agent killed", "settle", agent_signalled("KILL"), (0, 5)),
     Fault("agent's channel silent", "copying", agent_signalled("STOP", "CONT"), (5,)),
 ]
-# Each kind where it tells most: these every run of the tests breaks, the others VMACRO_FAULTS=all.
+# Each kind where it tells most: these `make test` breaks, the others `make test-all`.
 _USUAL = {
     "orchestrator killed": ("copying", "switched", "settle"),
     "source's libvirtd killed": ("switched",),
@@ -351,8 +351,7 @@ _USUAL = {
 }
 
 
-def chosen(which: str) -> list[Fault]:
-    """All of them, or those of every run: of the other kinds the one while the copy is under way, or the only one."""
-    usual = {f.name: _USUAL.get(f.name, ("copying",)) for f in FAULTS}
-    only = {name for name in usual if [f.name for f in FAULTS].count(name) == 1}
-    return [f for f in FAULTS if which == "all" or f.moment in usual[f.name] or f.name in only]
+def telling(fault: Fault) -> bool:
+    """Whether its moment is one that tells most; of most kinds that is while the copy is under way, or the only one."""
+    alone = [f.name for f in FAULTS].count(fault.name) == 1
+    return alone or fault.moment in _USUAL.get(fault.name, ("copying",))

@@ -1,4 +1,7 @@
-"""One real lab for the session; it comes up with the first test that asks for it."""
+"""What tests share: real labs, side by side on workers of pytest-xdist, each brought up by its first test.
+
+docs/testing.md says what runs where.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +13,66 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
+from xdist.remote import Producer
 
+from tests import labs
 from tests import postgres as postgres_server
-from tests.support import TOPOLOGY, Vmacro, site_of, without_probers
+from tests.support import TOPOLOGY, UP, Vmacro, Way, guests_seen, lab_of_topology, other_site, site_of, without_probers
+from tests.timing import Timing
 from vmacro import inventory
 from vmacro.inventory import Settings
-from vmacro.lab import topology
 from vmacro.lab.lab import Lab
 
 # How fast inputs are made says something of the machine, not of the code.
 hypothesis.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis.load_profile("steady")
 
+LAB_TIMEOUT_S = 1800  # the first test waits for images, which other labs may be building
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Timing())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> labs.Scheduling:
+    return labs.Scheduling(config, log)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.geteuid() != 0:
-        for item in items:
-            if item.get_closest_marker("lab"):
+    for item in items:
+        if item.get_closest_marker("lab"):
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LAB_TIMEOUT_S))
+            if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="needs root: run `sudo make test`"))
+    items.sort(key=lambda item: labs.ORDER.index(labs.lab_of(item.nodeid)))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failure in a lab tells how its guests were: CI keeps nothing else of them."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed and item.get_closest_marker("lab"):
+        for up in UP:
+            report.sections.append((f"guests of {up.topology.name}", guests_seen(up)))
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    found = Lab(topology.load(TOPOLOGY))
-    found.down()  # what a killed run may have left
-    found.up(TOPOLOGY, lambda text: print(text, flush=True))
-    yield found
-    assert found.down() == []
+    with lab_of_topology(TOPOLOGY) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres_server.Server]:
+def postgres() -> Iterator[postgres_server.Server]:
     binaries = postgres_server.installed()
     if binaries is None:
         pytest.skip("no PostgreSQL: install postgresql, as `make setup` does")
-    server = postgres_server.Server(tmp_path_factory.mktemp("postgres"), binaries)
-    server.start()
-    yield server
-    server.stop()
+    with postgres_server.running(binaries) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +86,20 @@ def vmacro(lab: Lab, tmp_path: Path) -> Vmacro:
 
 
 @pytest.fixture
-def web_at_home(lab: Lab, vmacro: Vmacro) -> str:
-    """`web` at bucharest, whatever a failed test has left; returns where it can go."""
+def way(lab: Lab, vmacro: Vmacro) -> Way:
+    """Of `web`, from wherever the test before has left it; of what a failed one has left nothing is under way."""
     quiet = without_probers(vmacro)
     for left in json.loads(quiet("history", "--json").stdout):
         if left["guest"] == "web" and left["ended"] in ("not yet", "uncertain"):
             quiet("abort", left["move"])
-    if site_of(lab, "web") != "bucharest":
-        done = quiet("migrate", "web", "--to", "bucharest")
+    here = site_of(lab, "web")
+    return Way(here, other_site(here))
+
+
+@pytest.fixture
+def web_at_home(way: Way, vmacro: Vmacro) -> str:
+    """`web` at bucharest; returns where it can go."""
+    if way.here != "bucharest":
+        done = without_probers(vmacro)("migrate", "web", "--to", "bucharest")
         assert done.returncode == 0, done.stdout + done.stderr
     return "berlin"

@@ -6,47 +6,80 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+READY_WITHIN_S = 60.0
+
+# A line is a restart, as after a crash. Where its input ends, however its holder has ended, all ends, also the folder.
+# QUIT is PostgreSQL's immediate shutdown.
+_KEEPER = """
+folder=$1; shift
+while :; do
+    "$@" >>"$folder/log" 2>&1 &
+    if read -r _; then kill -QUIT $!; wait $!; else kill -QUIT $!; wait $!; rm -rf "$folder"; exit; fi
+done
+"""
 
 
 @dataclass(frozen=True)
 class Server:
-    """`binaries` are those of one of Debian's versions."""
+    """`binaries` are those of one of Debian's versions; `keeper` is the process that has the server, and is told by its
+    input."""
 
     folder: Path
     binaries: Path
+    keeper: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
         return f"postgresql://vmacro@/postgres?host={self.folder}"
 
-    def start(self) -> None:
-        """Nobody but us reaches it: it listens on no network."""
-        if os.geteuid() == 0:  # the server refuses to be root
-            shutil.chown(self.folder, "postgres", "postgres")
-            for parent in self.folder.parents[:3]:
-                parent.chmod(parent.stat().st_mode | 0o011)
-        self._run("initdb", "-D", self._data, "-U", "vmacro", "-A", "trust", "--no-sync")
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off"
-        self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "-l", f"{self.folder}/log", "start")
+    @property
+    def pid(self) -> int:
+        """Of the server; 0 while there is none that can be asked."""
+        asked = subprocess.run([self.binaries / "pg_isready", "-q", "-h", self.folder], check=False)
+        lines = (self.folder / "data/postmaster.pid").read_text().split() if asked.returncode == 0 else ["0"]
+        return int(lines[0])
 
     def restart(self) -> None:
         """As a crash would: sessions are cut."""
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "-l", f"{self.folder}/log", "restart")
+        before = self.pid
+        assert self.keeper.stdin is not None
+        self.keeper.stdin.write(b"\n")
+        self.keeper.stdin.flush()
+        self.wait_until_ready(before)
 
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+    def wait_until_ready(self, before: int = 0) -> None:
+        """`before` was an earlier server's."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while self.pid in (0, before):
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.05)
 
-    @property
-    def _data(self) -> str:
-        return f"{self.folder}/data"
 
-    def _run(self, program: str, *words: str) -> None:
-        user = pwd.getpwnam("postgres").pw_uid if os.geteuid() == 0 else None
-        command = [str(self.binaries / program), *words]
-        # Not captured: the server would hold the pipe.
-        subprocess.run(command, check=True, cwd="/", user=user, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+@contextmanager
+def running(binaries: Path) -> Iterator[Server]:
+    """Nobody but us reaches it: it listens on no network. It ends with this process, also where that is killed."""
+    # Not below pytest's own folder, where its user may not go.
+    folder = Path(tempfile.mkdtemp(prefix="vmacro-postgres-"))
+    user = pwd.getpwnam("postgres").pw_uid if os.geteuid() == 0 else None  # the server refuses to be root
+    if user is not None:
+        shutil.chown(folder, "postgres", "postgres")
+    data = str(folder / "data")
+    initdb = [str(binaries / "initdb"), "-D", data, "-U", "vmacro", "-A", "trust", "--no-sync"]
+    subprocess.run(initdb, check=True, cwd="/", user=user, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    options = ["-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
+    command = ["sh", "-c", _KEEPER, "keeper", str(folder), str(binaries / "postgres"), "-D", data, *options]
+    # In a session of its own: what ends the tests' process group does not end the keeper before its work is done.
+    with subprocess.Popen(command, cwd="/", user=user, stdin=subprocess.PIPE, start_new_session=True) as keeper:
+        server = Server(folder, binaries, keeper)
+        server.wait_until_ready()
+        yield server
 
 
 def installed() -> Path | None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmacro.lab import topology
 from vmacro.lab.lab import Lab
 
 TOPOLOGY = Path(__file__).with_name("lab") / "two-sites.toml"
 PATIENCE_S = 600.0
+UP: list[Lab] = []  # of this worker
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,40 @@ class Vmacro:
         assert change(text) != text
         (self.folder / name).write_text(change(text))
         return Vmacro(self.folder, self.folder / name, self.prefix)
+
+
+@dataclass(frozen=True)
+class Way:
+    """Of a guest between the two sites: where it runs, and where it can go."""
+
+    here: str
+    there: str
+
+
+@contextmanager
+def lab_of_topology(file: Path) -> Iterator[Lab]:
+    """A lab that is up; afterwards it is down, and nothing is left of it."""
+    found = Lab(topology.load(file))
+    found.down()  # what a killed run may have left
+    found.up(file, lambda text: print(text, flush=True))
+    UP.append(found)
+    try:
+        yield found
+    finally:
+        UP.remove(found)
+    assert found.down() == []
+
+
+def guests_seen(lab: Lab) -> str:
+    """What a lab's hosts say of its guests, and the ends of the guests' consoles: for whoever reads of a failure."""
+    look = "uptime; timeout 20 virsh list --all; cd /var/log/libvirt/qemu; tail -v -n 25 *-console.log"
+    said = []
+    for host in lab.topology.hosts:
+        try:
+            said.append(f"--- {host}\n{on_host(lab, host, 'sh', '-c', look + ' 2>&1; true')}")
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            said.append(f"--- {host}: cannot be asked: {error!r}")
+    return "\n".join(said)
 
 
 def without_probers(vmacro: Vmacro) -> Vmacro:
@@ -115,7 +151,9 @@ def on_host(lab: Lab, host: str, *command: str) -> str:
 def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
     """Everything that a move may leave at the hosts: tunnels, routes, rules, neighbours, reservations."""
     looks = [
-        ("ip", "-o", "-brief", "link", "show", "type", "vxlan"),
+        ("sh", "-c", "ip -o -brief link show | grep vmac-; true"),
+        ("sh", "-c", "nft list table inet vmacro-legs 2>&1; true"),
+        ("sh", "-c", "systemctl list-units --plain --no-legend --all 'vmac-*'; true"),
         ("ip", "-4", "rule"),
         ("ip", "-6", "rule"),
         ("ip", "-4", "route", "show", "table", "all", "proto", "118"),

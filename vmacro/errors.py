@@ -1,26 +1,45 @@
 """Every failure a user can meet, named by where it leaves the guest.
 
-Bugs are no VmacroError and are never caught.
+Bugs are not VmacroErrors, and are never caught.
 """
 
 from __future__ import annotations
 
+from vmacro.wire.text import lines, printable
+
 
 class VmacroError(Exception):
-    """Subject, what failed, the value seen; then a hint.
+    """The message names the subject, what failed and the value seen; `hint` says what to do about it. Libraries, hosts
+    and guests have said much of that: here it is escaped, but for line ends.
 
-    A move that has begun ends in an Outcome instead (model/moves.py), whose exit codes go on to 5 and 6.
+    A move that has begun ends in an Outcome instead (model/moves.py), which has the exit codes 0 and 4 to 6.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = lines(message)
+        self.hint = lines(hint)
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def without_subject(message: str, subject: str) -> str:
+    """A message that may begin with its subject, for whoever names that already."""
+    return message.removeprefix(f"{subject}: ")
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error says; of one of the system's its text alone, without number and file."""
+    said = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return printable(next(iter(said.strip().splitlines()), type(error).__name__), 1000)
+
+
+def all_of(error: BaseException) -> str:
+    """All that an error says, in one line of at most 2000 characters."""
+    return printable(" ".join(str(error).split()) or type(error).__name__, 2000)
 
 
 class ConfigurationError(VmacroError):
@@ -50,7 +69,11 @@ class UnreachableError(HostError):
 
 
 class UntrustedError(HostError):
-    """The host, or we, could not prove who it is (TLS, certificates)."""
+    """The host could not prove who it is, or we could not prove to it who we are (TLS, certificates)."""
+
+
+class UnsupportedError(HostError):
+    """The host runs a hypervisor that no driver here is for. Nothing was changed."""
 
 
 class CopyError(HostError):
@@ -62,15 +85,19 @@ class DeadlineError(HostError):
 
 
 class InterruptedMoveError(VmacroError):
-    """Asked to stop before the guest was touched."""
+    """An operator stopped the move before the point of no return."""
 
 
 class JournalError(VmacroError):
     """The durable log could not be written or read."""
 
 
+class EventError(VmacroError):
+    """What was written down of an event cannot be read."""
+
+
 class ClaimedError(PlanRejectedError):
-    """Somebody else has the guest. Nothing was changed."""
+    """Another move has the guest. Nothing was changed."""
 
 
 class AgentError(VmacroError):
@@ -82,11 +109,11 @@ class AgentError(VmacroError):
 
 
 class ProvisioningError(VmacroError):
-    """A playbook did not end well at some host. It may be run again."""
+    """A playbook failed at some host. It may be run again."""
 
 
 class LabError(VmacroError):
-    """The lab could not do what was asked."""
+    """Something in the lab failed."""
 
 
 class LabRefusedError(LabError):

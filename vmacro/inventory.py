@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
+import os
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from vmacro import config
-from vmacro.config import Strict
-from vmacro.errors import ConfigurationError
+from vmacro import addresses, config
+from vmacro.addresses import LibvirtUri, Login, Machine, Plain
+from vmacro.config import Strict, shown
+from vmacro.errors import ConfigurationError, reason_of
 from vmacro.model import nouns
+from vmacro.pki.store import OPERATOR
+from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+DATABASE_URL = "VMACRO_DATABASE_URL"  # of the environment
 DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
+DEFAULTS = nouns.Policy()  # the one place of a policy's defaults
+NAMESPACE = r"^[A-Za-z0-9._-]{0,255}$"
+LONGEST_CARRIAGE_S = 366 * 86_400
 
 
-class SiteNetwork(Strict):
-    """The guests' network of a site, as `vmacro provision hosts` makes it: its first address is the hosts'."""
+class GuestNetwork(Strict):
+    """The guests' network of a site with one host, or of one of several hosts, as `vmacro provision hosts` makes it:
+    its first address is the host's."""
 
-    subnet: IPv4Network
+    subnet: IPv4Network = Field(description="IPv4, of this site alone; its first address is the hosts'")
     dhcp_first: IPv4Address | None = Field(default=None, description="default: the subnet's tenth address")
     dhcp_last: IPv4Address | None = Field(default=None, description="default: the subnet's last one")
     subnet6: IPv6Network | None = Field(default=None, description="a /64, for SLAAC")
-    lease_minutes: int = Field(default=60, ge=2)
+    lease_minutes: int = Field(default=60, ge=2, le=525_600, description="how long a DHCP lease is valid")
+    guard: bool = Field(default=True, description="hold each guest to its own MAC and addresses")
 
     @model_validator(mode="after")
-    def _fits(self) -> SiteNetwork:
+    def _fits(self) -> GuestNetwork:
         if self.subnet.num_addresses < 8:
             raise ValueError(f"subnet {self.subnet} is too small for guests")
         first, last = self.dhcp_range
@@ -45,58 +55,62 @@ class SiteNetwork(Strict):
 
     @property
     def gateway(self) -> IPv4Address:
+        """The address that the site's hosts have on this network."""
         return self.subnet[1]
 
     @property
     def dhcp_range(self) -> tuple[IPv4Address, IPv4Address]:
+        """First and last address that DHCP gives out."""
         first = self.subnet[10] if self.subnet.num_addresses > 16 else self.subnet[2]
         return self.dhcp_first or first, self.dhcp_last or self.subnet[-2]
 
 
 class Site(Strict):
+    """A place with a subnet of its own for guests, and the hosts that route it."""
+
     anti_spoofing: bool = Field(default=False, description="its network drops packets with other sites' sources")
-    network: SiteNetwork | None = Field(default=None, description="what to provision; default: leave it alone")
+    network: GuestNetwork | None = Field(default=None, description="what to provision; default: leave it alone")
 
 
 class Host(Strict):
-    site: str
-    uri: str = Field(description="libvirt's URI for this machine, say qemu+tls://host/system")
-    peer_uri: str = Field(default="", description="the same for the other hosts; default: uri")
-    address: str = Field(description="where the other hosts send migration data")
-    tls_name: str = Field(default="", description="the name in the host's certificate; default: the host's name")
-    ssh: str = Field(default="", description="USER@ADDRESS of its host side, for seamless moves")
-    network: str = Field(default="front", description="libvirt network that guests attach to")
-    memory_reserve_mib: int = Field(default=256, ge=0)
-    emulation: bool = Field(default=False, description="guests run without KVM here, and that is meant")
-    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
+    """A hypervisor host."""
 
-    @field_validator("uri")
-    @classmethod
-    def _is_remote_and_encrypted(cls, uri: str) -> str:
-        parts = urlsplit(uri)
-        driver, _, transport = parts.scheme.partition("+")
-        if driver not in ("qemu", "xen"):
-            raise ValueError("must begin with qemu+ or xen+")
-        if transport not in ("tls", "ssh", "libssh", "libssh2") or not parts.hostname:
-            raise ValueError("must be encrypted and name a host: qemu+tls://HOST/system or qemu+ssh://HOST/system")
-        return uri
+    site: str = Field(description="the site that it stands at")
+    uri: LibvirtUri = Field(description="libvirt's URI for this machine, say qemu+tls://host/system")
+    peer_uri: LibvirtUri = Field(default="", description="the same for the other hosts; default: uri")
+    address: Machine = Field(description="where the other hosts send migration data")
+    tls_name: Plain = Field(default="", description="the name in the host's certificate; default: the host's name")
+    ssh: Login = Field(default="", description="USER@ADDRESS of its host side, for seamless moves")
+    network: Plain = Field(default="front", description="libvirt network that guests attach to")
+    memory_reserve_mib: int = Field(default=256, ge=0, description="memory that no guest may take")
+    guest_network: GuestNetwork | None = Field(
+        default=None, description="the part of the site's subnet that it routes; default: the site's network"
+    )
+    emulation: bool = Field(default=False, description="guests run without KVM here, and that is meant")
+    plain_tunnel: bool = Field(
+        default=False, description="legs to hosts that say so, too, are VXLAN: the path between them is private"
+    )
+    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
 
 class Probe(Strict):
-    """`from` is a keyword of Python's, not of TOML's."""
+    """How a guest's round trips are measured, for ever or while it moves. The guest needs a responder."""
 
-    from_: str = Field(alias="from")
-    address: str = Field(default="", description="the name that clients use; default: the guest's address")
-    port: int = Field(default=7000, ge=1, le=65535)
-    mptcp: bool = True
-    interval_ms: float = Field(default=10.0, ge=1, le=60_000)
+    # `from` is a keyword in Python, but not in TOML.
+    from_: str = Field(alias="from", description="the prober that measures")
+    address: Plain = Field(default="", description="the name that clients use; default: the guest's address")
+    port: int = Field(default=7000, ge=1, le=65535, description="where the guest's responder listens (TCP)")
+    mptcp: bool = Field(default=True, description="by MPTCP; else by plain TCP")
+    interval_ms: float = Field(default=10.0, ge=1, le=60_000, description="time from one request to the next")
 
 
 class Guest(Strict):
-    domain: str = Field(default="", description="libvirt's name for it; default: the guest's name")
-    probe: Probe | None = None
-    ssh: str = Field(default="", description="USER@ADDRESS, or USER@ where its address is to be asked of its host")
-    interface: str = Field(default="", description="the one that migrates; default: that of the default route")
+    """A virtual machine that may move."""
+
+    domain: Plain = Field(default="", description="libvirt's name for it; default: the guest's name")
+    probe: Probe | None = Field(default=None, description="how its round trips are measured; default: not at all")
+    ssh: Login = Field(default="", description="USER@ADDRESS, or USER@ where its address is to be asked of its host")
+    interface: Plain = Field(default="", description="the one that migrates; default: that of the default route")
     servers: tuple[str, ...] = Field(default=(), description="systemd units in it that are to speak MPTCP")
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
@@ -111,8 +125,8 @@ class Guest(Strict):
 class Prober(Strict):
     """What measures as a client would: a machine that SSH reaches, or a network namespace of this one."""
 
-    ssh: str = Field(default="", description="USER@ADDRESS of the machine")
-    network_namespace: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,255}$")
+    ssh: Login = Field(default="", description="USER@ADDRESS of the machine")
+    network_namespace: str = Field(default="", pattern=NAMESPACE, description="of this machine")
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
     @model_validator(mode="after")
@@ -120,39 +134,87 @@ class Prober(Strict):
         if bool(self.ssh) == bool(self.network_namespace):
             raise ValueError('needs either ssh = "USER@ADDRESS" or network_namespace')
         if self.ssh and not all(self.ssh.rpartition("@")):
-            raise ValueError(f"ssh = {self.ssh!r}: must be USER@ADDRESS")
+            raise ValueError(f"ssh = {shown(self.ssh)!r}: must be USER@ADDRESS")
         return self
 
 
 class Policy(Strict):
-    bandwidth_mib_s: int = Field(default=0, ge=0)
-    max_downtime_ms: int = Field(default=300, ge=1, le=60_000)
-    copy_timeout_s: float = Field(default=600, gt=0)
-    arrival_timeout_s: float = Field(default=60, gt=0)
-    settle_timeout_s: float = Field(default=30, gt=0)
-    auto_converge: bool = True
-    allow_connection_loss: bool = False
-    consent_timeout_ms: int = Field(default=1500, ge=1, le=10_000)
-    join_timeout_s: float = Field(default=3, ge=0, le=60)
-    carry_deadline_s: float = Field(default=86_400, ge=0)
-    downtime_limit_ms: int = Field(default=10_000, ge=100, le=600_000)
-    phase_timeout_s: float = Field(default=90, gt=0)
-    move_timeout_s: float = Field(default=3600, gt=0)
-    remove_source_disks: bool = False
+    """Bounds of a move."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    bandwidth_mib_s: int = Field(default=DEFAULTS.bandwidth_mib_s, ge=0, le=1 << 20)
+    """Most that a copy may send; 0: as fast as the link goes."""
+    max_downtime_ms: int = Field(default=DEFAULTS.max_downtime_ms, ge=1, le=60_000)
+    """Longest pause that QEMU may plan for. A copy asks for 20 ms first, for more only if it does not converge."""
+    downtime_limit_ms: int = Field(default=DEFAULTS.downtime_limit_ms, ge=100, le=600_000)
+    """A pause that lasts longer is given up: the copy is aborted."""
+    copy_timeout_s: float = Field(default=DEFAULTS.copy_timeout_s, gt=0, le=LONGEST_CLAIM_S)
+    """Longest copy of the memory; then the move rolls back."""
+    arrival_timeout_s: float = Field(default=DEFAULTS.arrival_timeout_s, gt=0, le=LONGEST_CLAIM_S)
+    """Longest wait for the agent to answer at the destination with its new address."""
+    settle_timeout_s: float = Field(default=DEFAULTS.settle_timeout_s, gt=0, le=LONGEST_CLAIM_S)
+    """Longest wait for connections to use the new address."""
+    consent_timeout_ms: int = Field(default=DEFAULTS.consent_timeout_ms, ge=1, le=10_000)
+    """How long the checks wait to see whether a client joins an address that is announced to it."""
+    join_timeout_s: float = Field(default=DEFAULTS.join_timeout_s, ge=0, le=60)
+    """How long clients have to join the new address before a seamless copy begins."""
+    phase_timeout_s: float = Field(default=DEFAULTS.phase_timeout_s, gt=0, le=LONGEST_CLAIM_S)
+    """Longest that a phase may take, besides the wait that has a limit of its own."""
+    move_timeout_s: float = Field(default=DEFAULTS.move_timeout_s, gt=0, le=LONGEST_CLAIM_S)
+    """Longest that a move may take until the guest has arrived."""
+    carry_deadline_s: float = Field(default=DEFAULTS.carry_deadline_s, ge=0, le=LONGEST_CARRIAGE_S)
+    """Longest that an old address is carried for connections that still use it."""
+    auto_converge: bool = DEFAULTS.auto_converge
+    """Whether QEMU may slow the guest down so that its copy converges."""
+    allow_connection_loss: bool = DEFAULTS.allow_connection_loss
+    """Whether to move although connections will be cut."""
+    remove_source_disks: bool = DEFAULTS.remove_source_disks
+    """Whether a guest's own disks are removed from the source once it runs well at the destination."""
+
+    @model_validator(mode="after")
+    def _can_be_claimed(self) -> Policy:
+        """The agent refuses other claims, and no move survives that."""
+        claim_s = nouns.Policy(**self.model_dump()).claim_s
+        if not 1 <= claim_s <= LONGEST_CLAIM_S:
+            parts = "move_timeout_s, arrival_timeout_s, settle_timeout_s and phase_timeout_s"
+            raise ValueError(f"{parts} are {claim_s:g} s together: must be 1 to {LONGEST_CLAIM_S}")
+        return self
 
 
 class Orchestrator(Strict):
-    addresses: tuple[str, ...] = Field(default=(), description="whence we reach the hosts' libvirt; default: anywhere")
+    """The machine that vmacro runs on."""
+
+    addresses: tuple[str, ...] = Field(
+        default=(), description="from where the hosts' libvirt is reached; default: anywhere"
+    )
     ca_dir: Path | None = Field(default=None, description="the authority's folder, where it is ours: vmacro pki")
     pki_dir: Path | None = Field(default=None, description="cacert.pem, clientcert.pem, clientkey.pem for qemu+tls")
     ssh_key: Path | None = Field(default=None, description="private key for the hosts; default: SSH's own")
     ssh_known_hosts: Path | None = Field(default=None, description="default: the system's and the user's")
     database_url: str = Field(default="", description="the journal; default: SQLite in state_dir")
-    state_dir: Path = DEFAULT_STATE_DIR
+    database_url_file: Path | None = Field(
+        default=None, description=f"a file with that URL, not readable by everybody; {DATABASE_URL} comes before both"
+    )
+    state_dir: Path = Field(default=DEFAULT_STATE_DIR, description="journal, logs of playbooks, locks")
+    keep_days: float = Field(
+        default=90, ge=1, le=36_500, description="how long moves, events, reports and logs of playbooks are kept"
+    )
     network_namespace: str = Field(default="", description="work from here; the lab's operator has one of its own")
+
+    @model_validator(mode="after")
+    def _journal_can_be(self) -> Orchestrator:
+        """Not as a validator of the one key: what that refuses is shown, and this may have a password in it."""
+        if self.database_url and self.database_url_file is not None:
+            raise ValueError("database_url and database_url_file: only one of them")
+        if self.database_url:
+            addresses.check_database(self.database_url)
+        return self
 
 
 class Inventory(Strict):
+    """The whole file."""
+
     orchestrator: Orchestrator = Orchestrator()
     policy: Policy = Policy()
     sites: dict[Name, Site] = Field(min_length=1)
@@ -162,47 +224,75 @@ class Inventory(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Inventory:
-        problems = [*self._names_without_thing(), *self._overlaps()]
+        problems = [*self._names_without_thing(), *self._overlaps(), *self._domains_of_two(), *self._names_of_two()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def network_of(self, host: str) -> GuestNetwork | None:
+        """What a host routes to its guests; None where the inventory leaves that alone."""
+        own, site = self.hosts[host].guest_network, self.sites[self.hosts[host].site]
+        return own or site.network
+
     def _overlaps(self) -> list[str]:
-        nets = [(n, s.network.subnet) for n, s in self.sites.items() if s.network is not None]
+        """A guests' subnet must be routed to one host only."""
+        nets = [(name, self.network_of(name)) for name, host in self.hosts.items() if host.site in self.sites]
         return [
-            f"sites.{a}.network.subnet = {x} overlaps that of {b} = {y}: guests could not tell the sites apart"
+            f"hosts {a} and {b}: the guests' subnet {x.subnet} of one overlaps {y.subnet} of the other; each routes "
+            f"one of its own: hosts.{b}.guest_network"
             for (a, x), (b, y) in itertools.combinations(nets, 2)
-            if x.overlaps(y)
+            if x is not None and y is not None and x.subnet.overlaps(y.subnet)
+        ]
+
+    def _domains_of_two(self) -> list[str]:
+        """Two names for one domain would be claimed, and moved, apart."""
+        named = [(name, guest.domain or name) for name, guest in self.guests.items()]
+        return [
+            f"guests {a} and {b}: both are domain {x!r}: guests.{b}.domain"
+            for (a, x), (b, y) in itertools.combinations(named, 2)
+            if x == y
+        ]
+
+    def _names_of_two(self) -> list[str]:
+        """By its name in certificates a host is told from every other, and from the operator."""
+        reserved = [f"hosts.{OPERATOR}: is what the operator's own certificate is called"] * (OPERATOR in self.hosts)
+        named = [(name, host.tls_name or name) for name, host in self.hosts.items()]
+        return reserved + [
+            f"hosts {a} and {b}: both are {x!r} in their certificates: hosts.{b}.tls_name"
+            for (a, x), (b, y) in itertools.combinations(named, 2)
+            if x.lower() == y.lower()
         ]
 
     def _names_without_thing(self) -> list[str]:
-        problems = [f"hosts.{n}.site: no site {h.site!r}" for n, h in self.hosts.items() if h.site not in self.sites]
+        problems = [
+            f"hosts.{n}.site: no site {shown(h.site)!r}" for n, h in self.hosts.items() if h.site not in self.sites
+        ]
         homes = {h.site for h in self.hosts.values()}
         problems += [f"sites.{name}: has no host" for name in self.sites if name not in homes]
         for name, guest in self.guests.items():
             if guest.probe is not None and guest.probe.from_ not in self.probers:
-                problems.append(f"guests.{name}.probe.from: no prober {guest.probe.from_!r}")
+                problems.append(f"guests.{name}.probe.from: no prober {shown(guest.probe.from_)!r}")
         return problems
 
 
 @dataclass(frozen=True)
 class Settings:
-    """An inventory, read: what the model speaks of, and what only the wiring needs."""
+    """An inventory as read: `inventory` is what the model works with, the rest is for wiring and provisioning."""
 
     path: Path
     inventory: nouns.Inventory
     orchestrator: Orchestrator
     probers: dict[str, Prober]
-    read: Inventory  # as written, for what provisioning makes of it
+    raw_inventory: Inventory  # as written, for what provisioning makes of it
 
     @property
     def database_url(self) -> str:
-        """As SQLAlchemy takes it; PostgreSQL by psycopg, whatever the URL says."""
+        """The journal's URL for SQLAlchemy. PostgreSQL is always reached with psycopg, whatever the URL says."""
         given = self.orchestrator.database_url or f"sqlite:///{self.orchestrator.state_dir / 'journal.sqlite'}"
-        return re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql+psycopg:", given)
+        return addresses.with_psycopg(given)
 
     def named_folder(self, key: str) -> Path:
-        """A folder of orchestrator's that an operation cannot do without. Raises ConfigurationError."""
+        """A folder that `[orchestrator]` must name for this operation. Raises ConfigurationError if it does not."""
         folder: Path | None = getattr(self.orchestrator, key)
         if folder is None:
             hint = f'say {key} = "/etc/vmacro/..." there'
@@ -211,26 +301,67 @@ class Settings:
 
 
 def load(path: Path) -> Settings:
-    """Raises ConfigurationError with everything that is wrong."""
-    read = config.load(path, Inventory)
-    hosts = [_host(name, host) for name, host in read.hosts.items()]
+    """Read an inventory. Raises ConfigurationError with everything that is wrong."""
+    return settings_of(path, config.load(path, Inventory))
+
+
+def settings_of(path: Path, read: Inventory) -> Settings:
+    """What was read from there, for all who work with it."""
+    hosts = [_host(name, host, read.network_of(name)) for name, host in read.hosts.items()]
     sites = tuple(
-        nouns.Site(
-            name,
-            tuple(h for h in hosts if h.site == name),
-            site.anti_spoofing,
-            str(site.network.subnet) if site.network is not None else "",
-        )
+        nouns.Site(name, tuple(h for h in hosts if h.site == name), _filters_sources(read, name))
         for name, site in read.sites.items()
     )
     guests = tuple(_guest(name, guest) for name, guest in read.guests.items())
     policy = nouns.Policy(**read.policy.model_dump())
-    return Settings(path, nouns.Inventory(sites, guests, policy), read.orchestrator, read.probers, read)
+    orchestrator = read.orchestrator.model_copy(update={"database_url": _database_url(path, read.orchestrator)})
+    return Settings(path, nouns.Inventory(sites, guests, policy), orchestrator, read.probers, read)
 
 
-def _host(name: str, host: Host) -> nouns.Host:
+def adjusted(policy: nouns.Policy, changes: Mapping[str, object]) -> nouns.Policy:
+    """A policy as one move changes it, within the same limits. Raises ConfigurationError."""
+    checked = config.parse(dataclasses.asdict(policy) | dict(changes), Policy, "policy")
+    return nouns.Policy(**checked.model_dump())
+
+
+def parts_of(subnet: IPv4Network, count: int) -> list[IPv4Network]:
+    """A site's subnet, divided equally among so many hosts: the largest equal parts there are. Raises ValueError."""
+    return list(subnet.subnets(prefixlen_diff=(count - 1).bit_length()))[:count]
+
+
+def _database_url(path: Path, orchestrator: Orchestrator) -> str:
+    """From the environment, a file or the inventory, in this order. Raises ConfigurationError, which shows no
+    password."""
+    file, given = orchestrator.database_url_file, os.environ.get(DATABASE_URL, "")
+    where = DATABASE_URL if given else f"{path}: orchestrator.database_url_file: {shown(str(file))}"
+    if not given and file is not None:
+        try:
+            if file.stat().st_mode & stat.S_IROTH:
+                raise ConfigurationError(f"{where}: everybody can read it", f"chmod 600 {shown(str(file))}")
+            given = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{where}: cannot be read: {reason_of(error)}") from None
+    elif not given:
+        return orchestrator.database_url  # checked with the rest of the inventory
+    try:
+        addresses.check_database(given)
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    return given
+
+
+def _filters_sources(read: Inventory, site: str) -> bool:
+    """Its network does, or its hosts do."""
+    networks = [read.network_of(name) for name, host in read.hosts.items() if host.site == site]
+    return read.sites[site].anti_spoofing or any(n is not None and n.guard for n in networks)
+
+
+def _host(name: str, host: Host, network: GuestNetwork | None) -> nouns.Host:
     given = host.model_dump()
     defaults = {"name": name, "peer_uri": host.peer_uri or host.uri, "tls_name": host.tls_name or name}
+    defaults["subnet"] = str(network.subnet) if network is not None else ""
+    given["guard"] = network is not None and network.guard
+    defaults["subnet6"] = str(network.subnet6 or "") if network is not None else ""
     fields = {f.name for f in dataclasses.fields(nouns.Host)}
     return nouns.Host(**{k: v for k, v in (given | defaults).items() if k in fields})
 

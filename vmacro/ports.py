@@ -1,13 +1,13 @@
-"""What the services need of the world. Drivers implement these; drivers/fake.py is the world in memory."""
+"""What the services need of the world. Drivers implement these; drivers/fake is the world in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from vmacro.model.events import Event, Value
+from vmacro.model.events import Event, What
 from vmacro.model.facts import (
     AgentFacts,
     Arrival,
@@ -27,25 +27,35 @@ from vmacro.model.facts import (
     Pool,
     Turn,
 )
-from vmacro.model.nouns import Host, Policy
+from vmacro.model.nouns import Host, Inventory, Policy
+
+Result = TypeVar("Result")
 
 
 class Clock(Protocol):
-    def wall_ns(self) -> int: ...
+    """Time, so that tests need not wait for it."""
 
-    def monotonic_s(self) -> float: ...
+    def wall_ns(self) -> int:
+        """CLOCK_REALTIME: what people and other machines call now. It may jump."""
 
-    def sleep(self, seconds: float) -> None: ...
+    def monotonic_s(self) -> float:
+        """CLOCK_MONOTONIC, for deadlines."""
+
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
 
 
 class Hypervisor(Protocol):
-    """One host's. Every method raises HostError (UnreachableError, UntrustedError)."""
+    """The hypervisor of one host. Every method raises HostError (UnreachableError, UntrustedError)."""
 
-    def facts(self) -> HostFacts: ...
+    def facts(self) -> HostFacts:
+        """What the host is, and what it has."""
 
-    def domain(self, name: str) -> DomainFacts | None: ...
+    def domain(self, name: str) -> DomainFacts | None:
+        """A domain, running or not; None if the host does not know it."""
 
-    def network(self, name: str) -> NetworkFacts | None: ...
+    def network(self, name: str) -> NetworkFacts | None:
+        """A virtual network; None if there is none of this name."""
 
     def copy(
         self,
@@ -56,116 +66,175 @@ class Hypervisor(Protocol):
         cancelled: Callable[[], bool],
         disks: tuple[str, ...] = (),
     ) -> None:
-        """Migrate live, peer to peer; returns when the guest runs there. `disks`: targets whose overlays go along.
-        A migration that is under way already, begun by somebody who is gone, is followed instead. Raises CopyError,
-        also where `cancelled` became true before that."""
+        """Migrate live, peer to peer; return when the guest runs there. `disks`: targets whose overlays move with it.
+        If a migration is under way already, begun by an orchestrator that is gone, that one is followed instead. Raises
+        CopyError if it fails, or if `cancelled` becomes true before its end."""
 
-    def pools(self) -> tuple[Pool, ...]: ...
+    def pools(self) -> tuple[Pool, ...]:
+        """All active storage pools."""
 
     def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
-        """Have the guest write to overlays from now on, and its bases frozen. Idempotent."""
+        """Have the guest write to overlays from now on; its bases are frozen. Idempotent."""
 
     def discard(self, domain: str, fenced: bool = False) -> None:
-        """Remove the paused remains that a migration left here of a domain that runs elsewhere. Raises HostError
-        where it runs, unless it is known to be fenced. Idempotent."""
+        """Remove the paused remains that a migration has left here of a domain that runs elsewhere. Raises HostError if
+        it runs here, unless it is known to be fenced. Idempotent."""
 
     def statistics(self, domain: str) -> CopyStatistics | None:
-        """Of the migration that brought this domain here."""
+        """Figures of the migration that brought this domain here; None if libvirt has none any more."""
 
     def reserve(self, network: str, mac: str, address: str) -> None:
-        """A DHCP reservation, at once and for good. Idempotent."""
+        """Reserve an address in DHCP, at once and until release(). Raises HostError if there is no such network, or if
+        address or MAC has another reservation. Idempotent."""
 
     def release(self, network: str, mac: str, address: str) -> None:
-        """Undo reserve(). Idempotent."""
+        """Undo reserve(), if there is anything to undo. Idempotent."""
 
     def watch(self, domain: str, see: Callable[[str, str], None]) -> AbstractContextManager[None]:
         """Call see(event, detail) for each lifecycle event, with libvirt's names in lower case."""
 
 
 class HostNetwork(Protocol):
-    """The host side of one host. Every method raises HostError; all but facts may be repeated."""
+    """Legs, turns and fences of one host, by its host side. Every method raises HostError, and may be repeated."""
 
     def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
-        """`probe`: an address of which to find out who uses it, or ''."""
+        """Facts about the host's links. `bridge`: of its guests' network; `peer`: the other host's address, for the
+        path's MTU; `probe`: an address for which to find out who uses it, or ''."""
 
     def open(self, leg: Leg) -> Offer:
-        """This host's end of a leg."""
+        """Open this host's end of a leg. Returns what the other end must know."""
 
-    def join(self, leg: Leg, far: Offer) -> None: ...
+    def join(self, leg: Leg, far: Offer) -> None:
+        """Tell this host's end what the other end has offered."""
 
     def arm(self, domain: str) -> None:
-        """From now on the host turns the domain's legs by its own libvirt's events, while this is open."""
+        """From now on, as long as the session lasts, the host turns the domain's legs by its own libvirt's events."""
 
-    def turned(self) -> tuple[Turn, ...]:
-        """What events did since the last question."""
+    def turned(self, domain: str) -> tuple[Turn, ...]:
+        """Turns of a domain's legs since the last call, oldest first."""
 
     def turn(self, domain: str, to_guest: bool) -> None:
-        """All legs of a domain that end here; to the guest, its fence is gone as well."""
+        """Turn all legs of a domain that end here, to the guest or into the tunnels. To the guest, its fence is lifted,
+        too."""
 
     def leaving(self, domain: str) -> Leaving:
-        """What became of a domain that was to leave. An armed host cuts it off as it pauses for that, so that it
-        harms nobody if libvirt resumes it though it runs elsewhere."""
+        """What became of a domain that was to leave. An armed host fences it as it pauses for its move, so that it does
+        no harm if libvirt resumes it although it runs elsewhere."""
 
-    def point(self, leg: Leg, to_guest: bool) -> None: ...
+    def point(self, leg: Leg, to_guest: bool) -> None:
+        """Turn one leg, to the guest or into its tunnel."""
 
     def close(self, move_id: str, address: str = "") -> None:
-        """All legs of a move that end here, or its one of an address."""
+        """Close all legs of a move that end here, or only the one for an address."""
 
 
 class HostDisks(Protocol):
-    """Disks of guests on one host. Every method raises HostError and may be repeated."""
+    """Disks of guests on one host, by its host side. Every method raises HostError, and may be repeated."""
 
-    def look(self, disk: DiskCopy) -> BaseFacts: ...
+    def look(self, disk: DiskCopy) -> BaseFacts:
+        """What this host has of a disk."""
 
-    def serve(self, disk: DiskCopy) -> int:
-        """Let the other hosts read its base, until stop(); returns the port."""
+    def serve(self, disk: DiskCopy, reader: Host) -> int:
+        """Let one other host read its base, until stop(). Returns the TCP port."""
 
     def fetch(self, disk: DiskCopy, source: Host, port: int, bytes_s: int) -> None:
-        """Begin to copy its base from a host that serves it, at so many bytes a second at most (0: any)."""
+        """Begin to copy its base from a host that serves it. `bytes_s`: limit in bytes per second; 0: none."""
 
-    def fetched(self, disk: DiskCopy) -> Fetching: ...
+    def fetched(self, disk: DiskCopy) -> Fetching:
+        """How far fetch() has come."""
 
-    def lay(self, disk: DiskCopy) -> None:
-        """A fresh overlay for a guest that is about to come. Raises HostError where somebody has it open."""
+    def create_overlay(self, disk: DiskCopy) -> None:
+        """Make an empty overlay for a guest that is about to arrive. Raises HostError if the overlay is in use."""
 
     def stop(self, disk: DiskCopy, drop_overlay: bool = False) -> None:
-        """End what runs for it here; what is half done is removed, a whole base stays."""
+        """End serving and fetching here. An incomplete base is removed, a complete one is kept."""
 
     def remove(self, disk: DiskCopy) -> None:
-        """All of it, where the guest is no more."""
+        """Remove base and overlay of a guest that has left."""
+
+
+class AgentStream(Protocol):
+    """Bytes to and from a guest's agent. Deadlines are times of time.monotonic(); whatever a guest sends or does not
+    send, no call lasts longer than its own."""
+
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Send all of it. Raises TimeoutError at the deadline, AgentError if the stream broke."""
+
+    def recv(self, deadline_s: float) -> bytes:
+        """Receive what has come, at least one byte. Raises TimeoutError at the deadline, AgentError if the stream
+        ended."""
+
+
+class AgentTransport(Protocol):
+    """A way to guests' agents that uses no network of the guests."""
+
+    def open(self, host: Host, domain: str) -> AbstractContextManager[AgentStream]:
+        """A stream of its own, closed with the context. Raises AgentError, HostError."""
 
 
 class Agent(Protocol):
     """The guest's agent. Every method raises AgentError."""
 
-    def status(self) -> AgentFacts: ...
+    def status(self) -> AgentFacts:
+        """What the agent knows of its guest."""
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:
-        """Have the guest for a move, until release() or for so long. Raises AgentError (code claimed) while another
-        move has it. What was announced for a move ends with its claim, if the guest never came."""
+        """Claim the guest for a move, until release() or for so many seconds. Raises AgentError (code claimed) while
+        another move has it. If the guest has not moved when the claim ends, what was announced for the move is
+        withdrawn."""
 
     def release(self, move_id: str) -> None:
-        """Idempotent; another move's claim stays."""
+        """End a move's claim. Another move's claim stays. Idempotent."""
 
-    def connections(self) -> tuple[Connection, ...]: ...
+    def connections(self) -> tuple[Connection, ...]:
+        """Connections to the guest's servers, each with its subflows."""
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
-        """As connections(), after asking those clients whose consent is unknown."""
+        """As connections(), after trying out whether the clients join an announced address, if that is not known."""
 
     def prepare(self, address: str, address6: str = "") -> None:
-        """Answer for the addresses to come, and announce them as backup: clients join while the guest is at home."""
+        """Take the new addresses, too, and announce them as backup, so that clients join while the guest is at the
+        source."""
 
     def arrive(self, left: str) -> Arrival:
-        """Renew DHCP and announce, if that is not done yet; `left` is the address before the move."""
+        """Ask DHCP at the new site and announce the new address, unless done already. `left`: the address before the
+        move."""
 
     def retire(self, address: str, force: bool = False) -> bool:
-        """Withdraw an address from connections that use the present one too. True: nobody needs it any more,
-        and it is gone. False: it stays, for connections that cannot follow; `force` cuts them."""
+        """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
+        and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
+
+
+class EventLog(Protocol):
+    """All events of all moves, written as they happen and never changed. Several processes append to one log."""
+
+    def append(self, event: Event) -> None:
+        """Add an event. Returns at once, and raises nothing if the event cannot be written. May be called from any
+        thread, and from a signal handler."""
+
+    def read(self, move_id: str = "", after: int = 0) -> list[tuple[int, Event]]:
+        """Those of a move, or all, in the order in which they were written, each with its number; only those whose
+        number is larger than `after`, and of many the first ones (event_log.MOST_READ). Raises JournalError where the
+        log cannot be read."""
+
+
+class SideBySide(Protocol):
+    """Asks several parties independently of each other."""
+
+    def __call__(self, questions: Sequence[Callable[[], Result]], within_s: float) -> list[Result | None]:
+        """The answers, in the order of the questions; None where one took longer than `within_s` seconds.
+        Raises what a question raised."""
+
+
+def one_by_one(questions: Sequence[Callable[[], Result]], within_s: float) -> list[Result | None]:
+    """Implements SideBySide where the order of effects must not depend on threads; each answer is in time."""
+    return [ask() for ask in questions]
 
 
 @dataclass(frozen=True)
 class World:
-    """All ports together; what reaches hosts and guests opens on demand, and may raise as its methods do."""
+    """All ports together, and the `inventory` that says which hosts and guests there are. Those to hosts and guests
+    open on demand, which may raise what their methods raise."""
 
     hypervisor: Callable[[Host], Hypervisor]
     agent: Callable[[Host, str], AbstractContextManager[Agent]]
@@ -173,7 +242,10 @@ class World:
     host_disks: Callable[[Host], HostDisks]
     clock: Clock
     publish: Callable[[Event], None]
+    inventory: Inventory
     cancelled: Callable[[], bool] = lambda: False
+    side_by_side: SideBySide = one_by_one
 
-    def tell(self, move_id: str, kind: str, text: str, **data: Value) -> None:
-        self.publish(Event(move_id, self.clock.wall_ns(), kind, text, data))
+    def tell(self, move_id: str, what: What) -> None:
+        """Publish what has just happened; '' where it concerns no move."""
+        self.publish(Event(move_id, self.clock.wall_ns(), what))

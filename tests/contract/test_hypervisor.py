@@ -1,78 +1,25 @@
-"""What services rely on, held against the fake and against real libvirt."""
+"""Hypervisor: one host's libvirt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-
 import pytest
 
-from tests.support import other_site, site_of
-from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.fake import FakeWorld
-from vmacro.drivers.host_side import HostSides
-from vmacro.drivers.libvirt import LibvirtHypervisor
-from vmacro.drivers.libvirt_connection import Connections
-from vmacro.drivers.ssh import Ssh
-from vmacro.drivers.system import SystemClock
-from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
-from vmacro.lab import namespaces
-from vmacro.model.facts import CopyProgress, Leaving
-from vmacro.model.nouns import Host, Policy
-from vmacro.ports import World
+from tests.contract import certifies
+from tests.contract.stages import Stage, mac
+from tests.support import eventually
+from vmacro.drivers.fake import QEMU
+from vmacro.errors import CopyError, HostError, UnreachableError
+from vmacro.model.facts import CopyProgress
+from vmacro.model.nouns import Policy
+
+OTHER_MAC = "52:54:00:00:00:5d"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A world in which the domain `web` runs on `here`."""
-
-    world: World
-    here: Host
-    there: Host
-    dead: Host
-    bandwidth_mib_s: int
-
-
-@pytest.fixture(params=["fake", pytest.param("libvirt", marks=pytest.mark.lab)])
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    if request.param == "fake":
-        fake = FakeWorld()
-        here, there = fake.inventory.hosts
-        fake.hosts["dead"] = replace(fake.hosts["berlin"], domains={}, reachable=False)
-        yield Stage(fake.world, here, there, replace(there, name="dead"), 0)
-        return
-    with _real(request) as found:
-        yield found
-
-
-@contextmanager
-def _real(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    real_lab, known = request.getfixturevalue("lab"), request.getfixturevalue("settings").inventory
-    here = known.host(site_of(real_lab, "web"))
-    there = known.host(other_site(here.name))
-    connections = Connections(real_lab.folder / "operator")
-    sides = HostSides(Ssh(real_lab.folder / "ssh/id_ed25519", real_lab.folder / "ssh/known_hosts"))
-    with namespaces.inside(real_lab.namespace("operator")):
-        world = World(
-            lambda host: LibvirtHypervisor(host, connections),
-            ChannelAgents(connections).open,
-            sides.get,
-            sides.get,
-            SystemClock(),
-            lambda _event: None,
-        )
-        dead = replace(there, name="dead", uri=there.uri.replace("/system", ":9/system"))
-        try:
-            yield Stage(world, here, there, dead, 2)
-        finally:
-            sides.close()
-            connections.close()
-
-
+@certifies("Hypervisor.facts", "Hypervisor.domain", "Hypervisor.network")
 def test_facts_are_whole(stage: Stage) -> None:
     hypervisor = stage.world.hypervisor(stage.here)
     facts = hypervisor.facts()
+    assert facts.capabilities == QEMU
     assert facts.hypervisor == "QEMU" and facts.hypervisor_version >= (9, 0, 0) and facts.free_memory_mib > 0
     domain = hypervisor.domain("web")
     assert domain is not None and domain.running and domain.has_agent_channel and domain.memory_mib > 0
@@ -81,6 +28,7 @@ def test_facts_are_whole(stage: Stage) -> None:
     assert network is not None and network.active and not network.stp and network.dhcp_free
 
 
+@certifies("Hypervisor.domain", "Hypervisor.network", "Hypervisor.statistics")
 def test_what_is_not_there_is_none(stage: Stage) -> None:
     hypervisor = stage.world.hypervisor(stage.here)
     assert hypervisor.domain("nobody") is None
@@ -89,30 +37,13 @@ def test_what_is_not_there_is_none(stage: Stage) -> None:
     assert stage.world.hypervisor(stage.there).statistics("web") is None
 
 
+@certifies("Hypervisor.facts")
 def test_a_dead_host_is_unreachable(stage: Stage) -> None:
     with pytest.raises(UnreachableError, match="host dead"):
         stage.world.hypervisor(stage.dead).facts()
 
 
-def test_the_agent_answers_where_the_guest_runs_and_only_there(stage: Stage) -> None:
-    with stage.world.agent(stage.here, "web") as agent:
-        facts = agent.status()
-        assert facts.address and facts.boot_id
-        assert agent.consent(500) is not None
-    with pytest.raises(AgentError), stage.world.agent(stage.there, "web") as agent:
-        agent.status()
-
-
-def test_an_arrival_without_a_move_changes_nothing_and_may_be_asked_for_twice(stage: Stage) -> None:
-    with stage.world.agent(stage.here, "web") as agent:
-        address = agent.status().address
-        first, second = agent.arrive(address), agent.arrive(address)
-        assert (first.old, first.new) == (second.old, second.new) == (address, address)
-        agent.retire("192.0.2.1")
-        agent.retire("192.0.2.1")
-        assert agent.status().address == address
-
-
+@certifies("Hypervisor.copy")
 def test_a_copy_that_is_cancelled_leaves_the_guest(stage: Stage) -> None:
     seen: list[CopyProgress] = []
     known = stage.world.hypervisor(stage.here)
@@ -125,6 +56,7 @@ def test_a_copy_that_is_cancelled_leaves_the_guest(stage: Stage) -> None:
     assert stage.world.hypervisor(stage.there).domain("web") is None
 
 
+@certifies("Hypervisor.copy", "Hypervisor.watch", "Hypervisor.statistics")
 def test_a_copy_moves_the_guest_and_tells_of_it(stage: Stage) -> None:
     events: list[tuple[str, str]] = []
     source, destination = stage.world.hypervisor(stage.here), stage.world.hypervisor(stage.there)
@@ -141,6 +73,7 @@ def test_a_copy_moves_the_guest_and_tells_of_it(stage: Stage) -> None:
     assert events.index(("source", "suspended")) < events.index(("destination", "resumed"))
 
 
+@certifies("Hypervisor.copy")
 def test_copying_what_is_not_there_is_an_error(stage: Stage) -> None:
     with pytest.raises(CopyError, match="no domain nobody"):
         stage.world.hypervisor(stage.here).copy("nobody", stage.there, Policy(), lambda _p: None, lambda: False)
@@ -150,6 +83,7 @@ class GoneError(Exception):
     """The orchestrator, as far as a copy can tell."""
 
 
+@certifies("Hypervisor.copy")
 def test_a_copy_whose_orchestrator_is_gone_goes_on_and_is_followed_by_the_next(stage: Stage) -> None:
     source, destination = stage.world.hypervisor(stage.here), stage.world.hypervisor(stage.there)
 
@@ -165,6 +99,7 @@ def test_a_copy_whose_orchestrator_is_gone_goes_on_and_is_followed_by_the_next(s
     assert moved is not None and moved.running
 
 
+@certifies("Hypervisor.discard")
 def test_what_runs_is_not_discarded_and_what_is_not_there_may_be(stage: Stage) -> None:
     with pytest.raises(HostError, match="web"):
         stage.world.hypervisor(stage.here).discard("web")
@@ -173,26 +108,99 @@ def test_what_runs_is_not_discarded_and_what_is_not_there_may_be(stage: Stage) -
     assert domain is not None and domain.running
 
 
-def test_a_guest_at_home_has_no_fence(stage: Stage) -> None:
-    side = stage.world.host_network(stage.here)
-    assert side.leaving("web") == Leaving.UNKNOWN, "nobody has armed the host"
-    side.arm("web")
-    assert side.leaving("web") == Leaving.STAYED
-    side.turn("web", to_guest=True)
-    assert side.leaving("web") == Leaving.STAYED and side.leaving("nobody") == Leaving.UNKNOWN
+@certifies("Hypervisor.copy")
+def test_a_copy_that_is_cancelled_beforehand_does_not_begin(stage: Stage) -> None:
+    seen: list[CopyProgress] = []
+    with pytest.raises(CopyError, match="interrupted before it began"):
+        stage.world.hypervisor(stage.here).copy("web", stage.there, Policy(), seen.append, lambda: True)
+    assert seen == []
 
 
-def test_one_move_at_a_time_has_the_guest(stage: Stage) -> None:
-    with stage.world.agent(stage.here, "web") as agent:
-        agent.claim("web-1", "me@here", 60)
-        agent.claim("web-1", "me@here", 60)
-        claim = agent.status().claim
-        assert claim is not None and (claim.move, claim.by) == ("web-1", "me@here")
-        with pytest.raises(AgentError, match="move web-1") as refused:
-            agent.claim("web-2", "them@there", 60)
-        assert refused.value.code == "claimed"
-        agent.release("web-2")
-        assert agent.status().claim is not None
-        agent.release("web-1")
-        agent.release("web-1")
-        assert agent.status().claim is None
+@certifies("Hypervisor.discard", "Hypervisor.domain")
+def test_a_paused_domain_is_discarded_once_or_twice(stage: Stage, scratch: str) -> None:
+    known = stage.world.hypervisor(stage.here)
+    with pytest.raises(HostError, match=scratch):
+        known.discard(scratch)
+    stage.backstage.set_running(False)
+    seen = known.domain(scratch)
+    assert seen is not None and (seen.state, seen.running, seen.migrating) == ("paused", False, False)
+    known.discard(scratch)
+    known.discard(scratch)
+    assert known.domain(scratch) is None
+
+
+@certifies("Hypervisor.discard")
+def test_what_runs_is_discarded_where_it_is_known_to_be_fenced(stage: Stage, scratch: str) -> None:
+    known = stage.world.hypervisor(stage.here)
+    known.discard(scratch, fenced=True)
+    assert known.domain(scratch) is None
+
+
+@certifies("Hypervisor.watch")
+def test_a_watch_sees_its_domain_alone_and_no_more_afterwards(stage: Stage, scratch: str) -> None:
+    mine: list[str] = []
+    others: list[str] = []
+    known = stage.world.hypervisor(stage.here)
+    with known.watch(scratch, lambda e, _d: mine.append(e)), known.watch("web", lambda e, _d: others.append(e)):
+        stage.backstage.set_running(False)
+        stage.backstage.set_running(True)
+        eventually(lambda: mine == ["suspended", "resumed"], "both events")
+    stage.backstage.set_running(False)
+    assert known.domain(scratch) is not None
+    assert mine == ["suspended", "resumed"] and others == []
+
+
+@certifies("Hypervisor.pools", "Hypervisor.freeze", "Hypervisor.domain")
+def test_a_frozen_disk_has_an_overlay_and_is_frozen_once(stage: Stage, scratch: str) -> None:
+    known, disk = stage.world.hypervisor(stage.here), stage.disk
+    before = known.domain(scratch)
+    assert before is not None
+    (own,) = before.disks
+    assert (own.target, own.source, own.format, own.backing, own.shared) == ("vda", disk.base, "raw", "", False)
+    pool = next(p for p in known.pools() if disk.base.startswith(f"{p.path}/"))
+    assert (pool.kind, pool.shared) == ("dir", False) and pool.available_bytes > 0
+    known.freeze(scratch, (disk,))
+    frozen = known.domain(scratch)
+    known.freeze(scratch, (disk,))
+    assert frozen is not None and known.domain(scratch) == frozen
+    (own,) = frozen.disks
+    assert (own.source, own.format, own.backing, own.backing_format) == (disk.overlay, "qcow2", disk.base, "raw")
+
+
+@certifies("Hypervisor.freeze")
+def test_disks_of_nobody_cannot_be_frozen(stage: Stage) -> None:
+    with pytest.raises(HostError, match="no domain nobody"):
+        stage.world.hypervisor(stage.here).freeze("nobody", (stage.disk,))
+
+
+@certifies("Hypervisor.reserve", "Hypervisor.release", "Hypervisor.network")
+def test_a_reservation_is_there_at_once_and_goes_again(stage: Stage) -> None:
+    known, network = stage.world.hypervisor(stage.here), stage.here.network
+    before = known.network(network)
+    assert before is not None and before.dhcp_range is not None
+    address = before.dhcp_range[1]
+    known.release(network, mac(), address)
+    known.reserve(network, mac(), address)
+    try:
+        known.reserve(network, mac(), address)
+        with pytest.raises(HostError, match=address):
+            known.reserve(network, OTHER_MAC, address)
+        with pytest.raises(HostError, match=mac()):
+            known.reserve(network, mac(), before.dhcp_range[0])
+        known.release(network, OTHER_MAC, address)
+        found = known.network(network)
+        assert found is not None and (address, mac()) in found.reserved and found.address_of(mac()) == address
+        assert before.dhcp_free is not None and found.dhcp_free == before.dhcp_free - 1
+    finally:
+        known.release(network, mac(), address)
+        known.release(network, mac(), address)
+    assert known.network(network) == before
+
+
+@certifies("Hypervisor.reserve", "Hypervisor.release")
+def test_nothing_is_reserved_on_a_network_that_is_not_there(stage: Stage) -> None:
+    known = stage.world.hypervisor(stage.here)
+    text = f"^host {stage.here.name}: DHCP reservation of 192.0.2.9 for {mac()}: no network 'nowhere'"
+    with pytest.raises(HostError, match=text):
+        known.reserve("nowhere", mac(), "192.0.2.9")
+    known.release("nowhere", mac(), "192.0.2.9")

@@ -1,21 +1,30 @@
-"""Every part of a move, broken for real; docs/reliability.md has the table. VMACRO_FAULTS=all breaks each at all its
-moments, VMACRO_FAULTS_TABLE=FILE keeps rows.
+"""Every part of a move, broken for real; docs/reliability.md has the table. `make test` breaks each at its most telling
+moment, `make test-all` at all of them; VMACRO_FAULTS_TABLE=FILE keeps rows.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.breaking import IMPATIENT, Fault, Row, chosen, ordeal
-from tests.support import Vmacro, without_probers
+from tests.breaking import FAULTS, IMPATIENT, Fault, Row, ordeal, telling
+from tests.support import Vmacro, lab_of_topology, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
+TOPOLOGY = Path(__file__).with_name("faults.toml")
+OTHER_MOMENT = pytest.mark.slow("the same fault as one that `make test` has, at another moment")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with lab_of_topology(TOPOLOGY) as found:
+        yield found
 
 
 @pytest.fixture
@@ -23,7 +32,10 @@ def impatient(vmacro: Vmacro) -> Vmacro:
     return without_probers(vmacro).altered("impatient.toml", lambda t: t.replace("[policy]\n", IMPATIENT))
 
 
-@pytest.mark.parametrize("fault", chosen(os.environ.get("VMACRO_FAULTS", "")), ids=lambda f: f.title)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(f, id=f.title, marks=[] if telling(f) else [OTHER_MOMENT]) for f in FAULTS],
+)
 def test_nobody_is_lost(lab: Lab, impatient: Vmacro, fault: Fault) -> None:
     held(ordeal(lab, impatient, fault), fault)
 

@@ -14,7 +14,17 @@ import pytest
 
 from tests.breaking import Attempt, Scene, places
 from tests.postgres import Server
-from tests.support import Vmacro, address_of, clients, eventually, site_of, traces_of_moves, verdicts, without_probers
+from tests.support import (
+    Vmacro,
+    Way,
+    address_of,
+    clients,
+    eventually,
+    site_of,
+    traces_of_moves,
+    verdicts,
+    without_probers,
+)
 from vmacro import inventory
 from vmacro.lab.lab import Lab
 from vmacro.model.facts import AgentFacts
@@ -66,8 +76,8 @@ def quiet(vmacro: Vmacro) -> Vmacro:
 SLOWLY = ("--bandwidth-mib-s", "4")  # a copy that lasts
 
 
-def under_way(lab: Lab, vmacro: Vmacro, to: str, moment: str, *words: str, **kwargs: object) -> Attempt:
-    found = Scene(lab, vmacro, "bucharest", to).migrate(*words, **kwargs)
+def under_way(lab: Lab, vmacro: Vmacro, way: Way, moment: str, *words: str, **kwargs: object) -> Attempt:
+    found = Scene(lab, vmacro, way.here, way.there).migrate(*words, **kwargs)
     assert found.until(moment), found.errors
     return found
 
@@ -102,16 +112,14 @@ def fill(disk: Path) -> None:
 
 
 @pytest.mark.parametrize(("moment", "code"), [("prepare", 4), ("copying", 5)])
-def test_its_disk_is_full(
-    lab: Lab, on_a_small_disk: tuple[Vmacro, Path], web_at_home: str, moment: str, code: int
-) -> None:
+def test_its_disk_is_full(lab: Lab, on_a_small_disk: tuple[Vmacro, Path], way: Way, moment: str, code: int) -> None:
     """Before the guest has left, it stays; once it has arrived, the move goes to its end all the same."""
     (vmacro, disk), before = on_a_small_disk, traces_of_moves(lab)
     with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
-        attempt = under_way(lab, vmacro, web_at_home, moment)
+        attempt = under_way(lab, vmacro, way, moment)
         fill(disk)
         assert attempt.end() == code, attempt.errors
-        assert places(lab) == ["bucharest" if code == 4 else "berlin"]
+        assert places(lab) == [way.here if code == 4 else way.there]
         said = attempt.events[-1]["reason"]
         assert "journal cannot be written" in said and "disk" in said
         (disk / "ballast").unlink()
@@ -124,58 +132,58 @@ def test_its_disk_is_full(
 
 
 def test_a_move_on_postgresql_that_is_restarted_meanwhile(
-    lab: Lab, on_postgres: Vmacro, postgres: Server, web_at_home: str
+    lab: Lab, on_postgres: Vmacro, postgres: Server, way: Way
 ) -> None:
     before = traces_of_moves(lab)
-    attempt = under_way(lab, on_postgres, web_at_home, "copying")
+    attempt = under_way(lab, on_postgres, way, "copying")
     postgres.restart()
     assert attempt.end() == 0, attempt.errors
-    assert places(lab) == ["berlin"] and traces_of_moves(lab) == before
+    assert places(lab) == [way.there] and traces_of_moves(lab) == before
     history = json.loads(on_postgres("history", "--json").stdout)
     assert (history[0]["ended"], history[0]["attempts"]) == ("moved", 1)
 
 
-def test_a_move_on_postgresql_that_is_killed_and_resumed(lab: Lab, on_postgres: Vmacro, web_at_home: str) -> None:
-    attempt = under_way(lab, on_postgres, web_at_home, "copying")
+def test_a_move_on_postgresql_that_is_killed_and_resumed(lab: Lab, on_postgres: Vmacro, way: Way) -> None:
+    attempt = under_way(lab, on_postgres, way, "copying")
     attempt.process.kill()
     attempt.end()
     done = on_postgres("resume", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert places(lab) == ["berlin"]
+    assert places(lab) == [way.there]
 
 
-def test_two_operators_at_once(lab: Lab, quiet: Vmacro, on_postgres: Vmacro, web_at_home: str) -> None:
+def test_two_operators_at_once(lab: Lab, quiet: Vmacro, on_postgres: Vmacro, way: Way) -> None:
     """The second is told who has the guest and since when: with the same journal, and with another."""
-    attempt = under_way(lab, quiet, web_at_home, "copying", *SLOWLY)
-    same = quiet("migrate", "web", "--to", web_at_home)
-    other = on_postgres("migrate", "web", "--to", web_at_home)
+    attempt = under_way(lab, quiet, way, "copying", *SLOWLY)
+    same = quiet("migrate", "web", "--to", way.there)
+    other = on_postgres("migrate", "web", "--to", way.there)
     assert attempt.end() == 0, attempt.errors
     assert same.returncode == other.returncode == 3
     assert f"(process {attempt.process.pid}) since" in same.stderr, same.stderr
     assert "move web-" in other.stderr and "has had it for" in other.stderr, other.stderr
-    assert places(lab) == ["berlin"]
+    assert places(lab) == [way.there]
 
 
 def test_a_mover_that_is_lost_for_good_can_be_taken_over(
-    lab: Lab, quiet: Vmacro, on_postgres: Vmacro, web_at_home: str
+    lab: Lab, quiet: Vmacro, on_postgres: Vmacro, way: Way
 ) -> None:
     """Its journal is on another machine: only the guest itself knows of it."""
     before = traces_of_moves(lab)
-    attempt = under_way(lab, quiet, web_at_home, "prepare")
+    attempt = under_way(lab, quiet, way, "prepare")
     attempt.process.kill()
     attempt.end()
-    refused = on_postgres("migrate", "web", "--to", web_at_home)
+    refused = on_postgres("migrate", "web", "--to", way.there)
     assert refused.returncode == 3 and "--take-over" in refused.stderr, refused.stderr
-    done = on_postgres("migrate", "web", "--to", web_at_home, "--take-over", "--json")
+    done = on_postgres("migrate", "web", "--to", way.there, "--take-over", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     (unfinished,) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
     ended = quiet("abort", unfinished, "--json")
-    assert places(lab) == ["berlin"], ended.stdout + ended.stderr
+    assert places(lab) == [way.there], ended.stdout + ended.stderr
     assert quiet("cleanup").returncode == 0
     assert traces_of_moves(lab) == before
 
 
-def test_its_clock_jumps_by_an_hour(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_its_clock_jumps_by_an_hour(lab: Lab, quiet: Vmacro, way: Way) -> None:
     """The wall clock; deadlines do not run by it."""
     offset, shim = quiet.folder / "offset", quiet.folder / "clock.so"
     offset.write_text("0")
@@ -183,33 +191,33 @@ def test_its_clock_jumps_by_an_hour(lab: Lab, quiet: Vmacro, web_at_home: str) -
     subprocess.run(command, input=JUMPING_CLOCK, text=True, check=True)
     faked = {"LD_PRELOAD": str(shim), "CLOCK_OFFSET_FILE": str(offset)}
     with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
-        attempt = under_way(lab, quiet, web_at_home, "copying", env=faked)
+        attempt = under_way(lab, quiet, way, "copying", env=faked)
         offset.write_text("3600")
         assert attempt.end() == 0, attempt.errors
         assert verdicts(process) == {"chatter": ""}
     stamps = [e["wall_ns"] for e in attempt.events if "wall_ns" in e]
     assert stamps[-1] - stamps[0] > 3500e9, "the clock did jump"
-    assert site_of(lab, "web") == web_at_home
+    assert site_of(lab, "web") == way.there
 
 
-def test_killed_before_the_guest_has_left_and_aborted(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_killed_before_the_guest_has_left_and_aborted(lab: Lab, quiet: Vmacro, way: Way) -> None:
     before = traces_of_moves(lab)
-    attempt = under_way(lab, quiet, web_at_home, "copying", *SLOWLY)
+    attempt = under_way(lab, quiet, way, "copying", *SLOWLY)
     attempt.process.send_signal(signal.SIGKILL)
     attempt.end()
     (unfinished, *_) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
     done = quiet("abort", unfinished, "--json")
     assert done.returncode == 4, done.stdout + done.stderr
-    assert places(lab) == ["bucharest"] and traces_of_moves(lab) == before
+    assert places(lab) == [way.here] and traces_of_moves(lab) == before
     shown = quiet("show", unfinished).stdout
     assert "rolled back" in shown and "left: nothing" in shown
 
 
-def test_the_agent_finishes_alone(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_the_agent_finishes_alone(lab: Lab, quiet: Vmacro, way: Way) -> None:
     """Nobody asks it for anything after the guest has arrived."""
     old = address_of(lab, "web")
     with clients(lab, "client", old, "chatter", "idle") as process:
-        attempt = under_way(lab, quiet, web_at_home, "switched")
+        attempt = under_way(lab, quiet, way, "switched")
         attempt.process.kill()
         attempt.end()
         eventually(lambda: settled(facts(lab), old), "the old address to be withdrawn", every_s=2, within_s=180)
@@ -218,12 +226,12 @@ def test_the_agent_finishes_alone(lab: Lab, quiet: Vmacro, web_at_home: str) -> 
         assert verdicts(process) == {"chatter": "", "idle": ""}
 
 
-def test_what_was_announced_for_a_move_that_never_came_expires(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_what_was_announced_for_a_move_that_never_came_expires(lab: Lab, quiet: Vmacro, way: Way) -> None:
     short = "[policy]\nmove_timeout_s = 5\narrival_timeout_s = 2\nsettle_timeout_s = 2\nphase_timeout_s = 6\n"
     brief = quiet.altered("brief.toml", lambda t: t.replace("[policy]\n", short))
     before = traces_of_moves(lab)
     with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
-        attempt = under_way(lab, brief, web_at_home, "copy")
+        attempt = under_way(lab, brief, way, "copy")
         attempt.process.kill()
         attempt.end()
         eventually(lambda: prepared(facts(lab)), "the claim and what is announced")
@@ -232,19 +240,19 @@ def test_what_was_announced_for_a_move_that_never_came_expires(lab: Lab, quiet: 
         (unfinished, *_) = [r["move"] for r in json.loads(quiet("history", "--json").stdout) if r["ended"] == "not yet"]
         assert brief("abort", unfinished, "--json").returncode == 4
         assert verdicts(process) == {"chatter": ""}
-    assert traces_of_moves(lab) == before and places(lab) == ["bucharest"]
+    assert traces_of_moves(lab) == before and places(lab) == [way.here]
 
 
 def settled(now: AgentFacts | None, old: str) -> bool:
-    return now is not None and now.address != old and now.held == ()
+    return now is not None and now.address != old and now.extra_addresses == ()
 
 
 def prepared(now: AgentFacts | None) -> bool:
-    return now is not None and now.claim is not None and now.held != ()
+    return now is not None and now.claim is not None and now.extra_addresses != ()
 
 
 def expired(now: AgentFacts | None) -> bool:
-    return now is not None and now.claim is None and now.held == ()
+    return now is not None and now.claim is None and now.extra_addresses == ()
 
 
 def facts(lab: Lab) -> AgentFacts | None:

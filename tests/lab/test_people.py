@@ -19,19 +19,31 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.clients import connect, get
-from tests.support import Vmacro, eventually, on_host, summary, virsh
-from vmacro.lab import images, namespaces, topology
+from tests.support import Vmacro, eventually, lab_of_topology, on_host, summary, virsh
+from vmacro.lab import images, namespaces
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
 TOPOLOGY = Path(__file__).with_name("people.toml")
 HOME, AWAY = "bucharest", "berlin"
-# The shop's data, and a writer that never rests: each line says what all lines before it were.
+# The shop's data.
 SET_UP = """
 set -e
 mkdir -p /srv/shop
 for i in 1 2 3 4 5 6 7 8; do head -c 4M /dev/urandom > /srv/shop/$i; done
 (cd /srv/shop && sha256sum [1-8] > sums)
+echo 'keepalive_requests 1000000; keepalive_timeout 1h;' > /etc/nginx/conf.d/shop.conf
+systemctl reload nginx
+cd / && su postgres -c "psql -qc \\"alter system set listen_addresses = '*'\\" -c 'create role shop login' \\
+  -c 'create database shop owner shop'"
+echo 'host shop shop 0.0.0.0/0 trust' >> /etc/postgresql/17/main/pg_hba.conf
+su postgres -c "psql -q shop -c 'create table accounts (id int primary key, balance int)' \\
+  -c 'create table history (id serial, delta int)' -c 'insert into accounts values (1, 0)' \\
+  -c 'grant all on all tables in schema public to shop' -c 'grant all on all sequences in schema public to shop'"
+sync
+"""
+# A writer that never rests: each line says what all lines before it were.
+WRITE_STEADILY = """
 cat > /usr/local/bin/steady <<'EOF'
 import hashlib, os, time
 known, n = hashlib.sha256(), 0
@@ -43,15 +55,6 @@ with open("/srv/shop/log", "ab") as log:
         time.sleep(0.05)
 EOF
 systemd-run -q --unit=steady python3 /usr/local/bin/steady
-echo 'keepalive_requests 1000000; keepalive_timeout 1h;' > /etc/nginx/conf.d/shop.conf
-systemctl reload nginx
-cd / && su postgres -c "psql -qc \\"alter system set listen_addresses = '*'\\" -c 'create role shop login' \\
-  -c 'create database shop owner shop'"
-echo 'host shop shop 0.0.0.0/0 trust' >> /etc/postgresql/17/main/pg_hba.conf
-su postgres -c "psql -q shop -c 'create table accounts (id int primary key, balance int)' \\
-  -c 'create table history (id serial, delta int)' -c 'insert into accounts values (1, 0)' \\
-  -c 'grant all on all tables in schema public to shop' -c 'grant all on all sequences in schema public to shop'"
-sync
 """
 CHECK_LOG = """
 import hashlib
@@ -103,12 +106,8 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    found = Lab(topology.load(TOPOLOGY))
-    found.down()
-    found.up(TOPOLOGY, lambda text: print(text, flush=True))
-    folder = tmp_path_factory.mktemp("shop")
-    yield Shop(found, Vmacro(folder, found.inventory_file))
-    assert found.down() == []
+    with lab_of_topology(TOPOLOGY) as found:
+        yield Shop(found, Vmacro(tmp_path_factory.mktemp("shop"), found.inventory_file))
 
 
 def provisioned(shop: Shop, *words: str, what: str = "guests") -> int:
@@ -256,6 +255,7 @@ def test_probes_measure_it_for_ever(shop: Shop) -> None:
 
 def test_its_disk_goes_with_it_and_little_of_it_comes_back(shop: Shop) -> None:
     """Under a steady write load, with a customer at its database; figures by the hosts' own counters."""
+    shop(WRITE_STEADILY)
     with customers(shop) as seen:
         home, away = sent_by(shop.lab, HOME), sent_by(shop.lab, AWAY)
         first = moved(shop, AWAY)

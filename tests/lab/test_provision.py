@@ -1,5 +1,5 @@
-"""From bare hosts, a Debian 13 and a Debian 12, to the first moves between them, by what the README's page "On your own
-hosts" says, in its words. The tests of this file are one story.
+"""From bare hosts, a Debian 13 and a Debian 12, to the first moves between them, with the commands of
+docs/own-hosts.md as they stand there. The tests of this file are one story.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
 TOPOLOGY = Path(__file__).with_name("bare.toml")
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/own-hosts.md"
 TLS_PORT = 16514
+LIBVIRT_KEY, QEMU_KEY = "libvirt/private/clientkey.pem", "qemu/client-key.pem"
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,8 @@ def operator(bare: Lab, tmp_path: Path) -> Vmacro:
 
 
 def page() -> list[list[str]]:
-    """The commands of the README's page, as words."""
-    text = README.read_text().partition("## On your own hosts")[2].partition("\n## ")[0]
-    block = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)[0].replace("\\\n", " ")
+    """The commands of the page, as words: its first indented block."""
+    block = re.findall(r"(?:^    .*\n)+", PAGE.read_text(), re.MULTILINE)[0].replace("\\\n", " ")
     return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
 
 
@@ -118,8 +118,11 @@ def test_the_first_moves(bare: Lab, operator: Vmacro) -> None:
 def test_keys_stay_where_they_were_made(bare: Lab, operator: Vmacro) -> None:
     look = "find /etc/pki -name '*key.pem' -printf '%u %m %p\\n'"
     owners = [line for site in bare.topology.sites for line in on_host(bare, site, "sh", "-c", look).splitlines()]
-    assert len(owners) == 10 and all(line.split()[1] == "600" for line in owners), owners
+    assert len(owners) == 12 and all(line.split()[1] == "600" for line in owners), owners
     assert {line.split()[0] for line in owners if "/qemu/" in line} == {"libvirt-qemu"}
+    for site in bare.topology.sites:  # what QEMU can read is not what opens libvirt
+        keys = [on_host(bare, site, "cat", f"/etc/pki/{key}") for key in (LIBVIRT_KEY, QEMU_KEY)]
+        assert keys[0] != keys[1]
     kept = [p for p in (seat.folder(bare.folder) / "state/provision").rglob("*") if p.is_file()]
     assert kept and not [p for p in kept if b"PRIVATE KEY" in p.read_bytes()]
 
@@ -181,11 +184,73 @@ def test_a_renewed_certificate_gets_there(bare: Lab, operator: Vmacro) -> None:
     assert seen(operator)["b1"]["trouble"] == ""
 
 
+def is_let_in(lab: Lab, site: str, *command: str) -> str:
+    """'' where a host's command got an answer from another host, else what it said."""
+    script = 'timeout 20 "$@" 2>&1 || echo "refused: $?"'
+    said = on_host(lab, site, "sh", "-c", script, "sh", *command)
+    return said if "refused: " in said else ""
+
+
+LIBVIRT = ("virsh", "-c", "qemu+tls://b1/system", "list")
+# QEMU reads the revocation list as it starts.
+SERVE = """
+systemctl stop served 2>/dev/null
+qemu-img create -q -f raw /tmp/d.raw 1M
+systemd-run -q --unit=served --service-type=forking qemu-nbd --read-only --persistent --format raw --port 49215 \\
+    --object tls-creds-x509,id=tls0,endpoint=server,dir=/etc/pki/qemu,verify-peer=yes --tls-creds tls0 \\
+    --export-name x --fork /tmp/d.raw
+"""
+
+
+def reads_a_disk(directory: str, address: str) -> tuple[str, ...]:
+    source = f"driver=nbd,server.type=inet,server.host={address},server.port=49215,export=x,tls-creds=tls0"
+    credentials = f"tls-creds-x509,id=tls0,endpoint=client,dir={directory}"
+    return ("qemu-img", "info", "--object", credentials, "--image-opts", f"{source},tls-hostname=b1")
+
+
+def without_berlin(text: str) -> str:
+    """An inventory whose operator has taken a host, and with it a site, out."""
+    tables = re.split(r"(?m)^(?=\[)", text)
+    return "".join(t for t in tables if "berlin" not in t.splitlines()[0] and not t.startswith("[hosts.d1]"))
+
+
+def test_a_host_that_was_taken_out_reaches_the_others_no_more(bare: Lab, operator: Vmacro) -> None:
+    """Neither through their firewall nor, where that is open, by its certificates: libvirt's and QEMU's. What QEMU's
+    user has opened no libvirt before, either."""
+    address = bare.host("bucharest").address
+    read_disk = reads_a_disk("/etc/pki/qemu", address)
+    on_host(bare, "bucharest", "sh", "-c", SERVE)
+    assert is_let_in(bare, "berlin", *LIBVIRT) == "" == is_let_in(bare, "berlin", *read_disk)
+    as_qemu = "mkdir -p /tmp/q; cd /etc/pki/qemu; cp client-cert.pem /tmp/q/clientcert.pem; cp ca-cert.pem /tmp/q/"
+    as_qemu += "; cp client-key.pem /tmp/q/clientkey.pem; cp /etc/pki/CA/cacert.pem /tmp/q/cacert.pem"
+    on_host(bare, "berlin", "sh", "-c", as_qemu)
+    assert is_let_in(bare, "berlin", "virsh", "-c", "qemu+tls://b1/system?pkipath=/tmp/q", "list")
+
+    without = operator.altered("without.toml", without_berlin)
+    assert min(provisioned(without)) > 0
+    assert "refused: 124" in is_let_in(bare, "berlin", *LIBVIRT), "the firewall lets nothing through"
+    on_host(bare, "bucharest", "sh", "-c", SERVE)
+    on_host(bare, "bucharest", "nft", "delete", "table", "inet", "vmacro")
+    try:
+        assert "TLS" in is_let_in(bare, "berlin", *LIBVIRT), "nor does libvirt"
+        assert is_let_in(bare, "berlin", *read_disk), "nor does QEMU"
+    finally:
+        on_host(bare, "bucharest", "systemctl", "restart", "vmacro-firewall.service")
+    said = on_host(bare, "bucharest", "journalctl", "-u", "libvirtd", "-n", "50", "-o", "cat")
+    assert "has been revoked" in said or "not on the list of allowed clients" in said
+    assert seen(operator)["b1"]["trouble"] == "", "the operator is let in as before"
+
+    assert max(provisioned(operator)) > 0, "put back, it is one of them again"
+    on_host(bare, "bucharest", "sh", "-c", SERVE)
+    assert is_let_in(bare, "berlin", *LIBVIRT) == "" == is_let_in(bare, "berlin", *read_disk)
+    on_host(bare, "bucharest", "systemctl", "stop", "served")
+
+
 def test_ready_after_a_reboot(bare: Lab, operator: Vmacro, tmp_path: Path) -> None:
     host, kept = bare.host("bucharest"), tmp_path / "kept"
     host.stop()
     kept.mkdir()
-    subprocess.run(["cp", "-a", host.folder / "upper", kept / host.name], check=True)
+    host.keep(kept / host.name)
     # What a reboot takes with it, and the lab's namespace keeps.
     subprocess.run(["ip", "-n", bare.namespace("bucharest"), "link", "del", "front0"], check=True)
     preparation.boot(

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import (
     Vmacro,
+    Way,
     address_of,
     clients,
     probing,
@@ -29,10 +30,10 @@ def quiet(vmacro: Vmacro) -> Vmacro:
     return without_probers(vmacro)
 
 
-def test_no_client_of_any_kind_is_lost(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_no_client_of_any_kind_is_lost(lab: Lab, quiet: Vmacro, way: Way) -> None:
     before, old = traces_of_moves(lab), address_of(lab, "web")
     with clients(lab, "client", old, *ALL) as willing, clients(lab, "deaf", old, "chatter", "idle") as deaf:
-        done = quiet("migrate", "web", "--to", web_at_home, "--json")
+        done = quiet("migrate", "web", "--to", way.there, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         figures = summary(done)
         carried = json.loads(quiet("carried", "--json").stdout)
@@ -52,10 +53,10 @@ def test_no_client_of_any_kind_is_lost(lab: Lab, quiet: Vmacro, web_at_home: str
     assert traces_of_moves(lab) == before
 
 
-def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, way: Way) -> None:
     """Nothing retransmits an echo request: what is answered has been held."""
     with echo.echoing(lab.namespace("client"), address_of(lab, "web")) as echoes:
-        done = quiet("migrate", "web", "--to", web_at_home, "--json", "--report", "out")
+        done = quiet("migrate", "web", "--to", way.there, "--json", "--report", "out")
         assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in (quiet.folder / "out/events.ndjson").read_text().splitlines()]
     at = {(e["data"]["side"], e["data"]["event"]): e["wall_ns"] for e in events if e["kind"] == "domain"}
@@ -64,40 +65,40 @@ def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, web_a
     assert sent >= 5 and answered >= 0.9 * sent, f"{answered} of {sent}"
 
 
-def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet: Vmacro, way: Way) -> None:
     before, home = traces_of_moves(lab), address_of(lab, "web")
     with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
-        for to in ("berlin", "bucharest", "berlin"):
+        for to in (way.there, way.here, way.there):
             done = quiet("migrate", "web", "--to", to, "--json")
             assert done.returncode == 0, done.stdout + done.stderr
             assert all(c["kept"] for c in summary(done)["connections"])
             assert site_of(lab, "web") == to
-            if to == "bucharest":
+            if to == way.here:
                 assert not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
         assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
     assert quiet("carry").returncode == 0
     assert traces_of_moves(lab) == before
 
 
-def test_interrupted_in_the_copy_nothing_prepared_is_left(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
+def test_interrupted_in_the_copy_nothing_prepared_is_left(lab: Lab, quiet: Vmacro, way: Way) -> None:
     before = traces_of_moves(lab)
     with probing(lab, "client", address_of(lab, "web"), quiet.folder):
         arguments = ("--json", "--bandwidth-mib-s", "1", "--copy-timeout-s", "3")
-        done = quiet("migrate", "web", "--to", web_at_home, *arguments)
+        done = quiet("migrate", "web", "--to", way.there, *arguments)
         assert done.returncode == 4, done.stdout + done.stderr
     assert traces_of_moves(lab) == before
     found = json.loads(quiet("connections", "web", "--json").stdout)
     assert all(len(c["subflows"]) == 1 for c in found)
 
 
-def test_a_host_without_ssh_blocks_before_anything_is_touched(lab: Lab, quiet: Vmacro, web_at_home: str) -> None:
-    berlin = lab.host("berlin").address
-    mute = quiet.altered("mute.toml", lambda t: t.replace(f'ssh = "root@{berlin}"', ""))
-    done = mute("check", "web", "--to", web_at_home, "--json")
+def test_a_host_without_ssh_blocks_before_anything_is_touched(lab: Lab, quiet: Vmacro, way: Way) -> None:
+    there = lab.host(way.there).address
+    mute = quiet.altered("mute.toml", lambda t: t.replace(f'ssh = "root@{there}"', ""))
+    done = mute("check", "web", "--to", way.there, "--json")
     assert done.returncode == 3
     assert "no-host-side" in [f["code"] for f in json.loads(done.stdout)]
     stranger = quiet.folder / "known_hosts"
     stranger.write_text("")
     unknown = quiet.altered("unknown.toml", lambda t: t.replace(f"{lab.folder}/ssh/known_hosts", str(stranger)))
-    refused = unknown("migrate", "web", "--to", web_at_home)
+    refused = unknown("migrate", "web", "--to", way.there)
     assert refused.returncode == 3 and "not found in known_hosts" in refused.stderr

@@ -129,7 +129,7 @@ class Logbook:
         steps = inherited(self.noted, self.outcome)
         self.noted, self.outcome, self.attempts = list(steps), None, self.attempts + 1
         journal = _Steps(self, {noted.name: noted for noted in steps}, faults)
-        self.outcome = migrate.tell_the_story(plan, world, journal, again=self.attempts > 1)
+        self.outcome = migrate.run_move(plan, world, journal, again=self.attempts > 1)
         return self.outcome
 
 

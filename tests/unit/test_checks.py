@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmacro.drivers.fake import FakeWorld, domain
-from vmacro.drivers.fake_agent import connection
+from vmacro.drivers.fake import FakeWorld, connection, domain
 from vmacro.model.facts import Claim, Disk, Pool
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
@@ -90,9 +89,15 @@ def test_old_qemu_with_kvm_is_fine() -> None:
 
 def test_memory_counts_the_reserve() -> None:
     fake = FakeWorld()
-    fake.hosts["berlin"].facts = replace(fake.hosts["berlin"].facts, free_memory_mib=255)
-    (found,) = findings(fake)
-    assert found.code == "memory-short" and "255 MiB free, 256 MiB needed" in found.message
+    bucharest, berlin = fake.inventory.sites
+    kept_back = replace(berlin, hosts=(replace(berlin.hosts[0], memory_reserve_mib=100),))
+    fake.inventory = replace(fake.inventory, sites=(bucharest, kept_back))
+    for free, expected in ((356, []), (355, ["memory-short"])):
+        fake.hosts["berlin"].facts = replace(fake.hosts["berlin"].facts, free_memory_mib=free)
+        found = findings(fake)
+        assert codes(found) == expected
+    (short,) = found
+    assert "355 MiB free, 356 MiB needed (256 for the guest, 100 in reserve)" in short.message
 
 
 @pytest.mark.parametrize(
@@ -147,13 +152,15 @@ def test_a_disk_in_a_pool_that_both_see() -> None:
 
 
 def test_no_pool_no_room_and_a_volume_in_the_way() -> None:
-    elsewhere, full, taken = FakeWorld(), FakeWorld(), FakeWorld()
-    for fake in (elsewhere, full, taken):
+    elsewhere, outside, full, taken = (FakeWorld() for _ in range(4))
+    for fake in (elsewhere, outside, full, taken):
         fake.give_disk()
+    outside.hosts["bucharest"].pools = ()
     elsewhere.hosts["berlin"].pools = (Pool("default", "dir", "/other", 1 << 40, shared=False),)
     full.hosts["berlin"].pools = (Pool("default", "dir", "/images", 1 << 20, shared=False),)
     taken.hosts["berlin"].disks.bases["/images/web.qcow2"] = ""
     assert codes(findings(elsewhere)) == ["pool-missing"] and "/other" in findings(elsewhere)[0].message
+    assert codes(findings(outside)) == ["pool-missing"] and findings(outside)[0].subject == "host bucharest"
     assert codes(findings(full)) == ["pool-full"] and "1 MiB free" in findings(full)[0].message
     assert codes(findings(taken)) == ["volume-in-the-way"]
 

@@ -1,29 +1,56 @@
 """What a user sees who errs: message and exit code, nothing contacted."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 
 from tests.unit.test_config import GOOD
-from vmacro import inventory
+from tests.unit.town import Town
+from vmacro import inventory, wiring
+from vmacro.cli import app
+from vmacro.drivers.fake import connection
+from vmacro.errors import ConfigurationError
+from vmacro.lab import lab
+from vmacro.model.events import Event, Note
+from vmacro.model.moves import Ending
+from vmacro.services.event_log import DatabaseEventLog
 
 TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
+Vmacro = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def vmacro(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VMACRO_")}
-    environment["VMACRO_STATE"] = str(cwd / "state")
-    command = [sys.executable, "-m", "vmacro.cli.app", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+@pytest.fixture
+def vmacro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vmacro:
+    """The command line in a folder of its own, in this process: a Python takes a second to start."""
+    for name in [n for n in os.environ if n.startswith("VMACRO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VMACRO_STATE", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["vmacro", *words])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, out, err)
+
+    return run
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "i.toml").write_text(GOOD)
     (tmp_path / "ca.toml").write_text(f'[orchestrator]\nca_dir = "{tmp_path}/ca"\npki_dir = "{tmp_path}/us"\n{GOOD}')
+    (tmp_path / "new.toml").write_text(f'[orchestrator]\nstate_dir = "{tmp_path}/state"\n{GOOD}')
     (tmp_path / "bad.toml").write_text(GOOD.replace('site = "b"', 'site = "c"'))
     return tmp_path
 
@@ -32,71 +59,194 @@ def folder(tmp_path: Path) -> Path:
     ("words", "said"),
     [
         (["migrate", "nobody", "--to", "b", "-i", "i.toml"], "guest 'nobody': not in i.toml"),
+        (["migrate", "web", "--to", "b/a1", "-i", "i.toml"], "host 'a1': none of site b in i.toml"),
         (["migrate", "web", "--to", "atlantis", "-i", "i.toml"], "site 'atlantis': not in i.toml"),
         (["migrate", "web", "--to", "b", "--handoff", "magic", "-i", "i.toml"], "handoff 'magic': unknown"),
+        (
+            ["migrate", "web", "--to", "b", "--copy-timeout-s", "-1", "-i", "i.toml"],
+            "policy: copy_timeout_s: Input should",
+        ),
         (["check", "web", "--to", "b", "-i", "bad.toml"], "bad.toml: hosts.b1.site: no site 'c'"),
         (["sites", "-i", "none.toml"], "none.toml: cannot be read"),
+        (["rtt", "probe", "web:80", "--port", "80"], "'web:80': has a port already"),
+        (["events", "web-1", "-i", "new.toml"], "move 'web-1': neither in the log nor in the journal"),
         (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
         (["lab", "up", "--topology", "none.toml"], "none.toml: cannot be read"),
         (["pki", "init", "-i", "i.toml"], "i.toml: orchestrator.ca_dir: is not set"),
         (["pki", "show", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
         (["provision", "hosts", "--limit", "a1,c1", "-i", "ca.toml"], "host 'c1': not in ca.toml"),
         (["init", "i.toml"], "i.toml: is there already"),
-        (["init", "new.toml"], "nobody is there to be asked"),
-        (["init", "new.toml", "--host", "a/a1=root@10.0.0.1"], "name hosts of two or more"),
-        (["init", "new.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/24"], "the guests' subnet at b is not known"),
+        (["init", "first.toml"], "nobody is there to be asked"),
+        (["init", "first.toml", "--host", "a/a1=root@10.0.0.1"], "name hosts of two or more"),
+        (["init", "first.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/24"], "the guests' subnet at b is not known"),
         (
-            ["init", "new.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/16", "--subnet", "b=10.1.2.0/24"],
-            "new.toml: sites.a.network.subnet = 10.1.0.0/16 overlaps",
+            ["init", "first.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/16", "--subnet", "b=10.1.2.0/24"],
+            "first.toml: hosts a1 and b1: the guests' subnet 10.1.0.0/16 of one overlaps 10.1.2.0/24",
+        ),
+        (
+            ["init", "first.toml", *TWO_HOSTS, "--subnet", "a=10.1/16", "--subnet", "b=10.2.0.0/24"],
+            "--subnet a=10.1/16: ",
         ),
         (["inventory", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
     ],
 )
-def test_a_mistake_in_what_was_asked(folder: Path, words: list[str], said: str) -> None:
-    done = vmacro(*words, cwd=folder)
+def test_a_mistake_in_what_was_asked(vmacro: Vmacro, folder: Path, words: list[str], said: str) -> None:
+    done = vmacro(*words)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_before_the_first_move_history_is_empty(folder: Path) -> None:
-    state = f'[orchestrator]\nstate_dir = "{folder}/state"\n'
-    (folder / "new.toml").write_text(state + GOOD)
-    done = vmacro("history", "--json", "-i", "new.toml", cwd=folder)
+def test_before_the_first_move_history_is_empty(vmacro: Vmacro, folder: Path) -> None:
+    done = vmacro("history", "--json", "-i", "new.toml")
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
-    missing = vmacro("show", "web-1", "-i", "new.toml", cwd=folder)
+    missing = vmacro("show", "web-1", "-i", "new.toml")
     assert missing.returncode == 2 and "move 'web-1': not in the journal" in missing.stderr
 
 
-def test_a_journal_that_cannot_be_reached_is_a_clear_error(folder: Path) -> None:
+def test_a_journal_that_cannot_be_reached_is_a_clear_error(vmacro: Vmacro, folder: Path) -> None:
     """Nobody listens on port 9; the password stays secret."""
     where = '[orchestrator]\ndatabase_url = "postgresql+psycopg://u:hush@127.0.0.1:9/x"\n'
     (folder / "pg.toml").write_text(where + GOOD)
-    done = vmacro("history", "-i", "pg.toml", cwd=folder)
+    done = vmacro("history", "-i", "pg.toml")
     assert done.returncode == 2 and "journal postgresql" in done.stderr, done.stderr
     assert "hush" not in done.stderr + done.stdout and "Traceback" not in done.stderr
 
 
-def test_no_inventory_and_no_lab(tmp_path: Path) -> None:
+def test_who_follows_is_interrupted_in_good_order(folder: Path) -> None:
+    """What another process tells meanwhile is seen; Ctrl-C is no failure."""
+    # Whoever runs the tests in the background has them ignore SIGINT, and children inherit that.
+    heeding = ("env", "--default-signal=INT")
+    command = [*heeding, sys.executable, "-m", "vmacro.cli.app", "events", "--follow", "--json", "-i", "new.toml"]
+    with (
+        DatabaseEventLog(f"sqlite:///{folder}/state/journal.sqlite", lambda text: pytest.fail(text)) as log,
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower,
+    ):
+        assert follower.stdout is not None and follower.stderr is not None
+        for text in ("first", "second"):
+            log.append(Event("web-1", 5, Note(text)))
+            assert json.loads(follower.stdout.readline())["text"] == text
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(60) == 0 and follower.stderr.read() == ""
+
+
+def test_no_inventory_and_no_lab(vmacro: Vmacro, tmp_path: Path) -> None:
     if Path("/etc/vmacro/inventory.toml").exists():
         pytest.skip("this machine has an inventory of its own")
-    done = vmacro("sites", cwd=tmp_path)
+    done = vmacro("sites")
     assert done.returncode == 2 and "no lab is up" in done.stderr
 
 
+def test_with_several_labs_up_the_files_to_name_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wiring, "SYSTEM_INVENTORY", tmp_path / "none.toml")
+    monkeypatch.setattr(lab, "names", lambda: ["one", "two"])
+    monkeypatch.setattr(
+        lab.Lab, "running", lambda name: SimpleNamespace(inventory_file=tmp_path / name / "inventory.toml")
+    )
+    with pytest.raises(ConfigurationError, match="several labs are up: one, two") as caught:
+        wiring.find_inventory(None)
+    for name in ("one", "two"):
+        assert str(tmp_path / name / "inventory.toml") in caught.value.hint
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
+    made = Town(tmp_path, 2)
+    monkeypatch.setattr(wiring, "drivers", made.drivers)
+    monkeypatch.setenv("VMACRO_INVENTORY", str(made.file))
+    return made
+
+
+@pytest.mark.parametrize(("verb", "ending", "code"), [("migrate", Ending.INCOMPLETE, 5), ("abort", Ending.MOVED, 0)])
+def test_a_move_as_a_user_sees_it_end(vmacro: Vmacro, town: Town, verb: str, ending: Ending, code: int) -> None:
+    """Whatever the exit code, why; `abort` finds the one move that is unfinished."""
+    guest = town.fake.guests["g1"]
+    boot_id = guest.boot_id
+
+    def reboot() -> None:
+        guest.boot_id = "another"
+
+    town.at("copy.done", "g1", reboot)
+    done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
+    if verb == "abort":
+        guest.boot_id = boot_id
+        done = vmacro("abort")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert f"{ending.value}; the guest runs at berlin-1" in done.stdout
+    assert ("it rebooted during the move" in done.stdout) == (ending == Ending.INCOMPLETE)
+    assert json.loads(vmacro("history", "--json").stdout)[0]["ended"] == ending.value
+
+
+def test_check_says_where_a_guest_would_go_and_why(vmacro: Vmacro, town: Town) -> None:
+    done = vmacro("check", "g1", "--to", "berlin")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "to berlin-1, chosen because: the most memory available of the hosts that can take it" in done.stdout
+
+
+def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: Town) -> None:
+    town.fake.guests["g1"].connections.append(connection(0xB2, "10.50.1.97", willing=False))
+    assert vmacro("migrate", "g1", "--to", "berlin").returncode == 0
+    carried = json.loads(vmacro("carried", "--json").stdout)
+    assert {(c["address"], c["trouble"]) for c in carried} == {("10.50.1.97", "")}
+    assert vmacro("migrate", "g1", "--to", "bucharest").returncode == 0
+    troubles = [c["trouble"] for c in json.loads(vmacro("carried", "--json").stdout)]
+    assert "the guest has gone elsewhere than berlin-1" in troubles
+
+
 def test_the_help_tells_the_story(tmp_path: Path) -> None:
-    text = vmacro("--help", cwd=tmp_path).stdout
+    """In a process of its own, as users start it."""
+    command = [sys.executable, "-m", "vmacro.cli.app", "--help"]
+    text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     for verb in ("sites", "check", "migrate", "connections", "history", "show", "lab", "image", "rtt"):
         assert verb in text
 
 
-def test_a_first_inventory_is_a_good_one(folder: Path) -> None:
-    words = ("init", "new.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/24", "--subnet", "b=10.2.0.0/24")
-    done = vmacro(*words, cwd=folder)
+def test_a_first_inventory_is_a_good_one(vmacro: Vmacro, folder: Path) -> None:
+    words = ("init", "first.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.0/24", "--subnet", "b=10.2.0.0/24")
+    done = vmacro(*words)
     assert done.returncode == 0, done.stderr
-    settings = inventory.load(folder / "new.toml")
+    settings = inventory.load(folder / "first.toml")
     host = settings.inventory.host("b1")
     assert host is not None and (host.ssh, host.peer_uri) == ("root@10.0.0.2", "qemu+tls://b1/system")
-    assert [s.subnet for s in settings.inventory.sites] == ["10.1.0.0/24", "10.2.0.0/24"]
-    made = vmacro("pki", "init", "-i", "new.toml", cwd=folder)
+    assert [h.subnet for h in settings.inventory.hosts] == ["10.1.0.0/24", "10.2.0.0/24"]
+    made = vmacro("pki", "init", "-i", "first.toml")
     assert made.returncode == 0 and (folder / "pki/clientcert.pem").exists(), made.stderr
     assert list(folder.glob("*.part")) == []
+
+
+def test_each_of_a_sites_hosts_gets_its_part_of_the_subnet(folder: Path, vmacro: Vmacro) -> None:
+    more = ("--host", "b/b2=10.0.0.3", "--host", "b/b3=10.0.0.4")
+    words = ("init", "first.toml", *TWO_HOSTS, *more, "--subnet", "a=10.1.0.0/24", "--subnet", "b=10.2.0.0/24")
+    done = vmacro(*words)
+    assert done.returncode == 0, done.stderr
+    hosts = inventory.load(folder / "first.toml").inventory.hosts
+    assert {h.name: h.subnet for h in hosts} == {
+        "a1": "10.1.0.0/24",
+        "b1": "10.2.0.0/26",
+        "b2": "10.2.0.64/26",
+        "b3": "10.2.0.128/26",
+    }
+
+
+def test_who_is_taken_out_of_the_inventory_is_on_the_list_for_libvirt_and_for_qemu(
+    vmacro: Vmacro, folder: Path
+) -> None:
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", os.devnull, "-subj", "/CN=x"]
+    subprocess.run(["openssl", "req", "-new", *key, "-out", "b1.csr"], check=True, capture_output=True)
+    assert vmacro("pki", "init", "-i", "ca.toml").returncode == 0
+    serials = {}
+    for purpose in ("libvirt", "qemu"):
+        issued = vmacro("pki", "issue", "b1", "--for", purpose, "--csr", "b1.csr", "-i", "ca.toml")
+        serials[purpose] = x509.load_pem_x509_certificate(issued.stdout.encode()).serial_number
+    one_less = (folder / "ca.toml").read_text().replace("[sites.b]", "").partition("[hosts.b1]")[0]
+    (folder / "less.toml").write_text(one_less)
+    for file, gone in (("ca.toml", False), ("less.toml", True)):
+        for purpose, serial in serials.items():
+            listed = vmacro("pki", "revoked", "--for", purpose, "-i", file)
+            assert listed.returncode == 0, listed.stderr
+            found = {entry.serial_number for entry in x509.load_pem_x509_crl(listed.stdout.encode())}
+            assert found == ({serial} if gone else set())
+    assert (folder / "us/cacrl.pem").read_text() == vmacro("pki", "revoked", "-i", "less.toml").stdout
+    refused = vmacro("pki", "issue", "b1", "--csr", "b1.csr", "-i", "less.toml")
+    assert refused.returncode == 2 and "host 'b1': not in less.toml" in refused.stderr
+    renewed = vmacro("pki", "renew", "b1", "-i", "ca.toml")
+    assert renewed.stdout == "b1: renewed for libvirt\nb1: renewed for qemu\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -23,8 +24,8 @@ def passes(remaining_mib: Iterable[float], rate_mib_s: float = 10.0, throttle: i
 
 def test_the_pause_asked_for_grows_only_where_the_copy_does_not_converge() -> None:
     asked = [allowed_downtime_ms(n, 300) for n in range(1, 20)]
-    assert asked[0] == 20 and asked == sorted(asked) and asked[-1] == 300
-    assert allowed_downtime_ms(10_000, 60_000) == 60_000
+    assert asked[:10] == [20, 20, 20, 40, 40, 40, 80, 80, 80, 160] and asked == sorted(asked) and asked[-1] == 300
+    assert allowed_downtime_ms(0, 300) == 20 and allowed_downtime_ms(10_000, 60_000) == 60_000
     assert allowed_downtime_ms(1, 5) == 5, "never over the policy"
 
 
@@ -44,6 +45,21 @@ def test_a_guest_that_dirties_as_fast_as_the_link_takes_is_told_of_early_and_giv
 
 def test_what_fits_into_the_pause_needs_not_shrink() -> None:
     assert not judge(passes([256] + [2] * 30), PLAIN).text, "2 MiB at 10 MiB/s are 200 ms"
+
+
+def test_the_bound_itself_is_allowed() -> None:
+    assert not judge(passes([256] + [3] * 30), PLAIN).text, "3 MiB at 10 MiB/s are 300 ms"
+    assert judge(passes([256] + [0.2] * 30, rate_mib_s=0.5), PLAIN).text, "400 ms on a slow link"
+
+
+def test_one_good_pass_gives_a_copy_more_time() -> None:
+    """Counted from the pass before the last ones: what was earlier is forgotten, and every later one counts."""
+    assert not judge(passes([256, 100, 100, 80, 80]), PLAIN).text
+    assert not judge(passes([256, 100, 80, 100, 100]), PLAIN).text
+    assert judge(passes([256, 100, 91, 91, 91]), PLAIN).text
+    assert judge(passes([256, 400, 100, 91, 91, 91]), PLAIN).text, "the gain before them is no merit of theirs"
+    unknown = [replace(p, dirty_mib_s=0.0) for p in passes([256] + [40] * 10)]
+    assert judge(unknown, PLAIN).text.startswith("the copy does not converge: the guest 10.0 MiB/s are sent")
 
 
 def test_while_the_guest_is_being_slowed_down_there_is_hope() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import libvirt
 import pytest
 
-from vmacro.drivers import libvirt_migration
-from vmacro.drivers.fake import host
+from vmacro.drivers.fake import QEMU, host
+from vmacro.drivers.libvirt import migration
 from vmacro.errors import CopyError
 from vmacro.model.facts import CopyProgress
 from vmacro.model.nouns import Policy
@@ -62,16 +62,20 @@ def _no_domain() -> libvirt.libvirtError:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libvirt_migration, "POLL_S", 0.001)
+    monkeypatch.setattr(migration, "POLL_S", 0.001)
 
 
 def unused() -> None:
     raise AssertionError("what is under way is followed, and not begun again")
 
 
+def order(**bounds: Any) -> migration.Order:
+    return migration.Order(host("b"), Policy(**bounds), (), QEMU)
+
+
 def run(domain: Domain, cancelled: bool = False, **bounds: Any) -> list[CopyProgress]:
     seen: list[CopyProgress] = []
-    libvirt_migration.migrate("a", domain, unused, host("b"), Policy(**bounds), seen.append, lambda: cancelled)
+    migration.migrate("a", domain, unused, order(**bounds), seen.append, lambda: cancelled)
     return seen
 
 
@@ -86,7 +90,7 @@ def test_one_that_is_over_is_waited_for_until_its_host_has_forgotten_it() -> Non
 
 
 def test_one_that_is_never_forgotten_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libvirt_migration, "FORGOTTEN_WITHIN_S", 0.05)
+    monkeypatch.setattr(migration, "FORGOTTEN_WITHIN_S", 0.05)
     domain = Domain(looks=20, forgotten_after=1_000_000)
     run(domain)
     assert domain.looks < -1
@@ -111,7 +115,19 @@ def test_what_does_not_converge_is_told_of_once_before_it_is_given_up() -> None:
     seen: list[CopyProgress] = []
     domain = Domain(stuck_mib=90)
     with pytest.raises(CopyError):
-        libvirt_migration.migrate(
-            "a", domain, unused, host("b"), Policy(auto_converge=False), seen.append, lambda: False
-        )
+        migration.migrate("a", domain, unused, order(auto_converge=False), seen.append, lambda: False)
     assert [bool(p.warning) for p in seen].count(True) == 1 and not seen[-1].warning
+
+
+@pytest.mark.parametrize("error", [OverflowError("int too big to convert"), SystemExit(1), libvirt.libvirtError("no")])
+def test_one_that_never_begins_is_no_success_whatever_kept_it(error: BaseException) -> None:
+    class Staying(Domain):
+        def UUID(self) -> bytes:  # noqa: N802 libvirt's name
+            return bytes(16)
+
+    def connect() -> None:
+        raise error
+
+    with pytest.raises(CopyError, match=str(error)) as raised:
+        migration.migrate("a", Staying(looks=0), connect, order(), lambda _seen: None, lambda: False)
+    assert raised.value.__cause__ is error

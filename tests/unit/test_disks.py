@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from vmacro.drivers.fake import FakeWorld
-from vmacro.drivers.fake_disks import BASE_BYTES
+from vmacro.drivers.fake import BASE_BYTES, FakeWorld
 from vmacro.model.moves import Ending, Outcome
 from vmacro.model.nouns import Policy
-from vmacro.planning import planner
+from vmacro.planning import checks, planner
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
@@ -25,9 +24,10 @@ class Straight:
 def moved(fake: FakeWorld, to: int, move_id: str, **bounds: object) -> Outcome:
     policy = Policy(**bounds)  # type: ignore[arg-type]
     wanted = Request(fake.inventory.guests[0], fake.inventory.sites[to], SEAMLESS, policy)
-    seen, findings = measured.checked(fake.inventory, wanted, fake.world, ask_clients=True)
+    seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=True)
+    findings = checks.check(wanted, seen)
     assert not [f for f in findings if "disk" in f.code or "pool" in f.code or "volume" in f.code], findings
-    return migrate.tell_the_story(planner.plan(move_id, fake.inventory, wanted, seen), fake.world, Straight())
+    return migrate.run_move(planner.plan(move_id, fake.inventory, wanted, seen), fake.world, Straight())
 
 
 def notes(fake: FakeWorld) -> list[str]:

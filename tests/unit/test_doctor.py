@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmacro.drivers.fake import FakeWorld
-from vmacro.model.facts import Disk
+from vmacro.model.facts import NO_PAST, Disk
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Inventory
 from vmacro.services.doctor import examine
 
 
 def examined(fake: FakeWorld, inventory: Inventory | None = None) -> list[Finding]:
-    return examine(inventory or fake.inventory, fake.world, lambda _what: None)
+    return examine(inventory or fake.inventory, fake.world, lambda _what: None, lambda _guest: NO_PAST)
 
 
 def test_a_world_that_is_well() -> None:
@@ -31,7 +31,9 @@ def test_hosts_are_looked_at_though_no_guest_is_known() -> None:
 
 def test_a_subnet_that_is_not_the_inventorys() -> None:
     fake = FakeWorld()
-    sites = tuple(replace(s, subnet="192.0.2.0/24") for s in fake.inventory.sites)
+    sites = tuple(
+        replace(s, hosts=tuple(replace(h, subnet="192.0.2.0/24") for h in s.hosts)) for s in fake.inventory.sites
+    )
     found = [f for f in examined(fake, replace(fake.inventory, sites=sites)) if f.code == "subnet-differs"]
     assert [f.subject for f in found] == ["host bucharest", "host berlin"] and "192.0.2.0/24" in found[0].message
 

@@ -1,21 +1,27 @@
-"""The host side's words: what describes a leg, and what is refused. No root needed."""
+"""The host side's words: what describes a leg, what is refused, and that a bug ends nothing. No root needed."""
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest_agent import protocol
-from vmacro.host import legs, names
-from vmacro.host.legs import LegEnd, LegError
-from vmacro.host.server import VERBS, Server
+from vmacro.host import legs, names, server
+from vmacro.host.dispatch import Dispatcher, handler
+from vmacro.host.errors import RefusedError
+from vmacro.host.legs import LegEnd
+from vmacro.wire import host_verbs, messages
+from vmacro.wire.fields import FieldError, encode
+from vmacro.wire.host_verbs import Disk, Domain, Turned
+from vmacro.wire.messages import Reply, Request
 
 LEG = LegEnd("home", "vxlan", "web-1", "web", "10.1.0.7", "52:54:00:00:00:01", "front0", "10.9.0.6")
+DISK = Disk("ab12cd34ef56", "/images/web.qcow2", "qcow2")
 
 
 def test_a_leg_is_told_by_its_alias() -> None:
@@ -23,6 +29,7 @@ def test_a_leg_is_told_by_its_alias() -> None:
     assert len(LEG.alias()) < 256, "what IFLA_IFALIAS takes"
     assert legs.from_alias("uplink to the provider") is None
     assert legs.from_alias(LEG.alias() + " more") is None
+    assert legs.from_alias(LEG.alias().replace("front0", "../etc")) is None
 
 
 def test_both_ends_agree_on_what_they_share() -> None:
@@ -42,30 +49,122 @@ def test_both_ends_agree_on_what_they_share() -> None:
         {"move": "x" * 65},
         {"bridge": "../etc"},
         {"bridge": ".."},
+        {"bridge": "x" * 16},
         {"address": "FD50::1"},
         {"mac": "52:54:00"},
+        {"mac": "52:54:00:00:00:0A"},
         {"address": "10.1.0"},
         {"peer": "host; reboot"},
     ],
 )
 def test_a_leg_of_odd_words_is_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(LegError):
+    with pytest.raises(FieldError, match=next(iter(wrong))):
         replace(LEG, **wrong)
+    assert _refused("open", encode(LEG) | wrong) == "bad-args"
 
 
-ODD: dict[str, protocol.Scalar] = {"domain": 7, "bridge": "/", "to": "up"}
-REQUESTS = [protocol.encode_request(protocol.Request("a", verb, ODD)) for verb in sorted(VERBS - {"turned"})]
-REQUESTS += [
-    protocol.encode_request(protocol.Request("a", "facts", {"bridge": "front0", key: "no address"}))
-    for key in ("peer", "probe")
-]
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base": "images/web.qcow2"},
+        {"base": "/images/../etc/shadow"},
+        {"base": "/images/.."},
+        {"base": "/"},
+        {"base": "/images/"},
+        {"base": "/images/web,file=x"},
+        {"base": "/images/web\n"},
+        {"base": 7},
+        {"id": "x; reboot"},
+        {"id": ""},
+        {"format": "vmdk"},
+    ],
+)
+def test_what_is_no_disk_of_ours_is_refused(wrong: dict[str, object]) -> None:
+    args = encode(DISK) | wrong
+    serving = {"disk": args, "address": "10.9.0.2"}
+    fetching = serving | {"port": 49215, "tls_name": "berlin"}
+    assert _refused("disk-look", args) == _refused("disk-remove", args) == "bad-args"
+    assert _refused("disk-serve", serving) == _refused("disk-fetch", fetching) == "bad-args"
 
 
-@given(st.one_of(st.binary(max_size=300), st.sampled_from(REQUESTS)))
+@pytest.mark.parametrize(
+    ("verb", "wrong"),
+    [
+        ("facts", {"bridge": "front0", "peer": "no address"}),
+        ("facts", {"bridge": "front0", "probe": "no address"}),
+        ("facts", {"bridge": "/"}),
+        ("turn", {"domain": "web", "to": "up"}),
+        ("point", {"move": "web-1", "address": "", "to": "guest"}),
+        ("arm", {"domain": 7}),
+        ("turned", {}),
+        ("close", {"move": ""}),
+        ("join", {"move": "web-1", "address": "10.1.0.7", "far": {"public_key": "--help", "port": 51820}}),
+        ("disk-fetch", {"disk": encode(DISK), "address": "10.9.0.2", "port": 49215, "tls_name": "a,b"}),
+    ],
+)
+def test_odd_arguments_are_refused(verb: str, wrong: dict[str, Any]) -> None:
+    assert _refused(verb, wrong) == "bad-args"
+
+
+@given(st.binary(max_size=300))
 def test_no_line_makes_it_fail(line: bytes) -> None:
     """It answers whatever comes with one bounded line; here without a kernel or libvirt behind it."""
-    reply = Server(_Nothing(), "test:///default").answer(line)
-    assert not reply.ok and json.loads(protocol.encode_reply(reply))["error"]["code"]
+    reply = messages.decode_reply(_host().answer(line))
+    assert not reply.ok and reply.error_code != "internal"
+
+
+def test_a_line_over_the_limit_is_answered() -> None:
+    assert messages.decode_reply(_host().answer(None)).error_code == "too-long"
+
+
+def test_every_verb_has_one_to_carry_it_out() -> None:
+    for verb in host_verbs.VERBS:
+        assert _refused(verb, {"unknown": 1}) == "bad-args"
+    assert _refused("exec", {}) == "unknown-verb"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RefusedError("no-leg", "move 'x' has no leg"), "no-leg"),
+        (OSError(5, "input/output error"), "kernel"),
+        (KeyError("a bug"), "internal"),
+        (AttributeError("a bug"), "internal"),
+    ],
+)
+def test_only_a_bug_is_called_one_and_it_ends_nothing(
+    error: Exception, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_args: Domain) -> Turned:
+        raise error
+
+    host = Dispatcher([handler(host_verbs.TURNED, fail), handler(host_verbs.ARM, lambda _: messages.Nothing())])
+    assert _ask(host, "turned", {"domain": "web"}).error_code == code
+    assert _ask(host, "arm", {"domain": "web"}).ok
+    logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.exc_info is not None for record in logged] == ([True] if code == "internal" else [])
+
+
+def test_a_result_that_is_too_long_is_an_error_too() -> None:
+    end = host_verbs.FoundLegEnd(**encode(LEG), points_to="guest")
+    facts = host_verbs.LinkFacts("0.1.0", (), "", 1500, 1500, True, legs=(end,) * 10_000)
+    reply = _ask(Dispatcher([handler(host_verbs.FACTS, lambda _: facts)]), "facts", {"bridge": "front0"})
+    assert reply.error_code == "too-long"
+
+
+def _host() -> Dispatcher:
+    return server.dispatcher(_Nothing(), "test:///none")
+
+
+def _ask(host: Dispatcher, verb: str, args: dict[str, Any]) -> Reply:
+    reply = messages.decode_reply(host.answer(messages.encode_request(Request("a", verb, args))))
+    assert reply.id == "a"
+    return reply
+
+
+def _refused(verb: str, args: dict[str, Any]) -> str:
+    """The error's code; arguments are looked at before anything is done, so that disks here are safe."""
+    return _ask(_host(), verb, args).error_code
 
 
 class _Nothing:
@@ -87,4 +186,4 @@ def test_a_host_that_does_not_know_itself(
     getent.write_text(f"#!/bin/sh\n{script}\n")
     getent.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert names.knows_itself(patience_s=5.0 if known else 0.5) is known
+    assert names.resolves_own_name(patience_s=5.0 if known else 0.5) is known

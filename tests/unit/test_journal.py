@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import make_url
 
+from tests.hostile import HOSTILE
 from tests.support import eventually
 from tests.unit.faults import Call, Crash, Faults, Logbook
 from tests.unit.test_enumeration import stage
-from vmacro.errors import AgentError, ClaimedError, CopyError
-from vmacro.model.moves import Ending, Noted
+from vmacro.errors import ClaimedError, ConfigurationError, JournalError
+from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.resuming import inherited
-from vmacro.services import claims, journal
+from vmacro.ports import World
+from vmacro.services import claims, journal, journal_json, migrate, workflows
 from vmacro.services.archive import Archive
 
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/journal.sqlite"
-    return str(request.getfixturevalue("postgres").url)
+# Processes of their own, from one that has imported everything already: starting a Python takes a second.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
@@ -46,8 +52,8 @@ def archive(database_url: str) -> Iterator[Callable[[], Archive]]:
 def test_a_move_is_in_the_journal_with_every_phase(database_url: str, archive: Callable[[], Archive]) -> None:
     found = stage(SEAMLESS)
     plan = replace(found.plan, move_id=_fresh())
-    with journal.open_journal(database_url, found.fake.world, "test-1"):
-        outcome = journal.run(plan)
+    with journal.open_journal(database_url, _no_world, "test-1"):
+        outcome = workflows.run(plan, found.fake.world)
     assert outcome.ending == Ending.MOVED
     record = archive().move(plan.move_id)
     assert record is not None and record.outcome == outcome and record.plan == plan and not record.unfinished
@@ -62,8 +68,10 @@ def test_a_killed_process_is_resumed_by_another(database_url: str, archive: Call
     """The real thing: a process that dies in the middle of a step, at the same world's expense."""
     found = stage(SEAMLESS)
     plan = replace(found.plan, move_id=_fresh())
-    dying = [sys.executable, "-m", "tests.unit.test_journal", verb, database_url, plan.move_id]
-    assert subprocess.run(dying, timeout=60).returncode == 9
+    dying = FORKS.Process(target=_die_at, args=(verb, database_url, plan.move_id))
+    dying.start()
+    dying.join(60)
+    assert dying.exitcode == 9
     record = archive().move(plan.move_id)
     assert record is not None and record.outcome is None
     assert [r.plan.move_id for r in archive().unfinished("web")][:1] == [plan.move_id]
@@ -77,8 +85,8 @@ def test_a_killed_process_is_resumed_by_another(database_url: str, archive: Call
 
     steps = inherited(archive().steps(plan.move_id), None)
     archive().give_up(plan.move_id)
-    with journal.open_journal(database_url, found.fake.world, "test-2"):
-        outcome = journal.run(plan, 2, steps)
+    with journal.open_journal(database_url, _no_world, "test-2"):
+        outcome = workflows.run(plan, found.fake.world, 2, steps)
     assert outcome.ending == Ending.MOVED, outcome
     assert found.fake.running_at() == ["berlin"]
     again = archive().move(plan.move_id)
@@ -86,12 +94,146 @@ def test_a_killed_process_is_resumed_by_another(database_url: str, archive: Call
     assert plan.move_id not in [r.plan.move_id for r in archive().unfinished("web")]
 
 
-def test_errors_come_back_as_what_they_were() -> None:
-    for error in (CopyError("a", "b"), AgentError("c", code="claimed"), ClaimedError("d")):
-        kept = json.loads(journal.Json().serialize(journal.noted_as_plain(Noted("copy", error=error))))
-        back = journal.noted_from(journal.Json().deserialize(json.dumps(kept)))
-        assert type(back.error) is type(error) and back.error is not None
-        assert (back.error.message, back.error.hint) == (error.message, error.hint)
+def test_an_address_left_in_use_is_carried_by_a_process_that_makes_its_world(database_url: str) -> None:
+    """DBOS begins the carriage by itself; it gets a world of its own, which is closed with it."""
+    found, made, closed = stage(SEAMLESS), threading.Event(), threading.Event()
+    plan = replace(found.plan, move_id=_fresh())
+    with journal.open_journal(database_url, _no_world, "test-1"):
+        (carried,) = workflows.run(plan, found.fake.world).carried
+
+    @contextmanager
+    def make() -> Iterator[World]:
+        made.set()
+        yield found.fake.world
+        closed.set()
+
+    found.fake.guest.connections = [c for c in found.fake.guest.connections if not c.reaches(carried)]
+    with journal.open_journal(database_url, make, journal.CARRIER):
+        assert made.wait(60) and closed.wait(60)
+    assert not any(host.legs for host in found.fake.hosts.values())
+
+
+def test_an_address_that_an_older_vmacro_left_in_use_is_carried_by_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DBOS begins what was left to its own version alone: else legs would stay for ever after each upgrade."""
+    found, ended, sqlite = stage(SEAMLESS), threading.Event(), f"sqlite:///{tmp_path}/journal.sqlite"
+    monkeypatch.setattr(journal, "__version__", "0.0.9", raising=False)
+    with journal.open_journal(sqlite, _no_world, "test-1"):
+        (carried,) = workflows.run(replace(found.plan, move_id=_fresh()), found.fake.world).carried
+
+    @contextmanager
+    def make() -> Iterator[World]:
+        yield found.fake.world
+        ended.set()
+
+    found.fake.guest.connections = [c for c in found.fake.guest.connections if not c.reaches(carried)]
+    monkeypatch.setattr(journal, "__version__", "99.0", raising=False)
+    with journal.open_journal(sqlite, make, journal.CARRIER):
+        assert ended.wait(20)
+    assert not any(host.legs for host in found.fake.hosts.values())
+
+
+def test_a_move_of_an_older_vmacro_is_listed_and_not_touched(
+    database_url: str, archive: Callable[[], Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plan says `leads` where ours says `new_legs`: to go on with it would lose its legs."""
+    found, outcome = stage(SEAMLESS), Outcome(Ending.UNCERTAIN, remains=True)
+    plan = replace(found.plan, move_id=_fresh())
+    renamed = {"new_legs": "leads", "old_legs": "trail", "earlier_legs": "standing", "addresses": "held"}
+
+    def as_before(value: Any) -> Any:
+        plain = journal_json.encoded(value)
+        return {renamed.get(k, k): v for k, v in plain.items()} if isinstance(value, Plan) else plain
+
+    monkeypatch.setattr(workflows, "encoded", as_before)
+    monkeypatch.setattr(migrate, "run_move", lambda *_, **__: outcome)
+    with journal.open_journal(database_url, _no_world, "test-1"):
+        workflows.run(plan, found.fake.world)
+    record = archive().move(plan.move_id)
+    assert record is not None and record.older and record.unfinished
+    assert plan.move_id in [r.move_id for r in archive().moves()]
+    with pytest.raises(JournalError, match="written by an older vmacro") as caught:
+        record.see_that_it_is_whole()
+    assert "finish it with that one" in caught.value.hint
+
+
+def test_a_plan_of_this_vmacro_is_whole(database_url: str, archive: Callable[[], Archive]) -> None:
+    found = stage(SEAMLESS)
+    plan = replace(found.plan, move_id=_fresh())
+    with journal.open_journal(database_url, _no_world, "test-1"):
+        workflows.run(plan, found.fake.world)
+    record = archive().move(plan.move_id)
+    assert record is not None and not record.older
+    record.see_that_it_is_whole()
+
+
+def test_who_only_looks_refuses_no_move(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the lock for a moment; here until the move has tried once."""
+    with claims.held(database_url, "web"):
+        pass
+    looking, succeeds, tried = ExitStack(), claims._succeeds, []
+    looking.enter_context(_looks(database_url))
+
+    def succeeds_later(attempt: Callable[[], bool], _patience_s: float) -> bool:
+        def once_more() -> bool:
+            tried.append(attempt())
+            looking.close()
+            return tried[-1]
+
+        return succeeds(once_more, 60)  # PostgreSQL sees that a session has ended a moment later
+
+    monkeypatch.setattr(claims, "_succeeds", succeeds_later)
+    with claims.held(database_url, "web"):
+        assert (tried[0], tried[-1]) == (False, True)
+
+
+@contextmanager
+def _looks(database_url: str) -> Iterator[None]:
+    """As see_that_nobody_has(), which lets go at once."""
+    url = make_url(database_url)
+    if not database_url.startswith("sqlite"):
+        with claims._by_database(url, "web", "pg_try_advisory_lock_shared", patience_s=0):
+            yield
+        return
+    with claims._lock_file(url, "web").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def test_a_lock_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """As root nothing is forbidden, but a file can be in the way."""
+    (tmp_path / "guests").write_text("in the way")
+    url = f"sqlite:///{tmp_path}/journal.sqlite"
+    with (
+        pytest.raises(ConfigurationError, match=r"guest web: its lock .*: Not a directory") as caught,
+        claims.held(url, "web"),
+    ):
+        pass
+    assert "state_dir" in caught.value.hint
+    with pytest.raises(ConfigurationError, match="File name too long"):
+        claims.see_that_nobody_has(f"sqlite:///{tmp_path}/{'x' * 300}/journal.sqlite", "web")
+
+
+@pytest.mark.parametrize("place", ["by", "pid", "since", ""])
+@pytest.mark.parametrize("odd", HOSTILE, ids=lambda odd: ascii(odd)[:20])
+def test_a_holder_that_says_anything_of_itself(tmp_path: Path, place: str, odd: object) -> None:
+    """Whoever reaches the journal may take the lock, and write into it what it likes."""
+    url, said = f"sqlite:///{tmp_path}/journal.sqlite", {"by": "me@here", "pid": 7, "since": "12:00:00"}
+    lock = claims._lock_file(make_url(url), "web")
+    lock.parent.mkdir()
+    lock.write_bytes(json.dumps(said | {place: odd} if place else odd).encode(errors="replace"))
+    with lock.open() as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(ClaimedError, match="is being moved by") as told:
+            claims.see_that_nobody_has(url, "web")
+    assert told.value.message.isprintable() and len(told.value.message) < 400
+
+
+def test_an_operator_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (KeyError("uid"), OSError("no user")):
+        monkeypatch.setattr("getpass.getuser", Mock(side_effect=error))
+        assert claims.operator().startswith(f"{os.getuid()}@")
 
 
 def test_two_at_once_and_a_holder_that_dies(database_url: str) -> None:
@@ -107,6 +249,9 @@ def test_two_at_once_and_a_holder_that_dies(database_url: str) -> None:
         assert caught.value.exit_code == 3
         with claims.held(database_url, "another"):
             pass
+        with pytest.raises(ClaimedError, match=told):
+            claims.see_that_nobody_has(database_url, "web")
+        claims.see_that_nobody_has(database_url, "another")
     finally:
         other.kill()
         other.wait()
@@ -146,9 +291,9 @@ def _die_at(verb: str, database_url: str, move_id: str) -> None:
     """As SIGKILL would: nothing is closed, nothing is flushed."""
     found = stage(SEAMLESS)
     faults = Faults(_first(verb, writes=False), "before", lambda _call: os._exit(9))
-    with journal.open_journal(database_url, faults.world(found.fake), "test-dying"):
-        journal.run(replace(found.plan, move_id=move_id))
+    with journal.open_journal(database_url, _no_world, "test-dying"):
+        workflows.run(replace(found.plan, move_id=move_id), faults.world(found.fake))
 
 
-if __name__ == "__main__":
-    _die_at(*sys.argv[1:])
+def _no_world() -> AbstractContextManager[World]:
+    raise AssertionError("nobody begins a workflow but the test")

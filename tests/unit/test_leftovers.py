@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 
 from tests.unit.faults import Crash, Faults
 from tests.unit.test_enumeration import Stage, stage
+from vmacro.drivers.system import side_by_side
 from vmacro.model.facts import Claim
 from vmacro.model.moves import Ending, Outcome
 from vmacro.planning.handoffs import SEAMLESS
@@ -91,6 +93,29 @@ def test_paused_remains_go_only_where_the_guest_is_alive_elsewhere() -> None:
 def test_a_host_that_cannot_be_asked_is_told_of(broken: Stage) -> None:
     broken.fake.hosts["berlin"].reachable = False
     assert "trouble" in {left.kind for left in find(broken, ENDED)}
+
+
+def test_hosts_are_asked_side_by_side(broken: Stage) -> None:
+    fake, record = broken.fake, Record(broken.plan, ENDED, 1, 0, 0)
+    one_by_one, both = find(broken, ENDED), threading.Barrier(2)
+
+    def before(effect: str) -> None:
+        if effect.startswith("network "):
+            both.wait(30)
+
+    fake.before = before
+    world = replace(fake.world, side_by_side=side_by_side)
+    assert leftovers.find(fake.inventory, [record], [], world) == one_by_one
+
+
+def test_a_host_whose_answer_never_ends_is_told_of(broken: Stage) -> None:
+    """The others' leftovers are found."""
+    record = Record(broken.plan, ENDED, 1, 0, 0)
+    world = replace(broken.fake.world, side_by_side=lambda questions, _s: [questions[0](), None])
+    found = leftovers.find(broken.fake.inventory, [record], [], world)
+    (trouble,) = [left for left in found if left.kind == "trouble"]
+    assert (trouble.host, trouble.what, trouble.ours) == ("berlin", "host berlin: no answer within 20 s", False)
+    assert "bucharest" in {left.host for left in found if left.kind == "leg"}
 
 
 def test_another_moves_claim_stays() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pyroute2.dhcp import _encode_client_id
 
-from guest_agent import lease, managers, resolver
+from guest_agent import lease, managers, resolver, state, takeover
 from guest_agent.managers import Ifupdown, Interface, Networkd, NetworkManager, System
+from vmacro.wire import names
+from vmacro.wire.agent_verbs import Lease
 
 CARD = Interface("enp1s0", "52:54:00:00:00:01", 2, "10.1.0.9/24", "10.1.0.1")
 NM_STATE = """\
@@ -119,6 +122,45 @@ def test_ifupdown_with_dhcpcd(tmp_path: Path) -> None:
     assert not manager.manages(ETH0)
 
 
+STATIC = """\
+auto eth0
+iface eth0 inet static
+    address 10.94.1.57/24
+    gateway 10.94.1.1
+"""
+
+
+@pytest.mark.parametrize("state", ["ifstate", "ifstate.eth0"])
+def test_ifupdown_with_a_static_address(tmp_path: Path, state: str) -> None:
+    guest = Guest(tmp_path)
+    path = guest.put("etc/network/interfaces", STATIC)
+    manager = Ifupdown(guest.system)
+    assert not manager.manages(ETH0), "it is written there, and nobody has brought it up"
+    guest.put(f"run/network/{state}", "lo=lo\neth0=eth0\n")
+    assert manager.manages(ETH0) and manager.client_id(ETH0) == ""
+    assert not manager.manages(CARD)
+    manager.let_go(ETH0)
+    assert "iface eth0 inet manual\n    address 10.94.1.57/24" in path.read_text() and not manager.manages(ETH0)
+    manager.return_it(ETH0)
+    assert path.read_text() == STATIC and manager.manages(ETH0)
+
+
+def test_an_address_that_nobody_looks_after(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    manager = next(m for m in managers.known(guest.system) if m.manages(ETH0))
+    assert manager.name == "nobody" and not manager.manages(replace(ETH0, address=""))
+    assert not manager.manages(replace(ETH0, dynamic=True)), "somebody renews it"
+    manager.let_go(ETH0)
+    assert not any(command[0] == "ip" for command in guest.ran), "the address stays"
+    manager.return_it(ETH0)
+    assert guest.ran[-2:] == [
+        ("ip", "address", "replace", "10.94.1.57/24", "dev", "eth0"),
+        ("ip", "route", "replace", "default", "via", "10.94.1.1", "dev", "eth0"),
+    ]
+    guest.answers["systemctl is-active vmacro-agent.service"] = "active\n"
+    assert not manager.manages(ETH0), "the agent has it"
+
+
 def test_a_pid_that_is_somebody_elses_now(tmp_path: Path) -> None:
     guest = Guest(tmp_path)
     manager = ifupdown(guest, "dhclient", "run/dhclient.eth0.pid")
@@ -166,3 +208,42 @@ def test_resolv_conf_of_somebody_else_stays(
         path.write_text(before)
     asyncio.run(resolver.use("eth0", ["10.0.0.1"], path))
     assert ("nameserver 10.0.0.1" in path.read_text()) == ours
+
+
+def test_two_guests_that_borrow_at_once_are_two_clients_to_dhcp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dnsmasq gives one lease to all who send one identifier, whatever their cards: the first would lose it."""
+    monkeypatch.setattr(lease, "CARDS", tmp_path)
+    for name in ("eth0", "eth1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "address").write_text(f"52:54:00:00:00:0{name[-1]}\n")
+    assert lease.borrower("eth0") != lease.borrower("eth1")
+    assert lease.borrower("eth0").startswith(names.DHCP_BORROWER)
+
+
+def test_what_dhcp_gave_the_agent_is_gone_before_the_manager_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager may be given the same address, and must keep it."""
+    guest = Guest(tmp_path)
+    manager = managers.Nobody(guest.system)
+    kept = tmp_path / "state.json"
+    kept.write_text("{}")
+    for name in ("OPTIONS", "SYSCTL", "KEPT"):
+        monkeypatch.setattr(takeover, name, tmp_path / name)
+    monkeypatch.setattr(takeover, "SYSTEM", guest.system)
+    monkeypatch.setattr(takeover, "_run", guest.system.run)
+    monkeypatch.setattr(takeover, "interface", lambda _name: ETH0)
+    monkeypatch.setattr(takeover, "_manager", lambda _found: manager)
+    monkeypatch.setattr(takeover, "_has_channel", lambda: True)
+    monkeypatch.setattr(takeover, "_start_agent", lambda: "")
+    monkeypatch.setattr(state, "FILE", kept)
+    other = Lease("10.94.1.99", 24, "10.94.1.1", "10.94.1.1", 3600)
+    monkeypatch.setattr(state, "load", lambda: state.State(other))
+    with pytest.raises(takeover.TakeoverError, match=r"DHCP gives the agent 10\.94\.1\.99/24, not 10\.94\.1\.57/24"):
+        takeover.take_over()
+    stopped = guest.ran.index(("systemctl", "disable", "--now", "vmacro-agent.service"))
+    dropped = guest.ran.index(("ip", "address", "del", "10.94.1.99/24", "dev", "eth0"))
+    returned = guest.ran.index(("ip", "-4", "address", "flush", "dev", "eth0"))
+    assert stopped < dropped < returned and not kept.exists()

@@ -6,8 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from vmacro.drivers.fake import FakeWorld
-from vmacro.drivers.fake_agent import connection
+from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackError, UnreachableError
 from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.model.nouns import Policy
@@ -17,6 +16,7 @@ from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
 from vmacro.services.handoffs import HANDOFFS as HANDLERS
 from vmacro.services.report import spans
+from vmacro.services.reservations import Reservations
 
 Result = TypeVar("Result")
 
@@ -45,12 +45,12 @@ def request(fake: FakeWorld, **bounds: object) -> Request:
 
 def plan(fake: FakeWorld, **bounds: object) -> Plan:
     wanted = request(fake, **bounds)
-    seen, _ = measured.checked(fake.inventory, wanted, fake.world, ask_clients=True)
+    seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=True)
     return planner.plan("web-1", fake.inventory, wanted, seen)
 
 
 def run(fake: FakeWorld, **bounds: object) -> Outcome:
-    return migrate.tell_the_story(plan(fake, **bounds), fake.world, Straight())
+    return migrate.run_move(plan(fake, **bounds), fake.world, Straight())
 
 
 def fail_at(effect: str, error: Exception, times: int = 10_000) -> Callable[[str], None]:
@@ -91,7 +91,7 @@ def test_a_failed_copy_rolls_back() -> None:
     wanted = plan(fake)
     fake.hosts["berlin"].reachable = True
     fake.before = fail_at("copy bucharest", CopyError("the link broke"))
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert (outcome.ending, outcome.exit_code) == (Ending.ROLLED_BACK, 4)
     assert "the link broke" in outcome.reason
     assert fake.running_at() == ["bucharest"]
@@ -101,7 +101,7 @@ def test_an_interrupted_copy_rolls_back() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
     fake.interrupted = True
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert outcome.ending == Ending.ROLLED_BACK and "interrupted" in outcome.reason
     assert fake.running_at() == ["bucharest"]
 
@@ -115,10 +115,10 @@ def test_an_interrupt_after_the_copy_does_not_stop_the_move() -> None:
             fake.interrupted = True
 
     fake.before = before
-    assert migrate.tell_the_story(wanted, fake.world, Straight()).ending == Ending.MOVED
+    assert migrate.run_move(wanted, fake.world, Straight()).ending == Ending.MOVED
 
 
-def test_where_a_host_is_blind_after_a_failure_nothing_is_touched(handoff: str) -> None:
+def test_where_a_host_is_blind_after_a_failure_nothing_is_touched() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
 
@@ -129,15 +129,14 @@ def test_where_a_host_is_blind_after_a_failure_nothing_is_touched(handoff: str) 
             raise CopyError("connection lost")
 
     fake.before = before
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert (outcome.ending, outcome.exit_code) == (Ending.UNCERTAIN, 6)
     assert "berlin: cannot be asked" in outcome.reason and "vmacro resume web-1" in outcome.hint
 
 
-def test_a_guest_that_never_paused_to_leave_is_at_home_however_blind_the_destination(handoff: str) -> None:
+@pytest.mark.parametrize("handoff", [SEAMLESS], indirect=True)
+def test_a_guest_that_never_paused_to_leave_is_at_home_however_blind_the_destination() -> None:
     """The source's own host has listened all the while; what was prepared elsewhere is undone by `resume`."""
-    if handoff != SEAMLESS:
-        return
     fake = FakeWorld()
     wanted = plan(fake)
 
@@ -147,7 +146,7 @@ def test_a_guest_that_never_paused_to_leave_is_at_home_however_blind_the_destina
             raise CopyError("connection lost")
 
     fake.before = before
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.ROLLED_BACK, 4, True)
 
 
@@ -155,7 +154,7 @@ def test_a_copy_that_errs_after_the_switch_goes_forward() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
     fake.before = fail_at("copy.done", CopyError("the source could not clean up"))
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert (outcome.ending, outcome.exit_code) == (Ending.MOVED, 0)
     assert fake.running_at() == ["berlin"]
 
@@ -164,7 +163,7 @@ def test_a_silent_agent_after_the_move_leaves_work() -> None:
     fake = FakeWorld()
     wanted = plan(fake, arrival_timeout_s=20)
     fake.before = fail_at("agent.arrive", AgentError("its agent does not answer"))
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert (outcome.ending, outcome.exit_code) == (Ending.INCOMPLETE, 5)
     assert "does not answer" in outcome.reason
 
@@ -173,7 +172,7 @@ def test_an_agent_that_is_slow_to_come_back_is_waited_for() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
     fake.before = fail_at("agent.arrive", AgentError("not yet"), times=3)
-    assert migrate.tell_the_story(wanted, fake.world, Straight()).ending == Ending.MOVED
+    assert migrate.run_move(wanted, fake.world, Straight()).ending == Ending.MOVED
 
 
 def test_a_guest_that_rebooted_is_no_success() -> None:
@@ -185,14 +184,14 @@ def test_a_guest_that_rebooted_is_no_success() -> None:
             fake.guest.boot_id = "boot-2"
 
     fake.before = before
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert outcome.ending == Ending.INCOMPLETE and "rebooted" in outcome.reason
 
 
 def test_a_step_that_finds_the_guest_moved_does_not_copy_again() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
-    migrate.tell_the_story(wanted, fake.world, Straight())
+    migrate.run_move(wanted, fake.world, Straight())
 
     def before(effect: str) -> None:
         assert not effect.startswith("copy"), "the guest is there already"
@@ -205,28 +204,36 @@ def test_blockers_reject_before_anything_changes() -> None:
     fake = FakeWorld()
     fake.hosts["berlin"].reachable = False
     with pytest.raises(PlanRejectedError, match="berlin: no answer") as caught:
-        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder)
+        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder, Reservations())
     assert caught.value.exit_code == 3
     assert fake.running_at() == ["bucharest"]
 
 
-def test_an_unwilling_client_rejects_unless_loss_is_allowed_or_it_can_be_carried(handoff: str) -> None:
-    if handoff == SEAMLESS:
-        return
+@pytest.mark.parametrize("handoff", [RENUMBER], indirect=True)
+def test_an_unwilling_client_rejects_unless_loss_is_allowed() -> None:
     fake = FakeWorld()
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
     with pytest.raises(PlanRejectedError, match="refuses ADD_ADDR"):
-        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder)
+        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder, Reservations())
     outcome = run(fake, allow_connection_loss=True)
     assert outcome.ending == Ending.MOVED
     assert [(c.kept, c.followed) for c in outcome.connections] == [(True, True), (True, False)]
+
+
+def test_connections_that_did_not_follow_are_named() -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    fake.before = lambda effect: fake.guest.connections.clear() if effect == "copy.done" else None
+    outcome = migrate.run_move(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.INCOMPLETE, 5, False)
+    assert outcome.reason == "1 connections did not follow: 10.9.0.14:40161" and outcome.statistics is not None
 
 
 def test_an_interrupt_before_the_plan_changes_nothing() -> None:
     fake = FakeWorld()
     fake.interrupted = True
     with pytest.raises(RolledBackError) as caught:
-        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder)
+        measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder, Reservations())
     assert caught.value.exit_code == 4
 
 
@@ -234,7 +241,7 @@ def test_a_host_that_vanishes_in_the_last_look_rolls_back() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
     fake.before = fail_at("watch berlin", UnreachableError("host berlin: no answer"))
-    outcome = migrate.tell_the_story(wanted, fake.world, Straight())
+    outcome = migrate.run_move(wanted, fake.world, Straight())
     assert outcome.ending == Ending.ROLLED_BACK
     assert fake.running_at() == ["bucharest"]
 

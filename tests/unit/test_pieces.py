@@ -3,12 +3,16 @@
 import random
 import struct
 
-from guest_agent import connections, mptcp
-from vmacro.drivers import libvirt_xml
-from vmacro.drivers.fake_agent import connection
+import pytest
+
+from guest_agent import connections
+from guest_agent.endpoint_ids import fresh_id
+from vmacro.drivers.fake import connection
+from vmacro.drivers.libvirt import xml
 from vmacro.lab import guests, topology
 from vmacro.lab.forwarder import Delay, Link
 from vmacro.planning.outcome import all_followed, compare
+from vmacro.wire.agent_verbs import Connection, Subflow
 
 
 def delay(**settings: float) -> Delay:
@@ -38,14 +42,14 @@ def test_loss_takes_its_share() -> None:
 
 
 def test_spanning_tree_is_on_unless_it_is_off() -> None:
-    xml = "<network><name>n</name><bridge name='b'/><ip address='10.0.0.1' prefix='24'/></network>"
-    facts = libvirt_xml.network(xml, True, [])
+    text = "<network><name>n</name><bridge name='b'/><ip address='10.0.0.1' prefix='24'/></network>"
+    facts = xml.network(text, True, [])
     assert facts.stp and facts.dhcp_free is None
 
 
 def test_a_domain_of_the_lab_reads_back() -> None:
     shape = topology.load(topology.DEFAULT)
-    facts = libvirt_xml.domain(guests.domain_xml(shape, "web", "qemu"))
+    facts = xml.domain(guests.domain_xml(shape, "web", "qemu"))
     assert (facts.accelerator, facts.memory_mib, facts.network) == ("qemu", 256, "front")
     assert facts.channels == ("org.vmacro.agent.0",)
     (disk,) = facts.disks
@@ -65,6 +69,25 @@ def test_who_cannot_follow_is_carried_on_an_old_address() -> None:
         assert (found.kept, found.followed, found.carried) == (True, False, True)
 
 
+@pytest.mark.parametrize(
+    "mac", ["20-52:54:00:00:00:0b:00:00", "52:54:00:00:00:0b:00", "06-52:54:00", "01-", "*", "\ud800", 7]
+)
+def test_a_guest_with_an_odd_card_does_not_keep_its_hosts_network_from_being_described(mac: object) -> None:
+    """As dnsmasq 2.90 has told of DHCP messages with such htype and hlen, which libvirt passes on."""
+    text = (
+        "<network><name>front</name><ip address='10.1.0.1' prefix='24'><dhcp><range start='10.1.0.10' end='10.1.0.20'/>"
+    )
+    found = xml.network(f"{text}</dhcp></ip></network>", True, [("10.1.0.11", mac)])
+    assert found.taken == (("10.1.0.11", ""),) and found.dhcp_free == 10
+
+
+def test_connections_without_subflows_are_compared_too() -> None:
+    """A journal may say that there were some; to stumble over them after the arrival would leave all at the hosts."""
+    for token in (0, 7):
+        (found,) = compare([Connection(token, ())], [Connection(token, ())], ("B",), ["A"])
+        assert not found.followed and not found.carried and found.client == ""
+
+
 def test_who_is_waited_for() -> None:
     assert all_followed(["0x00000001"], [connection(1, "B", True), connection(2, "A", False)], ("B",))
     assert not all_followed(["0x00000001", "0x00000002"], [connection(1, "B", True), connection(2, "A", True)], ("B",))
@@ -82,7 +105,7 @@ def test_mptcp_attributes_of_a_socket() -> None:
     message = struct.pack(">BBxxHH", 2, 1, 7000, 40001) + ends + bytes(32)
     assert connections.parse(message + attribute(8, b"\0") + ulp) == (
         0xCAFE,
-        connections.Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, 7, joined=True, backup=False, established=True),
+        Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, joined=True, backup=False, established=True),
     )
     plain = connections.parse(message)
     assert plain is not None and plain[0] == 0
@@ -90,6 +113,6 @@ def test_mptcp_attributes_of_a_socket() -> None:
 
 
 def test_endpoint_ids_are_fresh() -> None:
-    assert mptcp.fresh_id([], 0) == 1
-    assert mptcp.fresh_id([2, 3], 1) == 4
-    assert mptcp.fresh_id([1], 255) == 2
+    assert fresh_id([], 0) == 1
+    assert fresh_id([2, 3], 1) == 4
+    assert fresh_id([1], 255) == 2

@@ -9,17 +9,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jinja2
 import pytest
 from ansible_runner.utils import signal_handler
 
+from tests import role
 from vmacro import inventory
-from vmacro.drivers import libvirt_xml
+from vmacro.drivers.libvirt import xml
 from vmacro.lab import inventories, topology
-from vmacro.pki.store import Store
+from vmacro.pki import store as pki
 from vmacro.provisioning import ansible_inventory, rtt_program, runner
 
-PARTS = ansible_inventory.Parts((Path("/w/a.whl"),), Path("/w/agent.deb"), Path("/w/agent.pyz"), Path("/w/vmacro-rtt"))
+PARTS = ansible_inventory.Parts(
+    (Path("/w/a.whl"),), "a==1 --hash=x", Path("/w/agent.deb"), Path("/w/agent.pyz"), Path("/w/vmacro-rtt")
+)
 TEMPLATES = ansible_inventory.playbooks() / "roles/hypervisor/templates"
 RING = Path(__file__).parents[1] / "lab/ring.toml"
 
@@ -29,17 +31,15 @@ def told(tmp_path: Path) -> dict[str, Any]:
     """What Ansible is told of the ring's hosts."""
     shape = topology.load(RING)
     (tmp_path / "i.toml").write_text(inventories.text(shape, tmp_path, emulation=True))
-    Store(tmp_path / "pki").init("test")
+    pki.init(tmp_path / "pki", "test")
     found: dict[str, Any] = ansible_inventory.derived(inventory.load(tmp_path / "i.toml"), PARTS)["all"]
     return found
 
 
 def rendered(name: str, told: dict[str, Any], host: str) -> str:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None
     own = told["children"]["hypervisors"]["hosts"][host]
-    facts = {"ansible_managed": "test", "inventory_hostname": host, "hypervisor_gateway_mac": "52:54:00:00:00:01"}
-    return environment.from_string((TEMPLATES / name).read_text()).render({**told["vars"], **own, **facts})
+    facts = {"inventory_hostname": host, "hypervisor_gateway_mac": "52:54:00:00:00:01"}
+    return role.rendered(name, **told["vars"], **own, **facts)
 
 
 def test_the_inventory_is_derived_from_ours(told: dict[str, Any]) -> None:
@@ -50,7 +50,10 @@ def test_the_inventory_is_derived_from_ours(told: dict[str, Any]) -> None:
     assert berlin["vmacro_network"]["gateway6"] == "fd90:2::1"
     options = told["vars"]["ansible_ssh_common_args"]
     assert "StrictHostKeyChecking=yes" in options and "UserKnownHostsFile=" in options
-    assert told["vars"]["vmacro_authority"].startswith("-----BEGIN CERTIFICATE-----")
+    assert berlin["vmacro_clients"] == ["operator", "bucharest", "madrid"], "nobody else asks its libvirt, nor itself"
+    authorities = told["vars"]["vmacro_authorities"]
+    assert set(authorities) == {"libvirt", "qemu"} and authorities["libvirt"] != authorities["qemu"]
+    assert all(pem.startswith("-----BEGIN CERTIFICATE-----") for pem in authorities.values())
     assert "PRIVATE" not in str(told)
 
 
@@ -71,7 +74,7 @@ probe = { from = "paris" }
 def test_probers_are_told_where_their_guests_are(tmp_path: Path) -> None:
     text = inventories.text(topology.load(RING), tmp_path, emulation=True)
     (tmp_path / "i.toml").write_text(text + PROBED)
-    Store(tmp_path / "pki").init("test")
+    pki.init(tmp_path / "pki", "test")
     settings = inventory.load(tmp_path / "i.toml")
     groups = ansible_inventory.derived(settings, PARTS, {"shop": "10.90.1.20"})["all"]["children"]
     assert groups["guests"]["hosts"]["shop"]["guest_restart_servers"], "what the inventory says under `ansible`"
@@ -98,11 +101,39 @@ def test_the_rtt_tool_is_one_file_that_runs_anywhere(tmp_path: Path, monkeypatch
 
 
 def test_a_network_reads_back(told: dict[str, Any]) -> None:
-    leases = [("10.90.2.10", "52:54:00:aa:bb:cc"), ("10.50.9.9", "x")]
-    facts = libvirt_xml.network(rendered("network.xml.j2", told, "berlin"), True, leases)
+    leases = [("10.90.2.10", "52:54:00:aa:bb:cc"), ("10.50.9.9", "52:54:00:aa:bb:cd"), ("fd90:2::9", None)]
+    facts = xml.network(rendered("network.xml.j2", told, "berlin"), True, leases)
     assert (facts.subnet, facts.gateway, facts.stp, facts.forward_delay_s) == ("10.90.2.0/24", "10.90.2.1", False, 0)
     assert facts.dhcp_range == ("10.90.2.10", "10.90.2.109") and facts.dhcp_free == 99
     assert facts.address_of("52:54:00:AA:BB:CC") == "10.90.2.10" and facts.subnet6 == "fd90:2::/64"
+
+
+def test_who_is_guarded_and_whose_legs_are_plain_is_for_the_inventory_to_say(tmp_path: Path) -> None:
+    shape = topology.load(RING)
+    shape = shape.model_copy(update={"wan": shape.wan.model_copy(update={"anti_spoofing": False})})
+    changed = {"berlin": {"guard": False, "plain_tunnel": True}, "madrid": {"plain_tunnel": True}, "bucharest": {}}
+    sites = {name: shape.sites[name].model_copy(update=update) for name, update in changed.items()}
+    (tmp_path / "i.toml").write_text(
+        inventories.text(shape.model_copy(update={"sites": sites}), tmp_path, emulation=True)
+    )
+    pki.init(tmp_path / "pki", "test")
+    settings = inventory.load(tmp_path / "i.toml")
+    hosts = ansible_inventory.derived(settings, PARTS)["all"]["children"]["hypervisors"]["hosts"]
+    assert {n: (h["vmacro_network"]["guard"], h["vmacro_plain_tunnel"]) for n, h in hosts.items()} == {
+        "bucharest": (True, False),
+        "berlin": (False, True),
+        "madrid": (True, True),
+    }
+    peers = {peer["name"]: peer["plain_tunnel"] for peer in hosts["bucharest"]["vmacro_peers"]}
+    assert peers == {"berlin": True, "madrid": True}
+    known = settings.inventory
+    assert {h.name: (h.guard, h.plain_tunnel) for h in known.hosts} == {
+        "bucharest": (True, False),
+        "berlin": (False, True),
+        "madrid": (True, True),
+    }
+    filters = {site.name: site.anti_spoofing for site in known.sites}
+    assert filters == {"bucharest": True, "berlin": False, "madrid": True}, "a guard is such a filter, too"
 
 
 def test_the_firewall_knows_hosts_and_operators(told: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Wire, recording, prober and report: on loopback, with a real responder."""
 
 import io
+import itertools
 import json
 import socket
 import threading
@@ -9,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.hostile import HOSTILE, places, put
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report, responder, statistics, wire
-from vmacro.rtt.prober import ProbeError, Prober, Target
+from vmacro.rtt.prober import ProbeError, Prober, Target, target_named
 from vmacro.rtt.samples import Marker, Sample
 
 
@@ -46,7 +48,7 @@ def test_a_probe_over_one_connection(port: int, mptcp: bool) -> None:
     totals = statistics.totals(read)
     assert totals.answered >= 50 and (totals.lost, totals.reordered) == (0, 0)
     dues = [s.due_ns for s in read.samples]
-    assert {b - a for a, b in zip(dues, dues[1:])} == {2_000_000}, "requests are due on schedule"
+    assert {b - a for a, b in itertools.pairwise(dues)} == {2_000_000}, "requests are due on schedule"
 
 
 def test_a_stalled_responder_is_measured_in_full() -> None:
@@ -91,6 +93,42 @@ def test_nobody_there_is_a_clear_error() -> None:
         free = taken.getsockname()[1]
     with pytest.raises(ProbeError, match=f"no connection to 127.0.0.1:{free}"):
         Prober(Target("127.0.0.1", free, False), 5, io.StringIO()).run(lambda: True, grace_s=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "meant"),
+    [
+        ("web.example.net", None, ("web.example.net", 7000)),
+        ("web.example.net", 99, ("web.example.net", 99)),
+        ("10.0.0.7:8080", None, ("10.0.0.7", 8080)),
+        ("fd00::7", None, ("fd00::7", 7000)),
+        ("fd00::7", 8080, ("fd00::7", 8080)),
+        ("[fd00::7]", 8080, ("fd00::7", 8080)),
+        ("[fd00::7]:8080", None, ("fd00::7", 8080)),
+    ],
+)
+def test_the_port_may_stand_in_the_address(text: str, port: int | None, meant: tuple[str, int]) -> None:
+    assert target_named(text, port, mptcp=False) == Target(*meant, mptcp=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "said"),
+    [
+        ("web:8080", 8080, "has a port already"),
+        ("[fd00::7]:8080", 99, "has a port already"),
+        ("web:0", None, "1 to 65535"),
+        ("web:99999", None, "1 to 65535"),
+        ("web:x", None, "names no target"),
+        ("web:", None, "names no target"),
+        (":7000", None, "names no target"),
+        ("", None, "names no target"),
+        ("[fd00::7", None, "names no target"),
+        ("[fd00::7]7000", None, "names no target"),
+    ],
+)
+def test_what_names_no_target(text: str, port: int | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        target_named(text, port, mptcp=True)
 
 
 def test_the_responder_drops_who_speaks_another_language(port: int) -> None:
@@ -160,9 +198,73 @@ def test_the_report_is_one_file_that_needs_no_other(tmp_path: Path, port: int) -
     assert not [w for w in ("src=", 'href="http', "@import") if w in text]
     report.draw(read, spans, "t", tmp_path / "x.png", "png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    assert "round trip" in report.terminal_chart(read, spans, 80)
+    chart = report.terminal_chart(read, spans, 80)
+    assert "round trip" in chart and "\x1b" not in chart
 
 
 def test_a_recording_reads_back(port: int) -> None:
     lines = measure(Target("127.0.0.1", port), 10)
     assert json.loads(lines[0])["type"] == "header" and json.loads(lines[-1])["type"] == "end"
+
+
+_times = st.integers(0, (1 << 62) - 1) | st.integers(0, 10**9)
+
+
+@given(
+    st.lists(st.tuples(_times, _times, st.none() | st.integers(1, (1 << 62) - 1)), min_size=1, max_size=12),
+    st.floats(1e-300, 1e9, exclude_max=True),
+    _times,
+    st.lists(st.tuples(_times, _times), max_size=3),
+)
+@settings(max_examples=60)
+def test_whatever_was_recorded_is_shown(
+    told: list[tuple[int, int, int | None]], interval_ms: float, offset: int, marks: list[tuple[int, int]]
+) -> None:
+    """Every recording that is within bounds, as a machine that lies would send it; phases are wherever they like."""
+    lines = [recordings.header("t", "tcp", interval_ms, 0, offset)]
+    read = recordings.parse([*lines, *(recordings.sample_line(Sample(*one)) for one in told)], "x")
+    spans = [report.Span("copy", begins, ends) for begins, ends in marks]
+    report.felt(read, spans)
+    assert report.terminal_chart(read, spans, 80)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [Sample(0, 5, 7)],
+        [Sample(0, 5, None)],
+        [Sample(0, 0, (1 << 62) - 1), Sample(0, 0, 1), Sample(1, (1 << 62) - 1, None)],
+    ],
+    ids=["one", "none answered", "extremes"],
+)
+def test_what_is_said_in_a_recording_is_neither_formula_nor_page(told: list[Sample], tmp_path: Path) -> None:
+    """matplotlib takes `$` for TeX, and raises where it is none; a browser takes `<`."""
+    said = r"$\frac{$ <script>&"
+    lines = [recordings.header(said, "tcp", 10, 0, 0), *map(recordings.sample_line, told)]
+    read = recordings.parse(lines, "x")
+    spans = [report.Span(said, 1, 2)]
+    table = report.Table(said, (said,), ((read.target,),), said)
+    page = report.page(read, spans, f"to {read.target}", [table])
+    assert "<script" not in page and "</svg>" in page and page.count("&lt;script&gt;&amp;") >= 5
+    report.draw(read, spans, said, tmp_path / "x.png", "png")
+
+
+@pytest.mark.parametrize("kind", ["header", "rtt", "lost", "marker", "end"])
+def test_no_line_of_a_recording_does_more_than_be_refused(kind: str) -> None:
+    right: dict[str, dict[str, object]] = {
+        "header": json.loads(recordings.header("t", "tcp", 10, 0, 0)),
+        "rtt": json.loads(recordings.sample_line(Sample(0, 5, 7))),
+        "lost": json.loads(recordings.sample_line(Sample(0, 5, None))),
+        "marker": json.loads(recordings.marker_line(Marker("x", 1))),
+        "end": json.loads(recordings.end_line(1)),
+    }
+    for place in places(right[kind]):
+        for odd in HOSTILE:
+            lines = [right["header"], right["rtt"], put(right[kind], place, odd)]
+            try:
+                read = recordings.parse(map(json.dumps, lines), "x")
+            except recordings.RecordingError as error:
+                assert str(error).isprintable() and len(str(error)) < 300, (place, odd)
+            else:
+                said = [read.target, read.transport, *(marker.name for marker in read.markers)]
+                assert all(text.isprintable() for text in said), (place, odd)

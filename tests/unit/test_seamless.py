@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from tests.unit.faults import Faults, Logbook
 from tests.unit.test_migrate import Straight
-from vmacro.drivers.fake import FakeWorld
-from vmacro.drivers.fake_agent import connection
-from vmacro.errors import CopyError, HostError
-from vmacro.model.facts import NetworkFacts
+from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.errors import AgentError, CopyError, HostError
+from vmacro.model.facts import NO_PAST, HomedAddress, Past
 from vmacro.model.moves import Ending, Finding, Outcome, Plan
-from vmacro.planning import checks, planner
-from vmacro.planning.handoffs import RENUMBER, SEAMLESS, next_address, next_address6
+from vmacro.planning import checks, planner, seamless
+from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
-from vmacro.services import measured, migrate
+from vmacro.services import carry, measured, migrate
 
 
 def wanted(fake: FakeWorld, to: str = "berlin", handoff: str = SEAMLESS) -> Request:
@@ -25,18 +25,44 @@ def wanted(fake: FakeWorld, to: str = "berlin", handoff: str = SEAMLESS) -> Requ
     return Request(fake.inventory.guests[0], site, handoff, fake.inventory.policy)
 
 
-def plan(fake: FakeWorld, to: str = "berlin", move: str = "web-1") -> Plan:
-    seen, found = measured.checked(fake.inventory, wanted(fake, to), fake.world, ask_clients=True)
+def plan(fake: FakeWorld, to: str = "berlin", move: str = "web-1", past: Past = NO_PAST) -> Plan:
+    asked = wanted(fake, to)
+    seen = measured.look(fake.inventory, asked, fake.world, ask_clients=True, past=past)
+    found = checks.check(asked, seen)
     assert not checks.blockers(found), found
-    return planner.plan(move, fake.inventory, wanted(fake, to), seen)
+    return planner.plan(move, fake.inventory, asked, seen)
 
 
-def move(fake: FakeWorld, to: str = "berlin", move: str = "web-1") -> Outcome:
-    return migrate.tell_the_story(plan(fake, to, move), fake.world, Straight())
+def move(fake: FakeWorld, to: str = "berlin", move: str = "web-1", past: Past = NO_PAST) -> Outcome:
+    return migrate.run_move(plan(fake, to, move, past), fake.world, Straight())
+
+
+class Story:
+    """Moves of one guest, one after the other, of which a journal knows."""
+
+    def __init__(self, fake: FakeWorld) -> None:
+        self.fake, self.past, self._number = fake, NO_PAST, 0
+
+    def plan(self, to: str = "berlin") -> Plan:
+        return plan(self.fake, to, f"web-{self._number + 1}", self.past)
+
+    def move(self, to: str = "berlin") -> Outcome:
+        chosen = self.plan(to)
+        outcome = migrate.run_move(chosen, self.fake.world, Straight())
+        self.happened(chosen, outcome)
+        return outcome
+
+    def happened(self, chosen: Plan, outcome: Outcome) -> None:
+        """As services/archive.py has it afterwards."""
+        self._number += 1
+        carried = [HomedAddress(c.address, c.home) for c in carry.carriages(chosen, outcome, self.fake.now_s)]
+        self.past = Past((*self.past.legs, *chosen.new_legs, *chosen.old_legs), tuple(carried))
 
 
 def findings(fake: FakeWorld, handoff: str = SEAMLESS) -> dict[str, Finding]:
-    return {f.code: f for f in measured.checked(fake.inventory, wanted(fake, handoff=handoff), fake.world, True)[1]}
+    asked = wanted(fake, handoff=handoff)
+    seen = measured.look(fake.inventory, asked, fake.world, ask_clients=True)
+    return {f.code: f for f in checks.check(asked, seen)}
 
 
 def ends(fake: FakeWorld) -> dict[str, list[tuple[str, str, str]]]:
@@ -65,13 +91,14 @@ def test_who_cannot_follow_is_carried_and_its_address_is_given_to_nobody_else() 
 def test_home_again_there_is_no_tunnel_and_the_carried_address_is_not_announced_again() -> None:
     fake = FakeWorld()
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
-    move(fake)
-    outcome = move(fake, "bucharest", "web-2")
+    story = Story(fake)
+    story.move()
+    outcome = story.move("bucharest")
     assert outcome.ending == Ending.MOVED and all(c.kept for c in outcome.connections)
     assert ends(fake) == {"bucharest": [], "berlin": []}
     assert fake.guest.address != "10.50.1.97" and "10.50.1.97" in fake.guest.kept
     fake.guest.connections = [c for c in fake.guest.connections if c.token != 0xB2]
-    assert move(fake, "berlin", "web-3").carried == ()
+    assert story.move().carried == ()
     assert ends(fake) == {"bucharest": [], "berlin": []}
     assert all(h.networks["front"].reserved == () for h in fake.hosts.values())
 
@@ -86,7 +113,7 @@ def test_a_copy_that_fails_leaves_nothing() -> None:
             raise CopyError("the link broke")
 
     fake.before = before
-    assert migrate.tell_the_story(chosen, fake.world, Straight()).ending == Ending.ROLLED_BACK
+    assert migrate.run_move(chosen, fake.world, Straight()).ending == Ending.ROLLED_BACK
     assert ends(fake) == {"bucharest": [], "berlin": []} and fake.guest.kept == []
     assert fake.hosts["berlin"].networks["front"].reserved == ()
 
@@ -101,7 +128,7 @@ def test_what_fails_before_the_copy_rolls_back(effect: str) -> None:
             raise HostError("no")
 
     fake.before = before
-    assert migrate.tell_the_story(chosen, fake.world, Straight()).ending == Ending.ROLLED_BACK
+    assert migrate.run_move(chosen, fake.world, Straight()).ending == Ending.ROLLED_BACK
     assert ends(fake) == {"bucharest": [], "berlin": []} and fake.running_at() == ["bucharest"]
 
 
@@ -116,7 +143,7 @@ def test_undoing_that_fails_is_told() -> None:
             raise HostError("host berlin: no SSH")
 
     fake.before = before
-    outcome = migrate.tell_the_story(chosen, fake.world, Straight())
+    outcome = migrate.run_move(chosen, fake.world, Straight())
     assert outcome.ending == Ending.ROLLED_BACK and "no SSH" in outcome.reason
 
 
@@ -124,11 +151,12 @@ def test_undoing_that_fails_is_told() -> None:
     ("change", "code"),
     [
         ({"tunnels": ()}, "no-tunnel"),
-        ({"tunnels": ("wireguard",)}, "no-tunnel"),  # the other host has VXLAN only
+        ({"tunnels": ("vxlan",)}, "no-tunnel"),  # nobody has said that it may be plain
+        ({"filters": False}, "no-filter"),
         ({"path_mtu": 1300}, "tunnel-mtu"),
         ({"forwarding": False}, "no-forwarding"),
         ({"bridge_mac": "52:54:00:bb:bb:bb"}, "gateway-mac"),
-        ({"knows_itself": False}, "own-name"),
+        ({"resolves_own_name": False}, "own-name"),
     ],
 )
 def test_what_a_host_lacks(change: dict[str, object], code: str) -> None:
@@ -158,17 +186,83 @@ def test_a_pool_with_nothing_but_what_the_guest_still_holds() -> None:
     assert "held since an earlier stay" in findings(fake)["dhcp-exhausted"].message
 
 
-def test_wireguard_is_chosen_where_both_hosts_have_it() -> None:
+def says_plain(fake: FakeWorld, *names: str) -> None:
+    sites = fake.inventory.sites
+    marked = (replace(s, hosts=tuple(replace(h, plain_tunnel=h.name in names) for h in s.hosts)) for s in sites)
+    fake.inventory = replace(fake.inventory, sites=tuple(marked))
+
+
+BOTH = ("bucharest", "berlin")
+
+
+@pytest.mark.parametrize("kinds", [("wireguard", "vxlan"), ("wireguard",)])
+@pytest.mark.parametrize("plain", [(), BOTH[:1], BOTH[1:]])
+def test_legs_are_encrypted_unless_both_hosts_say_that_they_need_not_be(
+    kinds: tuple[str, ...], plain: tuple[str, ...]
+) -> None:
     fake = FakeWorld()
+    says_plain(fake, *plain)
     for host in fake.hosts.values():
-        host.links = replace(host.links, tunnels=("wireguard", "vxlan"))
+        host.links = replace(host.links, tunnels=kinds)
     assert findings(fake) == {}
-    assert {leg.kind for leg in plan(fake).leads} == {"wireguard"}
+    assert {leg.kind for leg in plan(fake).new_legs} == {"wireguard"}
+
+
+def test_legs_are_plain_where_both_hosts_say_so() -> None:
+    fake = FakeWorld()
+    says_plain(fake, *BOTH)
+    assert {leg.kind for leg in plan(fake).new_legs} == {"vxlan"}
+    found = findings(fake)["tunnel-plain"]
+    assert not checks.blockers([found]) and "both say plain_tunnel" in found.message
+
+
+@pytest.mark.parametrize("plain", [(), BOTH[:1], BOTH])
+def test_what_cannot_be_as_it_was_asked_for_is_nothing_else_instead(plain: tuple[str, ...]) -> None:
+    """Neither plain for want of encryption, nor encrypted for want of VXLAN: the host is not as the operator thinks."""
+    fake = FakeWorld()
+    says_plain(fake, *plain)
+    berlin = fake.hosts["berlin"]
+    left = ("wireguard",) if plain == BOTH else ("vxlan",)
+    berlin.links = replace(berlin.links, tunnels=left, wireguard="", wireguard_why="wg is not installed")
+    found = findings(fake)["no-tunnel"]
+    assert checks.blockers([found])
+    assert ("cannot do VXLAN" if plain == BOTH else "berlin: wg is not installed") in found.message
+    assert ("only bucharest says plain_tunnel, and both must" in found.message) is (plain == BOTH[:1])
+
+
+def test_which_tunnel_it_will_be_is_said_with_the_reason() -> None:
+    fake = FakeWorld()
+    asked = wanted(fake)
+
+    def said(handoff: str = SEAMLESS) -> str:
+        seen = measured.look(fake.inventory, wanted(fake, handoff=handoff), fake.world, ask_clients=True)
+        return seamless.tunnel_between(checks.place(wanted(fake, handoff=handoff), seen), seen)
+
+    assert asked.handoff == SEAMLESS and said() == "wireguard: kernel at bucharest, kernel at berlin"
+    berlin = fake.hosts["berlin"]
+    berlin.links = replace(berlin.links, wireguard="wireguard-go", wireguard_why="the kernel has none (EOPNOTSUPP)")
+    expected = "wireguard: kernel at bucharest, wireguard-go at berlin (the kernel has none (EOPNOTSUPP))"
+    assert said() == expected and set(findings(fake)) == {"tunnel-userspace"}
+    says_plain(fake, *BOTH)
+    assert said() == "vxlan: both hosts say plain_tunnel"
+    assert said(RENUMBER) == "", "it has none"
+
+
+def test_guests_that_are_not_held_to_their_addresses_are_told_of() -> None:
+    fake = FakeWorld()
+    berlin = fake.hosts["berlin"]
+    berlin.links = replace(berlin.links, guarded=False)
+    assert findings(fake) == {}, "the inventory does not ask for it"
+    sites = fake.inventory.sites
+    marked = (replace(s, hosts=tuple(replace(h, guard=True) for h in s.hosts)) for s in sites)
+    fake.inventory = replace(fake.inventory, sites=tuple(marked))
+    found = findings(fake)
+    assert set(found) == {"guests-unguarded"} and found["guests-unguarded"].subject == "host berlin"
 
 
 def test_each_missing_piece_is_a_finding() -> None:
     fake = FakeWorld()
-    assert set(findings(fake)) == {"tunnel-plain"}, "VXLAN, said aloud"
+    assert set(findings(fake)) == set()
     fake.before = _refuse("link.facts berlin")
     found = findings(fake)["no-host-side"]
     assert "renumber" in found.hint and checks.blockers([found])
@@ -190,26 +284,6 @@ def _refuse(effect: str) -> Callable[[str], None]:
     return before
 
 
-NETWORK = NetworkFacts("front", True, "front0", False, 0, "10.1.0.0/24", "10.1.0.1", ("10.1.0.10", "10.1.0.12"), 3)
-
-
-def test_the_address_to_come() -> None:
-    leased = replace(NETWORK, taken=(("10.1.0.11", "aa"),))
-    assert next_address(leased, "AA", []) == "10.1.0.11", "what DHCP keeps for it"
-    assert next_address(leased, "AA", ["10.1.0.11"]) == "10.1.0.10", "but not what carried connections use"
-    assert next_address(leased, "bb", ["10.1.0.10"]) == "10.1.0.12"
-    assert next_address(leased, "bb", ["10.1.0.10", "10.1.0.12"]) == ""
-
-
-def test_the_ipv6_address_to_come_is_made_of_the_mac() -> None:
-    dual = replace(NETWORK, subnet6="fd50:1::/64")
-    mac, own = "52:54:00:12:34:56", "fd50:1::5054:ff:fe12:3456"
-    assert next_address6(dual, mac, []) == own
-    assert next_address6(dual, mac, [own, "10.1.0.7"]) == "fd50:1::5054:ff:fe12:3457", "held for carried connections"
-    assert next_address6(NETWORK, mac, []) == ""
-    assert next_address6(replace(NETWORK, subnet6="fd50:1::/80"), mac, []) == "", "no SLAAC there"
-
-
 def dual_stack(fake: FakeWorld) -> None:
     for number, host in enumerate(fake.hosts.values(), 1):
         host.networks["front"] = replace(host.networks["front"], subnet6=f"fd50:{number}::/64")
@@ -224,10 +298,105 @@ def test_a_dual_stack_guest_takes_both_addresses_along() -> None:
     dual_stack(fake)
     fake.guest.connections = [connection(0xA6, OLD6, willing=True), connection(0xB6, OLD6, willing=False)]
     chosen = plan(fake)
-    assert [(leg.address, leg.home.name) for leg in chosen.leads] == [("10.50.2.10", "berlin"), (NEW6, "berlin")]
-    assert [(leg.address, leg.home.name) for leg in chosen.trail] == [("10.50.1.97", "bucharest"), (OLD6, "bucharest")]
-    outcome = migrate.tell_the_story(chosen, fake.world, Straight())
+    assert [(leg.address, leg.home.name) for leg in chosen.new_legs] == [("10.50.2.10", "berlin"), (NEW6, "berlin")]
+    assert [(leg.address, leg.home.name) for leg in chosen.old_legs] == [
+        ("10.50.1.97", "bucharest"),
+        (OLD6, "bucharest"),
+    ]
+    outcome = migrate.run_move(chosen, fake.world, Straight())
     assert outcome.ending == Ending.MOVED and outcome.carried == (OLD6,)
     assert [(c.followed, c.carried) for c in outcome.connections] == [(True, False), (False, True)]
     assert ends(fake) == {"bucharest": [("home", OLD6, "tunnel")], "berlin": [("away", OLD6, "guest")]}
     assert not any(h.networks["front"].reserved for h in fake.hosts.values())
+
+
+@pytest.mark.parametrize("verb", ["arrive", "retire", "status"])
+def test_what_hosts_have_does_not_wait_for_an_agent_that_does_not_do_its_part(verb: str) -> None:
+    """In `arrive`, `settle` or `verify`: what only the move needed goes, old addresses are carried; `resume` does the
+    rest."""
+    fake, book = FakeWorld(), Logbook()
+    fake.give_disk()
+    fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
+    fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, arrival_timeout_s=5.0))
+    chosen = plan(fake)
+
+    def before(effect: str) -> None:
+        if effect == "copy.done":
+            fake.hosts["bucharest"].disks.serving[chosen.disks[0].id] = "berlin"
+        if effect == f"agent.{verb}" and fake.running_at() == ["berlin"]:
+            raise AgentError("guest web: agent refused")
+
+    fake.before = before
+    outcome = book.attempt(chosen, fake.world, Faults())
+    assert (outcome.ending, outcome.remains, outcome.carried) == (Ending.INCOMPLETE, True, ("10.50.1.97",))
+    assert "agent refused" in outcome.reason and fake.running_at() == ["berlin"]
+    assert ends(fake) == {
+        "bucharest": [("home", "10.50.1.97", "tunnel")],
+        "berlin": [("away", "10.50.1.97", "guest")],
+    }
+    ((address, mac),) = fake.hosts["bucharest"].networks["front"].reserved
+    assert (address, mac[:9]) == ("10.50.1.97", "02:76:03:")
+    kept = [("10.50.2.10", chosen.mac)] if verb != "status" else []
+    assert list(fake.hosts["berlin"].networks["front"].reserved) == kept, "the guest may not have asked for it yet"
+    assert chosen.disks[0].id not in fake.hosts["bucharest"].disks.serving
+
+    fake.before = lambda _effect: None
+    assert book.attempt(chosen, fake.world, Faults()).ending == Ending.MOVED
+    assert not fake.hosts["berlin"].networks["front"].reserved
+
+
+def test_hosts_are_undone_within_any_policys_time_though_the_agent_is_silent() -> None:
+    fake = FakeWorld()
+    fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, phase_timeout_s=1.0))
+    chosen = plan(fake)
+
+    def before(effect: str) -> None:
+        if effect == "copy bucharest":
+            fake.guest.answers = False
+            raise CopyError("the link broke")
+
+    fake.before = before
+    assert migrate.run_move(chosen, fake.world, Straight()).ending == Ending.ROLLED_BACK
+    assert ends(fake) == {"bucharest": [], "berlin": []} and not fake.hosts["berlin"].networks["front"].reserved
+
+
+def test_a_leg_that_was_closed_at_its_deadline_does_not_keep_a_move_from_its_end() -> None:
+    """Its home is neither where the guest was nor where it is."""
+    fake, book = FakeWorld({name: (name,) for name in ("bucharest", "berlin", "oslo")}), Logbook()
+    fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
+    fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, arrival_timeout_s=5.0))
+    story = Story(fake)
+    story.move()
+    chosen = story.plan("oslo")
+    assert {leg.home.name for leg in chosen.old_legs} == {"bucharest", "berlin"}
+
+    def before(effect: str) -> None:
+        if effect == "agent.arrive":
+            raise AgentError("guest web: agent refused")
+
+    fake.before = before
+    assert book.attempt(chosen, fake.world, Faults()).remains
+    fake.before = lambda _effect: None
+    for name in ("bucharest", "oslo"):
+        fake.hosts[name].legs = {k: e for k, e in fake.hosts[name].legs.items() if e.address != "10.50.1.97"}
+    assert book.attempt(chosen, fake.world, Faults()).ending == Ending.MOVED
+
+
+def test_an_earlier_leg_stays_where_its_home_could_not_be_turned() -> None:
+    """What comes by it would come nowhere."""
+    fake = FakeWorld({name: (name,) for name in ("bucharest", "berlin", "oslo")})
+    fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
+    fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, arrival_timeout_s=5.0))
+    story = Story(fake)
+    story.move()
+    chosen = story.plan("oslo")
+
+    def before(effect: str) -> None:
+        if effect == "agent.arrive":
+            raise AgentError("guest web: agent refused")
+        if effect == "link.point bucharest":
+            raise HostError("host bucharest: no SSH")
+
+    fake.before = before
+    assert Logbook().attempt(chosen, fake.world, Faults()).remains
+    assert {move for move, _ in fake.hosts["berlin"].legs} == {"web-1", "web-2"}

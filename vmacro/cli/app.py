@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
 
 from vmacro import __version__
-from vmacro.cli import carry, doctor, history, images, init, lab, move, pki, provision, recover, render, rtt
+from vmacro.cli import carry, doctor, events, history, images, init, lab, move, pki, provision, recover, render, rtt
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command()(carry.carried)
 app.command()(carry.carry)
 app.command()(history.history)
 app.command()(history.show)
+app.command()(events.events)
 app.command()(recover.resume)
 app.command()(recover.abort)
 app.command()(recover.cleanup)
@@ -51,10 +53,13 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 def main() -> None:
     """Exit codes are the errors' own; see vmacro.errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no name of a guest ends a move on a Latin-1 terminal
     try:
         app()
     except VmacroError as error:
-        render.err.print(f"vmacro: {error}", markup=False)
+        render.warn(f"vmacro: {error}")
         sys.exit(error.exit_code)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Annotated
 
 import typer
 
-from vmacro.cli import render, wiring
+from vmacro import wiring
+from vmacro.cli import interrupts, render, telling
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import VmacroError
 from vmacro.model.facts import Connection
 from vmacro.model.moves import Carriage
+from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
+from vmacro.services.archive import UnreadableCarriage
+from vmacro.services.survey import where
 
 POLL_S = 0.5
 
@@ -23,15 +28,19 @@ def carry(
     forever: Annotated[bool, typer.Option("--forever", help="wait for more; for a service")] = False,
 ) -> None:
     """Close tunnels as their last connections end; returns with the last one. Interrupted, it goes on next time."""
-    settings = wiring.load(inventory)
+    settings, interrupted = wiring.load(inventory), threading.Event()
+    wiring.enter(settings)
     with (
-        render.stream(json) as show,
-        wiring.interruptible(show) as cancelled,
-        wiring.opened(settings, show, cancelled, polite=True) as world,
-        wiring.carrier(settings, world),
+        telling.told(settings, json) as (_, publish),
+        interrupts.heeded(publish, interrupted.set),
+        wiring.drivers(settings, polite=True) as worlds,
+        wiring.carrier(settings, worlds, publish, interrupted.is_set),
         wiring.archive(settings) as archive,
     ):
-        while not cancelled() and (forever or archive.carriages()):
+        for carriage in archive.carriages():
+            if isinstance(carriage, UnreadableCarriage):
+                render.warn(f"vmacro: {carriage.trouble}; it is left alone")
+        while not interrupted.is_set() and (forever or any(isinstance(c, Carriage) for c in archive.carriages())):
             time.sleep(POLL_S)
 
 
@@ -43,11 +52,14 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
     rows: list[tuple[object, ...]] = []
     with wiring.opened(settings) as world:
         for carriage in carriages:
+            if isinstance(carriage, UnreadableCarriage):
+                rows.append(("", carriage.address, *("",) * 3, None, None, "", "", None, carriage.trouble))
+                continue
             age_s, left_s = time.time() - carriage.began_s, carriage.deadline_s - time.time()
             ends = (carriage.home.name, carriage.at.name, carriage.leg.kind if carriage.leg else "none: it is home")
             common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s))
             try:
-                users = _users(carriage, world)
+                users = _users(as_the_inventory_has_it(carriage, settings.inventory), world)
             except VmacroError as error:
                 rows.append((*common, "", "", None, error.message))
                 continue
@@ -59,11 +71,13 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
         *("client", "transport", "bytes", "trouble"),
     )
     if json:
-        render.as_json([dict(zip(columns, row)) for row in rows])
+        render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         render.table(render.rows("", columns, rows))
 
 
 def _users(carriage: Carriage, world: World) -> list[Connection]:
+    if not where([carriage.at], carriage.guest, world):
+        raise VmacroError(f"the guest has gone elsewhere than {carriage.at.name}", "vmacro carry ends this entry")
     with world.agent(carriage.at, carriage.guest.domain) as agent:
         return [c for c in agent.connections() if c.reaches(carriage.address)]

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import typer
 
-from vmacro.cli import render, wiring
+from vmacro import wiring
+from vmacro.cli import render
 from vmacro.cli.move import InventoryOption, JsonOption, show_findings
 from vmacro.planning.checks import blockers
 from vmacro.services.doctor import examine
@@ -16,8 +17,8 @@ def doctor(inventory: InventoryOption = None, json: JsonOption = False) -> None:
     """Look at every host and guest, and say all that is missing, each with its fix. Changes nothing; exit code 3 if
     something would block a move."""
     settings = wiring.load(inventory)
-    with wiring.opened(settings) as world:
-        found = examine(settings.inventory, world, lambda what: render.err.print(f"looking at {what}"))
+    with wiring.archive(settings) as archive, wiring.opened(settings) as world:
+        found = examine(settings.inventory, world, lambda what: render.warn(f"looking at {what}"), archive.past)
     if json:
         render.as_json([asdict(f) for f in found])
     else:

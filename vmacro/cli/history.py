@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from vmacro.cli import render, wiring
+from vmacro import wiring
+from vmacro.cli import render, telling
 from vmacro.cli.move import InventoryOption, JsonOption
-from vmacro.errors import ConfigurationError
+from vmacro.errors import ConfigurationError, JournalError
 from vmacro.model.moves import Noted
-from vmacro.services.archive import Record
+from vmacro.services import report
+from vmacro.services.archive import Archive, Record, Unreadable
+from vmacro.services.event_json import as_plain
 
 MoveArgument = Annotated[str, typer.Argument(metavar="MOVE", help="as `vmacro history` names it")]
 
@@ -27,41 +30,56 @@ def history(
     with wiring.archive(settings) as archive:
         records = archive.moves(limit)
     columns = ("move", "guest", "from", "to", "handoff", "by", "began", "attempts", "downtime ms", "wall s", "ended")
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for record in records:
+        if isinstance(record, Unreadable):
+            blank, began = ("",) * 4, _clock(record.began_ms, True)
+            rows.append((record.move_id, record.guest, *blank, began, record.attempts, None, None, "cannot be read"))
+            continue
         plan, outcome = record.plan, record.outcome
         downtime = outcome.statistics.downtime_ms if outcome and outcome.statistics else None
         wall = outcome.wall_s if outcome else None
         whole = (plan.move_id, plan.guest.name, plan.source.site, plan.destination.site, plan.handoff, plan.operator)
         rows.append((*whole, _clock(record.began_ms, True), record.attempts, downtime, wall, _ended(record)))
     if json:
-        render.as_json([dict(zip(columns, row)) for row in rows])
+        render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         render.table(render.rows("", columns, rows))
 
 
 def show(move_id: MoveArgument, inventory: InventoryOption = None, json: JsonOption = False) -> None:
-    """One move: its plan, its phases, what each found, how it ended, what is left."""
+    """One move: its plan, its phases, what each found, what happened meanwhile, how it ended, what is left."""
     settings = wiring.load(inventory)
     with wiring.archive(settings) as archive:
-        record, steps = archive.move(move_id), archive.steps(move_id)
+        record, (steps, untold) = archive.move(move_id), _steps(archive, move_id)
         carried = [c.address for c in archive.carriages() if c.move_id == move_id]
     if record is None:
         raise ConfigurationError(f"move {move_id!r}: not in the journal", "`vmacro history` lists them")
-    left = _left(record, carried)
+    left, events = _left(record, carried), report.story(telling.event_log(settings), move_id)
     if json:
         shown = [{**asdict(s), "error": str(s.error) if s.error else ""} for s in steps]
-        render.as_json({"record": asdict(record), "steps": shown, "left": left})
+        told = [as_plain(event) for event in events]
+        render.as_json({"record": asdict(record), "steps": shown, "untold": untold, "left": left, "events": told})
         return
     plan = record.plan
     heading = f"{plan.move_id}: {plan.guest.name}, {plan.source.name} to {plan.destination.name}, {plan.handoff}"
     rows = [(s.name, _clock(s.began_ms), s.ended_ms - s.began_ms, _found(s)) for s in steps]
-    render.table(render.rows(heading, ("phase", "began", "ms", "found"), rows))
+    render.table(render.rows(heading, ("phase", "began", "ms", "found"), rows, untold))
+    if (meanwhile := render.meanwhile(events)).rows:
+        render.table(meanwhile)
     outcome = record.outcome
     ended = f"ended: {_ended(record)}" + (f": {outcome.reason}" if outcome and outcome.reason else "")
-    render.out.print(ended + (f"\n  hint: {outcome.hint}" if outcome and outcome.hint else ""))
+    render.say(ended + (f"\n  hint: {outcome.hint}" if outcome and outcome.hint else ""))
     for text in left or ["nothing"]:
-        render.out.print(f"left: {text}")
+        render.say(f"left: {text}")
+
+
+def _steps(archive: Archive, move_id: str) -> tuple[list[Noted], str]:
+    """The phases, and why they cannot be told if so."""
+    try:
+        return archive.steps(move_id), ""
+    except JournalError as error:
+        return [], error.message
 
 
 def _ended(record: Record) -> str:

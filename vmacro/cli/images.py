@@ -17,7 +17,7 @@ def build(names: Annotated[list[str] | None, typer.Argument(help="recipes; defau
     """Build what is not in the cache yet."""
     requirements.require_root("image build")
     for name in names or [r.name for r in images.recipes()]:
-        images.build(name, render.out.print)
+        images.build(name, render.say)
 
 
 @app.command("list")
@@ -27,6 +27,6 @@ def list_images(json: Annotated[bool, typer.Option("--json")] = False) -> None:
     rows = [(i.recipe.name, i.recipe.kind, i.recipe.suite, i.built, str(i.folder)) for i in found]
     columns = ("image", "kind", "suite", "built", "folder")
     if json:
-        render.as_json([dict(zip(columns, row)) for row in rows])
+        render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         render.table(render.rows("", columns, rows))

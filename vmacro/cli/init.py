@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from vmacro import inventory as inventories
-from vmacro.cli import render, wiring
+from vmacro import private, wiring
+from vmacro.cli import render
 from vmacro.errors import ConfigurationError
 
 HEAD = """\
@@ -22,7 +23,7 @@ HEAD = """\
 [orchestrator]
 ca_dir = "{folder}/ca"            # your certificate authority: keep it on this machine only
 pki_dir = "{folder}/pki"          # this machine's own certificate
-# addresses = ["192.0.2.1"]       # whence hosts let libvirt be reached, besides each other; default: anywhere
+# addresses = ["192.0.2.1"]       # who may reach hosts' libvirt, besides the hosts; default: anybody
 # ssh_key = "/root/.ssh/id_ed25519"
 # ssh_known_hosts = "/root/.ssh/known_hosts"
 # database_url = "postgresql://user@host/name"   # when several machines orchestrate
@@ -34,9 +35,13 @@ pki_dir = "{folder}/pki"          # this machine's own certificate
 SITE = """
 [sites.{site}]
 # anti_spoofing = true            # its provider drops packets with sources of other sites
-[sites.{site}.network]            # what `vmacro provision hosts` makes; each site has a subnet of its own
+"""
+NETWORK = """\
+[{owner}]
+# What `vmacro provision hosts` makes; your routers send it to this host.
 subnet = "{subnet}"
 # subnet6 = "2001:db8:1::/64"
+# guard = false                   # let guests send as whatever MAC and address they like
 """
 HOST = """
 [hosts.{name}]
@@ -47,6 +52,7 @@ peer_uri = "qemu+tls://{name}/system"
 address = "{address}"             # where the other hosts send migration data
 network = "front"
 {emulation}# guests run without KVM here
+# plain_tunnel = true             # legs to hosts that say so, too, are not encrypted: the path between them is private
 """
 GUEST = """
 [guests.{name}]
@@ -85,20 +91,41 @@ def init(
     sites = list(dict.fromkeys(h.site for h in hosts))
     subnets = {site: given.get(site) or _asked(f"the guests' subnet at {site}", "--subnet") for site in sites}
     text = HEAD.format(folder=path.resolve().parent)
-    text += "".join(SITE.format(site=site, subnet=subnets[site]) for site in sites)
+    networks = _networks(hosts, subnets)
+    text += "".join(SITE.format(site=site) + networks.get(site, "") for site in sites)
     emulated = "emulation = true                  " if emulation else "# emulation = true                "
     for h in hosts:
         text += HOST.format(name=h.name, site=h.site, ssh=h.ssh, address=h.address, emulation=emulated)
+        text += networks.get(f"{h.site}/{h.name}", "")
     text += "".join(GUEST.format(name=name) for name in guest or []) + TAIL
     _write_if_good(path, text)
-    render.out.print(f"{path}: {len(hosts)} hosts at {len(sites)} sites. Next: vmacro pki init; vmacro provision hosts")
+    render.say(f"{path}: {len(hosts)} hosts at {len(sites)} sites. Next: vmacro pki init; vmacro provision hosts")
+
+
+def _networks(hosts: list[Asked], subnets: dict[str, str]) -> dict[str, str]:
+    """Of each site with one host, by its name; of each of several hosts a part of it, by SITE/NAME."""
+    found = {}
+    for site, subnet in subnets.items():
+        names = [h.name for h in hosts if h.site == site]
+        try:
+            parts = inventories.parts_of(ipaddress.IPv4Network(subnet), len(names))
+        except ValueError as error:
+            raise ConfigurationError(f"--subnet {site}={subnet}: {error}", f"a subnet for {len(names)} hosts") from None
+        if len(names) == 1:
+            found[site] = NETWORK.format(owner=f"sites.{site}.network", subnet=subnet)
+        else:
+            found |= {
+                f"{site}/{name}": NETWORK.format(owner=f"hosts.{name}.guest_network", subnet=part)
+                for name, part in zip(names, parts, strict=True)
+            }
+    return found
 
 
 def _write_if_good(path: Path, text: str) -> None:
     """What is wrong with it is said of the file that would have been."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(path.parent)
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
+    private.write(part, text)
     try:
         inventories.load(part)
     except ConfigurationError as error:

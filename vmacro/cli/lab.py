@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vmacro import inventory as inventories
-from vmacro.cli import move, render, wiring
+from vmacro import wiring
+from vmacro.cli import move, render
 from vmacro.errors import ConfigurationError, LabError
 from vmacro.lab import lab as labs
 from vmacro.lab import requirements, seat, topology
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import OPERATOR, WAN
-from vmacro.planning.handoffs import SEAMLESS
-from vmacro.planning.request import Request
-from vmacro.services import claims
 
 app = typer.Typer(help="Two sites, a WAN and a client on this machine.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="TOML; the default is the paper's two sites")]
@@ -39,11 +37,16 @@ def up(
     began = time.monotonic()
     raised = Lab(loaded)
     raise_it = raised.up_bare if bare else raised.up
-    raise_it(shape, lambda text: render.out.print(f"{time.monotonic() - began:6.1f} s  {text}"))
+    raise_it(shape, lambda text: render.say(f"{time.monotonic() - began:6.1f} s  {text}"))
+    render.say(f"lab {loaded.name} is up. Next: {'; '.join(next_commands(raised, bare))}")
+
+
+def next_commands(lab: Lab, bare: bool) -> list[str]:
+    """What to type once it is up. Each names this lab: other labs may be up, and the default name may be another's."""
+    name = lab.topology.name
     if bare:
-        render.out.print(f"Next: vmacro lab shell operator --lab {loaded.name}; there: vmacro init, and so on")
-        return
-    render.out.print(f"lab {loaded.name} is up. Next: vmacro lab status; vmacro sites; vmacro lab down")
+        return [f"vmacro lab shell operator --lab {name}, and there vmacro init"]
+    return [f"vmacro lab status {name}", f"vmacro sites -i {lab.inventory_file}", f"vmacro lab down {name}"]
 
 
 @app.command()
@@ -54,18 +57,18 @@ def status(name: NameArgument = "demo", json: Annotated[bool, typer.Option("--js
     if json:
         render.as_json(asdict(found))
         return
-    render.out.print(f"delay by {found.delay_by}; guests run under {'KVM' if found.accelerator == 'kvm' else 'TCG'}")
+    render.say(f"delay by {found.delay_by}; guests run under {'KVM' if found.accelerator == 'kvm' else 'TCG'}")
     trips = [(f"{m.one} - {m.other}", m.asked_ms, m.median_ms, m.error_ms, m.spread_ms) for m in found.measured]
     columns = ("round trip", "asked ms", "measured ms", "error ms", "spread ms")
     render.table(render.rows("WAN", columns, [(a, b, *(round(x, 2) for x in rest)) for a, b, *rest in trips]))
     render.table(render.rows("Hosts", ("host", "runs"), list(found.hosts.items())))
-    guests = [(g.name, g.site, g.agent.address if g.agent else None, g.trouble) for g in found.guests]
+    guests = [(g.name, g.host, g.agent.address if g.agent else None, g.trouble) for g in found.guests]
     render.table(render.rows("Guests", ("guest", "at", "address", "trouble"), guests))
 
 
 @app.command()
 def shell(
-    node: Annotated[str, typer.Argument(help="a site, a client, a guest, `wan` or `operator`")],
+    node: Annotated[str, typer.Argument(help="a host, a client, a guest, `wan` or `operator`")],
     command: Annotated[list[str] | None, typer.Argument(help="instead of a shell")] = None,
     name: Annotated[str, typer.Option("--lab", help="the lab's name")] = "demo",
 ) -> None:
@@ -73,7 +76,7 @@ def shell(
     requirements.require_root("lab shell")
     lab = Lab.running(name)
     if node in lab.topology.guests:
-        place = next((g.site for g in lab.status().guests if g.name == node), "")
+        place = next((g.host for g in lab.status().guests if g.name == node), "")
         if not place:
             raise LabError(f"guest {node}: runs nowhere")
         node, command = place, ["virsh", "console", "--force", node]
@@ -97,7 +100,7 @@ def down(name: NameArgument = "demo") -> None:
     left = saved.down() if saved is not None else labs.leftovers(name)
     if left:
         raise LabError(f"lab {name}: left behind: " + "; ".join(left))
-    render.out.print(f"lab {name} is down: no process, mount, namespace, tap or file is left of it")
+    render.say(f"lab {name} is down: no process, mount, namespace, tap or file is left of it")
 
 
 @app.command()
@@ -112,17 +115,14 @@ def demo(
     target = next(s for s in lab.topology.sites if s != guest.site)
     status(lab.topology.name)
     if lab.guest(name).site != guest.site:
-        render.out.print(f"{name} is not at its home: moving it back to {guest.site} first")
+        render.say(f"{name} is not at its home: moving it back to {guest.site} first")
         _move(lab, name, guest.site, None)
     raise typer.Exit(_move(lab, name, target, report_dir))
 
 
 def _move(lab: Lab, guest: str, target: str, report_dir: Path | None) -> int:
     settings = inventories.load(lab.inventory_file)
-    policy = replace(settings.inventory.policy)
-    wanted, site = wiring.guest_named(settings, guest), wiring.site_named(settings, target)
-    request = Request(wanted, site, SEAMLESS, policy, claims.operator())
-    return move.perform(settings, request, report_dir, json=False)
+    return move.perform(settings, wiring.request(settings, guest, target), report_dir, json=False)
 
 
 def _ssh(lab: Lab, node: str, command: list[str]) -> list[str]:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from vmacro.cli import render, wiring
-from vmacro.errors import ClaimedError, ConfigurationError, VmacroError
+from vmacro import wiring
+from vmacro.cli import interrupts, render, telling
 from vmacro.inventory import Settings
-from vmacro.model.events import Event
 from vmacro.model.facts import Connection
-from vmacro.model.moves import EXIT_CODES, Ending, Finding
-from vmacro.model.nouns import Policy
+from vmacro.model.moves import Ending, Finding
 from vmacro.planning.checks import blockers
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
-from vmacro.rtt import recording as recordings
 from vmacro.rtt import report as rtt_report
-from vmacro.services import claims, measured, report
-from vmacro.services.survey import survey
+from vmacro.services import report as reports
+from vmacro.services.moves import Control, Moves, Report
+from vmacro.services.survey import HostState, connections_of, overview
 
 InventoryOption = Annotated[
     Path | None,
@@ -32,7 +32,7 @@ InventoryOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, events as lines")]
 GuestArgument = Annotated[str, typer.Argument(help="a guest of the inventory")]
-ToOption = Annotated[str, typer.Option("--to", help="the site to move to")]
+ToOption = Annotated[str, typer.Option("--to", help="the site to move to, or one host of it: SITE/HOST")]
 HandoffOption = Annotated[str, typer.Option(help=f"how connections get to the new address: {', '.join(HANDOFFS)}")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="folder; default report/MOVE_ID")]
 LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move even if connections are cut")]
@@ -41,23 +41,11 @@ LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move 
 def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
     """Sites, their hosts, and the guests that run there."""
     settings = wiring.load(inventory)
-    rows: list[tuple[object, ...]] = []
     with wiring.opened(settings) as world:
-        for host in settings.inventory.hosts:
-            hypervisor = world.hypervisor(host)
-            try:
-                facts = hypervisor.facts()
-                version = f"{facts.hypervisor} {'.'.join(map(str, facts.hypervisor_version))}"
-                found = [(g.name, hypervisor.domain(g.domain)) for g in settings.inventory.guests]
-                running = ", ".join(name for name, domain in found if domain is not None and domain.running)
-                left = facts.certificate_days_left
-                days = None if left is None else round(left)
-                rows.append((host.site, host.name, version, facts.free_memory_mib, days, running, ""))
-            except VmacroError as error:
-                rows.append((host.site, host.name, "", None, None, "", error.message))
+        rows = [_of_host(state) for state in overview(settings.inventory, world)]
     columns = ("site", "host", "hypervisor", "free MiB", "certificate days", "guests", "trouble")
     if json:
-        render.as_json([dict(zip(columns, row)) for row in rows])
+        render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         render.table(render.rows("", columns, rows))
 
@@ -71,26 +59,32 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Everything that stands against a move, all at once. Changes nothing; exit code 3 if something blocks."""
-    settings, request = _request(inventory, guest, to, handoff, {"allow_connection_loss": allow_connection_loss})
-    with wiring.opened(settings) as world:
-        _, findings = measured.checked(settings.inventory, request, world, ask_clients=True)
+    settings = wiring.load(inventory)
+    request = wiring.request(settings, guest, to, handoff, **_loss(allow_connection_loss))
+    wiring.enter(settings)
+    log = telling.event_log(settings)
+    with wiring.drivers(settings) as worlds, wiring.moves(settings, worlds, log) as moves:
+        checked = moves.check(request)
     if json:
-        render.as_json([asdict(f) for f in findings])
+        render.as_json([asdict(f) for f in checked.findings])
     else:
-        show_findings(findings, f"nothing stands against moving {guest} to {to}")
-    raise typer.Exit(3 if blockers(findings) else 0)
+        show_findings(checked.findings, f"nothing stands against moving {guest} to {checked.host}")
+        render.say(f"to {checked.host}, chosen because: {checked.because}")
+        if checked.legs:
+            render.say(f"legs by {checked.legs}")
+    raise typer.Exit(3 if checked.blocked else 0)
 
 
 def connections(guest: GuestArgument, inventory: InventoryOption = None, json: JsonOption = False) -> None:
     """The guest's connections: which follow it to a new address, and by which subflows they run."""
     settings = wiring.load(inventory)
     wanted = wiring.guest_named(settings, guest)
+    wiring.see_that_nobody_moves(settings, guest)  # who asks the agent would cut off who moves it
     with wiring.opened(settings) as world:
-        seen = survey(settings.inventory, wanted, world, ask_clients=True, ask_host_sides=False)
-    if seen.agent is None:
-        raise VmacroError(
-            seen.agent_trouble or f"guest {guest}: runs nowhere, or has no agent channel", seen.agent_hint
-        )
+        seen = connections_of(settings.inventory, wanted, world)
+    if seen.agent is not None and seen.agent.claim is not None:
+        claim = seen.agent.claim
+        render.warn(f"guest {guest}: move {claim.move} of {claim.by or 'somebody'} is under way")
     if json:
         render.as_json([asdict(c) for c in seen.connections])
         return
@@ -129,104 +123,96 @@ def migrate(
         "copy_timeout_s": copy_timeout_s,
         "remove_source_disks": remove_source_disks,
     }
-    chosen = {k: v for k, v in bounds.items() if v is not None} | {"allow_connection_loss": allow_connection_loss}
-    settings, request = _request(inventory, guest, to, handoff, chosen)
+    chosen = {k: v for k, v in bounds.items() if v is not None} | _loss(allow_connection_loss)
+    settings = wiring.load(inventory)
+    request = wiring.request(settings, guest, to, handoff, **chosen)
     raise typer.Exit(perform(settings, replace(request, take_over=take_over), report_dir, json))
 
 
 def perform(settings: Settings, request: Request, report_dir: Path | None, json: bool) -> int:
     """The move and its report; returns the exit code."""
-    events: list[Event] = []
-
-    def folder(move_id: str) -> Path:
-        return report_dir or Path("report") / move_id
-
-    with render.stream(json) as show:
-
-        def publish(event: Event) -> None:
-            events.append(event)
-            show(event)
-
-        with (
-            wiring.claimed(settings, request.guest.name),
-            wiring.interruptible(publish) as cancelled,
-            wiring.opened(settings, publish, cancelled) as world,
-            wiring.runner(settings, world) as run,
-        ):
-            _nothing_unfinished(settings, request.guest.name)
-            done = measured.move(
-                settings.inventory,
-                request,
-                world,
-                run,
-                lambda: wiring.new_move_id(request.guest),
-                wiring.prober(settings, request.guest),
-                folder,
-            )
-    target, recording = folder(done.plan.move_id), _readable(done.recording)
-    figures = report.write(target, done.plan, done.outcome, events, recording)
+    with under_control(settings, json) as (moves, control):
+        report = moves.migrate(request, control, lambda move_id: report_dir or wiring.REPORTS / move_id)
+    show_troubles(report)
     if json:
-        render.as_json(figures)
+        render.as_json(report.figures)
     else:
-        _show_report(figures, events, recording, target)
-    return EXIT_CODES[done.outcome.ending]
+        _show_report(report)
+    return report.outcome.exit_code
 
 
-def _readable(recording: Path | None) -> Path | None:
-    """A prober elsewhere may have been cut off, or say anything: the move is what it is all the same."""
-    try:
-        if recording is not None:
-            recordings.read(recording)
-    except (recordings.RecordingError, OSError) as error:
-        render.err.print(f"what was measured cannot be read: {error}", markup=False)
-        return None
-    return recording
+@contextmanager
+def under_control(settings: Settings, json: bool) -> Iterator[tuple[Moves, Control]]:
+    """One move at a time, shown as it goes; Ctrl-C cancels it."""
+    wiring.enter(settings)
+    with telling.told(settings, json) as (log, publish):
+        control = Control(publish)
+        with (
+            interrupts.heeded(control.publish, control.cancel),
+            wiring.drivers(settings) as worlds,
+            wiring.moves(settings, worlds, log) as moves,
+        ):
+            yield moves, control
 
 
-def _nothing_unfinished(settings: Settings, guest: str) -> None:
-    """A move that never ended, or left it uncertain where the guest is, comes first. Raises ClaimedError."""
-    with wiring.archive(settings) as archive:
-        for record in archive.unfinished(guest):
-            move_id, by = record.plan.move_id, record.plan.operator or "somebody"
-            began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.began_ms / 1000))
-            if record.outcome is None or record.outcome.ending == Ending.UNCERTAIN:
-                how = "has not ended, and nobody works on it" if record.outcome is None else "left it uncertain"
-                text = f"guest {guest}: move {move_id}, begun by {by} at {began}, {how}; nothing was changed"
-                raise ClaimedError(text, f"vmacro resume {move_id}, or vmacro abort {move_id}")
+def _loss(allowed: bool) -> dict[str, Any]:
+    """The policy's word stands, unless the operator allows more."""
+    return {"allow_connection_loss": True} if allowed else {}
 
 
-def _request(path: Path | None, guest: str, to: str, handoff: str, bounds: dict[str, Any]) -> tuple[Settings, Request]:
-    settings = wiring.load(path)
-    wanted, site = wiring.guest_named(settings, guest), wiring.site_named(settings, to)
-    if handoff not in HANDOFFS:
-        raise ConfigurationError(f"handoff {handoff!r}: unknown", f"known: {', '.join(HANDOFFS)}")
-    kept = settings.inventory.policy
-    bounds["allow_connection_loss"] = bounds["allow_connection_loss"] or kept.allow_connection_loss
-    policy: Policy = replace(kept, **bounds)
-    return settings, Request(wanted, site, handoff, policy, claims.operator())
+def _of_host(state: HostState) -> tuple[object, ...]:
+    host, facts = state.host, state.facts
+    if facts is None:
+        return host.site, host.name, "", None, None, "", state.trouble
+    version = f"{facts.hypervisor} {'.'.join(map(str, facts.hypervisor_version))}"
+    left = facts.certificate_days_left
+    days = None if left is None else round(left)
+    return host.site, host.name, version, facts.free_memory_mib, days, ", ".join(state.guests), ""
 
 
-def show_findings(findings: list[Finding], if_none: str) -> None:
+def show_findings(findings: Sequence[Finding], if_none: str) -> None:
+    """Print findings, each with its hint; `if_none` is said if there are none."""
     if not findings:
-        render.out.print(if_none)
+        render.say(if_none)
     for finding in findings:
         colour = "red" if finding in blockers([finding]) else "yellow"
-        text = f"[{colour}]{finding.severity.value}[/{colour}] {finding.code}: {finding.subject}: {finding.message}"
-        render.out.print(text + (f"\n  hint: {finding.hint}" if finding.hint else ""))
+        text = f" {finding.code}: {finding.subject}: {finding.message}"
+        hint = f"\n  hint: {finding.hint}" if finding.hint else ""
+        render.out.print(Text.assemble((finding.severity.value, colour), render.literal(text + hint)))
 
 
-def _show_report(figures: dict[str, Any], events: list[Event], recorded: Path | None, folder: Path) -> None:
-    if recorded is not None:
-        recording, phases = recordings.read(recorded), report.spans(events)
+def _show_report(report: Report) -> None:
+    figures, outcome = report.figures, report.outcome
+    if report.recording is not None:
+        recording, phases = report.recording, reports.spans(report.events)
         print(rtt_report.terminal_chart(recording, phases, width=min(render.out.width, 110)))
-        for shown in report.tables(figures, rtt_report.felt(recording, phases)):
+        for shown in reports.tables(figures, rtt_report.felt(recording, phases)):
             render.table(shown)
-    else:
-        render.out.print(f"{figures['ending']}; no prober is configured for this guest, so nothing was measured")
-    if figures["carried_addresses"]:
-        addresses = ", ".join(figures["carried_addresses"])
-        render.out.print(f"carried on for clients that cannot follow: {addresses}. `vmacro carry` closes it in the end")
-    render.out.print(f"report: {folder}/report.html")
+    elif not report.recording_trouble:
+        render.say("no prober is configured for this guest, so nothing was measured")
+    show_ending(report)
+    if outcome.carried:
+        addresses = ", ".join(outcome.carried)
+        render.say(f"carried on for clients that cannot follow: {addresses}. `vmacro carry` closes it in the end")
+    if not report.folder_trouble:
+        render.say(f"report: {report.folder}/report.html")
+
+
+def show_troubles(report: Report) -> None:
+    """What was not measured or not written down; that changes no move."""
+    for text in filter(None, (report.recording_trouble, report.folder_trouble)):
+        render.warn(text)
+
+
+def show_ending(report: Report) -> None:
+    """Where the guest runs now, and why, if it is not what was asked for."""
+    plan, outcome = report.plan, report.outcome
+    where = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
+    place = "" if outcome.ending == Ending.UNCERTAIN else f"; the guest runs at {where.name}"
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    render.say(f"{plan.move_id}: {outcome.ending.value}{place}{reason}")
+    if outcome.hint:
+        render.say(f"  hint: {outcome.hint}")
 
 
 def _follows(connection: Connection) -> str:

@@ -1,9 +1,10 @@
-"""pki init, issue, renew, show."""
+"""pki init, issue, revoked, renew, show."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -11,25 +12,37 @@ from urllib.parse import urlsplit
 import typer
 
 from vmacro import inventory as inventories
-from vmacro.cli import render, wiring
+from vmacro import private, wiring
+from vmacro.cli import render
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
-from vmacro.pki.store import LIFETIME_DAYS, MAX_REQUEST_BYTES, OPERATOR, RENEW_DAYS, Store
+from vmacro.pki import store as pki
+from vmacro.pki.store import LIBVIRT, LIFETIME_DAYS, MAX_REQUEST_BYTES, OPERATOR, QEMU, RENEW_DAYS, Store
 
 app = typer.Typer(help="An authority of your own, for libvirt's and QEMU's TLS.", no_args_is_help=True)
+
+
+class Purpose(StrEnum):
+    """What a certificate is for. Each has an authority of its own."""
+
+    LIBVIRT = LIBVIRT
+    QEMU = QEMU
+
+
 NameArgument = Annotated[str, typer.Argument(help=f"a host of the inventory, or {OPERATOR!r}")]
+ForOption = Annotated[Purpose, typer.Option("--for", help="whose TLS it is for; each has an authority of its own")]
 DaysOption = Annotated[float, typer.Option(help="how long it is valid; below 0: expired, for tests")]
 
 
 @app.command()
 def init(inventory: InventoryOption = None) -> None:
-    """Make the authority (orchestrator.ca_dir) and the operator's certificate (orchestrator.pki_dir). Idempotent."""
+    """Make the authorities (orchestrator.ca_dir) and the operator's certificate (orchestrator.pki_dir). Idempotent."""
     settings = wiring.load(inventory)
-    store = store_of(settings)
-    made = store.init(f"vmacro {settings.path.stem}")
-    render.out.print(f"authority: {'made' if made else 'is there already'}: {store.folder / 'cacert.pem'}")
-    store.issue_pair(operators_folder(settings), OPERATOR, ())
+    folder = settings.named_folder("ca_dir")
+    made = pki.init(folder, f"vmacro {settings.path.stem}")
+    render.out.print(f"authority: {'made' if made else 'is there already'}: {folder / 'cacert.pem'}")
+    stores_of(settings)[LIBVIRT].issue_pair(operators_folder(settings), OPERATOR, ())
     render.out.print(f"operator's certificate: {operators_folder(settings) / 'clientcert.pem'}")
     render.out.print("Keep cakey.pem: whoever has it can be any host. Next: vmacro provision hosts")
 
@@ -38,6 +51,7 @@ def init(inventory: InventoryOption = None) -> None:
 def issue(
     name: NameArgument,
     csr: Annotated[Path | None, typer.Option(help="the host's request (PKCS#10 PEM); - is standard input")] = None,
+    purpose: ForOption = Purpose.LIBVIRT,
     days: DaysOption = LIFETIME_DAYS,
     inventory: InventoryOption = None,
 ) -> None:
@@ -46,8 +60,9 @@ def issue(
     The names in it are the inventory's, whatever the request says.
     """
     settings = wiring.load(inventory)
+    store = stores_of(settings)[purpose]
     if name == OPERATOR:
-        store_of(settings).issue_pair(operators_folder(settings), OPERATOR, (), days)
+        stores_of(settings)[LIBVIRT].issue_pair(operators_folder(settings), OPERATOR, (), days)
         return
     names = names_of(settings, name)
     if csr is None:
@@ -57,7 +72,21 @@ def issue(
         request = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1) if str(csr) == "-" else csr.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{csr}: cannot be read: {error.strerror}") from error
-    print(store_of(settings).issue_for_request(name, names, request, days).decode(), end="")
+    print(store.issue_for_request(name, names, request, days).decode(), end="")
+
+
+@app.command()
+def revoked(purpose: ForOption = Purpose.LIBVIRT, inventory: InventoryOption = None) -> None:
+    """Print the list of certificates that count no more; `vmacro provision hosts` brings it to the hosts.
+
+    They are those of hosts that the inventory does not name any more, and those for keys that a host had before. This
+    machine's own copy of the list (in orchestrator.pki_dir) is written along.
+    """
+    settings = wiring.load(inventory)
+    found = stores_of(settings)[purpose].revocations({OPERATOR, *(h.name for h in settings.inventory.hosts)})
+    if purpose is Purpose.LIBVIRT and operators_folder(settings).is_dir():
+        private.write(operators_folder(settings) / "cacrl.pem", found)  # where libvirt's `pkipath` looks for it
+    print(found.decode(), end="")
 
 
 @app.command()
@@ -68,34 +97,42 @@ def renew(
 ) -> None:
     """New certificates for the keys that are there; `vmacro provision hosts --tags tls` brings them to the hosts."""
     settings = wiring.load(inventory)
-    store = store_of(settings)
-    due = [i.name for i in store.issued() if not i.is_authority and i.days_left < RENEW_DAYS]
-    for name in names or due:
-        certificate = store.renew(name, days)
-        if name == OPERATOR:
-            (operators_folder(settings) / "clientcert.pem").write_bytes(certificate)
-        render.out.print(f"{name}: renewed")
-    if not names and not due:
+    count = 0
+    for purpose, store in stores_of(settings).items():
+        present = [i for i in store.issued() if not i.is_authority]
+        known = {i.name for i in present}
+        chosen = [n for n in names or () if n in known or purpose == LIBVIRT]  # the operator has none of QEMU's
+        for name in chosen or [i.name for i in present if not names and i.days_left < RENEW_DAYS]:
+            certificate = store.renew(name, days)
+            if name == OPERATOR:
+                private.write(operators_folder(settings) / "clientcert.pem", certificate)
+            render.out.print(f"{name}: renewed for {purpose}")
+            count += 1
+    if not count:
         render.out.print(f"nothing is due: every certificate is valid for {RENEW_DAYS:g} days or more")
 
 
 @app.command()
 def show(inventory: InventoryOption = None, json: JsonOption = False) -> None:
-    """The authority and what it has issued, with the days that are left."""
-    found = store_of(wiring.load(inventory)).issued()
+    """The authorities and what they have issued, with the days that are left."""
+    found = [i for store in stores_of(wiring.load(inventory)).values() for i in store.issued()]
     if json:
         render.as_json([asdict(i) for i in found])
         return
-    rows = [("(authority)" if i.is_authority else i.name, ", ".join(i.names), i.expires, i.days_left) for i in found]
-    render.table(render.rows("", ("certificate of", "valid for", "expires", "days left"), rows))
+    rows = [
+        (i.purpose, "(authority)" if i.is_authority else i.name, ", ".join(i.names), i.expires, i.days_left)
+        for i in found
+    ]
+    render.table(render.rows("", ("for", "certificate of", "names", "expires", "days left"), rows))
 
 
-def store_of(settings: Settings) -> Store:
-    """Raises ConfigurationError where the inventory names no folder for it."""
-    return Store(settings.named_folder("ca_dir"))
+def stores_of(settings: Settings) -> dict[str, Store]:
+    """By purpose. Raises ConfigurationError where the inventory names no folder for them."""
+    return pki.stores(settings.named_folder("ca_dir"))
 
 
 def operators_folder(settings: Settings) -> Path:
+    """Where the operator's certificate is. Raises ConfigurationError if the inventory does not say so."""
     return settings.named_folder("pki_dir")
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from vmacro.cli import render, wiring
+from vmacro import wiring
+from vmacro.cli import render
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
@@ -21,7 +22,7 @@ from vmacro.provisioning.runner import Options, Recap, Task
 from vmacro.services.survey import leased_address
 
 app = typer.Typer(help="Bring machines to what the inventory says, by the playbooks.", no_args_is_help=True)
-HOST_TAGS = "packages, system, tls, libvirt, firewall, host_side, storage, network"
+HOST_TAGS = "packages, system, tls, libvirt, firewall, host_side, guard, storage, network"
 QUIET = ("begins", "ok", "skipped")
 
 
@@ -41,10 +42,14 @@ def hosts(
     """Hypervisor hosts, from bare Debian 12 or 13 to ready to migrate. Idempotent."""
     settings = wiring.load(inventory)
     names = _named(limit, [h.name for h in settings.inventory.hosts], "host", settings)
-    brought = ansible_inventory.parts()  # before we enter a network that may reach no index
+    artifacts = ansible_inventory.parts()  # before we enter a network that may reach no index
     wiring.enter(settings)
     _provision(
-        settings, "hosts", ansible_inventory.derived(settings, brought), Options(check, diff, _list(tags), names), json
+        settings,
+        "hosts",
+        ansible_inventory.derived(settings, artifacts),
+        Options(check, diff, _list(tags), names),
+        json,
     )
 
 
@@ -59,16 +64,16 @@ def guests(
 ) -> None:
     """Guests that run already: the agent takes their interface over, their servers speak MPTCP. Idempotent."""
     settings = wiring.load(inventory)
-    names = _named(limit, list(settings.read.guests), "guest", settings)
-    known = settings.read.guests
+    names = _named(limit, list(settings.raw_inventory.guests), "guest", settings)
+    known = settings.raw_inventory.guests
     chosen = [name for name in names or known if known[name].ssh or names]
     if not chosen:
         raise ConfigurationError(f"{settings.path}: guests.*.ssh: no guest says how to reach it", 'say ssh = "USER@"')
     for name in (n for n in chosen if not known[n].ssh):
         raise ConfigurationError(f"{settings.path}: guests.{name}.ssh: is not set", 'say ssh = "USER@"')
-    brought = ansible_inventory.parts()
+    artifacts = ansible_inventory.parts()
     addresses = _addresses(settings, [name for name in chosen if known[name].ssh.endswith("@")])
-    machines = ansible_inventory.derived(settings, brought, addresses)
+    machines = ansible_inventory.derived(settings, artifacts, addresses)
     _provision(settings, "guests", machines, Options(check, diff, _list(tags), names), json)
 
 
@@ -83,43 +88,44 @@ def probes(
 ) -> None:
     """What answers probes in guests, and what asks from where clients are and serves the figures. Idempotent."""
     settings = wiring.load(inventory)
-    probed = {name: guest for name, guest in settings.read.guests.items() if guest.probe is not None}
-    probers = [name for name, prober in settings.read.probers.items() if prober.ssh]
+    probed = {name: guest for name, guest in settings.raw_inventory.guests.items() if guest.probe is not None}
+    probers = [name for name, prober in settings.raw_inventory.probers.items() if prober.ssh]
     names = _named(limit, [*probed, *probers], "guest or prober", settings)
     if not probers and not any(guest.ssh for guest in probed.values()):
         text = f"{settings.path}: guests.*.probe: nobody is probed that SSH reaches, nor from a machine that it reaches"
         raise ConfigurationError(text, 'say [probers.X] ssh = "USER@ADDRESS", and guests.Y.probe = { from = "X" }')
     for name in (n for n, guest in probed.items() if not guest.ssh):
-        render.err.print(f"guest {name}: its responder is left to you: guests.{name}.ssh is not set")
-    brought = ansible_inventory.parts()
+        render.warn(f"guest {name}: its responder is left to you: guests.{name}.ssh is not set")
+    artifacts = ansible_inventory.parts()
     addresses = _addresses(settings, [name for name in _unsaid(settings) if name in probed])
-    machines = ansible_inventory.derived(settings, brought, addresses)
+    machines = ansible_inventory.derived(settings, artifacts, addresses)
     _provision(settings, "probes", machines, Options(check, diff, _list(tags), names), json)
 
 
 def inventory(inventory: InventoryOption = None) -> None:
     """The inventory as Ansible reads it, for ansible-playbook -i FILE playbooks/hosts.yml, guests.yml or probes.yml."""
     settings = wiring.load(inventory)
-    brought = ansible_inventory.parts()
+    artifacts = ansible_inventory.parts()
     addresses = _addresses(settings, _unsaid(settings))
-    render.as_json(ansible_inventory.derived(settings, brought, addresses))
+    render.as_json(ansible_inventory.derived(settings, artifacts, addresses))
 
 
 def _unsaid(settings: Settings) -> list[str]:
     """Guests of which SSH or a prober elsewhere needs an address that the inventory does not say."""
-    elsewhere = {name for name, prober in settings.read.probers.items() if prober.ssh}
+    elsewhere = {name for name, prober in settings.raw_inventory.probers.items() if prober.ssh}
     return [
         name
-        for name, guest in settings.read.guests.items()
+        for name, guest in settings.raw_inventory.guests.items()
         if guest.ssh.endswith("@")
         or (guest.probe is not None and guest.probe.from_ in elsewhere and not target_address(guest, ""))
     ]
 
 
 def _provision(settings: Settings, playbook: str, machines: dict[str, Any], options: Options, json: bool) -> None:
-    folder = settings.orchestrator.state_dir / "provision" / time.strftime("%Y%m%d-%H%M%S")
+    folder = settings.orchestrator.state_dir / wiring.PLAYBOOK_RUNS / time.strftime("%Y%m%d-%H%M%S")
     with _shown(json) as show:
         recap = runner.run(machines, playbook, options, folder, show)
+    wiring.forget_old(settings)
     if json:
         render.as_json({"folder": str(folder), playbook: recap.counts})
     else:
@@ -169,10 +175,13 @@ def _line(task: Task) -> str:
 
 
 class _HostLines:
-    """A line a host, with the task that it is at; what was changed or failed stays."""
+    """A line per host, with the task that it is at; lines of what was changed or failed stay."""
 
     def __init__(self) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[at]}"))
+        columns = (
+            SpinnerColumn(),
+            *(TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[at]")),
+        )
         self._progress = Progress(*columns, TimeElapsedColumn(), console=render.out, transient=True)
         self._lines: dict[str, TaskID] = {}
 
@@ -188,7 +197,7 @@ class _HostLines:
             self._lines[task.host] = self._progress.add_task(task.host, total=None, at="")
         self._progress.update(self._lines[task.host], at=task.name)
         if task.kind not in QUIET:
-            render.out.print(_line(task), markup=False)
+            render.say(_line(task))
 
 
 def _show_recap(recap: Recap, check: bool) -> None:

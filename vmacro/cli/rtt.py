@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
+from vmacro import private
 from vmacro.cli import render
 from vmacro.errors import ConfigurationError, VmacroError
 from vmacro.rtt import probe as probes
@@ -18,7 +19,7 @@ from vmacro.rtt import recording as recordings
 from vmacro.rtt import report as reports
 from vmacro.rtt import responder, wire
 from vmacro.rtt import watch as watching
-from vmacro.rtt.prober import ProbeError, Target
+from vmacro.rtt.prober import ProbeError, target_named
 from vmacro.rtt.samples import Recording, Sample
 
 app = typer.Typer(help="Round trips on one connection, measured as its user feels them.", no_args_is_help=True)
@@ -44,16 +45,19 @@ def watch(file: Annotated[Path, typer.Argument(help="JSON: whom to probe; see vm
 
 @app.command()
 def probe(
-    address: Annotated[str, typer.Argument(help="where a responder answers")],
-    port: PortOption = wire.DEFAULT_PORT,
+    address: Annotated[str, typer.Argument(help="where a responder answers: HOST, HOST:PORT or [ADDRESS]:PORT")],
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help=f"default: {wire.DEFAULT_PORT}")] = None,
     tcp: Annotated[bool, typer.Option("--tcp", help="plain TCP instead of MPTCP")] = False,
     interval_ms: Annotated[float, typer.Option(min=1)] = 10.0,
     duration_s: Annotated[float | None, typer.Option(min=0.1, help="default: until interrupted")] = None,
     record: Annotated[Path, typer.Option(help="the recording")] = Path("rtt.ndjson"),
 ) -> None:
     """Send requests on schedule over one connection, whatever is outstanding; then show what was measured."""
-    target = Target(address, port, not tcp)
-    render.out.print(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
+    try:
+        target = target_named(address, port, not tcp)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    render.say(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
     try:
         with _LiveView() as live:
             probes.run(target, interval_ms, record, duration_s, 5.0, live.see)
@@ -63,7 +67,7 @@ def probe(
 
 
 class _LiveView:
-    """The last round trips as bars, with figures; nothing where nobody looks."""
+    """The last round trips as bars, with figures; shows nothing where the output is no terminal."""
 
     WIDTH = 72
     BARS = " ▁▂▃▄▅▆▇█"
@@ -113,9 +117,9 @@ def report(
         render.table(table)
     title = f"Round trips to {read.target} ({read.transport})"
     if png is not None:
-        reports.draw(read, spans, title, png, "png")
+        reports.draw(read, spans, title, private.touch(png), "png")
     if page is not None:
-        page.write_text(reports.page(read, spans, title, tables))
+        private.write(page, reports.page(read, spans, title, tables))
 
 
 def _marked(read: Recording) -> list[reports.Span]:

@@ -1,0 +1,1 @@
+"""The ports, implemented: libvirt, the agent, the host side, SSH, probers, time; and a world in memory."""

@@ -1,207 +1,258 @@
-"""The host side by SSH: one session a host, strict known hosts, one program, fixed verbs."""
+"""The host side by SSH: one session per host, strict known hosts, one program, fixed verbs."""
 
 from __future__ import annotations
 
 import secrets
 import threading
 import time
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Protocol
 
-import paramiko
-from pydantic import TypeAdapter
-
-from guest_agent import protocol
-from vmacro import config
-from vmacro.config import Checked
-from vmacro.drivers.ssh import CONNECT_TIMEOUT_S, Ssh
 from vmacro.errors import HostError, UnreachableError
 from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Turn
 from vmacro.model.nouns import Host
+from vmacro.wire import host_verbs, messages, names
+from vmacro.wire.framing import LineReader
+from vmacro.wire.messages import Args, ProtocolError, Reply, Result, Verb
 
-_LEAVING = TypeAdapter(Leaving)
-PROGRAM = "vmacro-host"  # found by the host's PATH, or what the key is bound to (authorized_keys, command=)
-ANSWER_TIMEOUT_S = 15.0
-_BASE, _FETCHING, _PORT = TypeAdapter(BaseFacts), TypeAdapter(Fetching), TypeAdapter(int)
-_LINK_FACTS, _OFFER, _TURNS = TypeAdapter(LinkFacts), TypeAdapter(Offer), TypeAdapter(tuple[Turn, ...])
+_HINT = "is vmacro-host there of this version?"
+
+
+class Program(Protocol):
+    """A program on another machine: a byte stream to its standard input and from its output."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def send(self, data: bytes, timeout_s: float) -> int:
+        """Returns how many bytes it took. Raises OSError; TimeoutError where it took none."""
+
+    def receive(self, timeout_s: float) -> bytes:
+        """What has come, b'' at its end. Raises OSError; TimeoutError where nothing came."""
+
+    def complaint(self) -> str:
+        """The end of what it wrote to its standard error, bounded."""
+
+    def close(self) -> None:
+        """Idempotent; whoever waits in another method returns or raises OSError."""
+
+
+class Shell(Protocol):
+    """What starts programs on other machines."""
+
+    def start(self, subject: str, user: str, address: str, program: str) -> Program:
+        """Raises UnreachableError, UntrustedError, both about `subject`."""
 
 
 class SshHostSide:
     """Implements ports.HostNetwork and ports.HostDisks. What the host says is checked before anybody uses it."""
 
     def __init__(self, host: Host, session: Session) -> None:
-        self._host, self._session = host, session
+        self._host, self._ask = host, session.ask
 
     def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
-        return self._checked(_LINK_FACTS, self._ask("facts", bridge=bridge, peer=peer, probe=probe))
+        return self._ask(host_verbs.FACTS, host_verbs.Facts(bridge, peer, probe))
 
     def open(self, leg: Leg) -> Offer:
-        return self._checked(_OFFER, self._ask("open", **self._end(leg)))
+        return self._ask(host_verbs.OPEN, host_verbs.Open(self._end(leg), leg.subnet))
 
     def join(self, leg: Leg, far: Offer) -> None:
-        self._ask("join", move=leg.move_id, address=leg.address, public_key=far.public_key, port=far.port)
+        self._ask(host_verbs.JOIN, host_verbs.Join(leg.move_id, leg.address, far))
 
     def arm(self, domain: str) -> None:
-        self._ask("arm", domain=domain)
+        self._ask(host_verbs.ARM, host_verbs.Domain(domain))
 
-    def turned(self) -> tuple[Turn, ...]:
-        return self._checked(_TURNS, self._ask("turned").get("turned"))
+    def turned(self, domain: str) -> tuple[Turn, ...]:
+        return self._ask(host_verbs.TURNED, host_verbs.Domain(domain)).turns
 
     def turn(self, domain: str, to_guest: bool) -> None:
-        self._ask("turn", domain=domain, to="guest" if to_guest else "tunnel")
+        self._ask(host_verbs.TURN, host_verbs.TurnAll(domain, _direction(to_guest)))
 
     def leaving(self, domain: str) -> Leaving:
-        return self._checked(_LEAVING, self._ask("leaving", domain=domain).get("leaving"))
+        return Leaving(self._ask(host_verbs.LEAVING, host_verbs.Domain(domain)).leaving)
 
     def point(self, leg: Leg, to_guest: bool) -> None:
-        self._ask("point", move=leg.move_id, address=leg.address, to="guest" if to_guest else "tunnel")
+        self._ask(host_verbs.POINT, host_verbs.Point(leg.move_id, leg.address, _direction(to_guest)))
 
     def close(self, move_id: str, address: str = "") -> None:
-        self._ask("close", move=move_id, address=address)
+        self._ask(host_verbs.CLOSE, host_verbs.Close(move_id, address))
 
     def look(self, disk: DiskCopy) -> BaseFacts:
-        return self._checked(_BASE, self._ask("disk-look", **_words(disk)))
+        return self._ask(host_verbs.DISK_LOOK, _disk(disk))
 
-    def serve(self, disk: DiskCopy) -> int:
-        return self._checked(_PORT, self._ask("disk-serve", address=self._host.address, **_words(disk)).get("port"))
+    def serve(self, disk: DiskCopy, reader: Host) -> int:
+        wanted = host_verbs.Serve(_disk(disk), self._host.address, reader.name)
+        return self._ask(host_verbs.DISK_SERVE, wanted).port
 
     def fetch(self, disk: DiskCopy, source: Host, port: int, bytes_s: int) -> None:
-        where = {"address": source.address, "tls_name": source.tls_name}
-        self._ask("disk-fetch", port=port, bytes_s=bytes_s, **where, **_words(disk))
+        wanted = host_verbs.Fetch(_disk(disk), source.address, port, source.tls_name, bytes_s)
+        self._ask(host_verbs.DISK_FETCH, wanted)
 
     def fetched(self, disk: DiskCopy) -> Fetching:
-        return self._checked(_FETCHING, self._ask("disk-fetched", **_words(disk)))
+        return self._ask(host_verbs.DISK_FETCHED, _disk(disk))
 
-    def lay(self, disk: DiskCopy) -> None:
-        self._ask("disk-lay", **_words(disk))
+    def create_overlay(self, disk: DiskCopy) -> None:
+        self._ask(host_verbs.DISK_CREATE_OVERLAY, _disk(disk))
 
     def stop(self, disk: DiskCopy, drop_overlay: bool = False) -> None:
-        self._ask("disk-stop", drop_overlay=drop_overlay, **_words(disk))
+        self._ask(host_verbs.DISK_STOP, host_verbs.Stop(_disk(disk), drop_overlay))
 
     def remove(self, disk: DiskCopy) -> None:
-        self._ask("disk-remove", **_words(disk))
+        self._ask(host_verbs.DISK_REMOVE, _disk(disk))
 
-    def _end(self, leg: Leg) -> dict[str, str]:
+    def _end(self, leg: Leg) -> host_verbs.End:
         home = self._host.name == leg.home.name
-        return {
-            "side": "home" if home else "away",
-            "kind": leg.kind,
-            "move": leg.move_id,
-            "domain": leg.domain,
-            "address": leg.address,
-            "mac": leg.mac,
-            "bridge": leg.home_bridge if home else leg.away_bridge,
-            "peer": (leg.away if home else leg.home).address,
-        }
-
-    def _ask(self, verb: str, **args: protocol.Scalar) -> dict[str, Any]:
-        reply = self._session.ask(protocol.Request(secrets.token_hex(8), verb, args))
-        if not reply.ok:
-            raise HostError(f"host {self._host.name}: its side refused {verb!r}: {reply.error_text}")
-        return reply.result
-
-    def _checked(self, adapter: TypeAdapter[Checked], data: object) -> Checked:
-        hint = "is vmacro-host there of this version?"
-        return config.said(adapter, data, f"host {self._host.name}: its side", HostError, hint)
+        return host_verbs.End(
+            side=host_verbs.HOME if home else host_verbs.AWAY,
+            kind=leg.kind,
+            move=leg.move_id,
+            domain=leg.domain,
+            address=leg.address,
+            mac=leg.mac,
+            bridge=leg.home_bridge if home else leg.away_bridge,
+            peer=(leg.away if home else leg.home).address,
+        )
 
 
-def _words(disk: DiskCopy) -> dict[str, str]:
-    return {"id": disk.id, "base": disk.base, "format": disk.format}
+def _direction(to_guest: bool) -> str:
+    return host_verbs.GUEST if to_guest else host_verbs.TUNNEL
+
+
+def _disk(disk: DiskCopy) -> host_verbs.Disk:
+    return host_verbs.Disk(disk.id, disk.base, disk.format)
 
 
 class Session:
-    """One SSH channel with the program at its end."""
+    """One running host side; requests of several threads take turns, each at most its verb's deadline long.
 
-    def __init__(self, host: Host, client: paramiko.SSHClient) -> None:
-        self._host, self._client = host, client
-        transport = client.get_transport()
-        assert transport is not None
-        transport.set_keepalive(5)
-        self._channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
-        self._channel.exec_command(PROGRAM)
-        self._channel.settimeout(ANSWER_TIMEOUT_S)
-        self._buffer = bytearray()
+    A session that failed is closed, since what comes late would answer another question. Those who waited for their
+    turn then fail at once.
+    """
+
+    def __init__(self, host: str, program: Program) -> None:
+        self._subject, self._program = f"host {host}: its host side", program
+        self._reader = LineReader(messages.MAX_REPLY_BYTES)
         self._lock = threading.Lock()
 
     @property
     def alive(self) -> bool:
-        transport = self._client.get_transport()
-        return transport is not None and transport.is_active() and not self._channel.closed
+        return self._program.alive
 
-    def ask(self, request: protocol.Request) -> protocol.Reply:
-        """Raises HostError."""
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        with self._lock:
-            try:
-                self._channel.sendall(protocol.encode_request(request))
-                while True:
-                    reply = self._next_reply(deadline)
-                    if reply.id == request.id:
-                        return reply
-            except (OSError, paramiko.SSHException) as error:
-                self._channel.close()
-                late = isinstance(error, TimeoutError)
-                what = f"no answer to {request.verb!r} within {ANSWER_TIMEOUT_S:g} s" if late else error
-                raise UnreachableError(f"host {self._host.name}: its side: {what}", self._complaint()) from error
-
-    def _next_reply(self, deadline: float) -> protocol.Reply:
-        while b"\n" not in self._buffer:
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            chunk = self._channel.recv(65536)
-            if not chunk:
-                raise OSError("it ended")
-            self._buffer += chunk
-            if len(self._buffer) > 2 * protocol.MAX_REPLY_BYTES:
-                raise OSError(f"it sent over {protocol.MAX_REPLY_BYTES} bytes a line")
-        line, _, rest = self._buffer.partition(b"\n")
-        self._buffer = rest
+    def ask(self, verb: Verb[Args, Result], args: Args) -> Result:
+        """Raises HostError where it refuses or says something odd, UnreachableError where it says nothing in time."""
+        request_id = secrets.token_hex(8)
         try:
-            return protocol.decode_reply(bytes(line))
-        except protocol.ProtocolError as error:
-            raise OSError(f"it does not speak our language: {error}") from error
-
-    def _complaint(self) -> str:
-        said = ""
-        while self._channel.recv_stderr_ready():
-            said += self._channel.recv_stderr(4096).decode(errors="replace")
-        return said.strip()[-300:] or "does `ssh HOST vmacro-host` start there, as root?"
+            with self._lock:
+                reply = self._converse(verb.request(request_id, args), request_id, verb)
+            if reply.ok:
+                return verb.decode_result(reply)
+        except ProtocolError as error:
+            raise HostError(f"{self._subject} said something odd to {verb.name!r}: {error}", _HINT) from error
+        raise HostError(f"{self._subject} refused {verb.name!r}: {reply.error_text}")
 
     def close(self) -> None:
-        self._channel.close()
-        self._client.close()
+        self._program.close()
+
+    def _converse(self, line: bytes, request_id: str, verb: Verb[Args, Result]) -> Reply:
+        deadline, hearing = time.monotonic() + verb.deadline_s, messages.Hearing()
+        try:
+            while line:
+                line = line[self._program.send(line, _left(deadline)) :]
+            while True:
+                data = self._received(deadline)
+                hearing.more(data)
+                for answer in self._reader.feed(data):
+                    if answer is None:
+                        raise ProtocolError("too-long", f"line is over {messages.MAX_REPLY_BYTES} bytes")
+                    reply = messages.decode_reply(answer)
+                    if reply.id == request_id:
+                        return reply
+                    hearing.another()
+        except TimeoutError as error:
+            text = f"{self._subject}: no answer to {verb.name!r} within {verb.deadline_s:g} s"
+            raise self._given_up(text) from error
+        except OSError as error:
+            raise self._given_up(f"{self._subject}: {error}") from error
+        except ProtocolError:
+            self._program.close()
+            raise
+
+    def _received(self, deadline: float) -> bytes:
+        data = self._program.receive(_left(deadline))
+        if not data:
+            raise OSError("it ended")
+        return data
+
+    def _given_up(self, text: str) -> UnreachableError:
+        complaint = messages.printable(" ".join(self._program.complaint().split()))
+        self._program.close()
+        return UnreachableError(text, complaint or f"does `ssh HOST {names.HOST_SIDE_PROGRAM}` start there, as root?")
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+@dataclass
+class _Slot:
+    """One host's session. `connecting` is held by who connects to it: only those who want this host wait for that."""
+
+    session: Session | None = None
+    connecting: threading.Lock = field(default_factory=threading.Lock)
 
 
 class HostSides:
-    """A session a host, opened on demand and again where it broke."""
+    """A session per host, opened on demand and again where it broke. For any number of threads."""
 
-    def __init__(self, ssh: Ssh) -> None:
-        self._ssh = ssh
-        self._open: dict[str, Session] = {}
-        self._lock = threading.Lock()
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._slots: dict[str, _Slot] = {}
+        self._closed = False
+        self._lock = threading.Lock()  # never held while anybody is waited for
 
     def get(self, host: Host) -> SshHostSide:
-        """Raises UnreachableError, UntrustedError."""
+        """Raises UnreachableError, UntrustedError; HostError after close()."""
         with self._lock:
-            session = self._open.get(host.name)
+            self._check_open(host)
+            slot = self._slots.setdefault(host.name, _Slot())
+        with slot.connecting:
+            session = slot.session
             if session is None or not session.alive:
-                session = self._connect(host)
-                self._open[host.name] = session
-            return SshHostSide(host, session)
+                if session is not None:
+                    session.close()
+                session = self._kept(host, slot, self._connect(host))
+        return SshHostSide(host, session)
 
     def close(self) -> None:
+        """All sessions, at once; one that is still being opened is closed as soon as it is open."""
         with self._lock:
-            for session in self._open.values():
+            self._closed = True
+            sessions = [slot.session for slot in self._slots.values()]
+        for session in sessions:
+            if session is not None:
                 session.close()
-            self._open.clear()
+
+    def _kept(self, host: Host, slot: _Slot, session: Session) -> Session:
+        try:
+            with self._lock:
+                self._check_open(host)
+                slot.session = session
+        except HostError:
+            session.close()
+            raise
+        return session
+
+    def _check_open(self, host: Host) -> None:
+        if self._closed:
+            raise HostError(f"host {host.name}: its host side is not asked any more: all sessions were closed")
 
     def _connect(self, host: Host) -> Session:
         user, _, address = host.ssh.rpartition("@")
         if not address:
             hint = f'hosts.{host.name}.ssh = "root@ADDRESS" in the inventory'
-            raise UnreachableError(f"host {host.name}: no SSH to its side is configured", hint)
-        client = self._ssh.connect(f"host {host.name}", user or "root", address)
-        try:
-            return Session(host, client)
-        except (OSError, paramiko.SSHException) as error:
-            client.close()
-            raise UnreachableError(f"host {host.name}: SSH to {address}: {error}") from error
+            raise UnreachableError(f"host {host.name}: no SSH to its host side is configured", hint)
+        subject, program = f"host {host.name}", names.HOST_SIDE_PROGRAM
+        return Session(host.name, self._shell.start(subject, user or "root", address, program))

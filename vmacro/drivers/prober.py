@@ -8,18 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import paramiko
-
-from vmacro.drivers.ssh import CONNECT_TIMEOUT_S, Ssh
-from vmacro.errors import UnreachableError, VmacroError
+from vmacro import private
+from vmacro.drivers.ssh import Ssh, SshProgram
+from vmacro.errors import VmacroError
 from vmacro.model.nouns import ProbeTarget
+from vmacro.rtt.recording import MAX_LINE, MAX_MARKERS, MAX_SAMPLES
+from vmacro.wire.framing import LineReader
 
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 15.0
-MAX_RECORDING_BYTES = 1 << 30  # days of a request every 10 ms; what a machine gone wrong may fill of our disk
+SILENCE_S = 5.0
+# What a machine gone wrong may fill of our disk, and have us read.
+MAX_LINES = MAX_SAMPLES + MAX_MARKERS + 2
+MAX_BYTES = 128 * MAX_LINES
 PROGRAM = "/usr/local/bin/vmacro-rtt"  # as `vmacro provision probes` puts it
 
 
@@ -32,8 +36,9 @@ class NamespaceProber:
 
     def start(self, address: str, target: ProbeTarget, recording: Path) -> None:
         """Returns with the first round trip written. Raises VmacroError."""
-        recording.parent.mkdir(parents=True, exist_ok=True)
-        log = recording.with_suffix(".log")
+        private.folder(recording.parent)
+        log = private.touch(recording.with_suffix(".log"))
+        private.touch(recording)
         inside = ["ip", "netns", "exec", self._namespace]
         command = [*inside, sys.executable, "-m", "vmacro.rtt.probe", *_words(address, target, str(recording))]
         with log.open("wb") as errors:
@@ -44,7 +49,7 @@ class NamespaceProber:
         process = self._process
         if not _measures(recording, lambda: process.poll() is None):
             self.stop()
-            said = log.read_text().strip()[-500:]
+            said = log.read_text(errors="replace").strip()[-500:]
             raise VmacroError(f"prober in {self._namespace}: no round trip to {address}: {said or 'no answer'}")
 
     def stop(self) -> None:
@@ -68,64 +73,81 @@ class SshProber:
     def __init__(self, name: str, ssh: str, opened: Ssh) -> None:
         self._name, self._opened = name, opened
         self._user, _, self._address = ssh.rpartition("@")
-        self._client: paramiko.SSHClient | None = None
-        self._channel: paramiko.Channel | None = None
-        self._copying: threading.Thread | None = None
+        self._program: SshProgram | None = None
+        self._copying: _Copying | None = None
 
     def start(self, address: str, target: ProbeTarget, recording: Path) -> None:
         """Returns with the first round trip written. Raises VmacroError, UnreachableError, UntrustedError."""
-        recording.parent.mkdir(parents=True, exist_ok=True)
-        subject = f"prober {self._name}"
-        self._client = self._opened.connect(subject, self._user, self._address)
-        try:
-            transport = self._client.get_transport()
-            assert transport is not None
-            transport.set_keepalive(5)
-            self._channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
-            self._channel.exec_command(shlex.join([PROGRAM, "probe", *_words(address, target, "-")]))
-        except (OSError, paramiko.SSHException) as error:
+        private.folder(recording.parent)
+        private.touch(recording)
+        subject, program = f"prober {self._name}", shlex.join([PROGRAM, "probe", *_words(address, target, "-")])
+        self._program = self._opened.start(subject, self._user, self._address, program)
+        self._copying = _Copying(self._program, recording)
+        if not self._copying.measures(START_TIMEOUT_S):
+            said = self._program.complaint()
             self.stop()
-            raise UnreachableError(f"{subject}: SSH to {self._address}: {error}") from error
-        self._copying = threading.Thread(target=_copy, args=(self._channel, recording), daemon=True)
-        self._copying.start()
-        if not _measures(recording, self._copying.is_alive):
-            said = _complaint(self._channel)
-            self.stop()
-            text = f"{subject}: no round trip to {address}: {said[-500:] or 'no answer'}"
+            text = f"{subject}: no round trip to {address}: {said or 'no answer'}"
             raise VmacroError(text, "vmacro provision probes")
 
     def stop(self) -> None:
         """Waits for what is outstanding, then ends it. Idempotent."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            try:
-                channel.shutdown_write()
-            except OSError:
-                pass  # it has ended already
-        if self._copying is not None:
-            self._copying.join(STOP_TIMEOUT_S)
-        if self._client is not None:
-            self._client.close()
-        self._copying = self._client = None
+        program, self._program = self._program, None
+        if program is None:
+            return
+        program.end_input()
+        copying, self._copying = self._copying, None
+        if copying is not None:
+            copying.join(STOP_TIMEOUT_S)
+        program.close()
+        if copying is not None:
+            copying.join(STOP_TIMEOUT_S)
 
 
-def _complaint(channel: paramiko.Channel) -> str:
-    channel.settimeout(1.0)
-    try:
-        return channel.recv_stderr(4096).decode(errors="replace").strip()
-    except TimeoutError:
-        return ""  # it runs, and says nothing
+class _Copying(threading.Thread):
+    """Writes what a prober says into a file, line by line, until it ends or has said more than a recording has: the
+    recording itself says whether it is whole."""
 
+    def __init__(self, program: SshProgram, recording: Path) -> None:
+        super().__init__(name="recording", daemon=True)
+        self._program, self._recording = program, recording
+        self._reader = LineReader(MAX_LINE)
+        self._ended_or_measures = threading.Event()
+        self._lines = self._bytes = 0
+        self._has_measured = False
+        self.start()
 
-def _copy(channel: paramiko.Channel, recording: Path) -> None:
-    """Until the other end has nothing more, or is gone: the recording says which."""
-    with recording.open("wb") as out:
+    def measures(self, within_s: float) -> bool:
+        """Whether it has, once it has or has ended."""
+        self._ended_or_measures.wait(within_s)
+        return self._has_measured
+
+    def run(self) -> None:
         try:
-            while out.tell() < MAX_RECORDING_BYTES and (chunk := channel.recv(65536)):
-                out.write(chunk)
-                out.flush()
+            with self._recording.open("wb") as out:
+                while self._lines < MAX_LINES and self._bytes < MAX_BYTES and (data := self._received()):
+                    self._bytes += len(data)
+                    out.write(b"".join(self._whole(data)))
+                    out.flush()
         except OSError:
             pass  # what has come is kept, and lacks its last line
+        finally:
+            self._ended_or_measures.set()
+
+    def _received(self) -> bytes:
+        while True:
+            try:
+                return self._program.receive(SILENCE_S)
+            except TimeoutError:
+                continue  # it waits, too: close() ends this
+
+    def _whole(self, data: bytes) -> Iterator[bytes]:
+        for line in self._reader.feed(data):
+            self._lines += 1
+            if self._lines <= MAX_LINES:
+                yield (line if line is not None else b"a line that was too long") + b"\n"
+            if line is not None and b'"rtt"' in line:
+                self._has_measured = True
+                self._ended_or_measures.set()
 
 
 def _words(address: str, target: ProbeTarget, record: str) -> list[str]:
@@ -136,8 +158,13 @@ def _words(address: str, target: ProbeTarget, record: str) -> list[str]:
 def _measures(recording: Path, goes_on: Callable[[], bool]) -> bool:
     """Waits for the first round trip."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not (recording.exists() and b'"rtt"' in recording.read_bytes()):
+    while not (recording.exists() and b'"rtt"' in _beginning(recording)):
         if not goes_on() or time.monotonic() > deadline:
             return False
         time.sleep(0.02)
     return True
+
+
+def _beginning(recording: Path) -> bytes:
+    with recording.open("rb") as file:
+        return file.read(1 << 20)

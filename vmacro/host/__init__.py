@@ -1,5 +1,6 @@
-"""What runs on a hypervisor host during a handoff: tunnels, routes and rules, as few as will do.
+"""The host side: what runs on a host during a handoff. It makes tunnels, routes and rules, and freezes and copies
+disks.
 
-It stands alone, speaks fixed verbs on standard input and output (over SSH), and remembers nothing:
-what it made is written on what it made, for `ip` to tell.
+It imports nothing of vmacro but `vmacro.wire`, and speaks fixed verbs on standard input and output (over SSH). It keeps
+no state of its own: what a tunnel is for is written on the tunnel, where `ip` shows it.
 """

@@ -12,6 +12,7 @@ from vmacro.host.server import serve
 
 
 def main() -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="vmacro-host", description=__doc__)
     parser.add_argument("--libvirt", default="qemu:///system", help="this host's own libvirt")
     options = parser.parse_args()

@@ -1,85 +1,68 @@
-"""What the host side may be asked to do with disks: words in, words out."""
+"""What the host side may be asked to do with disks: messages in, messages out."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from functools import partial
 
-from guest_agent import protocol
-from vmacro.host import disks
-from vmacro.host.disks import Copy, DiskError
-
-Arguments = dict[str, protocol.Scalar]
-
-
-def _look(args: Arguments) -> dict[str, Any]:
-    return disks.look(_copy(args))
+from vmacro.host import disks, pools
+from vmacro.host.dispatch import Handler, handler
+from vmacro.wire import host_verbs
+from vmacro.wire.host_verbs import BaseFacts, Disk, Fetch, Fetching, Serve, Served, Stop
+from vmacro.wire.messages import Nothing
 
 
-def _serve(args: Arguments) -> dict[str, Any]:
-    return {"port": disks.serve(_copy(args), _address(args))}
+class DiskVerbs:
+    """`folders`: where disks may lie; asked for each verb, since pools come and go."""
+
+    def __init__(self, folders: Callable[[], Collection[str]]) -> None:
+        self._folders = folders
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """One for each verb about disks."""
+        return (
+            handler(host_verbs.DISK_LOOK, self._look),
+            handler(host_verbs.DISK_SERVE, self._serve),
+            handler(host_verbs.DISK_FETCH, self._fetch),
+            handler(host_verbs.DISK_FETCHED, self._fetched),
+            handler(host_verbs.DISK_CREATE_OVERLAY, self._create_overlay),
+            handler(host_verbs.DISK_STOP, self._stop),
+            handler(host_verbs.DISK_REMOVE, self._remove),
+        )
+
+    def _look(self, disk: Disk) -> BaseFacts:
+        with disks.opened(disk, self._folders) as copy:
+            return disks.look(copy)
+
+    def _serve(self, args: Serve) -> Served:
+        with disks.opened(args.disk, self._folders) as copy:
+            return Served(disks.serve(copy, args.address, args.reader))
+
+    def _fetch(self, args: Fetch) -> Nothing:
+        with disks.opened(args.disk, self._folders) as copy:
+            disks.fetch(copy, args.address, args.port, args.tls_name, args.bytes_s)
+        return Nothing()
+
+    def _fetched(self, disk: Disk) -> Fetching:
+        with disks.opened(disk, self._folders) as copy:
+            return disks.fetched(copy)
+
+    def _create_overlay(self, disk: Disk) -> Nothing:
+        with disks.opened(disk, self._folders) as copy:
+            disks.create_overlay(copy)
+        return Nothing()
+
+    def _stop(self, args: Stop) -> Nothing:
+        with disks.opened(args.disk, self._folders) as copy:
+            disks.stop(copy, args.drop_overlay)
+        return Nothing()
+
+    def _remove(self, disk: Disk) -> Nothing:
+        with disks.opened(disk, self._folders) as copy:
+            disks.remove(copy)
+        return Nothing()
 
 
-def _fetch(args: Arguments) -> dict[str, Any]:
-    port, rate = _number(args, "port", 65_535), _number(args, "bytes_s", 1 << 40)
-    name = _text(args, "tls_name")
-    if not name or not all(c.isalnum() or c in ".-_" for c in name):
-        raise DiskError(f"tls_name {name!r}: not a name")
-    disks.fetch(_copy(args), _address(args), port, name, rate)
-    return {}
-
-
-def _fetched(args: Arguments) -> dict[str, Any]:
-    return disks.fetched(_copy(args))
-
-
-def _lay(args: Arguments) -> dict[str, Any]:
-    disks.lay(_copy(args))
-    return {}
-
-
-def _stop(args: Arguments) -> dict[str, Any]:
-    disks.stop(_copy(args), args.get("drop_overlay") is True)
-    return {}
-
-
-def _remove(args: Arguments) -> dict[str, Any]:
-    disks.remove(_copy(args))
-    return {}
-
-
-VERBS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
-    "disk-look": _look,
-    "disk-serve": _serve,
-    "disk-fetch": _fetch,
-    "disk-fetched": _fetched,
-    "disk-lay": _lay,
-    "disk-stop": _stop,
-    "disk-remove": _remove,
-}
-
-
-def _copy(args: Arguments) -> Copy:
-    return disks.from_words(*(_text(args, key) for key in ("id", "base", "format")))
-
-
-def _address(args: Arguments) -> str:
-    try:
-        return str(ipaddress.ip_address(_text(args, "address")))
-    except ValueError as error:
-        raise DiskError(f"address: {error}") from None
-
-
-def _text(args: Arguments, key: str) -> str:
-    value = args.get(key, "")
-    if not isinstance(value, str) or len(value) > 500:
-        raise DiskError(f"{key} must be a short string")
-    return value
-
-
-def _number(args: Arguments, key: str, most: int) -> int:
-    value = args.get(key, 0)
-    if not isinstance(value, int) or not 0 <= value <= most:
-        raise DiskError(f"{key} must be 0 to {most}")
-    return value
+def of_libvirt(uri: str) -> DiskVerbs:
+    """Disks in the pools of that libvirt."""
+    return DiskVerbs(partial(pools.folders, uri))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 
-def knows_itself(patience_s: float = 1.0) -> bool:
+def resolves_own_name(patience_s: float = 1.0) -> bool:
     """By the system's own resolver, in a process of its own: getaddrinfo(3) cannot be interrupted."""
     try:
         done = subprocess.run(["getent", "ahosts", socket.gethostname()], capture_output=True, timeout=patience_s)

@@ -8,26 +8,35 @@ import struct
 import time
 
 _ARP = struct.Struct(">6s6sHHHBBH6s4s6s4s")
-_ETH_P_ARP, _REQUEST, _REPLY = 0x0806, 1, 2
+_ETH_P_ARP, _IPV4, _REQUEST, _REPLY = 0x0806, 0x0800, 1, 2
 _BROADCAST, _NOBODY = b"\xff" * 6, bytes(6)
 
 
 def user_of(address: str, bridge: str, patience_s: float = 0.3) -> str:
     """The MAC that answers for an IPv4 address, or ''. Raises OSError."""
-    wanted = socket.inet_aton(address)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP)) as sock:
         sock.bind((bridge, _ETH_P_ARP))
-        mine = sock.getsockname()[4]
-        frame = _ARP.pack(_BROADCAST, mine, _ETH_P_ARP, 1, 0x0800, 6, 4, _REQUEST, mine, bytes(4), _NOBODY, wanted)
-        sock.send(frame)
+        sock.send(probe(address, sock.getsockname()[4]))
         deadline = time.monotonic() + patience_s
         while (left := deadline - time.monotonic()) > 0:
             if not select.select([sock], [], [], left)[0]:
                 break
-            data = sock.recv(2048)
-            if len(data) < _ARP.size:
-                continue
-            fields = _ARP.unpack_from(data)
-            if fields[7] == _REPLY and fields[9] == wanted:
-                return bytes(fields[8]).hex(":")
+            if found := answer(sock.recv(2048), address):
+                return found
     return ""
+
+
+def probe(address: str, mac: bytes) -> bytes:
+    """The frame that asks for it, from a card that has no address for the asking. Raises OSError for no address."""
+    wanted = socket.inet_aton(address)
+    return _ARP.pack(_BROADCAST, mac, _ETH_P_ARP, 1, _IPV4, 6, 4, _REQUEST, mac, bytes(4), _NOBODY, wanted)
+
+
+def answer(frame: bytes, address: str) -> str:
+    """The MAC by a frame that answers for the address, '' by any other."""
+    if len(frame) < _ARP.size:
+        return ""
+    _, _, ethertype, _, protocol, _, _, operation, sender_mac, sender, _, _ = _ARP.unpack_from(frame)
+    if (ethertype, protocol, operation) != (_ETH_P_ARP, _IPV4, _REPLY) or sender != socket.inet_aton(address):
+        return ""
+    return bytes(sender_mac).hex(":")

@@ -1,8 +1,7 @@
-"""Packets that reached the source's tap after the guest had stopped, and before the host heard of it.
+"""Rescues packets that reached the source's tap after the guest had paused and before the host heard of it.
 
-Nobody will read them there. So while a domain is armed its tap is overheard, and what came in the
-last moments before the turn goes into the tunnel after all. The guest may get some of it twice, which
-IP allows (RFC 791) and TCP discards.
+The guest will not read them there. So while a domain is armed its tap is overheard, and what came in the last moments
+before the turn is sent into the tunnel. The guest may get some of it twice, which IP allows (RFC 791) and TCP discards.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import socket
 import struct
 import time
 
-from vmacro.host.legs import VXLAN, LegEnd
+from vmacro.host.legs import LegEnd
+from vmacro.wire.host_verbs import VXLAN
 
 WINDOW_S = 0.03  # a few times what libvirt takes to pass on QEMU's STOP
 MOST_FRAMES = 4096
@@ -48,10 +48,11 @@ class Overheard:
         self._socket.bind((tap, _ETH_P_ALL))
 
     def fileno(self) -> int:
+        """For whoever waits until there is something to listen to."""
         return self._socket.fileno()
 
     def listen(self) -> None:
-        """Take what has come; forget what is too old to have been missed."""
+        """Take what has come; forget what is so old that the guest has read it."""
         now = time.monotonic()
         with contextlib.suppress(BlockingIOError):
             for _ in range(MOST_FRAMES):
@@ -60,7 +61,7 @@ class Overheard:
             self._frames.popleft()
 
     def send_on(self, legs: list[LegEnd]) -> int:
-        """Into the tunnels of the addresses that they are for; returns how many."""
+        """Send the packets into the tunnels of the addresses that they are for. Returns how many."""
         self.listen()
         frames, sent = [frame for _, frame in self._frames], 0
         self._frames.clear()
@@ -78,6 +79,7 @@ class Overheard:
         return sent
 
     def close(self) -> None:
+        """Stop listening."""
         self._socket.close()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import socket
 from collections.abc import Iterator
 from socket import AF_INET, AF_INET6
@@ -18,25 +17,16 @@ from typing import Any
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from vmacro.host import tunnels
-from vmacro.host.legs import AWAY, DEVICE_PREFIX, HOME, LegEnd, from_alias
-from vmacro.host.tunnels import NEXT_HOPS, Offer
+from vmacro.host import grants, guard, tunnels
+from vmacro.host.errors import RefusedError
+from vmacro.host.grants import PROTOCOL
+from vmacro.host.legs import DEVICE_PREFIX, LegEnd
+from vmacro.host.tunnels import NEXT_HOPS, ends
+from vmacro.wire.host_verbs import AWAY, GUEST, HOME, TUNNEL, Offer
 
-GUEST, TUNNEL = "guest", "tunnel"
 MAIN = 254
-PROTOCOL = 118  # of our routes, so that `ip route` can tell them apart
 INWARD_PRIORITY, OUTWARD_PRIORITY = 1180, 1181
-_PROXY = 0x08  # NTF_PROXY
-
-
-def ends(ip: IPRoute) -> list[LegEnd]:
-    """All ends of legs on this host, whoever made them."""
-    found = []
-    for link in ip.get_links():
-        name, alias = str(link.get("IFLA_IFNAME")), link.get("IFLA_IFALIAS")
-        if name.startswith(DEVICE_PREFIX) and alias:
-            found.append(from_alias(str(alias)))
-    return [end for end in found if end is not None]
+_TABLES = (0x76, 0x77)  # the first bytes of LegEnd.inward and LegEnd.outward
 
 
 def make(ip: IPRoute, leg: LegEnd) -> Offer:
@@ -46,12 +36,13 @@ def make(ip: IPRoute, leg: LegEnd) -> Offer:
     bridge = _index(leg.bridge)
     _route(ip, leg, table=leg.inward, oif=bridge)
     _rule(ip, leg, table=leg.inward, priority=INWARD_PRIORITY, iifname=leg.device)
-    ip.neigh("replace", dst=leg.address, lladdr=leg.mac, ifindex=bridge, state="permanent", family=_family(leg))
+    grants.grant(ip, bridge, leg.address, leg.mac)
     if leg.side == AWAY:
         _route(ip, leg, table=leg.outward, dst=_everything(leg), **_through(leg))
         _rule(ip, leg, table=leg.outward, priority=OUTWARD_PRIORITY, src=leg.address, iifname=leg.bridge)
     for old in older:  # the guest moves on from the old leg's end: what comes back by that one goes on by this
         _route(ip, old, table=old.inward, **_through(leg))
+    guard.refresh(ip)
     return offer
 
 
@@ -66,10 +57,10 @@ def point(ip: IPRoute, leg: LegEnd, to: str) -> None:
         # Neighbours on the guests' own subnet ask for it too: this host answers for it.
         if _family(leg) == AF_INET6:
             tunnels.sysctl(f"net/ipv6/conf/{leg.bridge}/proxy_ndp", "1")
-        ip.neigh("replace", dst=leg.address, ifindex=bridge, flags=_PROXY, family=_family(leg))
+        grants.answer(ip, bridge, leg.address)
     else:
         _no_route(ip, leg, table=MAIN, oif=_index(leg.device))
-        _no_proxy(ip, leg, bridge)
+        grants.answer_not(ip, bridge, leg.address)
         _route(ip, leg, table=leg.inward, oif=bridge)
 
 
@@ -92,9 +83,27 @@ def remove(ip: IPRoute, leg: LegEnd) -> None:
     others = [e for e in ends(ip) if e.address == leg.address and e.domain == leg.domain]
     if not others:
         for bridge in ip.link_lookup(ifname=leg.bridge):
-            _no_proxy(ip, leg, bridge)
-            with _ignoring(errno.ENOENT):
-                ip.neigh("del", dst=leg.address, ifindex=bridge, family=_family(leg))
+            grants.answer_not(ip, bridge, leg.address)
+            if not guard.still_needed(ip, leg.bridge, leg.address, leg.mac):
+                grants.revoke(ip, bridge, leg.address)
+    guard.refresh(ip)
+
+
+def sweep(ip: IPRoute) -> None:
+    """Remove what is left of ends whose device went by itself, as wireguard-go's does if that is killed. Idempotent."""
+    standing = {end.device for end in ends(ip)}
+    for family in (AF_INET, AF_INET6):
+        for rule in ip.get_rules(family=family):
+            table, priority = rule.get("FRA_TABLE") or 0, rule.get("FRA_PRIORITY")
+            ours = priority in (INWARD_PRIORITY, OUTWARD_PRIORITY) and table >> 24 in _TABLES
+            if ours and f"{DEVICE_PREFIX}{table & 0xFFFFFF:06x}" not in standing:
+                with _ignoring(errno.ENOENT):
+                    ip.rule("del", table=table, priority=priority, family=family)
+                with _ignoring(errno.ESRCH, errno.ENOENT):
+                    ip.flush_routes(family=family, table=table)
+    tunnels.filter_legs(ip)
+    grants.sweep(ip, lambda bridge, address, mac: guard.still_needed(ip, bridge, address, mac))
+    guard.refresh(ip)
 
 
 def _through(leg: LegEnd) -> dict[str, Any]:
@@ -124,20 +133,15 @@ def _no_rules(ip: IPRoute, leg: LegEnd, table: int) -> None:
                 ip.rule("del", table=table, priority=rule.get("FRA_PRIORITY"), family=_family(leg))
 
 
-def _no_proxy(ip: IPRoute, leg: LegEnd, bridge: int) -> None:
-    with _ignoring(errno.ENOENT):
-        ip.neigh("del", dst=leg.address, ifindex=bridge, flags=_PROXY, family=_family(leg))
-
-
 def _index(name: str) -> int:
     try:
         return socket.if_nametoindex(name)
     except OSError:
-        raise LookupError(f"no interface {name!r}") from None
+        raise RefusedError("no-interface", f"no interface {name!r}") from None
 
 
 def _family(leg: LegEnd) -> int:
-    return int(AF_INET if ipaddress.ip_address(leg.address).version == 4 else AF_INET6)
+    return grants.family(leg.address)
 
 
 def _everything(leg: LegEnd) -> str:

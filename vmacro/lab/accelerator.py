@@ -1,4 +1,4 @@
-"""KVM where it works. /dev/kvm proves nothing: some machines have one that boots no stock kernel."""
+"""Finds out whether KVM works. /dev/kvm proves nothing: with some machines' no stock kernel boots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ exec chroot "$root" "$@"
 
 
 def choose(host_trees: Sequence[Path], guest_images: Path) -> str:
-    """libvirt's domain type for guests here. Tried once for a kernel, a processor and an image."""
+    """libvirt's domain type for guests on this machine. Tried once per kernel, processor and image."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return TCG
     tried = {"kernel": platform.release(), "processor": _processor(), "image": guest_images.name}
@@ -39,17 +39,23 @@ def choose(host_trees: Sequence[Path], guest_images: Path) -> str:
     return accelerator
 
 
+def entered(trees: Sequence[Path], folder: Path, mount: Path, command: Sequence[str]) -> list[str]:
+    """The command in the tree of a host, its layers from the uppermost on, which sees `folder` at /mnt. `mount`: an
+    empty folder, where the tree is put together for as long as that lasts."""
+    enter = ["unshare", "--mount", "--propagation=private", "sh", "-e", "-c", _ENTER, "entered"]
+    return [*enter, ":".join(map(str, trees)), str(folder), str(mount), *command]
+
+
 def _boots_under_kvm(host_trees: Sequence[Path], guest_images: Path) -> bool:
-    """Boot the guest's kernel with nothing else: it panics for want of a root, if it gets so far."""
+    """Boot the guest's kernel alone. If KVM works it gets as far as a panic, since it has no root file system."""
     qemu = [
         *("qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "192", "-display", "none", "-nodefaults"),
         *("-no-reboot", "-serial", "stdio", "-kernel", "/mnt/vmlinuz", "-append", "console=ttyS0 panic=-1"),
     ]
-    enter = ["unshare", "--mount", "--propagation=private", "sh", "-e", "-c", _ENTER, "trial"]
     with tempfile.TemporaryDirectory() as mount:
         try:
             done = subprocess.run(
-                [*enter, ":".join(map(str, host_trees)), str(guest_images), mount, *qemu],
+                entered(host_trees, guest_images, Path(mount), qemu),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=TRIAL_S,

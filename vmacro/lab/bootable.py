@@ -1,4 +1,4 @@
-"""What a guest boots from: its kernel, an initrd of ours, and a root as a disk."""
+"""What a guest boots from: its kernel, our own initrd, and a disk with its root file system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmacro.lab import process
 
 
 def finish(root: Path, init: Path, modules: Sequence[str], size_mib: int, writable: bool, work: Path) -> None:
-    """Of the tree `root`: `vmlinuz`, `initrd.gz` and the sparse `root.ext4` in `work`. Raises LabError."""
+    """Make `vmlinuz`, `initrd.gz` and the sparse `root.ext4` in `work` from the tree `root`. Raises LabError."""
     (kernel,) = (root / "boot").glob("vmlinuz-*")
     shutil.copy(kernel, work / "vmlinuz")
     _initrd(root, init, modules, kernel.name.removeprefix("vmlinuz-"), work)
@@ -38,7 +38,8 @@ def _initrd(root: Path, init: Path, modules: Sequence[str], release: str, work: 
 
 
 def _with_needs(tree: Path, modules: Sequence[str]) -> list[Path]:
-    """Files of kernel modules, each after those that it needs: modules.dep(5), whose needs are in reverse order."""
+    """The files of kernel modules, each after those that it needs (modules.dep(5), where the needs of a module are in
+    reverse order)."""
     needs = {}
     for line in (tree / "modules.dep").read_text().splitlines():
         name, _, rest = line.partition(":")

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from vmacro.errors import LabError
 from vmacro.lab import keys, namespaces, process
-from vmacro.lab.hosts import LabHost
+from vmacro.lab.machines import Machine
 from vmacro.lab.topology import OPERATOR, Guest, Topology
 
 DISKS = Path("/var/lib/libvirt/images")
@@ -27,25 +27,30 @@ _UNITS = {
 _RENDERERS = {"systemd-networkd": "netplan", "NetworkManager": "network-manager", "ifupdown": "eni"}
 
 
+# What every guest's kernel is told. init_on_free: what the guest no longer uses is zeroes, which QEMU does not send.
+# Where emulation gets little processor time, a kernel finds its timer broken and panics, and systemd gives up waiting.
+KERNEL_WORDS = (
+    *("console=ttyS0", "quiet", "panic=-1", "init_on_free=1", "tsc=unstable", "no_timer_check"),
+    *("systemd.default_timeout_start_sec=600", "systemd.default_device_timeout_sec=600"),
+)
+
+
 def disk_path(name: str, guest: Guest) -> Path:
     """On its host."""
     return DISKS / f"{name}.{guest.disk}"
 
 
 def command_line(guest: Guest) -> list[str]:
+    """What the guest's kernel is told."""
     masked = [f"systemd.mask={unit}" for manager, unit in _UNITS.items() if manager != guest.manager]
-    # init_on_free: what the guest no longer uses is zeroes, which QEMU does not send.
-    return ["console=ttyS0", "quiet", "tsc=unstable", "init_on_free=1", "panic=-1", *masked]
+    return [*KERNEL_WORDS, *masked]
 
 
-def lay_disk(topology: Topology, name: str, host: LabHost, image: Path, lab: Path) -> None:
+def create_disk(topology: Topology, name: str, home: Machine, image: Path, lab: Path) -> None:
     """A copy of the image's root at the guest's home, with what cloud-init shall find there. Idempotent."""
-    guest, leader = topology.guests[name], host.leader
-    assert leader is not None
-    inside = ["nsenter", "-t", str(leader.pid), "-a"]
+    guest = topology.guests[name]
     path = disk_path(name, guest)
-    seen = Path(f"/proc/{leader.pid}/root") / path.relative_to("/")
-    if seen.exists():
+    if process.run(home.inside(["find", path.parent, "-maxdepth", "1", "-name", path.name])):
         return
     work = lab / "disks" / name
     shutil.rmtree(work, ignore_errors=True)
@@ -53,12 +58,12 @@ def lay_disk(topology: Topology, name: str, host: LabHost, image: Path, lab: Pat
     process.run(["cp", "--sparse=always", image / "root.ext4", work / "root.raw"])
     _seed(topology, name, work, lab)
     part = path.with_suffix(".part")
-    process.run(["cp", "--sparse=always", work / "root.raw", seen.with_name(part.name)])
+    home.put(work / "root.raw", part)
     if guest.disk == "qcow2":
-        process.run([*inside, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", part, path])
-        process.run([*inside, "rm", part])
+        process.run(home.inside(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", part, path]))
+        process.run(home.inside(["rm", part]))
     else:
-        process.run([*inside, "mv", part, path])
+        process.run(home.inside(["mv", part, path]))
     shutil.rmtree(work)
 
 

@@ -1,8 +1,9 @@
-"""An echo request of the kernel's at a steady rate (ICMP), whether or not replies come: what a guest's network
-feels, without its programs."""
+"""ICMP echo requests at a steady rate, whether or not replies come: how reachable a guest's kernel is, whatever its
+programs do."""
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -21,26 +22,26 @@ _ECHO = struct.Struct(">BBHHH")
 
 @dataclass
 class Echoes:
-    """By sequence, in ns of the wall clock: when each request was sent, and when its first reply came."""
+    """When each request was sent and when its first reply came, by sequence number, in ns of the wall clock."""
 
     sent: dict[int, int] = field(default_factory=dict)
     came: dict[int, int] = field(default_factory=dict)
 
     def longest_silence_ms(self, start_ns: int, end_ns: int) -> float | None:
-        """Between replies, less one interval; None where none came in the end."""
+        """The longest time between two replies, less one interval; None if replies did not come back."""
         inside = sorted(t for t in self.came.values() if start_ns <= t <= end_ns)
-        gaps = [(b - a) / 1e6 - INTERVAL_S * 1e3 for a, b in zip(inside, inside[1:])]
+        gaps = [(b - a) / 1e6 - INTERVAL_S * 1e3 for a, b in itertools.pairwise(inside)]
         return max(gaps) if gaps and inside[-1] > (start_ns + end_ns) / 2 else None
 
     def answered(self, start_ns: int, end_ns: int) -> tuple[int, int]:
-        """Of the requests sent in [start, end): how many were answered, and how many there were."""
+        """How many requests of those sent in [start, end) were answered, and how many were sent."""
         asked = [s for s, at in self.sent.items() if start_ns <= at < end_ns]
         return sum(s in self.came for s in asked), len(asked)
 
 
 @contextmanager
 def echoing(namespace: str, address: str) -> Iterator[Echoes]:
-    """It grows while this is open."""
+    """Send requests from a namespace to an address; the result grows while this is open."""
     old = ip_address(address).version == 4
     family, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if old else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
     with namespaces.inside(namespace):
@@ -80,7 +81,7 @@ def echoing(namespace: str, address: str) -> Iterator[Echoes]:
 
 
 def _request(kind: int, sequence: int) -> bytes:
-    """The kernel fills in ICMPv6's checksum itself."""
+    """With its checksum; the kernel replaces that of ICMPv6 by the right one."""
     sequence &= 0xFFFF
     body = _ECHO.pack(kind, 0, 0, _MARK, sequence)
     return _ECHO.pack(kind, 0, 0xFFFF - sum(struct.unpack(">4H", body)) % 0xFFFF, _MARK, sequence)

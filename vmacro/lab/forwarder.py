@@ -53,7 +53,7 @@ class Link:
 
 
 class Delay:
-    """When each packet may go: pure, `now` is an argument. Order is kept, as on a wire."""
+    """Decides when each packet may go. Pure: `now` is an argument. Packets keep their order, as on a wire."""
 
     def __init__(self, link: Link, random_unit: random.Random) -> None:
         self._delay_s = link.delay_ms / 1000
@@ -75,7 +75,7 @@ class Delay:
         return True
 
     def due(self, now: float) -> int | None:
-        """The last packet that may go by now; all before it may go too."""
+        """The last packet that may go by now, with all before it; None if none may."""
         last = None
         while self.waiting and self.waiting[0][0] <= now:
             last = self.waiting.popleft()[1]
@@ -83,7 +83,7 @@ class Delay:
 
 
 class Queues:
-    """The netlink side: binds the queues, reads packet ids, gives verdicts."""
+    """NFQUEUE by netlink: binds the queues, reads packet ids, gives verdicts."""
 
     def __init__(self, links: list[Link]) -> None:
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
@@ -95,7 +95,7 @@ class Queues:
 
     def _configure(self, link: Link) -> None:
         self._request(link.queue, _attribute(CFG_CMD, struct.pack(">BBH", CMD_BIND, 0, socket.AF_INET)))
-        # Loss takes packets, not the trains of them that a sender's offload builds.
+        # With GSO a queued packet is a train of segments, and loss would drop all of it.
         gso = 0 if link.loss_percent else F_GSO
         self._request(
             link.queue,
@@ -134,14 +134,16 @@ class Queues:
             return found
 
     def accept_up_to(self, queue: int, packet: int) -> None:
+        """Let go this packet and all before it."""
         self.socket.send(_message(MSG_VERDICT_BATCH, queue, _verdict(ACCEPT, packet), 1))
 
     def drop(self, queue: int, packet: int) -> None:
+        """Drop this packet alone."""
         self.socket.send(_message(MSG_VERDICT, queue, _verdict(DROP, packet), 1))
 
 
 def forward(links: list[Link]) -> None:
-    """Runs until ended by a signal."""
+    """Forward until a signal ends the process."""
     queues = Queues(links)
     seed = random.Random()
     delays = {link.queue: Delay(link, seed) for link in links}
@@ -163,10 +165,12 @@ def forward(links: list[Link]) -> None:
 
 
 def write_config(links: list[Link], path: Path) -> None:
+    """Write what main() reads."""
     path.write_text(json.dumps([asdict(link) for link in links]))
 
 
 def main() -> None:
+    """Enter the namespace, and forward with as little jitter as this machine allows."""
     namespace, config = sys.argv[1:]
     links = [Link(**item) for item in json.loads(Path(config).read_text())]
     netns.setns(namespace)
@@ -176,7 +180,7 @@ def main() -> None:
         print("no real-time priority: delays will vary more", file=sys.stderr, flush=True)
     PR_SET_TIMERSLACK = 29  # noqa: N806
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000)
-    gc.disable()  # nothing here makes cycles
+    gc.disable()  # a pause would delay packets, and nothing here makes reference cycles
     forward(links)
 
 

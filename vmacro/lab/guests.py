@@ -9,14 +9,14 @@ from typing import Any
 
 import libvirt
 
-from guest_agent.protocol import CHANNEL_NAME
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.errors import AgentError, LabError
+from vmacro.errors import AgentError, LabError, without_subject
 from vmacro.lab import cloud
-from vmacro.lab.hosts import GUEST_IMAGES
+from vmacro.lab.machines import GUEST_IMAGES
 from vmacro.lab.topology import Guest, Topology
 from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
+from vmacro.wire.names import AGENT_CHANNEL
 
 NETWORK = "front"
 
@@ -83,6 +83,7 @@ class Ready:
 
 
 def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
+    """The guest as libvirt defines it (formatdomain)."""
     guest = topology.guests[name]
     own, images = guest.own_disk, f"{GUEST_IMAGES}/{guest.image}"
     shared = _SHARED_DISK.format(images=images)
@@ -97,7 +98,7 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
         cpu=_CPU[accelerator],
         mac=topology.mac(name),
         network=NETWORK,
-        channel=CHANNEL_NAME,
+        channel=AGENT_CHANNEL,
     )
 
 
@@ -150,13 +151,13 @@ def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: fl
         except AgentError as error:
             if waited > timeout_s:
                 hint = f"look at its console: vmacro lab shell {host.name}, then virsh console {name}"
-                raise LabError(f"guest {name}: not ready after {waited:.0f} s: {error.message}", hint) from error
+                said = without_subject(error.message, f"guest {name}")
+                raise LabError(f"guest {name}: not ready after {waited:.0f} s: {said}", hint) from error
         time.sleep(0.1)
 
 
 def _command_line(guest: Guest) -> list[str]:
-    # init_on_free: what the guest no longer uses is zeroes, which QEMU does not send.
-    words = ["console=ttyS0", "quiet", "tsc=unstable", "init_on_free=1", "panic=-1", "net.ifnames=0"]
+    words = [*cloud.KERNEL_WORDS, "net.ifnames=0"]
     if guest.dirty_ballast_mib:
         words.append(f"vmacro.dirty={guest.dirty_ballast_mib},{guest.dirty_mib_s:g}")
     if not guest.agent:

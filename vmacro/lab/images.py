@@ -1,8 +1,8 @@
 """Images from recipes (images/NAME): built by mmdebstrap from the machine's own mirror, cached by hash.
 
-An image is a folder `CACHE/NAME-HASH`: for a host a tree `root`, to be the lower layer of overlays;
-beside it `packages`, what it can install; for a guest `vmlinuz`, `initrd.gz` and the read-only `root.ext4`; for a
-guest of the kind `cloud` the same, but that its root is to be copied and written to.
+An image is a folder `CACHE/NAME-HASH`. A host's has a tree `root`, the lower layer of overlays, and beside it are the
+`packages` that it can install. A guest's has `vmlinuz`, `initrd.gz` and a `root.ext4`, which is read-only for the kind
+`guest`, and copied and written to for the kind `cloud`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomllib
-
 from vmacro.errors import ConfigurationError, LabError
-from vmacro.lab import bootable, process, repository, zipapps
+from vmacro.lab import bootable, mounts, process, repository, zipapps
 from vmacro.lab.paths import RECIPES, cache_dir
 from vmacro.provisioning import agent_package
 
@@ -29,7 +28,8 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """images/NAME/recipe.toml, and the `folder` of what goes into it; one that is `as` another says what differs."""
+    """images/NAME/recipe.toml, and the `folder` with the files that go into the image. A recipe may be `as` another
+    one, and then says only what differs."""
 
     name: str
     folder: Path
@@ -45,15 +45,17 @@ class Recipe:
 
     @property
     def base_key(self) -> str:
-        """What the packages alone decide: the slow half of a build."""
+        """Names the tree with its packages installed: the slow half of a build."""
         return digest([self.suite, *sorted(self.packages)])
 
     @property
     def repository_key(self) -> str:
+        """Names the folder of packages that the image can install."""
         return digest([self.base_key, *sorted(self.repository), Path(repository.__file__).read_text()])
 
     @property
     def key(self) -> str:
+        """Names the whole image: changes with anything that it is made from."""
         files = sorted({*(p for p in self.folder.rglob("*") if p.is_file()), RECIPES / self.name / "recipe.toml"})
         ours = zipapps.sources() if self.kind == "guest" else []
         parts = [
@@ -65,30 +67,34 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Image:
+    """A recipe's image in the cache, built or not."""
+
     recipe: Recipe
     folder: Path
 
     @property
     def built(self) -> bool:
+        """Whether it is in the cache."""
         return self.folder.is_dir()
 
     @property
     def root(self) -> Path:
-        """A host's tree."""
+        """The tree of a host's image."""
         return self.folder / "root"
 
     @property
     def packages(self) -> Path:
-        """What a host can install, as apt reads it."""
+        """The folder of packages that it can install, as apt reads it."""
         return cache_dir() / f"packages-{self.recipe.name}-{self.recipe.repository_key}"
 
 
 def recipes() -> list[Recipe]:
+    """All recipes, by name."""
     return [_load(path.parent) for path in sorted(RECIPES.glob("*/recipe.toml"))]
 
 
 def image(name: str) -> Image:
-    """Raises ConfigurationError for an unknown name."""
+    """The image of a recipe, built or not. Raises ConfigurationError if there is no such recipe."""
     if not (RECIPES / name / "recipe.toml").is_file():
         known = ", ".join(r.name for r in recipes())
         raise ConfigurationError(f"image {name!r}: no such recipe", f"known: {known}")
@@ -97,7 +103,7 @@ def image(name: str) -> Image:
 
 
 def build(name: str, report: Report) -> Image:
-    """The image, from the cache where its recipe has not changed. Raises LabError."""
+    """The image, from the cache if nothing that it is made from has changed. Raises LabError."""
     wanted = image(name)
     cache_dir().mkdir(parents=True, exist_ok=True)
     with locked(cache_dir() / f"{name}.lock"):
@@ -216,24 +222,26 @@ def _load(folder: Path) -> Recipe:
 
 
 def forget_others(prefix: str, kept: Path) -> None:
-    """Older builds, but the one before: a lab may still run on it."""
+    """Remove older builds, except the previous one, on which a lab may still run."""
     builds = [p for p in cache_dir().glob(f"{prefix}*") if p.is_dir() and p != kept]
     for old in sorted(builds, key=lambda p: p.stat().st_mtime)[:-1]:
-        shutil.rmtree(old)
+        mounts.remove_tree(old)
 
 
 def _empty(path: Path) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
+    mounts.remove_tree(path)
     path.mkdir(parents=True)
     return path
 
 
 def digest(parts: list[str]) -> str:
+    """A short name for a list of texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
+    """Wait for a lock on this file, and hold it while this is open."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -26,8 +26,14 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
         f"bandwidth_mib_s = {max(1, round(topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
     ]
-    for name in topology.sites:
-        lines += ["", *_site(topology, name), *_host(topology, name, emulation)]
+    for site in topology.sites:
+        hosts = topology.hosts_of(site)
+        lines += ["", f"[sites.{site}]", *(["anti_spoofing = true"] if topology.wan.anti_spoofing else [])]
+        owner = f"sites.{site}.network" if len(hosts) == 1 else ""
+        lines += _network(topology, hosts[0], owner) if owner else []
+        for host in hosts:
+            lines += _host(topology, host, emulation)
+            lines += [] if owner else _network(topology, host, f"hosts.{host}.guest_network")
     for name, client in topology.clients.items():
         by_ssh, here = f'ssh = "root@{topology.uplink(name).node.ip}"', topology.network_namespace(name)
         lines += ["", f"[probers.{name}]", by_ssh if client.machine else f'network_namespace = "{here}"']
@@ -46,25 +52,27 @@ def _guest(guest: Guest) -> list[str]:
     return [*found, "ansible = { guest_restart_servers = true }"]
 
 
-def _site(topology: Topology, name: str) -> list[str]:
-    site = topology.sites[name]
-    first = site.subnet[2] if site.subnet.num_addresses < 64 else site.subnet[10]
-    lines = [f"[sites.{name}]", *(["anti_spoofing = true"] if topology.wan.anti_spoofing else [])]
-    lines += [f"[sites.{name}.network]", f'subnet = "{site.subnet}"']
-    lines += [f'dhcp_first = "{first}"', f'dhcp_last = "{first + site.dhcp_addresses - 1}"']
-    return lines + ([f'subnet6 = "{site.subnet6}"'] if site.subnet6 is not None else [])
+def _network(topology: Topology, host: str, key: str) -> list[str]:
+    """What a host routes, as `key`."""
+    shape = topology.hosts[host]
+    first = shape.subnet[2] if shape.subnet.num_addresses < 64 else shape.subnet[10]
+    last = first + topology.sites[shape.site].dhcp_addresses - 1
+    lines = [f"[{key}]", f'subnet = "{shape.subnet}"', f'dhcp_first = "{first}"', f'dhcp_last = "{last}"']
+    lines += [] if topology.sites[shape.site].guard else ["guard = false"]
+    return lines + ([f'subnet6 = "{shape.subnet6}"'] if shape.subnet6 is not None else [])
 
 
 def _host(topology: Topology, name: str, emulation: bool) -> list[str]:
-    address = topology.uplink(name).node.ip
+    address, site = topology.uplink(name).node.ip, topology.hosts[name].site
     return [
         f"[hosts.{name}]",
-        f'site = "{name}"',
+        f'site = "{site}"',
         f'ssh = "root@{address}"',
         f'uri = "qemu+tls://{address}/system"',
         f'peer_uri = "qemu+tls://{name}/system"',
         f'address = "{address}"',
         f'network = "{NETWORK}"',
-        f"memory_reserve_mib = {topology.sites[name].memory_reserve_mib}",
+        f"memory_reserve_mib = {topology.sites[site].memory_reserve_mib}",
         f"emulation = {'true' if emulation else 'false'}",
+        *(["plain_tunnel = true"] if topology.sites[site].plain_tunnel else []),
     ]

@@ -12,10 +12,12 @@ from typing import Any
 
 from vmacro import inventory
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.libvirt_connection import Connections
-from vmacro.errors import LabError, UnreachableError
+from vmacro.drivers.libvirt.channel import VirtioChannels
+from vmacro.drivers.libvirt.connection import Connections
+from vmacro.errors import LabError, UnreachableError, without_subject
 from vmacro.lab import (
     accelerator,
+    cgroups,
     cloud,
     guests,
     images,
@@ -29,7 +31,7 @@ from vmacro.lab import (
     topology,
     wan,
 )
-from vmacro.lab.hosts import GUEST_IMAGES, Ground, LabHost
+from vmacro.lab.machines import GUEST_IMAGES, BaseLayers, Machine
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.model.facts import AgentFacts
 from vmacro.model.nouns import Host
@@ -37,21 +39,28 @@ from vmacro.provisioning import ansible_inventory
 from vmacro.provisioning.runner import Options
 from vmacro.rtt.wire import DEFAULT_PORT
 
-HOST_DEADLINE_S = 90.0
-GUEST_DEADLINE_S = 180.0
+# Several labs may boot at once, under emulation.
+HOST_DEADLINE_S = 300.0
+GUEST_DEADLINE_S = 600.0
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class GuestStatus:
+    """Where a guest runs, and what its agent says; `site` and `host` are '' if it runs nowhere."""
+
     name: str
     site: str
+    host: str
     agent: AgentFacts | None
     trouble: str = ""
 
 
 @dataclass(frozen=True)
 class Status:
+    """What runs in a lab, and the round trips as measured. `delay_by`: what makes the delay; `hosts`: whether each
+    runs."""
+
     delay_by: str
     accelerator: str
     measured: tuple[wan.Measured, ...]
@@ -82,6 +91,7 @@ class Lab:
 
     @property
     def inventory_file(self) -> Path:
+        """The inventory of the lab; in a lab with bare hosts, the one that its operator writes."""
         return (seat.etc(self.folder) if self.bare else self.folder) / "inventory.toml"
 
     @property
@@ -89,10 +99,12 @@ class Lab:
         """The operator's certificate and key."""
         return seat.etc(self.folder) / "pki" if self.bare else self.folder / "operator"
 
-    def host(self, name: str) -> LabHost:
-        return LabHost(self.topology, name, self.folder / "hosts" / name)
+    def host(self, name: str) -> Machine:
+        """The machine of a host, or of a client that has one."""
+        return preparation.machine(self.topology, name, self.folder)
 
     def namespace(self, node: str) -> str:
+        """The network namespace of a node."""
         return self.topology.network_namespace(node)
 
     def up(self, source: Path, report: Report) -> None:
@@ -104,7 +116,7 @@ class Lab:
             raise LabError(f"lab {self.topology.name}: its hosts are bare", hint)
         if not self._hosts_are_up():
             binds = {f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}
-            self._raise_hosts(preparation.grounds(self.topology, report), binds, chosen, report)
+            self._raise_hosts(preparation.base_layers(self.topology, report), binds, chosen, report)
         report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
         with self._connected() as (connections, hosts):
             self._start_guests(connections, hosts, chosen, report)
@@ -118,7 +130,7 @@ class Lab:
         report(f"WAN: delay by {wan.start(self.topology, self.folder)}")
         binds = {f"{GUEST_IMAGES}/{n}": p for n, p in guest_images.items()}
         preparation.boot(self.topology, self.folder, preparation.untouched(self.topology, report), binds, kvm)
-        seat.lay(self.folder)
+        seat.create(self.folder)
         for name in self.topology.machines:
             report(f"host {name}: {self.host(name).address}, bare, lets us in by SSH")
 
@@ -134,7 +146,7 @@ class Lab:
 
     def _chosen(self, guest_images: dict[str, Path], report: Report) -> str:
         """What guests run under."""
-        image = images.build(self.topology.image(next(iter(self.topology.sites))), report)
+        image = images.build(self.topology.image(next(iter(self.topology.hosts))), report)
         layers = preparation.installed(image, report).layers
         chosen = accelerator.choose(layers, next(iter(guest_images.values())))
         (self.folder / "accelerator").write_text(chosen)
@@ -148,17 +160,17 @@ class Lab:
         ready = self.bare or (self.folder / "provisioned").exists()
         return ready and all(self.host(name).leader is not None for name in self.topology.machines)
 
-    def _raise_hosts(self, ground: dict[str, Ground], binds: dict[str, Path], chosen: str, report: Report) -> None:
+    def _raise_hosts(self, layers: dict[str, BaseLayers], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
         kvm = chosen == accelerator.KVM
         text = inventories.text(self.topology, self.folder, emulation=not kvm)
-        kept = preparation.ready_hosts(self.topology, ground, text)
+        kept = preparation.ready_hosts(self.topology, layers, text)
         if preparation.usable(kept):
             preparation.restore(self.folder, kept)
-            preparation.boot(self.topology, self.folder, ground, binds, kvm, kept)
+            preparation.boot(self.topology, self.folder, layers, binds, kvm, kept)
             report(f"hosts: as provisioned before ({kept.name})")
         else:
-            preparation.boot(self.topology, self.folder, ground, binds, kvm)
+            preparation.boot(self.topology, self.folder, layers, binds, kvm)
             self.inventory_file.write_text(text)
             recap = preparation.provision(self.topology, self.folder, Options(), report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")
@@ -173,13 +185,14 @@ class Lab:
         for name in self.topology.machines:
             self.host(name).stop()
         for pid in namespaces.processes_inside(names):
-            process.identify(pid).end()
+            process.end(pid)
         left = [f"process {pid} in a namespace of the lab" for pid in namespaces.processes_inside(names)]
         namespaces.remove_all(names)
         shutil.rmtree(self.folder, ignore_errors=True)
         return left + leftovers(self.topology.name)
 
     def status(self) -> Status:
+        """What runs now; measures round trips, which takes a moment."""
         hosts = {name: self.host(name).leader is not None for name in self.topology.machines}
         saved = self.folder / "accelerator"
         chosen = saved.read_text() if saved.exists() else "unknown"
@@ -203,14 +216,14 @@ class Lab:
             report(f"host {name}: up, libvirt answers over TLS")
         for name, guest in self.topology.guests.items():
             if guests.find(opened, name) is None:
+                home = self.topology.home(name)
                 if guest.own_disk:
-                    cloud.lay_disk(
-                        self.topology, name, self.host(guest.site), images.image(guest.image).folder, self.folder
-                    )
-                guests.start(opened[guest.site], self.topology, name, chosen)
-                report(f"guest {name}: booting at {guest.site}")
+                    image = images.image(guest.image).folder
+                    cloud.create_disk(self.topology, name, self.host(home), image, self.folder)
+                guests.start(opened[home], self.topology, name, chosen)
+                report(f"guest {name}: booting at {home}")
         self._provision_guests(opened, report)
-        agents = ChannelAgents(connections)
+        agents = ChannelAgents(VirtioChannels(connections))
         for name, guest in self.topology.guests.items():
             place = guests.find(opened, name)
             if place is None:
@@ -247,7 +260,7 @@ class Lab:
                 self.wait_for_responder(status.agent.address)
                 return
             if deadline.over:
-                raise LabError(f"guest {name}: {status.trouble}")
+                raise LabError(f"guest {name}: {without_subject(status.trouble, f'guest {name}')}")
             deadline.nap(0.2)
 
     def wait_for_responder(self, address: str) -> None:
@@ -266,25 +279,33 @@ class Lab:
     def _guest_status(self, name: str, connections: Connections, hosts: dict[str, Host]) -> GuestStatus:
         place = guests.find({n: connections.get(h) for n, h in hosts.items()}, name)
         if place is None:
-            return GuestStatus(name, "", None, "runs nowhere")
+            return GuestStatus(name, "", "", None, "runs nowhere")
+        site = self.topology.hosts[place].site
         try:
-            ready = guests.wait_until_ready(ChannelAgents(connections), hosts[place], name, timeout_s=3)
+            ready = guests.wait_until_ready(ChannelAgents(VirtioChannels(connections)), hosts[place], name, timeout_s=3)
         except LabError as error:
-            return GuestStatus(name, place, None, error.message)
-        return GuestStatus(name, place, ready.agent)
+            return GuestStatus(name, site, place, None, error.message)
+        return GuestStatus(name, site, place, ready.agent)
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Connections, dict[str, Host]]]:
-        """Connections from the operator's namespace to all hosts, waiting for those that boot."""
+        """Connections from the operator's namespace to all hosts, waiting for those that boot; and the inventory's
+        hosts by their node here, which an operator of bare ones calls as they like."""
         known = inventory.load(self.inventory_file).inventory
         connections = Connections(self.credentials)
         try:
             with namespaces.inside(self.namespace(OPERATOR)):
                 for host in known.hosts:
                     self._wait_for(connections, host)
-            yield connections, {h.site: h for h in known.hosts}
+            yield connections, {self._node(h): h for h in known.hosts}
         finally:
             connections.close()
+
+    def _node(self, host: Host) -> str:
+        for node in self.topology.hosts:
+            if str(self.topology.uplink(node).node.ip) == host.address:
+                return node
+        raise LabError(f"host {host.name}: its address {host.address} is none of lab {self.topology.name}")
 
     def _wait_for(self, connections: Connections, host: Host) -> None:
         deadline = process.Deadline(HOST_DEADLINE_S)
@@ -293,10 +314,11 @@ class Lab:
                 connections.get(host)
                 return
             except UnreachableError as error:
-                lab_host = self.host(host.site)
+                lab_host = self.host(self._node(host))
                 if deadline.over or lab_host.leader is None:
                     hint = f"its console ends with: {lab_host.console()[-400:]}"
-                    raise LabError(f"host {host.name}: libvirt is not up: {error.message}", hint) from error
+                    said = without_subject(error.message, f"host {host.name}")
+                    raise LabError(f"host {host.name}: libvirt is not up: {said}", hint) from error
             deadline.nap(0.1)
 
     def _remember(self, source: Path) -> None:
@@ -316,11 +338,12 @@ def names() -> list[str]:
 
 
 def leftovers(name: str) -> list[str]:
-    """What still exists of a lab: namespaces, mounts, processes, files."""
+    """What still exists of a lab: namespaces, mounts, cgroups, processes, files."""
     folder = paths.lab_dir(name)
     left = [f"namespace {n}" for n in namespaces.existing(name)]
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     left += [f"mount {m.split()[1]}" for m in mounts if str(folder) in m]
+    left += [f"cgroup {path}" for path in cgroups.existing(name)]
     left += [f"process {pid}" for pid in _processes_naming(f"vmacro-{name}-")]
     return left + ([f"folder {folder}"] if folder.exists() else [])
 

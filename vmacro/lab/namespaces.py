@@ -1,4 +1,4 @@
-"""Network namespaces of a lab: one a node, each wired to the WAN router's."""
+"""Network namespaces of a lab: one per node, each linked to the WAN router's."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def create_all(topology: Topology) -> None:
     for node in topology.nodes:
         create(topology.network_namespace(node))
         _connect(topology, node)
-    for node, site in topology.sites.items():
+    for node, host in topology.hosts.items():
         with IPRoute(netns=topology.network_namespace(WAN)) as ip:
-            ip.route("replace", dst=str(site.subnet), gateway=str(topology.uplink(node).node.ip))
+            ip.route("replace", dst=str(host.subnet), gateway=str(topology.uplink(node).node.ip))
     if topology.dual_stack:
         _make_dual_stack(topology)
     if topology.wan.anti_spoofing:
@@ -42,6 +42,7 @@ def create_all(topology: Topology) -> None:
 
 
 def create(name: str) -> None:
+    """Make a network namespace, with its loopback up, that forwards. Idempotent."""
     if not (RUN / name).exists():
         netns.create(name)
     with IPRoute(netns=name) as ip:
@@ -50,6 +51,7 @@ def create(name: str) -> None:
 
 
 def remove_all(topology_names: list[str]) -> None:
+    """Remove these network namespaces. Idempotent."""
     for name in topology_names:
         if (RUN / name).exists():
             netns.remove(name)
@@ -79,7 +81,7 @@ def processes_inside(names: list[str]) -> list[int]:
 
 @contextmanager
 def inside(name: str) -> Iterator[None]:
-    """This thread in another network namespace (setns(2)), for short looks."""
+    """This thread is in another network namespace (setns(2)) while this is open, for a short look."""
     with Path("/proc/thread-self/ns/net").open() as home:
         netns.setns(name)
         try:
@@ -107,13 +109,13 @@ def _make_dual_stack(topology: Topology) -> None:
     wan = topology.network_namespace(WAN)
     for node in topology.nodes:
         here, (router, own) = topology.network_namespace(node), topology.uplink6(node)
-        site = topology.sites.get(node)
+        host = topology.hosts.get(node)
         for name, device, address in ((here, "uplink", own), (wan, node, router)):
             _sysctl(name, {"net.ipv6.conf.all.forwarding": "1"})
             process.run(["ip", "-n", name, "-6", "addr", "replace", str(address), "dev", device, "nodad"])
         process.run(["ip", "-n", here, "-6", "route", "replace", "default", "via", str(router.ip)])
-        if site is not None and site.subnet6 is not None:
-            process.run(["ip", "-n", wan, "-6", "route", "replace", str(site.subnet6), "via", str(own.ip)])
+        if host is not None and host.subnet6 is not None:
+            process.run(["ip", "-n", wan, "-6", "route", "replace", str(host.subnet6), "via", str(own.ip)])
         if topology.wan.anti_spoofing:
             # IPv6 has no rp_filter: the same by rules.
             _drop_foreign_sources(wan, node, [str(p) for p in topology.prefixes6(node)])

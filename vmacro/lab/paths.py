@@ -1,4 +1,4 @@
-"""Where the lab keeps things: all of it outside the checkout."""
+"""Where the lab keeps things; all of it is outside the checkout."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ RECIPES = CHECKOUT / "images"
 
 
 def cache_dir() -> Path:
-    """Images, built once for a recipe. VMACRO_CACHE overrides."""
+    """Images, built once per recipe. The environment's VMACRO_CACHE overrides it."""
     return Path(os.environ.get("VMACRO_CACHE", "/var/cache/vmacro"))
 
 
 def state_dir() -> Path:
-    """What a running lab is made of. VMACRO_STATE overrides."""
+    """Running labs. The environment's VMACRO_STATE overrides it."""
     return Path(os.environ.get("VMACRO_STATE", "/var/lib/vmacro"))
 
 
 def lab_dir(name: str) -> Path:
+    """One lab's folder."""
     return state_dir() / "lab" / name

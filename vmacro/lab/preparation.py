@@ -15,13 +15,13 @@ from typing import Any
 
 from vmacro import inventory
 from vmacro.errors import LabError
-from vmacro.lab import images, inventories, namespaces, process, topology
-from vmacro.lab.hosts import Ground, LabHost
+from vmacro.lab import images, inventories, mounts, namespaces, process, topology
 from vmacro.lab.images import Image
+from vmacro.lab.machines import BaseLayers, Machine
+from vmacro.lab.machines.container import Container
 from vmacro.lab.paths import cache_dir
 from vmacro.lab.topology import OPERATOR, Topology
-from vmacro.pki.store import OPERATOR as OPERATORS_CERTIFICATE
-from vmacro.pki.store import RENEW_DAYS, Store
+from vmacro.pki import store as pki
 from vmacro.provisioning import ansible_inventory, runner, wheels
 from vmacro.provisioning.runner import Options, Task
 
@@ -34,14 +34,14 @@ _OF_A_LAB = ("inventory.toml", "pki", "operator", "ssh")
 Report = Callable[[str], None]
 
 
-def grounds(shape: Topology, report: Report) -> dict[str, Ground]:
+def base_layers(shape: Topology, report: Report) -> dict[str, BaseLayers]:
     """Of each machine: hosts boot with their packages installed, others bare."""
     built = _built(shape, report)
-    hosts = {name: installed(built[name], report) for name in sorted({shape.image(s) for s in shape.sites})}
-    return {m: hosts[shape.image(m)] if m in shape.sites else bare(built[shape.image(m)]) for m in shape.machines}
+    hosts = {name: installed(built[name], report) for name in sorted({shape.image(h) for h in shape.hosts})}
+    return {m: hosts[shape.image(m)] if m in shape.hosts else bare(built[shape.image(m)]) for m in shape.machines}
 
 
-def untouched(shape: Topology, report: Report) -> dict[str, Ground]:
+def untouched(shape: Topology, report: Report) -> dict[str, BaseLayers]:
     """Of each machine: as a provider hands it over."""
     built = _built(shape, report)
     return {machine: bare(built[shape.image(machine)]) for machine in shape.machines}
@@ -51,11 +51,12 @@ def _built(shape: Topology, report: Report) -> dict[str, Image]:
     return {name: images.build(name, report) for name in sorted({shape.image(m) for m in shape.machines})}
 
 
-def bare(image: Image) -> Ground:
-    return Ground((image.root,), image.packages)
+def bare(image: Image) -> BaseLayers:
+    """An image's tree as it is, without further packages."""
+    return BaseLayers((image.root,), image.packages)
 
 
-def installed(image: Image, report: Report) -> Ground:
+def installed(image: Image, report: Report) -> BaseLayers:
     """What a host of it boots from: its packages are there."""
     kept = cache_dir() / f"layer-{image.recipe.name}-{_key(image)}"
     with images.locked(cache_dir() / "layer.lock"):
@@ -63,37 +64,39 @@ def installed(image: Image, report: Report) -> Ground:
             report("hosts: provisioning a bare one, to keep what that installs (a minute)")
             _keep_installed(image, kept, report)
             images.forget_others(f"layer-{image.recipe.name}-", kept)
-    return Ground((kept, image.root), image.packages)
+    return BaseLayers((kept, image.root), image.packages)
 
 
-def ready_hosts(shape: Topology, ground: Mapping[str, Ground], inventory_text: str) -> Path:
+def ready_hosts(shape: Topology, layers: Mapping[str, BaseLayers], inventory_text: str) -> Path:
     """Where the hosts of such a lab are kept, if they are."""
     role = ansible_inventory.playbooks() / "roles/hypervisor"
     files = [p.read_text() for p in sorted(role.rglob("*")) if p.is_file()]
     files.append(Path(ansible_inventory.__file__).read_text())
-    layers = [str(g.layers[0]) for g in ground.values()]
-    return cache_dir() / f"hosts-{shape.name}-{images.digest([*layers, inventory_text, *files])}"
+    lowest = [str(base.layers[0]) for base in layers.values()]
+    return cache_dir() / f"hosts-{shape.name}-{images.digest([*lowest, inventory_text, *files])}"
 
 
 def keep(shape: Topology, folder: Path, kept: Path) -> None:
     """Hosts that have just been provisioned, as they are on disk, with the keys by which they are known."""
     part = kept.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
+    mounts.remove_tree(part)
     part.mkdir(mode=0o700)
     for name in shape.machines:
-        process.run(["cp", "-a", folder / "hosts" / name / "upper", part / name])
+        machine(shape, name, folder).keep(part / name)
     for name in _OF_A_LAB:
         process.run(["cp", "-a", folder / name, part / name])
-    shutil.rmtree(kept, ignore_errors=True)
+    mounts.remove_tree(kept)
     part.rename(kept)
 
 
 def usable(kept: Path) -> bool:
     """They are there, and their certificates are good for a while."""
-    return kept.is_dir() and all(c.days_left > RENEW_DAYS for c in Store(kept / "pki").issued())
+    stores = pki.stores(kept / "pki").values()
+    return kept.is_dir() and all(c.days_left > pki.RENEW_DAYS for store in stores for c in store.issued())
 
 
 def restore(folder: Path, kept: Path) -> None:
+    """Put back what a lab with kept hosts has besides them: keys and certificates."""
     for name in _OF_A_LAB:
         process.run(["cp", "-aT", kept / name, folder / name])
 
@@ -101,25 +104,29 @@ def restore(folder: Path, kept: Path) -> None:
 def boot(
     shape: Topology,
     folder: Path,
-    ground: Mapping[str, Ground],
+    layers: Mapping[str, BaseLayers],
     binds: dict[str, Path],
     kvm: bool = False,
     kept: Path | None = None,
 ) -> None:
     """Machines that let us in by SSH, bare or as they were `kept`. Idempotent. Raises LabError."""
-    hosts = [LabHost(shape, name, folder / "hosts" / name, kvm) for name in shape.machines]
-    for host in hosts:
-        host.boot(ground[host.name], binds, folder, kept / host.name if kept is not None else None)
-    for host in hosts:
-        _wait_for_ssh(shape, host)
+    machines = [machine(shape, name, folder, kvm) for name in shape.machines]
+    for each in machines:
+        each.boot(layers[each.name], binds, folder, kept / each.name if kept is not None else None)
+    for each in machines:
+        _wait_for_ssh(shape, each)
+
+
+def machine(shape: Topology, name: str, folder: Path, kvm: bool = False) -> Machine:
+    """Of the one kind that there is; `folder` is the lab's."""
+    return Container(shape, name, folder / "hosts" / name, kvm)
 
 
 def provision(shape: Topology, folder: Path, options: Options, report: Report) -> runner.Recap:
     """`vmacro provision hosts`, from the operator's place. Raises ProvisioningError."""
     settings = inventory.load(folder / "inventory.toml")
-    store = Store(folder / "pki")
-    store.init(f"vmacro lab {shape.name}")
-    store.issue_pair(folder / "operator", OPERATORS_CERTIFICATE, ())
+    pki.init(folder / "pki", f"vmacro lab {shape.name}")
+    pki.stores(folder / "pki")[pki.LIBVIRT].issue_pair(folder / "operator", pki.OPERATOR, ())
     machines = ansible_inventory.derived(settings, ansible_inventory.parts())
     return _run(shape, folder, "hosts", machines, options, report)
 
@@ -152,24 +159,25 @@ def _keep_installed(image: Image, kept: Path, report: Report) -> None:
         {"name": "layer", "wan": {"transit": "10.99.0.0/16"}, "sites": {"host": site}}
     )
     part = kept.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
+    mounts.remove_tree(part)
     part.mkdir(parents=True)
+    host, layer = machine(shape, "host", part), part / "layer"
     try:
         namespaces.create_all(shape)
         boot(shape, part, {"host": bare(image)}, {})
         (part / "inventory.toml").write_text(inventories.text(shape, part, emulation=True))
         provision(shape, part, Options(tags=SLOW_TAGS), report)
     finally:
-        LabHost(shape, "host", part / "hosts/host").stop()
+        host.stop()
         namespaces.remove_all(namespaces.existing(shape.name))
-    upper = part / "hosts/host/upper"
+    host.keep(layer)
     for name in _OWN:
-        shutil.rmtree(upper / name) if (upper / name).is_dir() else (upper / name).unlink(missing_ok=True)
-    for path in [*(upper / "etc/ssh").glob("ssh_host_*"), *(upper / "var/log").rglob("*")]:
+        shutil.rmtree(layer / name) if (layer / name).is_dir() else (layer / name).unlink(missing_ok=True)
+    for path in [*(layer / "etc/ssh").glob("ssh_host_*"), *(layer / "var/log").rglob("*")]:
         if path.is_file():
             path.unlink()
-    upper.rename(kept)
-    shutil.rmtree(part)
+    layer.rename(kept)
+    mounts.remove_tree(part)
 
 
 def _key(image: Image) -> str:
@@ -179,7 +187,7 @@ def _key(image: Image) -> str:
     return images.digest([image.recipe.key, image.packages.name, ours, *(f.read_text() for f in files)])
 
 
-def _wait_for_ssh(shape: Topology, host: LabHost) -> None:
+def _wait_for_ssh(shape: Topology, host: Machine) -> None:
     deadline = process.Deadline(SSH_DEADLINE_S)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The one door to other programs: argv lists, never a shell; a failure names the command."""
+"""Runs other programs: argv lists, never a shell; a failure names the command."""
 
 from __future__ import annotations
 
@@ -39,17 +39,18 @@ def run(argv: Sequence[str | Path], *, input: str | None = None, timeout_s: floa
 
 @dataclass(frozen=True)
 class Process:
-    """A process that outlives us, known by pid and start time: a pid alone may be somebody else's."""
+    """A process that may outlive us, identified by pid and start time, since a pid may be used again."""
 
     pid: int
     started: int
 
     @property
     def alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
         return _start_time(self.pid) == self.started
 
     def end(self, timeout_s: float = 5.0) -> None:
-        """SIGTERM, then SIGKILL. Returns once it is gone."""
+        """Send SIGTERM, and SIGKILL if that does not end it in time. Returns once it is gone."""
         for number, patience_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 10.0)):
             if not self.alive:
                 return
@@ -66,21 +67,23 @@ class Process:
 
 
 class Deadline:
-    """A point in time that waiting stops at."""
+    """A point in time after which nobody waits any more."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
 
     @property
     def over(self) -> bool:
+        """Whether it has passed."""
         return time.monotonic() >= self._at
 
     def nap(self, seconds: float) -> None:
+        """Sleep, but not beyond the deadline."""
         time.sleep(max(0.0, min(seconds, self._at - time.monotonic())))
 
 
 def spawn(argv: Sequence[str | Path], log: Path) -> Process:
-    """Start a program that outlives us, in a session of its own, its output in `log`."""
+    """Start a program that outlives us, in a session of its own, with its output in `log`."""
     with log.open("ab") as out:
         child = subprocess.Popen(
             [str(a) for a in argv],
@@ -93,8 +96,15 @@ def spawn(argv: Sequence[str | Path], log: Path) -> Process:
     return identify(child.pid)
 
 
+def end(pid: int) -> None:
+    """End a process by Process.end(); one that has ended by itself meanwhile is fine."""
+    started = _start_time(pid)
+    if started is not None:
+        Process(pid, started).end()
+
+
 def identify(pid: int) -> Process:
-    """Raises LabError where there is no such process."""
+    """The process with this pid. Raises LabError if there is none."""
     started = _start_time(pid)
     if started is None:
         raise LabError(f"process {pid} ended at once")
@@ -102,7 +112,7 @@ def identify(pid: int) -> Process:
 
 
 def _start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat, in clock ticks since boot; None for a zombie or nobody."""
+    """Field 22 of /proc/PID/stat, in clock ticks since boot; None if there is no such process, or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -117,5 +127,5 @@ def _wait_for_exit(descriptor: int, timeout_s: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    # Messages are parsed nowhere, but people compare them with documentation.
+    # No message is parsed, but people compare them with documentation.
     return {**os.environ, "LC_ALL": "C.UTF-8"}

@@ -1,4 +1,4 @@
-"""What the lab needs of the machine, looked at before anything is changed; all that is missing at once."""
+"""What the lab needs of the machine, checked before anything is changed; reports everything that is missing at once."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ PROGRAMS = {
 
 
 def require_root(what: str) -> None:
+    """Raises LabRefusedError unless this process is root's; `what` is the command that needs it."""
     if os.geteuid() != 0:
         raise LabRefusedError(f"{what} needs root (effective user id {os.geteuid()})", f"sudo vmacro {what}")
 
 
 def require(topology: Topology) -> None:
-    """Raises LabRefusedError with everything that is missing, ConfigurationError for an occupied subnet."""
+    """Check the machine for this lab. Raises LabRefusedError with everything that is missing, and ConfigurationError if
+    a subnet of the lab is in use."""
     missing = [f"{program}: not installed (apt install {p})" for program, p in PROGRAMS.items() if not _found(program)]
     if not Path("/dev/net/tun").exists():
         missing.append("/dev/net/tun: does not exist, and guests get their network by it (modprobe tun)")
@@ -51,7 +53,7 @@ def require(topology: Topology) -> None:
 
 
 def _require_free_subnets(topology: Topology) -> None:
-    """The lab keeps to namespaces of its own, but two networks of one number confuse whoever looks."""
+    """The lab's networks are in namespaces of their own, but the same subnet twice would confuse people."""
     wanted = {"wan.transit": topology.wan.transit}
     wanted |= {f"sites.{name}.subnet": site.subnet for name, site in topology.sites.items()}
     occupied = [
@@ -65,7 +67,7 @@ def _require_free_subnets(topology: Topology) -> None:
 
 
 def machine_routes() -> list[tuple[IPv4Network, str]]:
-    """Main-table routes of this machine, but the default one."""
+    """Routes in this machine's main table except the default route, each with its interface."""
     with IPRoute() as ip:
         found = []
         for route in ip.get_routes(family=socket.AF_INET, table=254):

@@ -1,5 +1,5 @@
-"""Where the operator of bare hosts sits: a shell in the operator's network, with SSH keys, /etc/vmacro and
-/var/lib/vmacro of the lab's own, so that what is typed there is what is typed anywhere.
+"""The operator's seat in a lab with bare hosts: a shell in the operator's network, with SSH keys, /etc/vmacro and
+/var/lib/vmacro of the lab's own, so that commands are the same as on a real operator's machine.
 
 Mounts live in the mount namespace that `ip netns exec` makes, and end with the shell.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from vmacro.inventory import DEFAULT_STATE_DIR
 from vmacro.lab import process
 
-_HOME = "operator"  # in /etc, whose writes are the seat's: nothing else is sure to be nobody's
+_HOME = "operator"  # in /etc, since all that is written there stays in the seat's overlay
 # $1 the seat, $2 the state's folder; the rest is the command.
 _SIT_DOWN = """
 set -e
@@ -26,6 +26,7 @@ exec "$@"
 
 
 def folder(lab: Path) -> Path:
+    """What belongs to the seat, in the lab's folder."""
     return lab / "seat"
 
 
@@ -34,8 +35,9 @@ def etc(lab: Path) -> Path:
     return folder(lab) / "etc/vmacro"
 
 
-def lay(lab: Path) -> None:
-    """With the lab's SSH keys in root's home there, which OpenSSH takes from /etc/passwd. Idempotent."""
+def create(lab: Path) -> None:
+    """Make the seat's folders. The lab's SSH keys go into root's home there, which the seat's /etc/passwd names, since
+    OpenSSH looks it up in that file. Idempotent."""
     seat, home = folder(lab), folder(lab) / "etc" / _HOME
     for path in (seat / "work", seat / "state", etc(lab), home):
         path.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def lay(lab: Path) -> None:
 
 
 def command(lab: Path, network_namespace: str, words: Sequence[str]) -> list[str]:
-    """What runs `words` there."""
+    """The command that runs `words` in the seat."""
     DEFAULT_STATE_DIR.mkdir(parents=True, exist_ok=True)
     search = f"PATH={Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     inside = ["env", f"HOME=/etc/{_HOME}", search, "sh", "-c", _SIT_DOWN, "vmacro-seat"]

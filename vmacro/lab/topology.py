@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import itertools
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field, model_validator
 
 from vmacro import config
 from vmacro.config import Strict
+from vmacro.inventory import parts_of
 
 DEFAULT = Path(__file__).with_name("two-sites.toml")
 WAN, OPERATOR = "wan", "operator"
@@ -21,11 +23,15 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,11}$")]
 
 
 class RoundTrip(Strict):
+    """The delay between two nodes, or all hosts of two sites."""
+
     between: tuple[str, str]
     ms: float = Field(ge=0, le=2000)
 
 
 class Wan(Strict):
+    """The network between the nodes."""
+
     bandwidth_mbit: float = Field(default=200, gt=0)
     jitter_ms: float = Field(default=0, ge=0, description="each way, uniform, order kept")
     loss_percent: float = Field(default=0, ge=0, lt=100)
@@ -36,19 +42,32 @@ class Wan(Strict):
 
 
 class Site(Strict):
+    """A site and its hosts."""
+
     subnet: IPv4Network
-    subnet6: IPv6Network | None = Field(default=None, description="a /64; sites with one make the lab dual-stack")
+    hosts: tuple[Name, ...] = Field(
+        default=(), description="each routes a part of its subnet; default: one that is named like the site"
+    )
+    subnet6: IPv6Network | None = Field(
+        default=None, description="a /64 for each host; sites with one make the lab dual-stack"
+    )
     dhcp_addresses: int = Field(default=100, ge=1)
     memory_reserve_mib: int = Field(default=64, ge=0)
-    debian: Literal[12, 13] = Field(default=13, description="what its host runs")
+    debian: Literal[12, 13] = Field(default=13, description="what its hosts run")
+    guard: bool = Field(default=True, description="its hosts hold guests to their own addresses")
+    plain_tunnel: bool = Field(default=False, description="its hosts say that legs need no encryption")
 
 
 class Client(Strict):
+    """A client at the WAN's edge."""
+
     accepts_add_addr: int = Field(default=4, ge=0, le=8, description="0: the kernel's default, never joins")
     machine: bool = Field(default=False, description="a bare Debian runs there, with SSH, for `provision probes`")
 
 
 class Guest(Strict):
+    """A guest, and where it boots."""
+
     site: str
     memory_mib: int = Field(default=256, ge=160)
     image: Literal["guest", "cloud", "cloud12"] = Field(
@@ -70,6 +89,8 @@ class Guest(Strict):
 
 
 class Topology(Strict):
+    """A whole lab, as its TOML file describes it."""
+
     name: Name
     wan: Wan = Wan()
     sites: dict[Name, Site] = Field(min_length=1)
@@ -84,11 +105,12 @@ class Topology(Strict):
         return self
 
     def _unknown_names(self) -> list[str]:
-        known = {OPERATOR, *self.sites, *self.clients}
+        known = {*self.nodes, *self.sites}
         problems = [f"guests.{g}.site: no site {x.site!r}" for g, x in self.guests.items() if x.site not in self.sites]
         for trip in self.wan.round_trips:
             problems += [f"wan.round_trips: no node {n!r}" for n in trip.between if n not in known]
-        both = sorted(set(self.sites) & set(self.clients) | {WAN, OPERATOR} & {*self.sites, *self.clients})
+        named = [WAN, *self.nodes, *(name for name, site in self.sites.items() if site.hosts)]
+        both = sorted(name for name, times in collections.Counter(named).items() if times > 1)
         return problems + [f"{n!r} names two nodes" for n in both]
 
     def _overlaps(self) -> list[str]:
@@ -98,24 +120,49 @@ class Topology(Strict):
             for (a, x), (b, y) in itertools.combinations(nets, 2)
             if x.overlaps(y)
         ]
-        for name, site in self.sites.items():
-            if site.dhcp_addresses > site.subnet.num_addresses - 3:
-                problems.append(f"sites.{name}.dhcp_addresses = {site.dhcp_addresses}: {site.subnet} is too small")
+        for name, host in self.hosts.items():
+            wanted = self.sites[host.site].dhcp_addresses
+            if wanted > host.subnet.num_addresses - 3:
+                problems.append(f"sites.{host.site}.dhcp_addresses = {wanted}: {host.subnet} of {name} is too small")
         return problems
+
+    def hosts_of(self, site: str) -> tuple[str, ...]:
+        """The names of a site's hosts."""
+        return self.sites[site].hosts or (site,)
+
+    @property
+    def hosts(self) -> dict[str, Host]:
+        """By name. Raises ValueError where a site's subnets are too small for its hosts."""
+        found: dict[str, Host] = {}
+        for name, site in self.sites.items():
+            names = self.hosts_of(name)
+            parts = parts_of(site.subnet, len(names))
+            parts6 = _each_64(site.subnet6, len(names))
+            found |= {host: Host(name, part, part6) for host, part, part6 in zip(names, parts, parts6, strict=True)}
+        return found
+
+    def home(self, guest: str) -> str:
+        """The host where a guest boots: the first of its site."""
+        return self.hosts_of(self.guests[guest].site)[0]
+
+    def nodes_of(self, name: str) -> tuple[str, ...]:
+        """What a round trip speaks of: a node, or all hosts of a site."""
+        return self.hosts_of(name) if name in self.sites else (name,)
 
     @property
     def nodes(self) -> list[str]:
         """All nodes at the WAN's edge."""
-        return [OPERATOR, *self.sites, *self.clients]
+        return [OPERATOR, *(host for site in self.sites for host in self.hosts_of(site)), *self.clients]
 
     @property
     def machines(self) -> list[str]:
         """Nodes where a Debian of its own runs."""
-        return [*self.sites, *(name for name, client in self.clients.items() if client.machine)]
+        return [*self.hosts, *(name for name, client in self.clients.items() if client.machine)]
 
     def image(self, machine: str) -> str:
         """The recipe that it boots from."""
-        return HOST_IMAGES[self.sites[machine].debian if machine in self.sites else 13]
+        hosts = self.hosts
+        return HOST_IMAGES[self.sites[hosts[machine].site].debian if machine in hosts else 13]
 
     def uplink(self, node: str) -> Uplink:
         """The /30 between a node and the WAN router."""
@@ -129,44 +176,68 @@ class Topology(Strict):
 
     @property
     def dual_stack(self) -> bool:
+        """Whether the lab has IPv6."""
         return any(site.subnet6 is not None for site in self.sites.values())
 
     def prefixes6(self, node: str) -> list[IPv6Network]:
         """Whose source addresses a node's packets carry."""
-        own = self.sites[node].subnet6 if node in self.sites else None
-        return [self.uplink6(node)[1].network, *([own] if own is not None else [])]
+        host = self.hosts.get(node)
+        own = [host.subnet6] if host is not None and host.subnet6 is not None else []
+        return [self.uplink6(node)[1].network, *own]
 
     def prefixes(self, node: str) -> list[IPv4Network]:
         """Whose source addresses a node's packets carry."""
-        own = [self.sites[node].subnet] if node in self.sites else []
-        return [self.uplink(node).node.network, *own]
-
-    def gateway(self, site: str) -> IPv4Address:
-        return self.sites[site].subnet[1]
+        host = self.hosts.get(node)
+        return [self.uplink(node).node.network, *([host.subnet] if host is not None else [])]
 
     def round_trip_ms(self, one: str, other: str) -> float:
+        """The delay asked for between two nodes, there and back; 0 if the topology gives none."""
         for trip in self.wan.round_trips:
-            if set(trip.between) == {one, other}:
+            near, far = map(self.nodes_of, trip.between)
+            if (one in near and other in far) or (other in near and one in far):
                 return trip.ms
         return 0.0
 
     def mac(self, guest: str) -> str:
+        """The MAC of a guest's card, the same whenever the lab is brought up."""
         digest = hashlib.sha256(f"{self.name}/{guest}".encode()).digest()
         return "52:54:00:" + ":".join(f"{b:02x}" for b in digest[:3])
 
     def network_namespace(self, node: str) -> str:
+        """Where a node's network is."""
         return f"vmacro-{self.name}-{node}"
 
 
 @dataclass(frozen=True)
+class Host:
+    """A host of a site, and what it routes to its guests."""
+
+    site: str
+    subnet: IPv4Network
+    subnet6: IPv6Network | None
+
+
+@dataclass(frozen=True)
 class Uplink:
+    """The two ends of the link between a node and the WAN router."""
+
     router: IPv4Interface
     node: IPv4Interface
 
 
 def debian(image: str) -> int:
-    """Which one a host's image is of."""
+    """The Debian release of a host's image."""
     return next(release for release, name in HOST_IMAGES.items() if name == image)
+
+
+def _each_64(subnet: IPv6Network | None, count: int) -> list[IPv6Network | None]:
+    """A part for each of so many hosts, in which guests configure their own addresses (RFC 4862)."""
+    if subnet is None:
+        return [None] * count
+    parts = list(itertools.islice(subnet.subnets(new_prefix=64), count))
+    if len(parts) < count:
+        raise ValueError(f"subnet6 {subnet} has no /64 for each of {count} hosts")
+    return [*parts]
 
 
 def load(path: Path) -> Topology:

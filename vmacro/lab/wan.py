@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
 import statistics
 import struct
@@ -37,12 +38,13 @@ class Measured:
 
     @property
     def error_ms(self) -> float:
+        """How much longer it is than asked for."""
         return self.median_ms - self.asked_ms
 
 
 def kernel_has_netem() -> bool:
     """By trying: a module may load on demand, or not exist."""
-    name = "vmacro-netem-trial"
+    name = f"vmacro-netem-{os.getpid()}"  # labs may come up side by side
     namespaces.create(name)
     try:
         with IPRoute(netns=name) as ip:
@@ -72,6 +74,7 @@ def start(topology: Topology, folder: Path) -> str:
 
 
 def stop(folder: Path) -> None:
+    """End the forwarder, if one runs. Idempotent."""
     saved = folder / "wan.json"
     if saved.exists():
         state = json.loads(saved.read_text())
@@ -151,13 +154,13 @@ def measure(topology: Topology, count: int = 20) -> list[Measured]:
     """Ping between the nodes of each configured round trip, from one's namespace to the other's uplink."""
     found = []
     for trip in topology.wan.round_trips:
-        one, other = trip.between
-        with namespaces.inside(topology.network_namespace(one)):
-            times = _ping(str(topology.uplink(other).node.ip), count)
-        if not times:
-            raise LabError(f"{one} - {other}: none of {count} pings came back")
-        spread = statistics.pstdev(times) if len(times) > 1 else 0.0
-        found.append(Measured(one, other, trip.ms, statistics.median(times), spread))
+        for one, other in itertools.product(*map(topology.nodes_of, trip.between)):
+            with namespaces.inside(topology.network_namespace(one)):
+                times = _ping(str(topology.uplink(other).node.ip), count)
+            if not times:
+                raise LabError(f"{one} - {other}: none of {count} pings came back")
+            spread = statistics.pstdev(times) if len(times) > 1 else 0.0
+            found.append(Measured(one, other, trip.ms, statistics.median(times), spread))
     return found
 
 

@@ -6,7 +6,6 @@ Byte code for the guest's Python lies beside the source, since zip files have no
 from __future__ import annotations
 
 import shutil
-import zipfile
 from pathlib import Path
 
 from vmacro.lab import process
@@ -15,17 +14,19 @@ from vmacro.provisioning import agent_package, zipapp
 
 
 def build_agent(target: Path, work: Path, guest_root: Path) -> None:
+    """The agent, with byte code made by the Python in `guest_root`."""
     tree = _fresh(work / "agent")
     agent_package.tree(tree)
-    _zip(tree, "guest_agent.__main__", target, guest_root)
+    _pack(tree, "guest_agent.__main__", target, guest_root)
 
 
 def build_responder(target: Path, work: Path, guest_root: Path) -> None:
+    """The RTT responder, with byte code made by the Python in `guest_root`."""
     tree = _fresh(work / "rtt")
     (tree / "vmacro/rtt").mkdir(parents=True)
     for name in ("__init__.py", "rtt/__init__.py", "rtt/wire.py", "rtt/responder.py", "rtt/zipapp_main.py"):
         shutil.copy(CHECKOUT / "vmacro" / name, tree / "vmacro" / name)
-    _zip(tree, "vmacro.rtt.zipapp_main", target, guest_root)
+    _pack(tree, "vmacro.rtt.zipapp_main", target, guest_root)
 
 
 def sources() -> list[Path]:
@@ -34,35 +35,19 @@ def sources() -> list[Path]:
     return [*agent_package.sources(), *rtt, Path(__file__)]
 
 
-def _zip(tree: Path, module: str, target: Path, guest_root: Path) -> None:
-    (tree / "__main__.py").write_text(zipapp.MAIN.format(module=module))
+def _pack(tree: Path, module: str, target: Path, guest_root: Path) -> None:
     _compile_with_the_guests_python(tree, guest_root)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(b"#!/usr/bin/python3\n")
-    with zipfile.ZipFile(target, "a", zipfile.ZIP_STORED) as archive:
-        for path in sorted(p for p in tree.rglob("*") if p.is_file()):
-            archive.write(path, path.relative_to(tree))
-    target.chmod(0o755)
+    zipapp.pack(tree, module, target)
 
 
 def _compile_with_the_guests_python(tree: Path, guest_root: Path) -> None:
     inside = guest_root / "tmp/vmacro-build"
     shutil.copytree(tree, inside)
     try:
-        process.run(
-            [
-                "chroot",
-                guest_root,
-                "python3",
-                "-m",
-                "compileall",
-                "-q",
-                "-b",
-                "-s",
-                "/tmp/vmacro-build",
-                "/tmp/vmacro-build",
-            ]
-        )
+        # Unchecked: in the zip file sources have no times that byte code could be compared with.
+        compiler = ["python3", "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash"]
+        process.run(["chroot", guest_root, *compiler, "-s", "/tmp/vmacro-build", "/tmp/vmacro-build"])
         for compiled in inside.rglob("*.pyc"):
             shutil.copy(compiled, tree / compiled.relative_to(inside))
     finally:

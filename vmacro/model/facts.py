@@ -1,26 +1,87 @@
-"""What was seen at hosts and in guests. Facts hold no judgement; planning does."""
+"""What was seen at hosts and in guests. Facts hold no judgement; planning does. Bounds of what others say are declared
+here and in `wire`, and nothing that exceeds them gets further than the driver that heard it (wire.fields.decode).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated
 
-from vmacro.model.nouns import Host
+from vmacro.model.nouns import Host, Subnet
+from vmacro.wire import host_verbs, names
+from vmacro.wire.agent_verbs import Arrival as Arrival
+from vmacro.wire.agent_verbs import Claim as Claim
+from vmacro.wire.agent_verbs import Connection as Connection
+from vmacro.wire.agent_verbs import Subflow as Subflow
+from vmacro.wire.fields import Address, Choice, Items, Matches, Number, Said, Text, Word
+from vmacro.wire.host_verbs import BaseFacts as BaseFacts
+from vmacro.wire.host_verbs import Fetching as Fetching
+from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
+from vmacro.wire.host_verbs import LinkFacts as LinkFacts
+from vmacro.wire.host_verbs import Offer as Offer
+from vmacro.wire.host_verbs import Turn as Turn
+
+_SIX_BYTES = "(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
+Mac = Annotated[str, Matches(_SIX_BYTES, "six bytes")]
+MaybeMac = Annotated[str, Matches(f"(?:{_SIX_BYTES})?", "six bytes")]
+IpAddress = Annotated[str, Address()]
+MaybeAddress = Annotated[str, Address(optional=True)]
+_Address4 = Annotated[str, Address(version=4)]
+_Name = Annotated[str, Text(255)]
+_Word = Annotated[str, Text(40)]
+_Path = Annotated[str, Text(1000)]
+_Version = tuple[int, int, int]
+_Bytes = Annotated[int, Number(0, 1 << 62)]
+# As interfaces are called: neither a way up nor an option.
+_Interface = Annotated[str, Matches("(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,14})?", "an interface's name")]
+MOST_LEASES = 1 << 16
+MOST_DISKS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a host's hypervisor can do, as it says or as its driver knows; never assumed.
+
+    live_migration: of a running guest to another host. abort: a migration that runs can be ended, and the guest goes
+    on at the source. bandwidth_cap, max_downtime, auto_converge: it heeds these of a migration's policy.
+    encrypted_copy: it sends memory and disks by TLS. progress: it tells how much of a migration is left.
+    completed_statistics: it keeps the figures of one that has ended. local_disks: it freezes a running guest's disks
+    and sends what was written since. agent_channel: it gives a guest's agent a byte stream that needs no network.
+    """
+
+    live_migration: bool
+    abort: bool
+    bandwidth_cap: bool
+    max_downtime: bool
+    auto_converge: bool
+    encrypted_copy: bool
+    progress: bool
+    completed_statistics: bool
+    local_disks: bool
+    agent_channel: bool
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """`hypervisor` is QEMU or Xen; versions are libvirt's triples. `certificate_days_left`: of the one that libvirt
-    shows, None where that is not known."""
+    """`hypervisor` is virConnectGetType's word; versions are libvirt's triples. `certificate_days_left`: of the one
+    that libvirt shows, None where that is not known. `reserved_mib`: of the free memory, for guests that are on their
+    way here."""
 
-    hostname: str
-    hypervisor: str
-    hypervisor_version: tuple[int, int, int]
-    libvirt_version: tuple[int, int, int]
+    hostname: Annotated[str, Said(253)]
+    hypervisor: _Word
+    hypervisor_version: _Version
+    libvirt_version: _Version
     free_memory_mib: int
-    machine_types: tuple[str, ...] = ()
-    certificate_days_left: float | None = None
+    capabilities: Capabilities
+    machine_types: Annotated[tuple[Annotated[str, Text(100)], ...], Items(10_000)] = ()
+    certificate_days_left: Annotated[float, Number(-1e6, 1e6)] | None = None
+    reserved_mib: int = 0
+
+    @property
+    def available_mib(self) -> int:
+        """Memory that is free and that nobody else counts on."""
+        return self.free_memory_mib - self.reserved_mib
 
 
 @dataclass(frozen=True)
@@ -28,24 +89,24 @@ class Disk:
     """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none.
     `shared`: declared so, or by network."""
 
-    target: str
-    source: str
+    target: _Word
+    source: _Path
     writable: bool
     shared: bool
-    kind: str = "file"
-    format: str = ""
-    backing: str = ""
-    backing_format: str = ""
+    kind: _Word = "file"
+    format: _Word = ""
+    backing: _Path = ""
+    backing_format: _Word = ""
 
 
 @dataclass(frozen=True)
 class Pool:
     """A libvirt storage pool that is active; `shared`: other hosts see the same volumes, by its kind."""
 
-    name: str
-    kind: str
-    path: str
-    available_bytes: int
+    name: _Name
+    kind: _Word
+    path: _Path
+    available_bytes: _Bytes
     shared: bool
 
 
@@ -54,77 +115,61 @@ class DiskCopy:
     """One disk of a guest as it moves: `base` is frozen, `overlay` is what the guest has written since; both have the
     same paths at every host, and share `id`. `format` is the base's."""
 
-    id: str
-    target: str
-    base: str
-    format: str
+    id: Annotated[str, Matches("[a-z0-9]{4,32}", "a disk's id")]
+    target: _Word
+    base: _Path
+    format: Annotated[str, Choice(host_verbs.FORMATS)]
 
     @property
     def overlay(self) -> str:
-        return f"{self.base}.vmacro-{self.id}"
-
-
-@dataclass(frozen=True)
-class BaseFacts:
-    """A disk's base as one host has it: `same`, the very one, untouched since it was frozen. `bytes` it takes up."""
-
-    exists: bool
-    same: bool
-    overlay: bool
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Fetching:
-    """How far the copy of a base is. `trouble`: how it failed."""
-
-    done: bool
-    bytes: int
-    trouble: str = ""
+        """Its path, which follows from the base's, so that every host knows it."""
+        return names.overlay(self.base, self.id)
 
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """`accelerator` is libvirt's domain type: kvm, qemu (TCG) or xen. Sizes in MiB. `migrating`: a copy of it to
-    elsewhere is under way."""
+    """`state` is libvirt's word, or a bare number where it is none that we know. `accelerator` is libvirt's domain
+    type: kvm, qemu (TCG) or xen. Sizes in MiB. `migrating`: a copy of it to elsewhere is under way."""
 
-    name: str
-    uuid: str
-    state: Literal["running", "paused", "shut off", "other"]
-    reason: str
+    name: _Name
+    uuid: _Word
+    state: _Word
+    reason: _Word
     persistent: bool
-    accelerator: str
-    machine: str
+    accelerator: _Word
+    machine: Annotated[str, Text(100)]
     memory_mib: int
-    mac: str
-    network: str
-    disks: tuple[Disk, ...]
+    mac: MaybeMac
+    network: _Name
+    disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     has_agent_channel: bool
     migrating: bool = False
 
     @property
     def running(self) -> bool:
+        """Whether its CPUs run; a paused guest is not running."""
         return self.state == "running"
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
     """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. `taken`
-    are leases and reservations, `reserved` these alone, as (address, MAC)."""
+    are leases and reservations, `reserved` these alone, as (address, MAC); all of IPv4. '' stands for a bridge, subnet,
+    gateway or MAC that there is none of."""
 
-    name: str
+    name: _Name
     active: bool
-    bridge: str
+    bridge: _Interface
     stp: bool
     forward_delay_s: float
-    subnet: str
-    gateway: str
-    dhcp_range: tuple[str, str] | None
+    subnet: Subnet
+    gateway: Annotated[str, Address(optional=True, version=4)]
+    dhcp_range: tuple[_Address4, _Address4] | None
     dhcp_free: int | None
-    taken: tuple[tuple[str, str], ...] = ()
-    reserved: tuple[tuple[str, str], ...] = ()
-    forward: str = "open"
-    subnet6: str = ""
+    taken: Annotated[tuple[tuple[_Address4, MaybeMac], ...], Items(MOST_LEASES)] = ()
+    reserved: Annotated[tuple[tuple[_Address4, MaybeMac], ...], Items(MOST_LEASES)] = ()
+    forward: _Word = "open"
+    subnet6: Subnet = ""
 
     def address_of(self, mac: str) -> str:
         """The address leased to or reserved for a card, or ''."""
@@ -132,18 +177,9 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """Who moves a guest, as its agent has it: the move, USER@MACHINE, and for how long already."""
-
-    move: str
-    by: str
-    age_s: float
-
-
-@dataclass(frozen=True)
 class AgentFacts:
-    """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `held` are the addresses it
-    keeps besides. `claim` is None while nobody moves the guest. `rp_filter` is the kernel's reverse-path filter on
+    """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `extra_addresses` are those that
+    it keeps besides. `claim` is None while nobody moves the guest. `rp_filter` is the kernel's reverse-path filter on
     its interface: 0 off, 1 strict, 2 loose."""
 
     version: str
@@ -155,80 +191,21 @@ class AgentFacts:
     address: str
     gateway: str
     address6: str = ""
-    held: tuple[str, ...] = ()
+    extra_addresses: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ()
     rp_filter: int = 0
     claim: Claim | None = None
 
-
-@dataclass(frozen=True)
-class Subflow:
-    """`bytes`: acknowledged and received so far (tcp_info)."""
-
-    local: str
-    local_port: int
-    remote: str
-    remote_port: int
-    joined: bool
-    backup: bool
-    established: bool
-    bytes: int = 0
-
     @property
-    def client(self) -> str:
-        return f"{self.remote}:{self.remote_port}"
-
-
-@dataclass(frozen=True)
-class Connection:
-    """A connection of the guest. `token` is the guest's MPTCP token, 0 for plain TCP; `willing` is None
-    while nobody knows whether its client joins addresses that are announced to it."""
-
-    token: int
-    subflows: tuple[Subflow, ...]
-    willing: bool | None
-
-    @property
-    def mptcp(self) -> bool:
-        return self.token != 0
-
-    @property
-    def key(self) -> str:
-        """What names it before and after a move."""
-        return f"{self.token:#010x}" if self.token else f"tcp {self.subflows[0].client}"
-
-    @property
-    def client(self) -> str:
-        """The client's side of the oldest subflow that is left."""
-        return min(self.subflows, key=lambda s: s.joined).client
-
-    def reaches(self, *addresses: str) -> bool:
-        return any(s.local in addresses and s.established for s in self.subflows)
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What the agent did at the new site."""
-
-    seen_by: str
-    old: str
-    new: str
-    gateway: str
-    endpoint_id: int
-    lease_ms: int
-    total_ms: int
-    old6: str = ""
-    new6: str = ""
-
-    @property
-    def present(self) -> tuple[str, ...]:
-        """The guest's addresses at the new site."""
-        return tuple(a for a in (self.new, self.new6) if a)
+    def claimed(self) -> tuple[str, ...]:
+        """All addresses that the agent says the guest has, each once."""
+        return tuple(a for a in dict.fromkeys((self.address, self.address6, *self.extra_addresses)) if a)
 
 
 @dataclass(frozen=True)
 class CopyProgress:
-    """A look at a running copy. Bytes; `dirty_mib_s` 0 where unknown; `warning`: what an operator should know."""
+    """A running copy at one moment. `dirty_mib_s`: how fast the guest changes its memory, 0 where unknown; `warning`:
+    what an operator should know."""
 
     elapsed_ms: int
     bytes_total: int
@@ -237,7 +214,7 @@ class CopyProgress:
     iteration: int
     dirty_mib_s: float
     rate_mib_s: float
-    throttle_percent: int = 0
+    throttle_percent: Annotated[int, Number(0, 100)] = 0
     warning: str = ""
 
 
@@ -253,85 +230,58 @@ class CopyStatistics:
 
 @dataclass(frozen=True)
 class Leg:
-    """One address of a guest, tunnelled between `home`, whose site routes it, and `away`, where the guest is.
+    """One address of a guest, tunnelled between `home`, whose site routes it, and `away`, where the guest is. `subnet`
+    is that of the guests at home, in the address's family.
 
     The two ends name it by move and address.
     """
 
-    move_id: str
-    domain: str
-    mac: str
-    address: str
-    kind: str
+    move_id: Annotated[str, Word()]
+    domain: _Name
+    mac: Mac
+    address: IpAddress
+    kind: Annotated[str, Word(16)]
     home: Host
     away: Host
-    home_bridge: str
-    away_bridge: str
+    home_bridge: _Interface
+    away_bridge: _Interface
+    subnet: Subnet = ""
 
 
 @dataclass(frozen=True)
-class LegEnd:
-    """One end of a leg as found on a host; `side` is home or away, `points_to` guest or tunnel."""
+class HomedAddress:
+    """An address that the guest has, and the host whose site routes it."""
 
-    side: str
-    kind: str
-    move: str
-    domain: str
-    address: str
-    mac: str
-    bridge: str
-    peer: str
-    points_to: str
+    address: IpAddress
+    home: Host
 
 
 @dataclass(frozen=True)
-class LinkFacts:
-    """What a host's own side says. MTUs in bytes, of the guests' bridge and of the way to the other host;
-    `used_by` is the MAC that answers for the address asked about; `knows_itself`: its own name has an address there."""
+class Past:
+    """What moves of this journal have made for a guest: all `legs` that they ever planned, and the old addresses that
+    are `carried` for it now."""
 
-    version: str
-    tunnels: tuple[str, ...]
-    bridge_mac: str
-    bridge_mtu: int
-    path_mtu: int
-    forwarding: bool
-    used_by: str = ""
-    legs: tuple[LegEnd, ...] = ()
-    knows_itself: bool = True
+    legs: tuple[Leg, ...] = ()
+    carried: tuple[HomedAddress, ...] = ()
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A host turned a guest's legs by an event: when, how long that took, how many packets were sent on
-    that had come too late for the guest, and what went wrong, if anything."""
-
-    to: str
-    wall_ns: int
-    took_us: int
-    rescued: int = 0
-    trouble: str = ""
+NO_PAST = Past()
 
 
 class Leaving(StrEnum):
-    """What a host knows of a guest that was to leave it: `stayed`, since it has not paused for that since the host
-    was armed; `fenced`, having paused, without a network since; `unknown` where it was not listening."""
+    """What a host knows of a guest that was to leave it. `stayed`: it has not paused for its move since the host was
+    armed. `fenced`: it has paused, and has had no network since. `unknown`: the host was not armed."""
 
-    STAYED = "stayed"
-    FENCED = "fenced"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What one end of a tunnel must know of the other; empty where nothing."""
-
-    public_key: str = ""
-    port: int = 0
+    STAYED = host_verbs.STAYED
+    FENCED = host_verbs.FENCED
+    UNKNOWN = host_verbs.UNKNOWN
 
 
 @dataclass(frozen=True)
 class HostView:
-    """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing."""
+    """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing. `supported` is False
+    where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
+    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host)."""
 
     host: str
     site: str
@@ -340,26 +290,35 @@ class HostView:
     network: NetworkFacts | None = None
     trouble: str = ""
     trouble_hint: str = ""
+    supported: bool = True
     links: LinkFacts | None = None
+    probed: str = ""
     links_trouble: str = ""
     links_hint: str = ""
     pools: tuple[Pool, ...] = ()
     bases: tuple[tuple[DiskCopy, BaseFacts], ...] = ()
+    plain_tunnel: bool = False
+    guard: bool = False
 
 
 @dataclass(frozen=True)
 class Survey:
-    """All that is known before a move, taken without changing anything."""
+    """All that is known before a move, taken without changing anything. `hosts` are the inventory's, of which `views`
+    tells what was seen; `past` is what the journal knows. What the agent says of addresses is a guest's word."""
 
     views: tuple[HostView, ...]
     agent: AgentFacts | None = None
     agent_trouble: str = ""
     agent_hint: str = ""
     connections: tuple[Connection, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    past: Past = NO_PAST
 
     def view(self, host: str) -> HostView:
+        """What was seen of one host of the inventory."""
         return next(v for v in self.views if v.host == host)
 
     @property
     def running_at(self) -> tuple[HostView, ...]:
+        """The hosts on which the guest is active, paused or not."""
         return tuple(v for v in self.views if v.domain is not None and v.domain.state in ("running", "paused"))

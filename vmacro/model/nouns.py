@@ -1,36 +1,51 @@
-"""What an operator's inventory speaks of."""
+"""What an operator's inventory speaks of. Its bounds hold for what a journal says of it; an inventory has its own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, TypedDict
+
+from vmacro.wire.fields import Number, Text, Word
+
+_Name = Annotated[str, Word()]
+_Machine = Annotated[str, Text(253)]
+Subnet = Annotated[str, Text(50)]
+_Uri = Annotated[str, Text(2000)]
+_Milliseconds = Annotated[int, Number(0, 600_000)]
+_Seconds = Annotated[float, Number(0, 366 * 86_400)]
 
 
 @dataclass(frozen=True)
 class Host:
-    """A hypervisor host. `uri` is libvirt's for us, `peer_uri` for the other hosts; `address` is where
-    they send migration data; `tls_name` is the name in its certificate; `ssh`, if any, is USER@ADDRESS of
-    its host side."""
+    """A machine that runs guests. `uri` is how the orchestrator reaches its libvirt, `peer_uri` how the other hosts do;
+    `address` is where they send migration data; `tls_name` is the name in its certificate; `network` is the libvirt
+    network that guests attach to; `ssh` is USER@ADDRESS of its host side, '' where it has none; `subnet` and `subnet6`
+    are those of its guests, '' where the inventory says nothing. `plain_tunnel`: its path to other hosts that say so is
+    private, and legs between them need no encryption. `guard`: it holds its guests to their own addresses."""
 
-    name: str
-    site: str
-    uri: str
-    peer_uri: str
-    address: str
-    tls_name: str
-    network: str
+    name: _Name
+    site: _Name
+    uri: _Uri
+    peer_uri: _Uri
+    address: _Machine
+    tls_name: _Machine
+    network: _Machine
     memory_reserve_mib: int = 0
-    ssh: str = ""
+    ssh: _Uri = ""
+    subnet: Subnet = ""
+    subnet6: Subnet = ""
+    plain_tunnel: bool = False
+    guard: bool = False
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place with its own guest subnet, and the hosts that route it. `anti_spoofing`: its network drops
-    packets with sources that are not its own (RFC 2827). `subnet`: its guests', '' where the inventory says nothing."""
+    """One place with its own guest subnet, and the hosts that each route it, or a part of it. `anti_spoofing`: its
+    network drops packets with sources that are not its own (RFC 2827)."""
 
     name: str
     hosts: tuple[Host, ...]
     anti_spoofing: bool = False
-    subnet: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,59 +53,89 @@ class ProbeTarget:
     """Where and from which prober a guest's round trips are measured while it moves. `address` is the name that
     clients use, empty for whatever address the guest has."""
 
-    prober: str
-    port: int = 7000
+    prober: _Name
+    port: Annotated[int, Number(1, 65_535)] = 7000
     mptcp: bool = True
-    interval_ms: float = 10.0
-    address: str = ""
+    interval_ms: Annotated[float, Number(1, 60_000)] = 10.0
+    address: _Machine = ""
 
 
 @dataclass(frozen=True)
 class Guest:
-    name: str
-    domain: str
+    """A virtual machine that may move; `domain` is libvirt's name for it."""
+
+    name: _Name
+    domain: _Machine
     probe: ProbeTarget | None = None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Bounds of a move. `bandwidth_mib_s` 0 means as fast as the link goes; QEMU aims at a pause of
-    `max_downtime_ms`, one that lasts `downtime_limit_ms` is given up; `phase_timeout_s` bounds each phase besides
-    the waiting that has a bound of its own, `move_timeout_s` all up to the guest's arrival. Connections that cannot
-    follow are carried for `carry_deadline_s` at most. `remove_source_disks`: a guest's own disks do not stay behind
-    once it was seen to be well elsewhere."""
+    """Bounds of a move, with their defaults. The end of a name is its unit: MiB/s, milliseconds, seconds. What each one
+    means, and its limits, stand where users give them: inventory.Policy, and docs/reference.md made from it."""
 
-    bandwidth_mib_s: int = 0
-    max_downtime_ms: int = 300
-    copy_timeout_s: float = 600.0
-    arrival_timeout_s: float = 60.0
-    settle_timeout_s: float = 30.0
+    bandwidth_mib_s: Annotated[int, Number(0, 1 << 20)] = 0
+    max_downtime_ms: _Milliseconds = 300
+    copy_timeout_s: _Seconds = 600.0
+    arrival_timeout_s: _Seconds = 60.0
+    settle_timeout_s: _Seconds = 30.0
     auto_converge: bool = True
     allow_connection_loss: bool = False
-    consent_timeout_ms: int = 1500
-    join_timeout_s: float = 3.0
-    carry_deadline_s: float = 86_400.0
-    downtime_limit_ms: int = 10_000
-    phase_timeout_s: float = 90.0
-    move_timeout_s: float = 3600.0
+    consent_timeout_ms: _Milliseconds = 1500
+    join_timeout_s: _Seconds = 3.0
+    carry_deadline_s: _Seconds = 86_400.0
+    downtime_limit_ms: _Milliseconds = 10_000
+    phase_timeout_s: _Seconds = 90.0
+    move_timeout_s: _Seconds = 3600.0
     remove_source_disks: bool = False
+
+    @property
+    def claim_s(self) -> float:
+        """How long a move's claim on its guest lasts at most. If the orchestrator is lost, the agent then withdraws
+        what was announced for the move."""
+        return self.move_timeout_s + self.arrival_timeout_s + self.settle_timeout_s + self.phase_timeout_s
+
+
+class PolicyChanges(TypedDict, total=False):
+    """Those bounds of a policy that one move changes, by name."""
+
+    bandwidth_mib_s: int
+    max_downtime_ms: int
+    copy_timeout_s: float
+    arrival_timeout_s: float
+    settle_timeout_s: float
+    auto_converge: bool
+    allow_connection_loss: bool
+    consent_timeout_ms: int
+    join_timeout_s: float
+    carry_deadline_s: float
+    downtime_limit_ms: int
+    phase_timeout_s: float
+    move_timeout_s: float
+    remove_source_disks: bool
 
 
 @dataclass(frozen=True)
 class Inventory:
+    """All sites with their hosts, and all guests. Lookups return None where there is no such name."""
+
     sites: tuple[Site, ...]
     guests: tuple[Guest, ...]
     policy: Policy
 
     @property
     def hosts(self) -> tuple[Host, ...]:
+        """Those of all sites."""
         return tuple(h for s in self.sites for h in s.hosts)
 
     def site(self, name: str) -> Site | None:
+        """By its name."""
         return next((s for s in self.sites if s.name == name), None)
 
     def host(self, name: str) -> Host | None:
+        """By its name, whatever its site."""
         return next((h for h in self.hosts if h.name == name), None)
 
     def guest(self, name: str) -> Guest | None:
+        """By the inventory's name for it, not libvirt's."""
         return next((g for g in self.guests if g.name == name), None)

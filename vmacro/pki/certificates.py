@@ -1,30 +1,38 @@
-"""X.509 as libvirt, QEMU and GnuTLS want it (RFC 5280): an authority, and peers that are server and client at once."""
+"""X.509 certificates and revocation lists as libvirt, QEMU and GnuTLS want them (RFC 5280)."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 CA_LIFETIME = datetime.timedelta(days=3650)
-BACKDATED = datetime.timedelta(hours=1)  # clocks of hosts differ
+BACKDATED = datetime.timedelta(hours=1)  # the clocks of hosts differ
+# A host takes guests and sends them; an operator's machine only asks.
+HOST_USES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+OPERATOR_USES = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+# What GnuTLS and OpenSSL take for 128 bits of strength or more, and every Debian since 11 knows.
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 PublicKey = ec.EllipticCurvePublicKey
 
 
 @dataclass(frozen=True)
 class Authority:
+    """A certificate authority: its private key, and its certificate, which all peers know."""
+
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
+    """A private key on the curve P-256."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -38,20 +46,60 @@ def self_signed(name: str) -> Authority:
     return Authority(key, builder.sign(key, hashes.SHA256()))
 
 
-def peer(ca: Authority, public: PublicKey, name: str, names: tuple[str, ...], days: float) -> x509.Certificate:
-    """For `name`, valid for these DNS names and addresses, as server and as client."""
-    uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+def peer(
+    ca: Authority,
+    public: PublicKey,
+    name: str,
+    names: tuple[str, ...],
+    days: float,
+    uses: tuple[ObjectIdentifier, ...] = HOST_USES,
+) -> x509.Certificate:
+    """A certificate for `name`, valid for these DNS names and addresses, and for these uses alone.
+
+    The uses are critical: of others libvirt's virNetTLSCertCheckKeyPurpose only warns.
+    """
     builder = _builder(_subject(name), ca.certificate.subject, public, datetime.timedelta(days=days))
-    builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in names]), critical=False)
-    builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in names]), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
     return builder.add_extension(issuer, critical=False).sign(ca.key, hashes.SHA256())
 
 
+def revocations(ca: Authority, serials: Collection[int]) -> x509.CertificateRevocationList:
+    """What of the authority's certificates counts no more (RFC 5280 section 5), good for as long as the authority."""
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject)
+    builder = builder.last_update(now - BACKDATED).next_update(ca.certificate.not_valid_after_utc)
+    for serial in sorted(serials):
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - BACKDATED)
+        builder = builder.add_revoked_certificate(revoked.build())
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+    builder = builder.add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+    return builder.add_extension(issuer, critical=False).sign(ca.key, hashes.SHA256())
+
+
+def strong(public: object) -> PublicKey:
+    """The key, if an authority signs for it, and it may sign for an authority. Raises ValueError for any other."""
+    if not isinstance(public, PublicKey) or not isinstance(public.curve, CURVES):
+        known = ", ".join(curve.name for curve in CURVES)
+        raise ValueError(f"is no key of an elliptic curve among {known}, but {_kind(public)}")
+    return public
+
+
+def is_for(certificate: x509.Certificate, uses: tuple[ObjectIdentifier, ...]) -> bool:
+    """Whether it is good for these uses and no others, so that everybody enforces it."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return False
+    return found.critical and tuple(found.value) == uses
+
+
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Its DNS names and addresses, in its order."""
+    """The DNS names and addresses that it is valid for (subjectAltName), in its order."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -60,37 +108,32 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def name_of(certificate: x509.Certificate) -> str:
+    """Its subject's common name, or ''."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else ""
 
 
 def days_left(certificate: x509.Certificate, now: datetime.datetime) -> float:
+    """Days until it expires; negative once it has."""
     return (certificate.not_valid_after_utc - now).total_seconds() / 86_400
 
 
-def pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
+def pem(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
+    """As PEM (RFC 7468)."""
+    return signed.public_bytes(serialization.Encoding.PEM)
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """As PKCS#8 in PEM, without a password: libvirt and QEMU ask for none."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """0600 from the first byte on, and never half there."""
-    part = path.with_name(f".{path.name}.part")
-    descriptor = os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(data)
-    part.rename(path)
-
-
 def _builder(
     subject: x509.Name, issuer: x509.Name, public: PublicKey, lifetime: datetime.timedelta
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -125,3 +168,10 @@ def _general(name: str) -> x509.GeneralName:
 
 def _subject(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _kind(public: object) -> str:
+    if isinstance(public, PublicKey):
+        return f"one of {public.curve.name}"
+    bits = getattr(public, "key_size", None)
+    return type(public).__name__.lstrip("_") + (f" of {bits} bits" if bits else "")

@@ -1,0 +1,1 @@
+"""Decisions: facts in, findings and plans out. They touch no clock, socket, file or process."""

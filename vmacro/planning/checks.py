@@ -1,49 +1,81 @@
-"""All reasons against a move, found at once; seamless.py has those of its handoff. Pure: facts in, findings out."""
+"""All reasons against a move, found at once; seamless.py has those that concern its handoff alone. Pure: facts in,
+findings out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
-from vmacro.planning import disks, seamless
+from vmacro.model.nouns import Host
+from vmacro.planning import capabilities, disks, seamless
+from vmacro.planning.addresses import claims, contains, subnets
 from vmacro.planning.handoffs import RENUMBER
-from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
+from vmacro.planning.request import (
+    Candidate,
+    Request,
+    blocker,
+    choose,
+    destination_host,
+    source_view,
+    target_view,
+)
+from vmacro.planning.standing import standing
 
 CERTIFICATE_WARNING_DAYS = 30.0
+# Of a host that could not be surveyed: whether its hypervisor is one that vmacro supports.
+HOST_CODES = {True: "host-unreachable", False: "host-unsupported"}
+_DESTINATION_CODES = {True: "destination-unreachable", False: "destination-unsupported"}
 SAFE_TCG = (9, 0, 0)  # older QEMU corrupts a guest that dirties memory while TCG migrates it
 
 
 def check(request: Request, survey: Survey) -> list[Finding]:
-    """Findings, blockers first. A rule that lacks its facts says nothing: the lack is a finding of its own."""
-    found = [f for rule in (*_RULES, *seamless.RULES) for f in rule(request, survey)]
+    """All findings, blockers first. A rule whose facts are missing is silent: another rule reports what is missing."""
+    placed = place(request, survey)
+    found = [f for rule in (*_RULES, *seamless.RULES) for f in rule(placed, survey)]
     return sorted(found, key=lambda f: f.severity != Severity.BLOCKER)
 
 
+def place(request: Request, survey: Survey) -> Request:
+    """The request with a host of its destination chosen; one that names a host stays as it is."""
+    if request.host:
+        return replace(request, because=request.because or "asked for by name")
+    choice = choose([_candidate(replace(request, host=host.name), host, survey) for host in request.destination.hosts])
+    return replace(request, host=choice.host.name, because=choice.because)
+
+
+def _candidate(request: Request, host: Host, survey: Survey) -> Candidate:
+    facts = survey.view(host.name).facts
+    against = tuple(blockers(check(request, survey)))
+    return Candidate(host, facts.available_mib if facts is not None else None, against)
+
+
 def blockers(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that stop a move."""
     return [f for f in findings if f.severity == Severity.BLOCKER]
 
 
 def _hosts_answer(request: Request, survey: Survey) -> Iterator[Finding]:
-    there = {h.name for h in request.destination.hosts}
     for view in survey.views:
         if view.trouble:
-            needed = view.host in there or not survey.running_at
-            code = "destination-unreachable" if view.host in there else "host-unreachable"
+            there = view.host == request.host
+            needed = there or not survey.running_at
+            code = _DESTINATION_CODES[view.supported] if there else HOST_CODES[view.supported]
             severity = Severity.BLOCKER if needed else Severity.WARNING
             yield Finding(code, severity, f"host {view.host}", view.trouble, view.trouble_hint)
 
 
 def certificate_findings(view: HostView) -> Iterator[Finding]:
-    """One that has expired lets nobody connect: that is a finding of its own."""
+    """Warns before a certificate expires. Once it has, the host cannot be reached, which is another finding."""
     left = view.facts.certificate_days_left if view.facts is not None else None
     if left is not None and left < CERTIFICATE_WARNING_DAYS:
-        text = f"its certificate expires in {left:.1f} days; nobody moves from or to it then"
+        text = f"its certificate expires in {left:.1f} days; no guest moves from or to it after that"
         hint = "vmacro pki renew; vmacro provision hosts --tags tls"
         yield Finding("certificate-expires", Severity.WARNING, f"host {view.host}", text, hint)
 
 
-def _certificates_last(_request: Request, survey: Survey) -> Iterator[Finding]:
+def _certificates_are_valid(_request: Request, survey: Survey) -> Iterator[Finding]:
     for view in survey.views:
         yield from certificate_findings(view)
 
@@ -113,9 +145,10 @@ def _memory_suffices(request: Request, survey: Survey) -> Iterator[Finding]:
     facts = survey.view(host.name).facts
     assert facts is not None
     needed = source.domain.memory_mib + host.memory_reserve_mib
-    if facts.free_memory_mib < needed:
+    if facts.available_mib < needed:
+        others = f" and {facts.reserved_mib} MiB of it for guests on their way here" if facts.reserved_mib else ""
         text = (
-            f"{facts.free_memory_mib} MiB free, {needed} MiB needed ({source.domain.memory_mib} for the guest, "
+            f"{facts.free_memory_mib} MiB free{others}, {needed} MiB needed ({source.domain.memory_mib} for the guest, "
             f"{host.memory_reserve_mib} in reserve)"
         )
         yield blocker("memory-short", f"host {host.name}", text, "choose another site, or lower memory_reserve_mib")
@@ -148,9 +181,52 @@ def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
         first, last = network.dhcp_range or ("?", "?")
         text = f"no DHCP address is free on network {network.name!r} ({first} to {last})"
         yield blocker("dhcp-exhausted", subject, text, "widen the range, or free leases: virsh net-dhcp-leases")
-    if source.network is not None and source.network.subnet == network.subnet:
-        text = f"subnet {network.subnet} is also {source.host}'s: the guest could not tell the sites apart"
-        yield blocker("subnet-occupied", subject, text, "each site needs a subnet of its own")
+
+
+def _subnet_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
+    """The destination's, as its libvirt says, is no other site's: as the inventory says, or as the source does."""
+    source, target = source_view(survey), target_view(request, survey)
+    if source is None or target is None or source.site == target.site:
+        return
+    subject, hint = f"host {target.host}", "each site needs a subnet of its own"
+    for other in (host for host in survey.hosts if host.site != target.site):
+        theirs = subnets(other.subnet, other.subnet6)
+        if other.name == source.host and source.network is not None:
+            theirs += subnets(source.network.subnet, source.network.subnet6)
+        for mine in subnets(target.network.subnet, target.network.subnet6) if target.network is not None else ():
+            shared = next((s for s in theirs if s.version == mine.version and s.overlaps(mine)), None)
+            if shared is not None:
+                also = "is also" if shared == mine else f"overlaps {shared}, which is"
+                text = f"subnet {mine} {also} {other.name}'s: the guest could not tell the sites apart"
+                yield blocker("subnet-occupied", subject, text, hint)
+            elif contains(mine, other.address):
+                yield blocker("subnet-occupied", subject, f"subnet {mine} has host {other.name} in it", hint)
+
+
+def subnet_findings(host: Host, view: HostView) -> Iterator[Finding]:
+    """Whether libvirt's network is as the inventory says, if it says something."""
+    network = view.network
+    pairs = ((network.subnet, host.subnet), (network.subnet6, host.subnet6)) if network is not None else ()
+    for said, written in pairs:
+        if network is not None and written and said != written:
+            text = f"network {network.name!r} has subnet {said or 'none'}, the inventory says {written}"
+            yield blocker("subnet-differs", f"host {view.host}", text, "correct the one that is wrong")
+
+
+def _subnets_are_as_written(request: Request, survey: Survey) -> Iterator[Finding]:
+    views = (source_view(survey), target_view(request, survey))
+    for host in survey.hosts:
+        for view in views:
+            if view is not None and view.host == host.name:
+                yield from subnet_findings(host, view)
+
+
+def _guest_has_a_card(request: Request, survey: Survey) -> Iterator[Finding]:
+    """What is the guest's on a network, it is by its MAC."""
+    source = source_view(survey)
+    if source is not None and source.domain is not None and not source.domain.mac:
+        text, hint = "its domain has no network card with a MAC", "add an <interface> with a <mac/> to the domain"
+        yield blocker("no-card", f"guest {request.guest.name}", text, hint)
 
 
 def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -160,10 +236,24 @@ def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
     if not source.domain.has_agent_channel:
         text = "the domain has no channel org.vmacro.agent.0"
         yield blocker("no-channel", subject, text, "add a virtio-serial <channel> of that name, and the agent")
+    elif not source.domain.running:
+        return  # nobody asks the agent of a guest that is paused
     elif survey.agent is None:
         yield blocker("no-agent", subject, survey.agent_trouble, survey.agent_hint)
     elif not survey.agent.address:
         yield blocker("no-lease", subject, "its agent has no DHCP lease yet", "does its site serve DHCP?")
+
+
+def _address_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
+    source, agent = source_view(survey), survey.agent
+    if source is None or source.domain is None or agent is None or not agent.address:
+        return
+    ours = standing(survey, source.domain, request.take_over).ours
+    if agent.address in claims(survey, ours).others:
+        leased = source.network.address_of(source.domain.mac) if source.network is not None else ""
+        text = f"its agent says that it has {agent.address}; DHCP at {source.host} has given it {leased or 'none'}"
+        hint = "restart its agent, which asks DHCP again; if it still says so, the guest is not to be trusted"
+        yield blocker("address-unknown", f"guest {request.guest.name}", text, hint)
 
 
 def _nobody_else_moves_it(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -181,7 +271,7 @@ def _nobody_else_moves_it(request: Request, survey: Survey) -> Iterator[Finding]
 
 
 def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
-    """Only what `renumber` cannot save: it leaves nothing behind that could carry them."""
+    """Only with `renumber`, which has no legs that could carry connections on the old address."""
     if request.handoff != RENUMBER:
         return
     severity = Severity.WARNING if request.policy.allow_connection_loss else Severity.BLOCKER
@@ -205,8 +295,8 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
 def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]:
     if request.handoff == RENUMBER and request.destination.anti_spoofing:
         text = (
-            "its network drops packets with sources of other sites (anti_spoofing): after `renumber` the guest "
-            "sends from its old address until clients have joined the new one"
+            "its network drops packets with sources of other sites (anti_spoofing, or guard): after `renumber` the "
+            "guest sends from its old address until clients have joined the new one"
         )
         yield blocker("anti-spoofing", f"site {request.destination.name}", text, "--handoff seamless")
 
@@ -214,7 +304,7 @@ def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]
 Rule = Callable[[Request, Survey], Iterator[Finding]]
 _RULES: tuple[Rule, ...] = (
     _hosts_answer,
-    _certificates_last,
+    _certificates_are_valid,
     _guest_runs_once,
     _guest_is_elsewhere,
     _name_is_free,
@@ -222,8 +312,13 @@ _RULES: tuple[Rule, ...] = (
     _emulation_is_safe,
     _memory_suffices,
     _network_is_ready,
+    _subnet_is_its_own,
+    _subnets_are_as_written,
+    capabilities.findings,
     disks.findings,
+    _guest_has_a_card,
     _agent_answers,
+    _address_is_its_own,
     _nobody_else_moves_it,
     _clients_follow,
     _no_filter_in_the_way,

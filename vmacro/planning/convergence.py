@@ -1,8 +1,8 @@
-"""How long a pause QEMU may take for granted, and whether a copy gets anywhere. Pure.
+"""How long a pause QEMU may plan for, and whether a copy converges. Pure.
 
-QEMU stops the guest as soon as what is left would fit into the allowed downtime: asked for 300 ms it takes
-300 ms, though an idle guest could do with 20. So it is asked for little first, and for more as passes go by
-that do not get it there.
+QEMU pauses the guest as soon as it could send what is left within the allowed downtime: if 300 ms are allowed it takes
+300 ms, although 20 would do for an idle guest. So it is allowed little at first, and more after every few passes that
+did not end the copy.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ from vmacro.model.facts import CopyProgress
 from vmacro.model.nouns import Policy
 
 FIRST_DOWNTIME_MS = 20
-PASSES_A_STEP = 3
-# Told after so many passes that bring nothing, given up after so many more.
+PASSES_PER_STEP = 3
+# Passes in a row without a gain: after so many the operator is warned, after so many the copy is given up.
 WARN_AFTER, GIVE_UP_AFTER = 3, 8
-LEAST_GAIN = 0.9
+LEAST_GAIN = 0.9  # a pass gains if it has to send less than this share of what the pass before it sent
 FULL_THROTTLE = 99  # max-cpu-throttle of QEMU
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text` is '' while there is nothing to say."""
+    """`text` is what to tell the operator, '' if nothing. `hopeless`: the copy should be given up."""
 
     text: str = ""
     hopeless: bool = False
 
 
 def allowed_downtime_ms(iteration: int, max_downtime_ms: int) -> int:
-    """For a pass of the copy, counted from 1: doubled every few passes, up to the policy's bound."""
-    steps = max(0, iteration - 1) // PASSES_A_STEP
+    """What a pass (counted from 1) is allowed: doubled every few passes, up to the policy's limit."""
+    steps = max(0, iteration - 1) // PASSES_PER_STEP
     return int(min(max_downtime_ms, FIRST_DOWNTIME_MS * 2 ** min(steps, 20)))
 
 
 def judge(passes: Sequence[CopyProgress], policy: Policy) -> Verdict:
-    """Of a copy, by its first look at each pass: what the guest has dirtied meanwhile is what that pass must send.
+    """Whether a copy converges. `passes` has the first progress report of each pass; its `bytes_remaining` is what the
+    guest has dirtied during the pass before.
 
-    It is hopeless once many passes in a row have not made that less, the pause that would end it is longer than the
-    policy allows, and the guest is not being slowed down any further.
+    A copy is hopeless once many passes in a row have not made that less, the pause that would end it is longer than the
+    policy allows, and QEMU cannot slow the guest down any further.
     """
     if not passes or passes[-1].rate_mib_s <= 0:
         return Verdict()
@@ -57,6 +58,7 @@ def judge(passes: Sequence[CopyProgress], policy: Policy) -> Verdict:
 
 
 def _stuck(passes: Sequence[CopyProgress], count: int) -> bool:
-    """The last `count` passes have had no less to send than the one before them; the first pass sends everything."""
+    """Whether the last `count` passes had no less to send than the pass before them. The first pass sends everything,
+    and does not count."""
     recent = passes[1:][-count - 1 :]
     return len(recent) > count and min(p.bytes_remaining for p in recent[1:]) > LEAST_GAIN * recent[0].bytes_remaining

@@ -1,39 +1,41 @@
-"""Which disks go with a guest, and what stands against that. Pure.
+"""Which disks move with a guest, and what stands against that. Pure.
 
-The base is copied once, and frozen; its name and an id are in the overlay's name, so that a later move knows both.
+The base is frozen and copied once. The overlay's name has the base's name and an id, so that a later move knows both.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 
+from vmacro.errors import without_subject
 from vmacro.model.facts import BaseFacts, Disk, DiskCopy, DomainFacts, HostView, Pool, Survey
 from vmacro.model.moves import Finding
 from vmacro.planning.request import Request, blocker, source_view, target_view
+from vmacro.wire import names
+from vmacro.wire.host_verbs import FORMATS
 
-FORMATS = ("qcow2", "raw")
-_OVERLAY = re.compile(r"(?P<base>.+)\.vmacro-(?P<id>[a-z0-9]{4,32})\Z")
 UNFROZEN = "unfrozen"  # the id of a base that has none yet
 
 
 def new_id(move_id: str, target: str) -> str:
-    """Never the same twice: two freezes of a disk are two bases."""
+    """An id for a base; one disk frozen twice makes two bases, with two ids."""
     return hashlib.sha256(f"{move_id}/{target}".encode()).hexdigest()[:12]
 
 
 def local(domain: DomainFacts, pools: Iterable[Pool]) -> list[Disk]:
-    """Those that other hosts do not see."""
+    """The guest's writable disks that other hosts do not see."""
     return [d for d in domain.disks if d.writable and not d.shared and not _in_shared_pool(d, list(pools))]
 
 
 def copies(domain: DomainFacts, pools: Iterable[Pool], move_id: str = "") -> tuple[DiskCopy, ...]:
-    """`move_id`: the move that freezes what is not frozen yet; before it is known, such bases have no id."""
+    """The local disks that can move. `move_id`: the move that freezes those that are not frozen yet; without one, their
+    id is UNFROZEN."""
     return tuple(_copy(d, move_id) for d in local(domain, pools) if _can_go(d))
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Disks that cannot move, and what the destination lacks for those that can."""
     source, target = source_view(survey), target_view(request, survey)
     if source is None or source.domain is None:
         return
@@ -49,20 +51,24 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
 def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[Finding]:
     copy, subject = _copy(disk, ""), f"host {target.host}"
     folder = _folder(copy.base)
-    pool = next((p for p in target.pools if p.path == folder), None)
-    if pool is None:
-        known = ", ".join(f"{p.name} at {p.path}" for p in target.pools if p.path) or "none"
-        text = f"has no active storage pool at {folder}, where disk {disk.target} lies (its pools: {known})"
-        yield blocker("pool-missing", subject, text, "paths are the same at all hosts: vmacro provision hosts")
+    for view in (source, target):  # a host side reads and writes in pools alone
+        if _pool_at(view, folder) is None:
+            known = ", ".join(f"{p.name} at {p.path}" for p in view.pools if p.path) or "none"
+            text = f"has no active storage pool at {folder}, where disk {disk.target} lies (its pools: {known})"
+            hint = "paths are the same at all hosts: vmacro provision hosts"
+            yield blocker("pool-missing", f"host {view.host}", text, hint)
+    pool = _pool_at(target, folder)
+    if pool is None or _pool_at(source, folder) is None:
         return
     here, there = _base(source, copy), _base(target, copy)
     if here is None or there is None:
         view = source if here is None else target
-        text = f"its host side cannot be asked about disks: {view.links_trouble or 'it has none'}"
+        trouble = without_subject(view.links_trouble, f"host {view.host}") or "it has none"
+        text = f"its host side cannot be asked about disks: {trouble}"
         yield blocker("disk-needs-host-side", f"host {view.host}", text, view.links_hint or "say hosts.*.ssh")
         return
     if there.exists and not there.same:
-        text = f"has {copy.base} already, and it is not what guest's disk {disk.target} was frozen as"
+        text = f"has {copy.base} already, and it is not what the guest's disk {disk.target} was frozen as"
         hint = "move it away, or remove it if you know what it is; on shared storage: a pool of type netfs says so"
         yield blocker("volume-in-the-way", subject, text, hint)
     needed = 0 if there.same else here.bytes
@@ -71,14 +77,18 @@ def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[
         yield blocker("pool-full", subject, text, "choose another site, or make room")
 
 
+def _pool_at(view: HostView, folder: str) -> Pool | None:
+    return next((p for p in view.pools if p.path == folder), None)
+
+
 def _base(view: HostView, copy: DiskCopy) -> BaseFacts | None:
     return next((facts for seen, facts in view.bases if seen.base == copy.base), None)
 
 
 def _copy(disk: Disk, move_id: str) -> DiskCopy:
-    found = _OVERLAY.match(disk.source)
-    if found is not None and found["base"] == disk.backing:
-        return DiskCopy(found["id"], disk.target, disk.backing, disk.backing_format)
+    base, id = names.base_and_id(disk.source) or ("", "")
+    if id and base == disk.backing:
+        return DiskCopy(id, disk.target, disk.backing, disk.backing_format)
     return DiskCopy(new_id(move_id, disk.target) if move_id else UNFROZEN, disk.target, disk.source, disk.format)
 
 

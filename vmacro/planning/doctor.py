@@ -1,4 +1,4 @@
-"""What is missing at hosts before any guest is to move, and its fix. Pure: views in, findings out."""
+"""What is missing at hosts, before any guest is to move, and how to mend it. Pure: views in, findings out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vmacro.model.nouns import Inventory
 from vmacro.planning import checks, seamless
 from vmacro.planning.request import blocker
 
-# Of a guest that is asked about as if it were to move: what only says where it is.
-_NO_ILLNESS = ("already-there",)
+# Every guest is checked as if it moved to every site; that it is at one of them already is no fault.
+_NO_FAULT = ("already-there",)
 
 
 def examine(inventory: Inventory, views: Iterable[HostView]) -> list[Finding]:
-    """Of hosts alone, each and two by two."""
+    """Findings about each host, and about each pair of hosts at different sites."""
     seen = list(views)
     found = [f for view in seen for f in _of_host(inventory, view)]
     for one, other in itertools.combinations(seen, 2):
@@ -26,8 +26,8 @@ def examine(inventory: Inventory, views: Iterable[HostView]) -> list[Finding]:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Each once, blockers first: several guests, and several ways of theirs, meet the same obstacles."""
-    once = dict.fromkeys(f for f in findings if f.code not in _NO_ILLNESS)
+    """Each finding once, blockers first: several guests and destinations meet the same obstacles."""
+    once = dict.fromkeys(f for f in findings if f.code not in _NO_FAULT)
     return sorted(once, key=lambda f: not checks.blockers([f]))
 
 
@@ -35,13 +35,11 @@ def _of_host(inventory: Inventory, view: HostView) -> Iterator[Finding]:
     host = inventory.host(view.host)
     assert host is not None
     if view.trouble:
-        hint = f"{view.trouble_hint}; a bare host: vmacro provision hosts".removeprefix("; ")
-        yield blocker("host-unreachable", f"host {view.host}", view.trouble, hint)
+        bare = "; a bare host: vmacro provision hosts" if view.supported else ""
+        hint = f"{view.trouble_hint}{bare}".removeprefix("; ")
+        yield blocker(checks.HOST_CODES[view.supported], f"host {view.host}", view.trouble, hint)
         return
     yield from checks.certificate_findings(view)
     yield from checks.network_findings(view, host.network)
-    site = inventory.site(view.site)
-    if view.network is not None and site is not None and site.subnet and view.network.subnet != site.subnet:
-        text = f"network {view.network.name!r} has subnet {view.network.subnet}, the inventory says {site.subnet}"
-        yield blocker("subnet-differs", f"host {view.host}", text, "correct the one that is wrong")
+    yield from checks.subnet_findings(host, view)
     yield from seamless.host_findings(view)

@@ -1,4 +1,4 @@
-"""What became of the connections. Pure."""
+"""What became of the connections, from how they were before and after a move. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from vmacro.model.moves import ConnectionOutcome
 def compare(
     before: Iterable[Connection], after: Iterable[Connection], present: tuple[str, ...], carried: Iterable[str]
 ) -> list[ConnectionOutcome]:
-    """Each connection seen before, as it is after; one that is gone was not kept."""
+    """Each connection that was there before, and what became of it. `present`: the guest's addresses at the new site;
+    `carried`: its old ones that are still reached."""
     now = {c.key: c for c in after}
     outcomes = []
     for old in before:
         new = now.get(old.key)
         followed = new is not None and new.reaches(*present)
-        held = new is not None and not followed and any(new.reaches(a) for a in carried)
+        is_carried = new is not None and not followed and any(new.reaches(a) for a in carried)
         # A plain TCP connection still stands in the guest's table, but nobody reaches it there.
-        kept = followed or held or (new is not None and new.mptcp)
-        outcomes.append(ConnectionOutcome(old.key, old.client, old.mptcp, kept, followed, held))
+        kept = followed or is_carried or (new is not None and new.mptcp)
+        outcomes.append(ConnectionOutcome(old.key, old.client, old.mptcp, kept, followed, is_carried))
     return outcomes
 
 

@@ -1,4 +1,4 @@
-"""From what was asked and found to what will be done. Pure."""
+"""From a request and what the survey found to the plan of a move. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from dataclasses import replace
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning import disks, handoffs
+from vmacro.planning import checks, disks, handoffs
+from vmacro.planning.addresses import claims, next_address, next_address6
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
+from vmacro.planning.standing import standing
 
 
 def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
-    """Only for a survey that the checks let pass."""
+    """The plan of a move. The checks must have found no blocker in this survey."""
+    request = checks.place(request, survey)
     (source,) = survey.running_at
     here, there = inventory.host(source.host), destination_host(request, survey)
     assert here is not None and there is not None and source.domain is not None and source.facts is not None
     assert survey.agent is not None
-    address, mac, domain = survey.agent.address, source.domain.mac, source.domain.name
+    mac, claimed = source.domain.mac, survey.agent.claimed
+    earlier = standing(survey, source.domain, request.take_over).ours
     basis = Plan(
         move_id=move_id,
         handoff=request.handoff,
@@ -29,30 +33,32 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         hypervisor=f"{source.facts.hypervisor} {'.'.join(map(str, source.facts.hypervisor_version))}",
         accelerator=source.domain.accelerator,
         mac=mac,
-        address=address,
+        address=survey.agent.address,
         boot_id=survey.agent.boot_id,
-        standing=handoffs.standing(survey, inventory, domain),
+        earlier_legs=earlier,
         operator=request.operator,
+        chosen_because=request.because,
         takes_over=survey.agent.claim.move if survey.agent.claim is not None and request.take_over else "",
         disks=disks.copies(source.domain, source.pools, move_id),
+        memory_mib=source.domain.memory_mib,
     )
     network = survey.view(there.name).network
     if request.handoff != SEAMLESS or network is None:
         return basis
-    new = handoffs.next_address(network, mac, survey.agent.held)
-    new6 = handoffs.next_address6(network, mac, survey.agent.held) if survey.agent.address6 else ""
-    held = handoffs.held(survey.agent, source, here, basis.standing)
+    new = next_address(network, mac, claimed)
+    new6 = next_address6(network, mac, claimed) if survey.agent.address6 else ""
+    addresses = handoffs.that_go_along(claims(survey, earlier).homed, survey, there)
     return replace(
         basis,
         new_address=new,
         new_address6=new6,
-        leads=tuple(handoffs.lead(move_id, survey, here, there, a) for a in (new, new6) if a),
-        trail=handoffs.trail(move_id, survey, here, there, held),
-        held=held,
-        reserve=(new, mac) not in network.reserved,
+        new_legs=tuple(handoffs.new_leg(move_id, survey, here, there, a) for a in (new, new6) if a),
+        old_legs=handoffs.old_legs(move_id, survey, here, there, addresses),
+        addresses=addresses,
+        reserve=(new, mac.lower()) not in {(a, m.lower()) for a, m in network.reserved},
     )
 
 
 def move_id(guest: str, stamp: str, salt: str) -> str:
-    """Names a move everywhere: `web-20261123-024501-3f9a`."""
+    """The name of a move everywhere, such as `web-20261123-024501-3f9a`."""
     return f"{guest[:40]}-{stamp}-{salt}"

@@ -1,22 +1,26 @@
-"""What a further attempt at a move need not do again. Pure."""
+"""What a further attempt at a move takes over from earlier attempts. Pure."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from itertools import takewhile
+from typing import Any, TypeVar
 
-from vmacro.errors import InterruptedMoveError
+from vmacro.errors import InterruptedMoveError, JournalError
 from vmacro.model.moves import Ending, Noted, Outcome, Phase
+from vmacro.model.nouns import Guest, Host, Inventory
 
+Found = TypeVar("Found")
 _UP_TO_ARRIVAL = [phase.value for phase in (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)]
 _ALWAYS_AGAIN = {phase.value for phase in (Phase.CLEAN, Phase.UNDO)}
 
 
 def inherited(steps: Iterable[Noted], outcome: Outcome | None) -> list[Noted]:
-    """Of the steps of earlier attempts, and of how the last one ended (None: it did not).
+    """The steps that need not be run again. `outcome`: how the last attempt ended, None where it was cut off.
 
-    An attempt that was rolling back, or had to, goes on doing so: an error before the arrival stays one. In all
-    other cases what went wrong is tried again.
+    An attempt that was rolling back, or had to, goes on doing so: its error before the arrival is kept. In all other
+    cases the step that failed is tried again.
     """
     known = [step for step in steps if step.name not in _ALWAYS_AGAIN]
     if outcome is not None and outcome.ending != Ending.ROLLED_BACK:
@@ -24,6 +28,30 @@ def inherited(steps: Iterable[Noted], outcome: Outcome | None) -> list[Noted]:
     kept = [s for s in known if s.error is None or s.name in _UP_TO_ARRIVAL]
     if outcome is None or any(s.error is not None for s in kept):
         return kept
-    # Rolled back, by an error that the journal does not have: it could not be written.
-    failed = next(name for name in _UP_TO_ARRIVAL if name not in {s.name for s in kept})
-    return [*kept, Noted(failed, error=InterruptedMoveError(outcome.reason, outcome.hint))]
+    # It rolled back because of an error that is not in the journal: it could not be written. Of which phase does not
+    # matter: the first of these that the plan has, as not all have disks, ends this attempt, too.
+    left = [name for name in _UP_TO_ARRIVAL if name not in {s.name for s in kept}]
+    return [*kept, *(Noted(name, error=InterruptedMoveError(outcome.reason, outcome.hint)) for name in left)]
+
+
+def as_the_inventory_has_it(found: Found, inventory: Inventory) -> Found:
+    """A plan or a carriage that a row of the journal describes, with each host and guest replaced by the inventory's of
+    that name: how a host is reached is no row's to say. Raises JournalError where the inventory has none."""
+    known: Any = _known(found, inventory)
+    return known  # type: ignore[no-any-return]
+
+
+def _known(found: Any, inventory: Inventory) -> Any:
+    if isinstance(found, (Host, Guest)):
+        kind, known = ("host", inventory.host) if isinstance(found, Host) else ("guest", inventory.guest)
+        here = known(found.name)
+        if here is None:
+            text = f"{kind} {found.name}: the journal speaks of it, and the inventory has none; nothing was changed"
+            raise JournalError(text, f"put {kind}s.{found.name} back into the inventory")
+        return here
+    if isinstance(found, tuple):
+        return tuple(_known(item, inventory) for item in found)
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        names = [f.name for f in dataclasses.fields(found)]
+        return dataclasses.replace(found, **{name: _known(getattr(found, name), inventory) for name in names})
+    return found

@@ -1,4 +1,4 @@
-"""Reasons against a `seamless` handoff: what tunnels, host side, guest and addresses must be like. Pure."""
+"""Reasons against the handoff `seamless`: what it asks of tunnels, host sides, the guest and its addresses. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
-from vmacro.planning.handoffs import SEAMLESS, best_tunnel, next_address
-from vmacro.planning.request import Request, blocker, source_view, target_view
+from vmacro.planning.addresses import claims, next_address
+from vmacro.planning.handoffs import MOST_ADDRESSES, SEAMLESS, best_tunnel, can_be_carried, that_go_along
+from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
+from vmacro.planning.standing import standing, told
+from vmacro.wire.host_verbs import USERSPACE, VXLAN, WIREGUARD
 
 LEAST_PATH_MTU = 1350  # 1280, which every IPv6 link takes (RFC 8200 section 5), and a tunnel's headers
 _FALL_BACK = "or --handoff renumber, which needs no host side"
@@ -21,17 +24,26 @@ def _both(request: Request, survey: Survey) -> tuple[HostView, HostView] | None:
 
 
 def host_findings(view: HostView) -> Iterator[Finding]:
-    """What one host must be like."""
+    """What a host lacks by itself."""
     if view.links is None:
         if not view.trouble:
-            hint = f"{view.links_hint}; {_FALL_BACK}" if view.links_hint else _FALL_BACK
-            yield blocker("no-host-side", f"host {view.host}", view.links_trouble, hint)
+            hint = f"{view.links_hint}; {_FALL_BACK}" if view.links_hint else _FALL_BACK.removeprefix("or ")
+            why = ": its libvirt has no network for guests" if view.network is None else ""
+            text = view.links_trouble or f"its host side was not asked{why}"
+            yield blocker("no-host-side", f"host {view.host}", text, hint)
         return
     if not view.links.forwarding:
         hint = "sysctl net.ipv4.ip_forward=1; or vmacro provision hosts --tags system"
         yield blocker("no-forwarding", f"host {view.host}", "does not forward IPv4", hint)
-    if not view.links.knows_itself:
-        text = "its own name has no address within 1 s, and libvirt asks for it also while the guest is paused"
+    if not view.links.filters:
+        text = "has no nft, by which legs are kept from carrying what is not theirs"
+        yield blocker("no-filter", f"host {view.host}", text, f"vmacro provision hosts --tags packages; {_FALL_BACK}")
+    if view.guard and not view.links.guarded:
+        text = "does not hold its guests to their own addresses, although the inventory says so (guard)"
+        hint = "systemctl status vmacro-guard there; or vmacro provision hosts --tags guard"
+        yield Finding("guests-unguarded", Severity.WARNING, f"host {view.host}", text, hint)
+    if not view.links.resolves_own_name:
+        text = "its own name is not resolved within 1 s, and libvirt asks for it while the guest is paused, too"
         hint = "write it into its /etc/hosts; or vmacro provision hosts --tags system"
         yield Finding("own-name", Severity.WARNING, f"host {view.host}", text, hint)
     if view.links.path_mtu < LEAST_PATH_MTU:
@@ -43,23 +55,63 @@ def host_findings(view: HostView) -> Iterator[Finding]:
 
 
 def pair_findings(one: HostView, other: HostView) -> Iterator[Finding]:
-    """What two hosts must have in common."""
+    """What two hosts lack in common."""
     if one.links is None or other.links is None:
         return
     kind, subject = best_tunnel(one, other), f"hosts {one.host} and {other.host}"
     if not kind:
-        can = " and ".join(f"{v.host}: {', '.join(v.links.tunnels) or 'none'}" for v in (one, other) if v.links)
-        text = f"have no kind of tunnel in common ({can})"
-        yield blocker("no-tunnel", subject, text, f"modprobe wireguard (and its tools) or vxlan; {_FALL_BACK}")
-    elif kind != "wireguard":
-        text = f"have no WireGuard in common: the tunnel is {kind}, which neither encrypts nor authenticates"
-        hint = "only over a path between the sites that does; else install WireGuard on both"
+        yield _no_tunnel(one, other, subject)
+    elif kind == VXLAN:
+        text = f"both say plain_tunnel: the tunnel is {kind}, which neither encrypts nor authenticates"
+        hint = "only over a path between the sites that does; else take plain_tunnel out of the inventory"
         yield Finding("tunnel-plain", Severity.WARNING, subject, text, hint)
+    else:
+        yield from _slow_tunnels(one, other)
     here, there = one.links.bridge_mac, other.links.bridge_mac
     if here != there:
         text = f"their gateways have different MACs ({here}, {there})"
         hint = "give all sites' networks one <mac address='…'/>: else the guest is mute until its agent has acted"
         yield Finding("gateway-mac", Severity.WARNING, subject, text, hint)
+
+
+def tunnel_between(request: Request, survey: Survey) -> str:
+    """Which kind of tunnel a move would use, and why, for people; '' where it uses none."""
+    both = _both(request, survey)
+    kind = best_tunnel(*both) if both is not None else ""
+    if both is None or not kind:
+        return ""
+    if kind == VXLAN:
+        return "vxlan: both hosts say plain_tunnel"
+    links = [(view.host, view.links) for view in both if view.links is not None]
+    why = {found.wireguard: f" ({found.wireguard_why})" for _, found in links if found.wireguard_why}
+    ends = (f"{found.wireguard} at {host}{why.get(found.wireguard, '')}" for host, found in links)
+    return f"wireguard: {', '.join(ends)}"
+
+
+def _no_tunnel(one: HostView, other: HostView, subject: str) -> Finding:
+    """What they would have to have, and what is in the way of it."""
+    if one.plain_tunnel and other.plain_tunnel:
+        lacking = " and ".join(v.host for v in (one, other) if v.links and VXLAN not in v.links.tunnels)
+        text = f"both say plain_tunnel, and {lacking} cannot do VXLAN"
+        return blocker("no-tunnel", subject, text, f"modprobe vxlan there; {_FALL_BACK}")
+    reasons = [
+        f"{v.host}: {v.links.wireguard_why or 'no reason was given'}"
+        for v in (one, other)
+        if v.links and WIREGUARD not in v.links.tunnels
+    ]
+    text = f"have no WireGuard in common ({'; '.join(reasons)})"
+    said = [v.host for v in (one, other) if v.plain_tunnel]
+    alone = f"; only {said[0]} says plain_tunnel, and both must" if said else ""
+    hint = "vmacro provision hosts --tags packages; over a private path plain_tunnel = true for both hosts"
+    return blocker("no-tunnel", subject, f"{text}{alone}", f"{hint}; {_FALL_BACK}")
+
+
+def _slow_tunnels(*views: HostView) -> Iterator[Finding]:
+    for view in views:
+        if view.links is not None and view.links.wireguard == USERSPACE:
+            text = f"its legs are encrypted by {USERSPACE}, which costs processor time: {view.links.wireguard_why}"
+            hint = "a kernel with WireGuard (Linux 5.6 or later) makes them faster; nothing else changes"
+            yield Finding("tunnel-userspace", Severity.WARNING, f"host {view.host}", text, hint)
 
 
 def _hosts_are_fit(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -78,16 +130,53 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     if both is None or both[0].domain is None or both[1].network is None or survey.agent is None:
         return
     target, network, mac = both[1], both[1].network, both[0].domain.mac
-    address = next_address(network, mac, survey.agent.held)
+    address = next_address(network, mac, survey.agent.claimed)
     if not address:
         if network.dhcp_free or network.address_of(mac):  # else the rule for every handoff speaks
             text = f"all addresses left on {network.name!r} are the guest's own, held since an earlier stay"
             yield blocker("dhcp-exhausted", f"host {target.host}", text, "widen the DHCP range")
         return
     used_by = target.links.used_by if target.links is not None else ""
-    if used_by and used_by.lower() != mac.lower():
+    if used_by:  # whatever its MAC: the guest is not there yet
         text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"
         yield blocker("address-used", f"host {target.host}", text, "find out who; or reserve another for the guest")
+
+
+def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Only those that are known to be the guest's, and that a tunnel can carry."""
+    both, there = _both(request, survey), destination_host(request, survey)
+    if both is None or there is None or both[0].domain is None or survey.agent is None:
+        return
+    subject = f"guest {request.guest.name}"
+    found = claims(survey, standing(survey, both[0].domain, request.take_over).ours)
+    others = [address for address in found.others if address != survey.agent.address]
+    if others:
+        text = (
+            f"its agent also names {_some(others)}: neither DHCP nor a move has given it that, and no tunnel carries it"
+        )
+        hint = "connections to it end; which one was configured in the guest, and by whom?"
+        yield Finding("addresses-stay", Severity.WARNING, subject, text, hint)
+    left = [h for h in found.homed if not can_be_carried(h, survey, there)]
+    if left and best_tunnel(*both):
+        homes = " and ".join(dict.fromkeys(h.home.name for h in left))
+        text = f"no tunnel can carry {_some([h.address for h in left])} from {homes} to {there.name}"
+        hint = f"connections to it end; does {homes} answer, with a subnet that is no other host's?"
+        yield Finding("addresses-stay", Severity.WARNING, subject, text, hint)
+    along = that_go_along(found.homed, survey, there)
+    behind = [h.address for h in found.homed if h not in along and h not in left]
+    if behind:
+        text = f"it has {len(along) + len(behind)} addresses, and {MOST_ADDRESSES} go along: not {_some(behind)}"
+        hint = "connections to those end; who has leased them?"
+        yield Finding("addresses-stay", Severity.WARNING, subject, text, hint)
+
+
+def _legs_are_known(request: Request, survey: Survey) -> Iterator[Finding]:
+    source = source_view(survey)
+    if request.handoff != SEAMLESS or source is None or source.domain is None:
+        return
+    for text in told(standing(survey, source.domain, request.take_over).odd):
+        hint = "`vmacro cleanup`, where its move is in the journal; where that is lost: --take-over"
+        yield Finding("leg-unknown", Severity.WARNING, f"guest {request.guest.name}", text, hint)
 
 
 def _agent_can(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -107,5 +196,12 @@ RULES: tuple[Rule, ...] = (
     _hosts_are_fit,
     _hosts_fit_together,
     _address_is_free,
+    _addresses_go_along,
+    _legs_are_known,
     _agent_can,
 )
+
+
+def _some(addresses: list[str], most: int = 3) -> str:
+    more = len(addresses) - most
+    return " and ".join([", ".join(addresses[:most]), *([f"{more} more"] if more > 0 else [])])

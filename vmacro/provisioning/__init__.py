@@ -1,1 +1,1 @@
-"""Brings hosts to what the inventory says, by the playbooks. Desired state only: moving guests is not Ansible's."""
+"""Brings machines to what the inventory says, with playbooks. Ansible sets desired state only; it moves no guests."""

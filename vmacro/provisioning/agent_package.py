@@ -1,7 +1,7 @@
 """The guest agent as people install it: one zipapp, and a Debian package around it.
 
-The zipapp carries the parts of pyroute2 that it uses, under an empty `pyroute2/__init__.py`: the real one imports the
-whole library, which takes 3 s of a guest's boot under emulation.
+The zipapp has the parts of pyroute2 that the agent uses, under an empty `pyroute2/__init__.py`: the real one imports
+the whole library, which takes 3 s of a guest's boot under emulation.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from pathlib import Path
 import pyroute2
 
 import guest_agent
+import vmacro
+from vmacro import wire
 from vmacro.errors import ProvisioningError
 from vmacro.provisioning import wheels
 from vmacro.provisioning import zipapp as zipapps
 
 AGENT = Path(guest_agent.__file__).parent
 PARTS = AGENT / "package"
-# What the agent never imports, and what weighs most.
+VMACRO, WIRE = Path(vmacro.__file__), Path(wire.__file__).parent  # all that the agent has of vmacro
+# The largest parts of pyroute2 that the agent never imports.
 UNUSED = ("ndb", "ipdb", "plan9", "bsd", "inotify", "nftables", "cli", "fixtures", "decoder", "ansible")
 
 
 def built() -> Path:
-    """The .deb, from the cache where nothing has changed. Raises ProvisioningError."""
+    """The Debian package, from the cache if nothing has changed. Raises ProvisioningError."""
     version = f"{guest_agent.__version__}+{wheels.digest(sources())}"
     package = wheels.cache("agent") / f"vmacro-agent_{version}_all.deb"
     if not package.exists():
@@ -37,7 +40,7 @@ def built() -> Path:
 
 
 def zipapp() -> Path:
-    """The agent alone, as in the package."""
+    """The agent's zipapp alone, the same as in the package."""
     package = built()
     alone = package.with_suffix(".pyz")
     if not alone.exists():
@@ -47,14 +50,18 @@ def zipapp() -> Path:
 
 
 def tree(target: Path) -> None:
-    """What the zipapp holds, but for `__main__.py`."""
+    """Everything in the zipapp except `__main__.py`."""
     zipapps.copy(AGENT, target / "guest_agent", skip=("package",))
+    zipapps.copy(WIRE, target / "vmacro/wire")
+    shutil.copyfile(VMACRO, target / "vmacro/__init__.py")
     zipapps.copy(Path(pyroute2.__file__).parent, target / "pyroute2", skip=UNUSED)
     (target / "pyroute2/__init__.py").write_text("")
 
 
 def sources() -> list[Path]:
-    return [*sorted(AGENT.glob("*.py")), *sorted(PARTS.iterdir()), Path(__file__), Path(zipapps.__file__)]
+    """The files of ours that the package is made from, for the caches' keys."""
+    ours = [*sorted(AGENT.glob("*.py")), *sorted(PARTS.iterdir()), VMACRO, *sorted(WIRE.glob("*.py"))]
+    return [*ours, Path(__file__), Path(zipapps.__file__)]
 
 
 def _zipapp(work: Path) -> Path:
@@ -79,7 +86,7 @@ def _build(work: Path, version: str) -> Path:
         subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
         raise ProvisioningError(
-            "dpkg-deb: is not here, so the agent's package cannot be built", "install dpkg"
+            "dpkg-deb: is not installed, so the agent's package cannot be built", "install dpkg"
         ) from error
     except subprocess.CalledProcessError as error:
         raise ProvisioningError(f"dpkg-deb: {error.stderr.strip()}") from error

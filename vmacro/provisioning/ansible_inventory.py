@@ -11,7 +11,7 @@ from typing import Any
 
 from vmacro.inventory import Guest, Settings
 from vmacro.model.nouns import Host
-from vmacro.pki.store import Store
+from vmacro.pki import store as pki
 from vmacro.provisioning import agent_package, rtt_program, wheels
 
 HOSTS, GUESTS, RESPONDERS, PROBERS = "hypervisors", "guests", "responders", "probers"
@@ -19,53 +19,64 @@ HOSTS, GUESTS, RESPONDERS, PROBERS = "hypervisors", "guests", "responders", "pro
 
 @dataclass(frozen=True)
 class Parts:
-    """What is brought to machines: wheels of the host side; the agent as a package, and alone; the RTT tool."""
+    """What provisioning brings to machines: the wheels of the host side, with the hashes by which hosts know them, the
+    agent as a package and alone, the RTT tool."""
 
     wheels: tuple[Path, ...]
+    requirements: str
     agent_package: Path
     agent: Path
     rtt: Path
 
 
 def parts() -> Parts:
-    """Built where they are not in the cache. Raises ProvisioningError."""
-    return Parts(tuple(wheels.built()), agent_package.built(), agent_package.zipapp(), rtt_program.built())
+    """All of it, built if it is not in the cache. Raises ProvisioningError."""
+    built = tuple(wheels.built())
+    return Parts(built, wheels.requirements(built), agent_package.built(), agent_package.zipapp(), rtt_program.built())
 
 
-def derived(settings: Settings, brought: Parts, addresses: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `addresses`: of guests whose own the
-    inventory does not say; those of which neither says anything are left out, also as targets of probers.
+def derived(
+    settings: Settings, artifacts: Parts, addresses: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """A static inventory, as Ansible's YAML plugin reads it (JSON is YAML). `addresses`: those of guests for which the
+    inventory gives none. Guests without any known address are left out, also as targets of probers.
 
-    Raises ConfigurationError where there is no authority yet.
+    Raises ConfigurationError if there is no authority yet.
     """
     hosts = {h.name: _variables(settings, h) for h in settings.inventory.hosts}
-    common = {**_common(settings), "vmacro_wheels": [str(w) for w in brought.wheels], "vmacro_rtt": str(brought.rtt)}
+    common = {
+        **_common(settings),
+        "vmacro_wheels": [str(w) for w in artifacts.wheels],
+        "vmacro_requirements": artifacts.requirements,
+        "vmacro_rtt": str(artifacts.rtt),
+    }
     guests = {}
-    for name, guest in settings.read.guests.items():
+    for name, guest in settings.raw_inventory.guests.items():
         user, _, address = guest.ssh.rpartition("@")
         if guest.ssh and (address or name in addresses):
-            guests[name] = _guest(settings, name, user, address or addresses[name], brought)
+            guests[name] = _guest(settings, name, user, address or addresses[name], artifacts)
     groups: dict[str, dict[str, dict[str, Any]]] = {
         HOSTS: hosts,
         GUESTS: guests,
-        RESPONDERS: {name: {} for name in guests if settings.read.guests[name].probe is not None},
-        PROBERS: {n: _prober(settings, n, addresses) for n, p in settings.read.probers.items() if p.ssh},
+        RESPONDERS: {name: {} for name in guests if settings.raw_inventory.guests[name].probe is not None},
+        PROBERS: {n: _prober(settings, n, addresses) for n, p in settings.raw_inventory.probers.items() if p.ssh},
     }
     return {"all": {"vars": common, "children": {name: {"hosts": members} for name, members in groups.items()}}}
 
 
 def target_address(guest: Guest, asked: str) -> str:
-    """Where a prober finds a guest: by the name that clients use, or where it was `asked` to be; empty: unknown."""
+    """Where a prober finds a guest: by the name that clients use, else at the address that the inventory gives, else
+    at `asked`, which its host has said; '' where nobody knows."""
     named = guest.probe.address if guest.probe is not None else ""
     return named or guest.ssh.rpartition("@")[2] or asked
 
 
 def _prober(settings: Settings, name: str, addresses: Mapping[str, str]) -> dict[str, Any]:
-    read = settings.read.probers[name]
+    read = settings.raw_inventory.probers[name]
     user, _, address = read.ssh.rpartition("@")
     found = {
         guest: (target_address(g, addresses.get(guest, "")), g.probe)
-        for guest, g in settings.read.guests.items()
+        for guest, g in settings.raw_inventory.guests.items()
         if g.probe is not None and g.probe.from_ == name
     }
     return {
@@ -81,9 +92,9 @@ def _prober(settings: Settings, name: str, addresses: Mapping[str, str]) -> dict
     }
 
 
-def _guest(settings: Settings, name: str, user: str, address: str, brought: Parts) -> dict[str, Any]:
-    """Known by its name, whatever address it has today: its key is asked for by that."""
-    read = settings.read.guests[name]
+def _guest(settings: Settings, name: str, user: str, address: str, artifacts: Parts) -> dict[str, Any]:
+    """SSH looks up the guest's host key by the guest's name, since its address changes as it moves."""
+    read = settings.raw_inventory.guests[name]
     options = [*_ssh_options(settings), f"-o HostKeyAlias={name}"]
     return {
         "ansible_host": address,
@@ -92,8 +103,8 @@ def _guest(settings: Settings, name: str, user: str, address: str, brought: Part
         "ansible_ssh_common_args": " ".join(options),
         "vmacro_interface": read.interface,
         "vmacro_servers": list(read.servers),
-        "vmacro_agent": str(brought.agent),
-        "vmacro_agent_package": str(brought.agent_package),
+        "vmacro_agent": str(artifacts.agent),
+        "vmacro_agent_package": str(artifacts.agent_package),
         **({"vmacro_probe_port": read.probe.port} if read.probe is not None else {}),
         **read.ansible,
     }
@@ -115,7 +126,9 @@ def _common(settings: Settings) -> dict[str, Any]:
         "ansible_ssh_common_args": " ".join(_ssh_options(settings)),
         "vmacro_command": [sys.executable, "-m", "vmacro.cli.app"],
         "vmacro_inventory": str(settings.path.resolve()),
-        "vmacro_authority": Store(settings.named_folder("ca_dir")).ca_pem.decode(),
+        "vmacro_authorities": {
+            purpose: store.ca_pem.decode() for purpose, store in pki.stores(settings.named_folder("ca_dir")).items()
+        },
         "vmacro_operators": list(orchestrator.addresses),
     }
     if orchestrator.ssh_key:
@@ -124,9 +137,9 @@ def _common(settings: Settings) -> dict[str, Any]:
 
 
 def _variables(settings: Settings, host: Host) -> dict[str, Any]:
-    """A host's own; what its inventory says under `ansible` comes last."""
+    """A host's variables. What the inventory says under `ansible` comes last, and wins."""
     user, _, address = host.ssh.rpartition("@")
-    read = settings.read.hosts[host.name]
+    read = settings.raw_inventory.hosts[host.name]
     others = [h for h in settings.inventory.hosts if h.name != host.name]
     return {
         "ansible_host": address or host.address,
@@ -136,21 +149,29 @@ def _variables(settings: Settings, host: Host) -> dict[str, Any]:
         "vmacro_emulation": read.emulation,
         "vmacro_address": host.address,
         "vmacro_tls_name": host.tls_name,
-        "vmacro_peers": [{"name": h.name, "address": h.address, "tls_name": h.tls_name} for h in others],
+        "vmacro_plain_tunnel": host.plain_tunnel,
+        "vmacro_peers": [
+            {"name": h.name, "address": h.address, "tls_name": h.tls_name, "plain_tunnel": h.plain_tunnel}
+            for h in others
+        ],
+        "vmacro_clients": [pki.OPERATOR, *(h.name for h in others)],
         "vmacro_network": _network(settings, host),
         **read.ansible,
     }
 
 
 def _network(settings: Settings, host: Host) -> dict[str, Any]:
-    """Empty where the inventory leaves the site's network alone."""
-    network = settings.read.sites[host.site].network
+    """What the guests' network must be like; {} if the inventory leaves it alone."""
+    network = settings.raw_inventory.network_of(host.name)
     if network is None:
         return {}
     first, last = network.dhcp_range
     return {
         "name": host.network,
         "bridge": f"{host.network}0",
+        "subnet": str(network.subnet),
+        "subnet6": str(network.subnet6 or ""),
+        "guard": network.guard,
         "gateway": str(network.gateway),
         "prefix": network.subnet.prefixlen,
         "dhcp_first": str(first),
@@ -161,6 +182,6 @@ def _network(settings: Settings, host: Host) -> dict[str, Any]:
 
 
 def playbooks() -> Path:
-    """Beside the package in a checkout, under the prefix where it is installed."""
+    """Their folder: beside the package in a checkout, else under the prefix that vmacro is installed in."""
     beside = Path(__file__).resolve().parents[2] / "playbooks"
     return beside if beside.is_dir() else Path(sys.prefix) / "share/vmacro/playbooks"

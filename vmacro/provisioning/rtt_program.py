@@ -1,4 +1,4 @@
-"""The RTT tool as machines get it, guests and probers alike: one file, with what it imports of others."""
+"""The RTT tool as guests and probers get it: one file, with the libraries that it imports."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import vmacro.rtt
 from vmacro.provisioning import wheels, zipapp
 
 RTT = Path(vmacro.rtt.__file__).parent
-# What draws and computes is the orchestrator's.
+# Reports are made at the orchestrator.
 UNUSED = ("report.py", "statistics.py", "twisted", "aiohttp", "django")
 
 
 def built() -> Path:
-    """From the cache where nothing has changed."""
+    """The file, from the cache if nothing has changed."""
     ours = wheels.digest([*RTT.glob("*.py"), Path(__file__), Path(zipapp.__file__)])
     program = wheels.cache("rtt") / f"{ours}-{metadata.version('prometheus_client')}" / "vmacro-rtt"
     if not program.exists():

@@ -1,4 +1,4 @@
-"""Runs a playbook by ansible-runner, and tells what each host does as it does it."""
+"""Runs a playbook with ansible-runner, and reports each task of each host as it happens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import Any
 
 import ansible_runner
 
+from vmacro import private
 from vmacro.errors import ProvisioningError
 from vmacro.provisioning import ansible_inventory
+from vmacro.wire.text import escaped, printable
 
 KINDS = {
     "runner_on_ok": "ok",
@@ -40,6 +42,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Options:
+    """As ansible-playbook's options of these names; empty tags and limit: everything."""
+
     check: bool = False
     diff: bool = False
     tags: tuple[str, ...] = ()
@@ -48,13 +52,14 @@ class Options:
 
 @dataclass
 class Recap:
-    """What became of a run. `counts`: of each host, how many tasks ended how."""
+    """How a run ended. `counts`: for each host, how many tasks ended in which way (Task.kind)."""
 
     folder: Path
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[Task] = field(default_factory=list)
 
     def count(self, task: Task) -> None:
+        """Take a task into account; one that only begins does not count."""
         if task.kind == "begins":
             return
         host = self.counts.setdefault(task.host, {})
@@ -63,19 +68,20 @@ class Recap:
             self.failures.append(task)
 
     def total(self, kind: str) -> int:
+        """How many tasks ended this way, over all hosts."""
         return sum(host.get(kind, 0) for host in self.counts.values())
 
 
 def run(
     machines: dict[str, Any], playbook: str, options: Options, folder: Path, report: Callable[[Task], None]
 ) -> Recap:
-    """`machines`: Ansible's. `folder` keeps it, log and artefacts.
+    """Run a playbook on `machines`, an inventory of Ansible's. `folder` keeps that inventory, the log and artefacts.
 
-    Raises ProvisioningError where a host failed or did not answer.
+    Raises ProvisioningError if a host failed or did not answer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     inventory = folder / "inventory.json"
-    inventory.write_text(json.dumps(machines, indent=1))
+    private.write(inventory, json.dumps(machines, indent=1))
     recap = Recap(folder)
 
     def see(event: dict[str, Any]) -> bool:
@@ -85,8 +91,12 @@ def run(
             report(task)
         return True
 
-    # A session that another run has opened was let in by that one's known hosts: each run has its own.
-    with _signals_given_back(), tempfile.TemporaryDirectory(prefix="vmacro-ssh-") as sessions:
+    # Each run has SSH sessions of its own: a kept one of another run was opened with that run's known hosts.
+    with (
+        _signals_given_back(),
+        _kept_private(folder),
+        tempfile.TemporaryDirectory(prefix="vmacro-ssh-") as sessions,
+    ):
         runner = ansible_runner.run(
             private_data_dir=str(folder),
             playbook=str(ansible_inventory.playbooks() / f"{playbook}.yml"),
@@ -105,7 +115,7 @@ def run(
 
 @contextmanager
 def _signals_given_back() -> Iterator[None]:
-    """ansible-runner takes Ctrl-C and SIGTERM for itself, ends the playbook by them, and keeps them."""
+    """ansible-runner installs handlers for Ctrl-C and SIGTERM, which end the playbook, and leaves them installed."""
     here = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
     try:
@@ -113,6 +123,18 @@ def _signals_given_back() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _kept_private(folder: Path) -> Iterator[None]:
+    """What ansible-runner and Ansible write is ours alone. With what it ran, ansible-runner keeps all of our
+    environment, and there may be passwords in that."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+        (folder / "artifacts/run/command").unlink(missing_ok=True)
 
 
 def _environment() -> dict[str, str]:
@@ -131,24 +153,30 @@ def _words(options: Options) -> list[str]:
 
 
 def _task(event: dict[str, Any]) -> Task | None:
-    data, kind = event.get("event_data", {}), KINDS.get(event["event"])
+    """What a host answered is its own words: typed here, and escaped."""
+    data, kind = event.get("event_data") or {}, KINDS.get(event["event"])
     if kind is None:
         return None
-    result = data.get("res") or {}
+    result = data.get("res")
+    if not isinstance(result, dict):
+        result = {}
     if kind == "ok" and result.get("changed"):
         kind = "changed"
     if kind == "failed" and data.get("ignore_errors"):
         kind = "ignored"
-    return Task(str(data.get("host", "")), str(data.get("task", "")), kind, _said(result) if kind != "ok" else "")
+    host, name = (printable(str(data.get(key, "")), 200) for key in ("host", "task"))
+    return Task(host, name, kind, _said(result) if kind != "ok" else "")
 
 
 def _said(result: dict[str, Any]) -> str:
-    """What a person needs of a result: the message, and the end of what the command wrote."""
+    """What a person needs to see of a result: its message, and the end of what the command wrote."""
     if result.get("censored"):
-        return str(result["censored"])
+        return printable(str(result["censored"]))
     parts = [str(result[key]).strip()[-600:] for key in ("msg", "stderr") if result.get(key)]
-    parts += [str(r["msg"]) for r in result.get("results", []) if isinstance(r, dict) and r.get("failed")][:3]
-    return "; ".join(parts)
+    items = result.get("results")
+    failed = [r for r in items if isinstance(r, dict) and r.get("failed")] if isinstance(items, list) else []
+    parts += [str(r.get("msg", ""))[:600] for r in failed[:3]]
+    return escaped(" ".join("; ".join(parts).split()))
 
 
 def _failed(recap: Recap, playbook: str, runner: Any) -> ProvisioningError:

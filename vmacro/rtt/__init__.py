@@ -1,1 +1,1 @@
-"""Round trips on one TCP or MPTCP connection: measured in full, recorded, explained."""
+"""Round trips on one TCP or MPTCP connection: measured without gaps, recorded, reported."""

@@ -1,20 +1,21 @@
-"""The prober as a program: `python -m vmacro.rtt.probe ADDRESS --record FILE`. Ends on SIGINT or SIGTERM; one that
-records to standard output, for somebody at the other end of an SSH session, also as its input ends.
+"""The prober as a program: `python -m vmacro.rtt.probe ADDRESS --record FILE`. It ends on SIGINT or SIGTERM. If it
+records to standard output, as over SSH, it also ends when its standard input does.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO, cast
 
-from vmacro.rtt import wire
-from vmacro.rtt.prober import ProbeError, Prober, Target
+from vmacro.rtt.prober import ProbeError, Prober, Target, target_named
 from vmacro.rtt.samples import Sample
 
 STANDARD_OUTPUT = Path("-")
@@ -36,9 +37,14 @@ def run(
     end = time.monotonic() + duration_s if duration_s is not None else float("inf")
     if remote:
         threading.Thread(target=_stop_at_the_end_of_input, args=(stopped,), daemon=True).start()
-    with contextlib.nullcontext(sys.stdout) if remote else record.open("w") as out:
+    with contextlib.nullcontext(sys.stdout) if remote else _private(record) as out:
         prober = Prober(target, interval_ms, out, observe)
         prober.run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
+
+
+def _private(record: Path) -> TextIO:
+    """It names clients: its owner's alone, if it is made here."""
+    return cast(TextIO, open(record, "w", opener=lambda name, flags: os.open(name, flags, 0o600)))
 
 
 def _stop_at_the_end_of_input(stopped: threading.Event) -> None:
@@ -47,9 +53,10 @@ def _stop_at_the_end_of_input(stopped: threading.Event) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 1 if the connection could not be made, or broke."""
     parser = argparse.ArgumentParser(prog="vmacro-probe", description=__doc__)
-    parser.add_argument("address")
-    parser.add_argument("--port", type=int, default=wire.DEFAULT_PORT)
+    parser.add_argument("address", help="HOST, HOST:PORT or [ADDRESS]:PORT")
+    parser.add_argument("--port", type=int)
     parser.add_argument("--tcp", action="store_true", help="plain TCP instead of MPTCP")
     parser.add_argument("--interval-ms", type=float, default=10.0)
     parser.add_argument("--duration-s", type=float)
@@ -57,7 +64,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--record", type=Path, required=True, help="a file, or - for standard output")
     o = parser.parse_args(words)
     try:
-        run(Target(o.address, o.port, not o.tcp), o.interval_ms, o.record, o.duration_s, o.grace_s)
+        target = target_named(o.address, o.port, not o.tcp)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        run(target, o.interval_ms, o.record, o.duration_s, o.grace_s)
     except ProbeError as error:
         print(error, file=sys.stderr)
         return 1

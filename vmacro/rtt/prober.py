@@ -1,4 +1,4 @@
-"""An open-loop prober: requests leave on schedule whatever is outstanding, so a stall counts in full.
+"""An open-loop prober: requests are sent on schedule whatever is outstanding, so that a stall counts in full.
 
 A round trip is measured from the moment when its request was due, even where the socket could not
 take it at that moment (no "coordinated omission").
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import select
 import socket
 import struct
@@ -27,6 +28,8 @@ _FLAG_FALLBACK = 1
 
 @dataclass(frozen=True)
 class Target:
+    """Where a responder listens; `address` may be a name."""
+
     address: str
     port: int = wire.DEFAULT_PORT
     mptcp: bool = True
@@ -35,12 +38,31 @@ class Target:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
+# HOST, HOST:PORT, [ADDRESS6]:PORT; or ADDRESS6, whose last part is no port.
+_TARGET = re.compile(r"(?:([^:\[\]]+)|\[([^\[\]]+)\])(?::([0-9]{1,5}))?|([^\[\]]*:[^\[\]]*:[^\[\]]*)")
+
+
+def target_named(text: str, port: int | None, mptcp: bool) -> Target:
+    """The target that a user means: `port` is what was said besides its name, if anything. Raises ValueError."""
+    found = _TARGET.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r}: names no target; HOST, HOST:PORT or [ADDRESS]:PORT")
+    host, within = found[1] or found[2] or found[4], found[3]
+    if within is None:
+        return Target(host, wire.DEFAULT_PORT if port is None else port, mptcp)
+    if port is not None:
+        raise ValueError(f"{text!r}: has a port already, and {port} is given besides; say one")
+    if not 0 < int(within) < 1 << 16:
+        raise ValueError(f"{text!r}: port {within} is not one of 1 to 65535")
+    return Target(host, int(within), mptcp)
+
+
 class ProbeError(Exception):
     """The connection could not be made, or broke; what was measured so far is recorded."""
 
 
 class Prober:
-    """Measures over ONE connection, and writes each round trip down as it ends."""
+    """Measures over one connection, and writes each round trip to the recording as it ends."""
 
     def __init__(
         self,
@@ -63,7 +85,7 @@ class Prober:
 
     @property
     def silent_s(self) -> float:
-        """For how long the oldest request that nobody has answered is due."""
+        """How many seconds ago the oldest unanswered request was due; 0 if there is none."""
         oldest = min(list(self._due.values()), default=None)
         return 0.0 if oldest is None else max(0.0, (time.monotonic_ns() - oldest) / 1e9)
 
@@ -93,7 +115,7 @@ class Prober:
     def _connect(self, timeout_s: float) -> tuple[socket.socket, str, int]:
         try:
             sock = wire.connect(self._target.address, self._target.port, self._target.mptcp, timeout_s)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for what is no host name
             raise ProbeError(f"no connection to {self._target}: {error}") from error
         sock.setblocking(False)
         return sock, *_transport(sock, self._target.mptcp)
@@ -115,7 +137,7 @@ class Prober:
             self._exchange(sock, deadline)
 
     def _exchange(self, sock: socket.socket, until_ns: int) -> None:
-        """Send what is due, take what has come, and sleep until there is more of either."""
+        """Send what is due, receive what has come, and sleep until there is more of either."""
         if self._unsent:
             with contextlib.suppress(BlockingIOError):
                 del self._unsent[: sock.send(self._unsent)]

@@ -1,4 +1,4 @@
-"""A recording and what happened meanwhile, for people: chart, figures, one page."""
+"""A recording, and the phases of a move during it, for people: chart, figures, one page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from vmacro.rtt.samples import Recording
 from vmacro.rtt.statistics import Spread
 
 OUTAGE_MEANS = "the longest time in which requests were outstanding and no response came, less one send interval"
+MOST_VECTORS = 20_000  # points of a page's chart; more are drawn as one picture
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A phase to be drawn, in ns of the wall clock."""
+    """A phase in the chart; times in ns of the wall clock."""
 
     name: str
     start_ns: int
@@ -27,7 +28,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Felt:
-    """What the client felt. Without spans, all of the recording is `before`."""
+    """What the client felt. `recover_ms`: from the start of the outage until round trips were normal again, None if
+    they never were."""
 
     totals: statistics.Totals
     outage: statistics.Outage
@@ -38,7 +40,8 @@ class Felt:
 
 
 def felt(recording: Recording, spans: Sequence[Span]) -> Felt:
-    """Before: until the first span begins. After: from the end of the last. During: between, with the spans."""
+    """Figures before the first span begins, from there to the end of the last span, and after it. Without spans, all of
+    the recording is `before`."""
     offset = recording.mono_to_wall_ns
     infinity = float("inf")
     start = min((s.start_ns for s in spans), default=infinity) - offset
@@ -55,7 +58,7 @@ def felt(recording: Recording, spans: Sequence[Span]) -> Felt:
 
 
 def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path | io.BytesIO, format: str) -> None:
-    """RTT over time with the phases marked; PNG or SVG by matplotlib."""
+    """Draw round trips over time, with the phases marked. `format`: png or svg."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -65,7 +68,8 @@ def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path |
     points = [((s.due_ns - zero) / 1e9, s.rtt_ns / 1e6) for s in recording.samples if s.rtt_ns is not None]
     lost = [(s.due_ns - zero) / 1e9 for s in recording.samples if s.rtt_ns is None]
     figure, axes = pyplot.subplots(figsize=(11, 4.6), dpi=110)
-    axes.plot([x for x, _ in points], [y for _, y in points], ".", markersize=2.5, color="#222222")
+    drawn = axes.plot([x for x, _ in points], [y for _, y in points], ".", markersize=2.5, color="#222222")
+    drawn[0].set_rasterized(len(points) > MOST_VECTORS)
     if lost:
         axes.plot(lost, [1.0] * len(lost), "x", color="#cc3311", label=f"{len(lost)} never answered")
     for number, span in enumerate(spans):
@@ -73,12 +77,12 @@ def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path |
             (span.start_ns - recording.mono_to_wall_ns - zero) / 1e9,
             (span.end_ns - recording.mono_to_wall_ns - zero) / 1e9,
         )
-        label = f"{span.name} ({(right - left) * 1000:.0f} ms)"
+        label = f"{_no_formula(span.name)} ({(right - left) * 1000:.0f} ms)"
         axes.axvspan(left, right, alpha=0.22, color=_COLOURS[number % len(_COLOURS)], label=label)
     axes.set_yscale("log")
     axes.set_xlabel("time since the first request (s)")
     axes.set_ylabel("round trip (ms)")
-    axes.set_title(title)
+    axes.set_title(_no_formula(title))
     axes.grid(visible=True, which="both", alpha=0.25)
     if spans or lost:
         axes.legend(loc="upper right", fontsize=8)
@@ -87,12 +91,19 @@ def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path |
     pyplot.close(figure)
 
 
+def _no_formula(text: str) -> str:
+    """What matplotlib draws as it is: it would take what stands between two `$` for TeX, and raise where it is none."""
+    return text.replace("$", r"\$")
+
+
 def terminal_chart(recording: Recording, spans: Sequence[Span], width: int, height: int = 16) -> str:
-    """The same for a terminal, by plotext."""
+    """The same as plain text, by plotext."""
     import plotext
 
     zero = recording.start_ns
     answered = [s for s in recording.samples if s.rtt_ns is not None]
+    if not answered:
+        return f"none of {len(recording.samples)} requests was answered\n"
     plotext.clear_figure()
     plotext.plotsize(width, height)
     plotext.theme("clear")
@@ -106,7 +117,8 @@ def terminal_chart(recording: Recording, spans: Sequence[Span], width: int, heig
         plotext.vline((span.start_ns - recording.mono_to_wall_ns - zero) / 1e9)
     plotext.xlabel("s")
     plotext.ylabel("round trip (ms)")
-    return str(plotext.build())
+    # Even its theme without colours ends each line with a reset, which piped output would show.
+    return str(plotext.uncolorize(plotext.build()))
 
 
 def page(recording: Recording, spans: Sequence[Span], title: str, tables: Sequence[Table]) -> str:
@@ -121,6 +133,8 @@ def page(recording: Recording, spans: Sequence[Span], title: str, tables: Sequen
 
 @dataclass(frozen=True)
 class Table:
+    """A table of a report, for pages and terminals alike."""
+
     heading: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]

@@ -1,6 +1,6 @@
-"""Echoes every record as soon as it is whole. Standard library only: it runs in guests as a zipapp.
+"""Echoes every record as soon as it is complete. Standard library only: it runs in guests as a zipapp.
 
-A thread a connection, which blocks in recv: under emulation an event loop costs each answer 1 ms.
+One thread per connection, which blocks in recv: under emulation an event loop adds 1 ms to each answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_CONNECTIONS = 1024
 
 
 def listen(address: str, port: int, mptcp: bool = True) -> socket.socket:
-    """A listening socket; plain TCP, and said so, where the kernel has no MPTCP. Raises OSError."""
+    """A listening socket. Where the kernel has no MPTCP, it serves plain TCP and says so. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         listener = wire.stream_socket(family, mptcp)
@@ -34,7 +34,7 @@ def listen(address: str, port: int, mptcp: bool = True) -> socket.socket:
 
 
 def serve(listener: socket.socket) -> None:
-    """Answers until the process ends or the listener is closed; takes MAX_CONNECTIONS at a time."""
+    """Answer until the process ends or the listener is closed, at most MAX_CONNECTIONS at a time."""
     slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
     while True:
         slots.acquire()
@@ -54,6 +54,6 @@ def _answer(connection: socket.socket, slots: threading.BoundedSemaphore) -> Non
                 buffer += data
                 connection.sendall(wire.take_whole(buffer))
     except (OSError, wire.WireError):
-        pass  # the prober went away, or is none: either way this connection is over
+        pass  # the prober is gone, or is no prober: either way this connection is over
     finally:
         slots.release()

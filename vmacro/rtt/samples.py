@@ -15,6 +15,7 @@ class Sample:
 
     @property
     def answered_ns(self) -> int | None:
+        """When its response came, on the prober's monotonic clock; None: never."""
         return None if self.rtt_ns is None else self.due_ns + self.rtt_ns
 
 
@@ -28,7 +29,8 @@ class Marker:
 
 @dataclass(frozen=True)
 class Recording:
-    """`mono_to_wall_ns` added to a monotonic time of the prober gives its wall clock time."""
+    """A whole measurement. `mono_to_wall_ns`, added to a time of the prober's monotonic clock, gives its wall clock
+    time. `samples` are in the order of sending, `arrival_order` has the sequence numbers in the order of responses."""
 
     target: str
     transport: str
@@ -42,4 +44,5 @@ class Recording:
 
     @property
     def start_ns(self) -> int:
+        """When the first request was due, on the prober's monotonic clock."""
         return self.samples[0].due_ns if self.samples else 0

@@ -1,4 +1,4 @@
-"""What a recording says. Pure: samples in, figures out.
+"""Figures of a recording. Pure: samples in, figures out.
 
 An outage is the longest time in which requests were outstanding and no response came, less one
 send interval.
@@ -37,6 +37,8 @@ class Outage:
 
 @dataclass(frozen=True)
 class Totals:
+    """How many requests were sent, answered, lost, and answered out of order."""
+
     sent: int
     answered: int
     lost: int
@@ -44,6 +46,7 @@ class Totals:
 
 
 def spread(samples: Sequence[Sample]) -> Spread:
+    """Of the requests that were answered."""
     ordered = [s.rtt_ns / 1e6 for s in samples if s.rtt_ns is not None]
     if not ordered:
         return Spread(0)

@@ -1,4 +1,4 @@
-"""Probers that do not end, one a target, and what they measure as metrics for Prometheus.
+"""Probers that never end, one per target; what they measure is served to Prometheus.
 
 The file says whom to probe:
 {"address": "127.0.0.1", "port": 9436, "targets": {"web": {"address": "web.example.net", "port": 7000, "mptcp": true,
@@ -25,7 +25,7 @@ from vmacro.rtt.samples import Sample
 
 RECONNECT_S = 1.0
 GRACE_S = 1.0
-# A LAN's round trip to an outage that most clients give up in; s.
+# In seconds: from a LAN's round trip to an outage in which most clients give up.
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 _MEANT = {
     "address": "a name or an address",
@@ -42,11 +42,13 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 
 
 class WatchError(ValueError):
-    """The file is none that says whom to probe: names file, key and value."""
+    """The file does not say properly what to probe; the message names file, key and value."""
 
 
 @dataclass(frozen=True)
 class Watched:
+    """A target and its name, which labels its metrics."""
+
     name: str
     target: Target
     interval_ms: float
@@ -54,7 +56,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the metrics are served, and who is probed."""
+    """Where the metrics are served, and what is probed."""
 
     address: str
     port: int
@@ -88,7 +90,7 @@ def _value(path: Path, where: str, table: dict[str, Any], key: str) -> Any:
 
 
 class Metrics:
-    """Labelled by the target's name."""
+    """All metrics, labelled by the target's name."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def made(kind: Any, name: str, text: str, **kwargs: Any) -> Any:
@@ -105,7 +107,7 @@ class Metrics:
 
 
 class Watch:
-    """One target, probed for ever: over ONE connection, and over the next where that one breaks."""
+    """One target, probed for ever over one connection; if that breaks, over a new one."""
 
     def __init__(self, watched: Watched, metrics: Metrics) -> None:
         self._watched = watched
@@ -131,7 +133,8 @@ class Watch:
         return prober.silent_s
 
     def run(self, stopped: threading.Event) -> None:
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (it is no file of ours)
+        """Probe until it is stopped."""
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device, not a path of ours)
             while not stopped.is_set():
                 prober = Prober(self._watched.target, self._watched.interval_ms, nowhere, self._see, self._connected)
                 self._prober = prober
@@ -156,7 +159,7 @@ class Watch:
 
 
 def run(plan: Plan, stopped: threading.Event) -> None:
-    """Until it is stopped. Raises OSError where the metrics' port is taken."""
+    """Probe all targets and serve metrics until it is stopped. Raises OSError if the port of the metrics is taken."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -176,7 +179,7 @@ def run(plan: Plan, stopped: threading.Event) -> None:
 
 
 def main(path: Path) -> int:
-    """As a service: until SIGTERM or Ctrl-C."""
+    """Run as a service, until SIGTERM or Ctrl-C. Returns the exit code."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

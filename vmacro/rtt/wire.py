@@ -1,4 +1,4 @@
-"""What prober and responder say to each other: records of 16 bytes on a stream, echoed as they are.
+"""The protocol of prober and responder: records of 16 bytes on a stream, echoed unchanged.
 
 0       4       8               16
 | magic | flags | sequence, u64 |     all big-endian
@@ -16,15 +16,16 @@ IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
 
 
 class WireError(ValueError):
-    """The stream is not one of records."""
+    """What came on the stream is not a record."""
 
 
 def encode(sequence: int) -> bytes:
+    """One record."""
     return RECORD.pack(MAGIC, 0, sequence)
 
 
 def take_whole(buffer: bytearray) -> bytes:
-    """All whole records, as they are, taken off the buffer. Raises WireError."""
+    """Remove all complete records from the buffer, and return them unchanged. Raises WireError."""
     size = len(buffer) // RECORD.size * RECORD.size
     whole = bytes(buffer[:size])
     del buffer[:size]
@@ -35,7 +36,7 @@ def take_whole(buffer: bytearray) -> bytes:
 
 
 def decode(buffer: bytearray) -> list[int]:
-    """The sequences of all whole records, which are taken off the buffer. Raises WireError."""
+    """Remove all complete records from the buffer, and return their sequence numbers. Raises WireError."""
     return [sequence for _, _, sequence in RECORD.iter_unpack(take_whole(buffer))]
 
 
@@ -47,7 +48,7 @@ def stream_socket(family: int, mptcp: bool) -> socket.socket:
 
 
 def connect(name: str, port: int, mptcp: bool, timeout_s: float) -> socket.socket:
-    """To the first of a name's addresses that answers. Raises OSError."""
+    """Connect to the first of a name's addresses that answers. Raises OSError."""
     failed: OSError | None = None
     for family, _, _, _, where in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
         sock = stream_socket(family, mptcp)

@@ -1,5 +1,5 @@
-"""Entry of vmacro-rtt, one file: `serve` answers probers, `watch` probes for ever and serves metrics, `probe` measures
-once.
+"""The program vmacro-rtt, one file: `serve` answers probers, `watch` probes for ever and serves metrics, and `probe`
+measures once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from vmacro.rtt import responder, wire
 
 
 def main() -> int:
+    """Returns the exit code."""
     if sys.argv[1:2] == ["probe"]:
-        from vmacro.rtt import probe  # what guests are not sent
+        from vmacro.rtt import probe  # the lab's guests have only the responder
 
         return probe.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="vmacro-rtt", description=__doc__)

@@ -2,118 +2,330 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dbos import DBOSClient
-from pydantic import TypeAdapter
 from sqlalchemy import make_url
 
-from vmacro.errors import VmacroError
+from vmacro.errors import ConfigurationError, JournalError, reason_of
+from vmacro.model.facts import NO_PAST, HomedAddress, Past
 from vmacro.model.moves import Carriage, Noted, Outcome, Plan
-from vmacro.services.journal import WORKFLOW, Json, noted_from
+from vmacro.model.nouns import Guest
+from vmacro.services import journal_json
+from vmacro.services.journal import CARRY, MIGRATE
+from vmacro.services.journal_json import Json
+from vmacro.services.journal_rows import ENDED, WAITING, Rows, StepRow, WorkflowRow
+from vmacro.wire.messages import is_identifier
+from vmacro.wire.text import printable
 
-_PLAN, _OUTCOME, _CARRIAGE = TypeAdapter(Plan), TypeAdapter(Outcome), TypeAdapter(Carriage)
+_CANNOT = "what the journal has of it"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One move as the journal has it. `outcome` is its last attempt's, None while that has not ended; times are in ms
-    since 1970."""
+    """One move as the journal has it. `outcome`: of its last attempt, None while that has not ended; times are in ms
+    since 1970. `older`: the plan was written by an older vmacro, and its legs and addresses cannot be read."""
 
     plan: Plan
     outcome: Outcome | None
     attempts: int
     began_ms: int
     ended_ms: int
+    older: bool = False
+
+    @property
+    def move_id(self) -> str:
+        """Its name."""
+        return self.plan.move_id
+
+    @property
+    def guest(self) -> str:
+        """The name of the guest that moves."""
+        return self.plan.guest.name
 
     @property
     def unfinished(self) -> bool:
+        """Whether there is work left, or it never ended."""
         return self.outcome is None or self.outcome.remains
+
+    def see_that_it_is_whole(self) -> None:
+        """To be called before work goes on with the plan. Raises JournalError if parts of it cannot be read."""
+        if self.older:
+            text = f"move {self.plan.move_id}: written by an older vmacro; nothing was changed"
+            raise JournalError(text, "finish it with that one: vmacro resume, or vmacro abort")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A move that the journal has, and of which it cannot be told what it is; `trouble` says why."""
+
+    move_id: str
+    attempts: int
+    began_ms: int
+    trouble: str
+
+    @property
+    def guest(self) -> str:
+        """The name of the guest that moves, or how that begins: all that the move's own name says (planner.move_id)."""
+        return _guest_of(self.move_id)
+
+    def is_of(self, guest: str) -> bool:
+        """Whether it may be this guest's."""
+        return self.guest == guest[:40]
+
+    def error(self) -> JournalError:
+        """For whoever needs to read it."""
+        hint = "a newer vmacro may be able to read it: vmacro history"
+        return JournalError(f"move {self.move_id}: {self.trouble}; nothing was changed", hint)
+
+
+@dataclass(frozen=True)
+class UnreadableCarriage:
+    """An address that is in use after a move, of which no more can be told than its workflow's name says."""
+
+    move_id: str
+    address: str
+    trouble: str
+
+    def is_of(self, guest: str) -> bool:
+        """Whether it may be this guest's."""
+        return _guest_of(self.move_id) == guest[:40]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt, as far as it can be read; the troubles say why not further."""
+
+    began_ms: int
+    ended_ms: int
+    plan: Plan | None
+    older: bool
+    outcome: Outcome | None
+    plan_trouble: str
+    outcome_trouble: str
+
+
+def see_that_it_may_name_a_move(text: str) -> None:
+    """Raises ConfigurationError where no move can have this name."""
+    if not is_identifier(text):
+        raise ConfigurationError(f"move {text!r}: no move has such a name", "`vmacro history` lists them")
 
 
 class Archive:
-    """Before the first move there is no journal, and it is empty."""
+    """The journal, read only. It is empty before the first move, when there is no database yet. A row that cannot be
+    read is told with its name, and hides no other."""
 
     def __init__(self, database_url: str) -> None:
+        """Raises JournalError where it cannot be seen whether there is a database."""
         url = make_url(database_url)
-        missing = url.drivername.startswith("sqlite") and not Path(url.database or "").exists()
-        serializer: Any = Json()
-        self._client = None if missing else DBOSClient(system_database_url=database_url, serializer=serializer)
+        try:
+            missing = url.drivername.startswith("sqlite") and not Path(url.database or "").exists()
+        except OSError as error:
+            raise JournalError(f"journal {url.database}: {reason_of(error)}", "orchestrator.state_dir") from error
+        self._database_url = database_url
+        self._rows = None if missing else Rows(url)
 
-    def moves(self, limit: int = 50) -> list[Record]:
-        """Newest first."""
-        if self._client is None:
-            return []
+    def moves(self, limit: int = 50) -> list[Record | Unreadable]:
+        """The last `limit` moves, newest first."""
         # Attempts of one move are few; ask for enough of them.
-        found = self._client.list_workflows(name=WORKFLOW, sort_desc=True, limit=4 * limit)
-        attempts: dict[str, list[Any]] = {}
-        for workflow in found:
-            attempts.setdefault(workflow.workflow_id.partition("+")[0], []).append(workflow)
-        return [_record(of_one[::-1]) for of_one in list(attempts.values())[:limit]]
+        return [] if self._rows is None else _moves(self._rows.workflows(MIGRATE, 4 * limit))[:limit]
+
+    def readable(self, limit: int) -> list[Record]:
+        """As moves(), of guests of which every move can be read."""
+        found = self.moves(limit)
+        unreadable = [r for r in found if isinstance(r, Unreadable)]
+        return [r for r in found if isinstance(r, Record) and not any(u.is_of(r.guest) for u in unreadable)]
 
     def move(self, move_id: str) -> Record | None:
-        attempts = self._attempts(move_id)
-        return _record(attempts) if attempts else None
+        """One move; None if the journal does not have it. Raises ConfigurationError for what is no move's name,
+        JournalError if it cannot be read."""
+        see_that_it_may_name_a_move(move_id)
+        for record in _moves(self._attempts(move_id)):
+            if isinstance(record, Unreadable):
+                raise record.error()
+            return record
+        return None
 
     def unfinished(self, guest: str = "") -> list[Record]:
-        """Moves, newest first, that have not ended or left work; each its guest's last."""
+        """Moves that have not ended or left work, newest first; of each guest only its last move counts. Raises
+        JournalError where the last move of the guest that is asked about cannot be read."""
+        if self._rows is None:
+            return []
         seen: set[str] = set()
         found = []
-        for record in self.moves():
-            name = record.plan.guest.name
-            if record.unfinished and name not in seen and guest in ("", name):
+        for record in _moves(self._rows.workflows(MIGRATE, prefix=f"{guest[:40]}-" if guest else "")):
+            if isinstance(record, Unreadable):
+                if record.is_of(guest) and guest not in seen:
+                    raise record.error()
+            elif record.unfinished and record.guest not in seen and guest in ("", record.guest):
                 found.append(record)
-            seen.add(name)
+            seen.add(record.guest)
         return found
 
     def steps(self, move_id: str) -> list[Noted]:
-        """What the last attempt inherited, and what it has done."""
-        attempts = self._attempts(move_id)
-        if self._client is None or not attempts:
+        """The steps that the last attempt took over from earlier ones, and its own. Raises JournalError."""
+        last = next(iter(self._attempts(move_id)), None)
+        if self._rows is None or last is None:
             return []
-        last = attempts[-1]
-        given = last.input["args"][1:] if last.input else []
-        inherited = [noted_from(item) for item in (given[0] if given else [])]
-        own = self._client.list_workflow_steps(last.workflow_id)
-        return inherited + [_noted(step) for step in own if not step["child_workflow_id"]]
+        subject = f"move {move_id}: {_CANNOT}"
+        inputs = _arguments(last, subject)
+        taken_over = inputs[1] if len(inputs) > 1 and isinstance(inputs[1], list) else []
+        inherited = [journal_json.noted_from(item, subject) for item in taken_over]
+        return [*inherited, *(_noted(row, subject) for row in self._rows.steps(last.name))]
 
     def give_up(self, move_id: str) -> None:
-        """Attempts whose orchestrator is gone are nobody's any more: the next one takes over."""
-        for workflow in self._attempts(move_id):
-            if self._client is not None and workflow.status == "PENDING":
-                self._client.cancel_workflow(workflow.workflow_id)
+        """Close attempts whose orchestrator is gone, so that the next one takes over."""
+        left = [row.name for row in self._attempts(move_id) if row.status == "PENDING"]
+        if left:
+            with self._client() as client:
+                for name in left:
+                    client.cancel_workflow(name)
 
-    def carriages(self) -> list[Carriage]:
-        """Those that have not ended, oldest first."""
-        if self._client is None:
-            return []
-        found = self._client.list_workflows(name="carry", status=["ENQUEUED", "PENDING"])
-        return [_CARRIAGE.validate_python(w.input["args"][0]) for w in found if w.input]
+    def carriages(self) -> list[Carriage | UnreadableCarriage]:
+        """Old addresses that are still carried, oldest first; of several attempts at a move the first one's."""
+        first: dict[tuple[type, str, str], Carriage | UnreadableCarriage] = {}
+        for carriage in self._carrying():
+            first.setdefault((type(carriage), carriage.move_id, carriage.address), carriage)
+        return [*first.values()]
+
+    def past(self, guest: Guest) -> Past:
+        """What this journal's moves have made for a guest. A move that cannot be read has made nothing that anybody may
+        act on. Raises JournalError where a carriage that may be the guest's cannot be read."""
+        if self._rows is None:
+            return NO_PAST
+        listed = _moves(self._rows.workflows(MIGRATE, prefix=f"{guest.name[:40]}-"))
+        plans = [r.plan for r in listed if isinstance(r, Record) and r.guest == guest.name]
+        carried = []
+        for carriage in self._carrying():
+            if isinstance(carriage, Carriage):
+                carried += [HomedAddress(carriage.address, carriage.home)] if carriage.guest.name == guest.name else []
+            elif carriage.is_of(guest.name):
+                raise JournalError(f"carriage {carriage.trouble}; nothing was changed", "vmacro carried")
+        legs = tuple(leg for plan in plans for leg in (*plan.new_legs, *plan.old_legs))
+        return Past(legs, tuple(dict.fromkeys(carried)))
+
+    def forget(self, before_ms: int) -> int:
+        """Delete moves that ended before then, with their attempts, and carriages. Returns how many moves.
+
+        What is not finished or cannot be read stays, and the last move of each guest; so do moves of which a carriage
+        is under way or a move that stays has legs, since only the journal tells whose a leg is. Raises what the
+        database raises.
+        """
+        if self._rows is None:
+            return 0
+        records = _moves(self._rows.workflows(MIGRATE))
+        kept = _needed(records, before_ms) | {carriage.move_id for carriage in self._carrying()}
+        old = {r.move_id for r in records} - kept
+        attempts = self._rows.workflows(MIGRATE) if old else ()
+        doomed = [row.name for row in attempts if row.name.partition("+")[0] in old]
+        carried = self._rows.workflows(CARRY, statuses=ENDED)
+        doomed += [row.name for row in carried if 0 < row.ended_ms < before_ms]
+        if doomed:
+            with self._client() as client:
+                for first in range(0, len(doomed), 100):  # a statement has so many parameters at most
+                    client.delete_workflows(doomed[first : first + 100])
+        return len(old)
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.destroy()
+        """Let go of the database."""
+        if self._rows is not None:
+            self._rows.close()
 
-    def _attempts(self, move_id: str) -> list[Any]:
+    @contextmanager
+    def _client(self) -> Iterator[DBOSClient]:
+        serializer: Any = Json()
+        client = DBOSClient(system_database_url=self._database_url, serializer=serializer)
+        try:
+            yield client
+        finally:
+            client.destroy()
+
+    def _carrying(self) -> list[Carriage | UnreadableCarriage]:
         """Oldest first."""
-        if self._client is None:
-            return []
-        found = self._client.list_workflows(name=WORKFLOW, workflow_id_prefix=move_id)
-        return [w for w in found if w.workflow_id.partition("+")[0] == move_id]
+        return [] if self._rows is None else [*map(_carriage, self._rows.workflows(CARRY, statuses=WAITING))][::-1]
+
+    def _attempts(self, move_id: str) -> Iterable[WorkflowRow]:
+        """Newest first."""
+        return [] if self._rows is None else self._rows.executions(MIGRATE, move_id)
 
 
-def _record(attempts: list[Any]) -> Record:
-    first, last = attempts[0], attempts[-1]
-    plan = _PLAN.validate_python(first.input["args"][0])
-    outcome = _OUTCOME.validate_python(last.output) if last.output else None
-    return Record(plan, outcome, len(attempts), first.created_at or 0, last.updated_at or 0)
+def _moves(rows: Iterable[WorkflowRow]) -> list[Record | Unreadable]:
+    """Of attempts, newest first; so are the moves. What a row holds is kept no longer than it takes to read it."""
+    by_move: dict[str, list[_Attempt]] = {}
+    for row in rows:
+        by_move.setdefault(row.name.partition("+")[0], []).append(_attempt(row))
+    return [_record(name, attempts) for name, attempts in by_move.items()]
 
 
-def _noted(step: Any) -> Noted:
-    error = step["error"]
-    if error is not None and not isinstance(error, VmacroError):
-        error = VmacroError(str(error))
-    times = step["started_at_epoch_ms"] or 0, step["completed_at_epoch_ms"] or 0
-    return Noted(step["function_name"], step["output"], error, *times)
+def _needed(records: list[Record | Unreadable], before_ms: int) -> set[str]:
+    """Moves, newest first, that are not to be forgotten yet."""
+    latest = {r.guest: r.move_id for r in reversed(records) if isinstance(r, Record)}
+    kept: set[str] = set()
+    for record in records:
+        if isinstance(record, Unreadable):
+            kept.add(record.move_id)  # a person must look
+            continue
+        is_over = record.outcome is not None and 0 < record.ended_ms < before_ms
+        if not is_over or latest[record.guest] == record.move_id:
+            plan = record.plan
+            legs = (*plan.new_legs, *plan.old_legs, *plan.earlier_legs)
+            kept |= {record.move_id, *(leg.move_id for leg in legs)}
+    return kept
+
+
+def _attempt(row: WorkflowRow) -> _Attempt:
+    subject, name = _CANNOT, row.name.partition("+")[0]
+    plan, older, outcome, plan_trouble, outcome_trouble = None, False, None, "", ""
+    try:
+        plan, older = journal_json.plan_from(_arguments(row, subject)[0], subject)
+        if plan.move_id != name:
+            raise JournalError(f"{subject} cannot be read: it is the plan of {plan.move_id}")
+    except JournalError as error:
+        plan_trouble = error.message
+    try:
+        outcome = journal_json.outcome_from(found, subject) if (found := row.output.loaded(subject)) else None
+    except JournalError as error:
+        outcome_trouble = error.message
+    return _Attempt(row.began_ms, row.ended_ms, plan, older, outcome, plan_trouble, outcome_trouble)
+
+
+def _record(name: str, attempts: list[_Attempt]) -> Record | Unreadable:
+    last, first = attempts[0], attempts[-1]
+    trouble = first.plan_trouble or last.outcome_trouble
+    if first.plan is None or trouble:
+        return Unreadable(printable(name), len(attempts), first.began_ms, trouble)
+    return Record(first.plan, last.outcome, len(attempts), first.began_ms, last.ended_ms, first.older)
+
+
+def _carriage(row: WorkflowRow) -> Carriage | UnreadableCarriage:
+    try:
+        return journal_json.carriage_from(_arguments(row, _CANNOT)[0], _CANNOT)
+    except JournalError as error:
+        address, _, attempt = row.name.removeprefix("carry-").partition("-")
+        move_id = attempt.partition("+")[0]
+        return UnreadableCarriage(printable(move_id), printable(address), f"{printable(row.name)}: {error.message}")
+
+
+def _guest_of(move_id: str) -> str:
+    """How the guest's name begins, which is all that a move's name says of it (planner.move_id)."""
+    return move_id.rsplit("-", 3)[0]
+
+
+def _arguments(row: WorkflowRow, subject: str) -> list[Any]:
+    """What a workflow was begun with. Raises JournalError."""
+    inputs = row.inputs.loaded(subject)
+    arguments = inputs.get("args") if isinstance(inputs, dict) else None
+    if not isinstance(arguments, list) or not arguments:
+        raise JournalError(f"{subject} cannot be read: it lacks the arguments of a workflow")
+    return arguments
+
+
+def _noted(row: StepRow, subject: str) -> Noted:
+    subject, written = f"{subject}: step {row.name}", row.error.loaded(subject)
+    error = journal_json.error_from(written) if written is not None else None
+    result = journal_json.result_from(row.name, row.output.loaded(subject), subject) if error is None else None
+    return Noted(row.name, result, error, row.began_ms, row.ended_ms)

@@ -1,7 +1,7 @@
-"""After a move: old addresses stay tunnelled for connections that cannot follow, until the last has ended.
+"""After a move: an old address stays reachable through its leg until the last connection that cannot follow has ended.
 
-A durable workflow of its own for each such address, since it outlives the move by hours. A later move of
-the guest takes the address over; then this one has nothing left to do.
+Each such address has a durable workflow of its own, which outlives the move by hours. If a later move of the guest
+takes the address over, this workflow has nothing left to do.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import functools
 from enum import StrEnum
 
 from vmacro.errors import HostError, VmacroError
+from vmacro.model.events import CarryEnded, CarryTrouble, Note
 from vmacro.model.moves import Carriage, Outcome, Plan
 from vmacro.ports import World
 from vmacro.services import seamless, survey
 from vmacro.services.phases import Journal
+from vmacro.services.troubles import Troubles
 
 LOOK_EVERY_S = 1.0
 LOOK_FOR_S = 60.0  # one step of the workflow
+CLOSE_FOR_S = 600.0
 
 
 class Verdict(StrEnum):
-    """What a look found. `UNNEEDED` and `LATE` end in closing, `TAKEN_OVER` in nothing."""
+    """What was found out about a carried address. UNNEEDED and LATE: close it; TAKEN_OVER: a later move has it."""
 
     NEEDED = "needed"
     UNNEEDED = "unneeded"
@@ -29,9 +32,9 @@ class Verdict(StrEnum):
 
 
 def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
-    """One for each address that the move left carried."""
-    legs = {leg.address: leg for leg in plan.trail}
-    homes = {held.address: held.home for held in plan.held}
+    """One for each address that is carried after the move; `wall_s`: now, in seconds since 1970."""
+    legs = {leg.address: leg for leg in plan.old_legs}
+    homes = {homed.address: homed.home for homed in plan.addresses}
     return [
         Carriage(
             plan.move_id,
@@ -44,34 +47,42 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
             wall_s + plan.policy.carry_deadline_s,
         )
         for address in outcome.carried
+        if address in homes  # a journal that others write to may name any
     ]
 
 
-def tell_the_story(carriage: Carriage, world: World, journal: Journal) -> str:
-    """Until nobody needs the address, the deadline has passed, or a later move has taken over."""
+def run_carriage(carriage: Carriage, world: World, journal: Journal) -> str:
+    """Watch until no connection needs the address, its deadline has passed, or a later move has it. Returns how it
+    ended."""
     while True:
         verdict = journal.step("watch", Verdict, lambda: _watch(carriage, world))
         if verdict == Verdict.NEEDED:
             continue
         if verdict == Verdict.TAKEN_OVER:
-            ended = f"{carriage.address}: a later move of {carriage.guest.name} carries it on, or has ended it"
+            ended = f"a later move of {carriage.guest.name} carries it on, or has ended it"
         else:
             late = verdict == Verdict.LATE
-            journal.step("close", bool, functools.partial(_close, carriage, world, cut=late))
-            ended = f"{carriage.address}: closed, its {'deadline has passed' if late else 'last connection has ended'}"
-        world.tell(carriage.move_id, "carry", ended)
-        return ended
+            left = journal.step("close", str, functools.partial(_close, carriage, world, late))
+            ended = f"closed, its {'deadline has passed' if late else 'last connection has ended'}"
+            ended += f"; but {left}; `vmacro cleanup` closes what is left" if left else ""
+        event = CarryEnded(carriage.address, ended)
+        world.tell(carriage.move_id, event)
+        return event.text
 
 
 def _watch(carriage: Carriage, world: World) -> Verdict:
-    """What cannot be asked just now is asked again: a carried connection is not cut for a silent host."""
-    began = world.clock.monotonic_s()
+    """Look for a while, and once after the leg. What cannot be asked is asked again: no carried connection is cut
+    because a host is silent."""
+    began, looked_after = world.clock.monotonic_s(), False
     while world.clock.monotonic_s() - began < LOOK_FOR_S and not world.cancelled():
         try:
-            verdict = _look(carriage, world)
+            verdict = _retire_if_unused(carriage, world)
+            if verdict == Verdict.NEEDED and not looked_after:
+                looked_after = True
+                _look_after(carriage, world)
         except VmacroError as error:
             verdict = Verdict.NEEDED
-            world.tell(carriage.move_id, "carry.trouble", f"{carriage.address}: {error.message}; asking again")
+            world.tell(carriage.move_id, CarryTrouble(carriage.address, error.message))
         if verdict != Verdict.NEEDED:
             return verdict
         if world.clock.wall_ns() > carriage.deadline_s * 1e9:
@@ -80,30 +91,88 @@ def _watch(carriage: Carriage, world: World) -> Verdict:
     return Verdict.NEEDED
 
 
-def _look(carriage: Carriage, world: World) -> Verdict:
+def _look_after(carriage: Carriage, world: World) -> None:
+    """Connections wait for a leg that is gone: it is made anew, and that is told. Not while the guest is on its way to
+    elsewhere, where a later move's leg has the address."""
+    here = carriage.leg is not None and survey.where([carriage.at], carriage.guest, world)
+    gone = seamless.mend(carriage.leg, world) if carriage.leg is not None and here else ()
+    if gone:
+        text = f"its leg was gone at {' and '.join(gone)}, and has been made anew"
+        world.tell(carriage.move_id, CarryTrouble(carriage.address, text))
+
+
+def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
+    """Have the guest give the address up, unless a connection needs it or a later move has it."""
     if not survey.where([carriage.at], carriage.guest, world):
-        return Verdict.TAKEN_OVER
+        return Verdict.TAKEN_OVER if _taken_over(carriage, world) else Verdict.NEEDED
     with world.agent(carriage.at, carriage.guest.domain) as agent:
         facts = agent.status()
-        if not facts.address:
-            return Verdict.NEEDED  # an agent that has just started does not know yet what it holds
-        if carriage.address not in facts.held:
+        if not facts.address or carriage.address in (facts.address, facts.address6):
+            return Verdict.NEEDED  # an agent that has just started, or has not seen yet that its guest has moved
+        if carriage.address not in facts.extra_addresses:
             return Verdict.UNNEEDED
         return Verdict.UNNEEDED if agent.retire(carriage.address) else Verdict.NEEDED
 
 
-def _close(carriage: Carriage, world: World, cut: bool) -> bool:
-    """The guest's address first: what it would still send must not leave by another way."""
-    if cut:
-        with world.agent(carriage.at, carriage.guest.domain) as agent:
-            agent.retire(carriage.address, force=True)
-    troubles: list[HostError] = []
+def _taken_over(carriage: Carriage, world: World) -> bool:
+    """Of a guest that is not where the address is carried to: whether a later move has closed what hosts had for it. If
+    not, that move is under way, or the guest was stopped and may come back before the deadline."""
+    leg, home = carriage.leg, carriage.home
+    if leg is not None:
+        ends = ((leg.home, leg.home_bridge), (leg.away, leg.away_bridge))
+        return not any(leg.move_id in seamless.moves_with_legs(leg.address, *end, world) for end in ends)
+    network = world.hypervisor(home).network(home.network)
+    placeholder = (carriage.address, seamless.placeholder_mac(carriage.address))
+    return network is None or placeholder not in network.reserved
+
+
+def _is_anothers(carriage: Carriage, world: World) -> bool:
+    """At the deadline: whether a later move carries the address, which has brought the guest back here. If that cannot
+    be known, none does."""
+    leg, home = carriage.leg, carriage.home
     try:
+        network = world.hypervisor(home).network(home.network)
+        bridge = leg.home_bridge if leg is not None else network.bridge if network is not None else ""
+        others = seamless.moves_with_legs(carriage.address, home, bridge, world) - {carriage.move_id}
+        return bool(others) or (leg is not None and _taken_over(carriage, world))
+    except HostError:
+        return False
+
+
+def _close(carriage: Carriage, world: World, late: bool) -> str:
+    """Close it, the guest's address first: what the guest still sends from it must not leave by another way. The hosts'
+    ends close whatever the guest answers. Returns what could not be closed, after trying for a while."""
+    anothers = late and _is_anothers(carriage, world)
+    if late and not anothers:
+        _cut(carriage, world)
+    began = world.clock.monotonic_s()
+    while left := _close_at_hosts(carriage, world, release=not anothers):
+        if world.clock.monotonic_s() - began >= CLOSE_FOR_S or world.cancelled():
+            break
+        world.tell(carriage.move_id, CarryTrouble(carriage.address, left))
+        world.clock.sleep(LOOK_EVERY_S)
+    return left
+
+
+def _cut(carriage: Carriage, world: World) -> None:
+    try:
+        with world.agent(carriage.at, carriage.guest.domain) as agent:
+            given_up = agent.retire(carriage.address, force=True)
+        trouble = "" if given_up else "it is still in use"
+    except VmacroError as error:
+        trouble = error.message
+    if trouble:
+        text = f"{carriage.address}: the guest does not give it up: {trouble}; its hosts close it all the same"
+        world.tell(carriage.move_id, Note(text))
+
+
+def _close_at_hosts(carriage: Carriage, world: World, release: bool) -> str:
+    """Returns the first error's message, or ''."""
+    troubles = Troubles()
+    with troubles.of(HostError):
         if carriage.leg is not None:
             seamless.close(carriage.leg, world)
-    except HostError as error:
-        troubles.append(error)
-    seamless.keep(carriage.address, carriage.home, world, kept=False)
-    if troubles:
-        raise troubles[0]
-    return True
+    with troubles.of(HostError):
+        if release:
+            seamless.set_reservation(carriage.address, carriage.home, world, reserved=False)
+    return troubles.first

@@ -1,4 +1,4 @@
-"""One mover a guest, over all processes that share a journal; the agent's claim does it over all others.
+"""A guest is moved by one process at a time, of all that share a journal. The agent's claim keeps off all others.
 
 The kernel or the database gives a claim back when its holder dies: there is nothing to expire or to clean up.
 """
@@ -12,58 +12,126 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Annotated
 
 import sqlalchemy
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from vmacro.errors import ClaimedError
+from vmacro import private
+from vmacro.errors import ClaimedError, ConfigurationError, reason_of
+from vmacro.wire import fields
+from vmacro.wire.fields import Said
+
+# Whoever only looks has the lock for a moment: who moves the guest tries again for this long.
+PATIENCE_S = 0.3
 
 
 def operator() -> str:
-    """USER@MACHINE, as others will read it."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    """USER@MACHINE, as others will read it; the user's number where it has no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # which one depends on Python's version
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 @contextmanager
 def held(database_url: str, guest: str) -> Iterator[None]:
-    """Nobody else moves the guest meanwhile. Raises ClaimedError, which says who has it and since when."""
+    """Nobody else moves the guest meanwhile. Raises ClaimedError, which says who has it and since when;
+    ConfigurationError where the lock's file cannot be written."""
     url = make_url(database_url)
     if url.drivername.startswith("sqlite"):
-        with _by_file(Path(url.database or "").parent / "guests" / f"{guest}.lock", guest):
+        with _by_file(_lock_file(url, guest), guest):
             yield
     else:
         with _by_database(url, guest):
             yield
 
 
+def see_that_nobody_has(database_url: str, guest: str) -> None:
+    """Raises ClaimedError as held() does. Claims nothing, so that looking does not keep others from moving
+    the guest."""
+    url = make_url(database_url)
+    if not url.drivername.startswith("sqlite"):
+        with _by_database(url, guest, "pg_try_advisory_lock_shared", patience_s=0):
+            return
+    path = _lock_file(url, guest)
+    with _explained(path, guest):
+        if not path.exists():
+            return  # it has never been moved
+        file = path.open(errors="replace")
+    with file:
+        _lock(file, fcntl.LOCK_SH, guest, patience_s=0)
+
+
 @contextmanager
 def _by_file(path: Path, guest: str) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _claimed(guest, path.read_text().strip()) from None
-        file.truncate(0)
-        file.write(json.dumps(_who()))
-        file.flush()
+    with _explained(path, guest):
+        private.folder(path.parent)
+        file = private.opened(path, "a+", errors="replace")
+    with file:
+        _lock(file, fcntl.LOCK_EX, guest, PATIENCE_S)
+        with _explained(path, guest):
+            file.truncate(0)
+            file.write(json.dumps(_who()))
+            file.flush()
         yield
 
 
 @contextmanager
-def _by_database(url: sqlalchemy.URL, guest: str) -> Iterator[None]:
-    """pg_try_advisory_lock: the session's, hence gone with it."""
+def _explained(path: Path, guest: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"guest {guest}: its lock {path}: {reason_of(error)}; nothing was changed"
+        raise ConfigurationError(text, "see orchestrator.state_dir") from error
+
+
+def _lock_file(url: sqlalchemy.URL, guest: str) -> Path:
+    return Path(url.database or "").parent / "guests" / f"{guest}.lock"
+
+
+def _lock(file: IO[str], how: int, guest: str, patience_s: float) -> None:
+    def locked() -> bool:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    if not _succeeds(locked, patience_s):
+        file.seek(0)
+        raise _claimed(guest, file.read(4096).strip())
+
+
+def _succeeds(attempt: Callable[[], bool], patience_s: float) -> bool:
+    """Whether one of several attempts within this time does."""
+    end_s = time.monotonic() + patience_s
+    while not attempt():
+        if time.monotonic() >= end_s:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+@contextmanager
+def _by_database(
+    url: sqlalchemy.URL, guest: str, lock: str = "pg_try_advisory_lock", patience_s: float = PATIENCE_S
+) -> Iterator[None]:
+    """An advisory lock: the session's, hence gone with it."""
     key = int.from_bytes(hashlib.sha256(f"vmacro {guest}".encode()).digest()[:8], "big", signed=True)
     who = json.dumps({**_who(), "by": operator()[:24]}, separators=(",", ":"))
     engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"application_name": who[:63]})
     session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
-        if not session.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+        taken = text(f"SELECT {lock}(:key)")
+        if not _succeeds(lambda: bool(session.execute(taken, {"key": key}).scalar()), patience_s):
             raise _claimed(guest, str(session.execute(text(_HOLDER), {"key": key}).scalar() or ""))
         yield
     finally:
@@ -79,14 +147,23 @@ _HOLDER = """SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (
     WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = :key"""
 
 
+@dataclass(frozen=True)
+class _Holder:
+    """As it says of itself: anybody who reaches the journal may say this."""
+
+    by: Annotated[str, Said(200)]
+    pid: int
+    since: Annotated[str, Said(20)]
+
+
 def _who() -> dict[str, str | int]:
     return {"by": operator(), "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
 
 
 def _claimed(guest: str, holder: str) -> ClaimedError:
     try:
-        who = json.loads(holder)
-        told = f"{who['by']} (process {who['pid']}) since {who['since']}"
-    except (ValueError, KeyError, TypeError):
+        who = fields.decode(_Holder, json.loads(holder))
+        told = f"{who.by} (process {who.pid}) since {who.since}"
+    except (ValueError, RecursionError):
         told = "another process"
     return ClaimedError(f"guest {guest}: is being moved by {told}; nothing was changed", "wait for it: vmacro history")

@@ -1,6 +1,6 @@
-"""How a guest's connections get from its old address to its new one: the moments of a handoff.
+"""How a guest's connections get from its old address to its new one: what a handoff does in each phase.
 
-Every method looks before it acts, so that any of them may run again.
+Every method looks before it acts, so that each of them may run again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Protocol
 from vmacro.errors import AgentError
 from vmacro.model.facts import Arrival, Connection
 from vmacro.model.moves import After, Before, Plan
-from vmacro.model.nouns import Policy
 from vmacro.planning.outcome import all_followed
 from vmacro.ports import Agent, World
 
@@ -21,41 +20,52 @@ AGENT_PATIENCE_S = 0.1
 
 
 class Handoff(Protocol):
+    """What differs from one handoff to the other."""
+
     def prepare(self, plan: Plan, world: World, before: Before) -> Before:
-        """Before the copy; returns the connections as they are then."""
+        """What must be done before the copy. Returns the connections as they are then."""
 
     def watching(self, plan: Plan, world: World) -> AbstractContextManager[None]:
-        """Around the copy: what must happen as the guest pauses."""
+        """Open during the copy: sees to what must happen as the guest pauses."""
 
     def undo_prepare(self, plan: Plan, world: World) -> None:
-        """After a copy that failed; also where prepare never ran."""
+        """Undo prepare() after a copy that failed, however far prepare() has come."""
 
     def arrive(self, plan: Plan, world: World) -> Arrival:
-        """The guest runs at the destination."""
+        """Once the guest runs at the destination: have it use its new address."""
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Until connections use the new address; old ones that nobody needs are withdrawn."""
+        """Wait until connections use the new address, and withdraw old addresses that no connection needs."""
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
-        """Remove what only the move needed."""
+        """Remove what was needed only for the move."""
+
+    def let_go(self, plan: Plan, world: World) -> None:
+        """The guest has arrived, and its agent does not do its part: close at the hosts what only the move needed. Asks
+        the guest for nothing. Its old addresses are carried."""
 
 
 class Renumber:
-    """The paper's: move first; then the guest renews DHCP, keeps its old address as /32 and announces the new one."""
+    """The paper's way: move first; then the guest asks DHCP, keeps its old address as a /32 and announces the new
+    one."""
 
     def prepare(self, plan: Plan, world: World, before: Before) -> Before:
+        """Nothing to prepare."""
         return before
 
     def watching(self, plan: Plan, world: World) -> AbstractContextManager[None]:
+        """Nothing to do at the pause."""
         return nullcontext()
 
     def undo_prepare(self, plan: Plan, world: World) -> None:
-        pass
+        """Nothing was prepared."""
 
     def arrive(self, plan: Plan, world: World) -> Arrival:
+        """The agent asks DHCP and announces the new address."""
         return ask_to_arrive(plan, world)
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
+        """Wait for joins, then withdraw the old address."""
         expected = [c.key for c in before.connections if c.willing]
         with world.agent(plan.destination, plan.guest.domain) as agent:
             after = wait_until_followed(plan, world, agent, expected, arrival.present)
@@ -64,16 +74,15 @@ class Renumber:
         return After(after)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
-        pass
+        """Nothing is left."""
 
-
-def claim_s(policy: Policy) -> float:
-    """How long a guest is a move's at most: what was announced for it ends by then, if nobody is left to do so."""
-    return policy.move_timeout_s + policy.arrival_timeout_s + policy.settle_timeout_s + policy.phase_timeout_s
+    def let_go(self, plan: Plan, world: World) -> None:
+        """Nothing was made at the hosts."""
 
 
 def ask_to_arrive(plan: Plan, world: World) -> Arrival:
-    """Raises AgentError once the policy's arrival_timeout_s has passed, also where the guest keeps its old address."""
+    """Ask the agent until the guest has its new address. Raises AgentError once the policy's arrival_timeout_s has
+    passed, also if the guest still has its old address."""
     deadline = world.clock.monotonic_s() + plan.policy.arrival_timeout_s
     while True:
         try:
@@ -92,7 +101,8 @@ def ask_to_arrive(plan: Plan, world: World) -> Arrival:
 def wait_until_followed(
     plan: Plan, world: World, agent: Agent, expected: list[str], present: tuple[str, ...]
 ) -> tuple[Connection, ...]:
-    """The connections, once all expected ones use one of the addresses, or the policy's settle_timeout_s has passed."""
+    """The connections, once all expected ones (their keys) use one of the `present` addresses, or the policy's
+    settle_timeout_s has passed."""
     deadline = world.clock.monotonic_s() + plan.policy.settle_timeout_s
     found = agent.connections()
     while not _settled(expected, found, present) and world.clock.monotonic_s() < deadline:

@@ -1,48 +1,47 @@
 """The durable log: DBOS on SQLite, or on PostgreSQL where several orchestrators share the work.
 
-Every step's result is JSON in it. There is no second journal: `history` and `show` read this one.
+Every step's result is JSON in it. There is no second journal: `history` and `show` read this one. Which workflows
+there are is not known here: services/workflows.py registers them.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
+import dbos._core
+import dbos._dbos
 from dbos import DBOS, SetWorkflowID
-from pydantic import TypeAdapter
+from dbos._error import DBOSBaseException, DBOSException
+from dbos._outcome import DeferredResult, NoResult
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro import __version__
-from vmacro.errors import ConfigurationError, JournalError, VmacroError
-from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
+from vmacro.addresses import without_password
+from vmacro.errors import ConfigurationError, JournalError, VmacroError, reason_of
+from vmacro.model.moves import Noted
 from vmacro.ports import World
-from vmacro.services import carry, migrate
+from vmacro.services import waiting
+from vmacro.services.executions import Executions
+from vmacro.services.journal_json import Json, decoded, encoded
+from vmacro.wire.text import printable
 
 Result = TypeVar("Result")
+MakeWorld = Callable[[], AbstractContextManager[World]]
 APPLICATION = "vmacro"
-WORKFLOW = "migrate"
+MIGRATE, CARRY = "migrate", "carry"
 CARRIAGES = "carriages"
 CARRIER = "vmacro-carrier"
-_PLAN, _OUTCOME, _CARRIAGE = TypeAdapter(Plan), TypeAdapter(Outcome), TypeAdapter(Carriage)
-
-
-class Json:
-    """DBOS would pickle. A journal that anybody may have written to must not run code when read."""
-
-    def serialize(self, data: Any) -> str:
-        return json.dumps(data, default=_exception_as_plain)
-
-    def deserialize(self, serialized_data: str) -> Any:
-        return json.loads(serialized_data, object_hook=_plain_as_exception)
-
-    def name(self) -> str:
-        return "vmacro_json"
+# DBOS works on rows of its own application_version alone. Carriages outlive upgrades, so that it must never change:
+# those of an older vmacro would be carried for ever.
+ROWS = "0.1.0"
+PARKED_S = 10.0
+_LOOK_EVERY_S = 0.2
 
 
 class Steps:
@@ -52,130 +51,239 @@ class Steps:
         self._inherited = {noted.name: noted for noted in inherited}
 
     def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result:
-        adapter = TypeAdapter(kind)
+        """See phases.Journal."""
         noted = self._inherited.get(name)
         if noted is not None and noted.error is not None:
             raise noted.error
-        if noted is not None:
-            return adapter.validate_python(noted.result)
+        plain = noted.result if noted is not None else _run_step(name, _Act(act))
+        result: Result = decoded(kind, plain, f"{DBOS.workflow_id}: step {name}")
+        return result
+
+
+class _Act(Generic[Result]):
+    """What a step does; `error` is what it raised, to tell that from what DBOS raises."""
+
+    def __init__(self, act: Callable[[], Result]) -> None:
+        self._act = act
+        self.error: BaseException | None = None
+
+    def __call__(self) -> Any:
         try:
-            plain = DBOS.run_step({"name": name}, lambda: adapter.dump_python(act(), mode="json"))
-        except SQLAlchemyError as error:
-            raise JournalError(f"the journal cannot be written: {str(error).splitlines()[0]}") from error
-        return adapter.validate_python(plain)
+            return encoded(self._act())
+        except BaseException as error:
+            self.error = error
+            raise
 
 
-_world: World | None = None
-_ended: dict[str, Outcome] = {}  # of this process, for when the journal cannot keep them
+def _run_step(name: str, act: _Act[Any]) -> Any:
+    """Raises what the act raises; JournalError where the journal cannot be written, or has something of the step that
+    nobody can have written for it."""
+    try:
+        return DBOS.run_step({"name": name}, act)
+    except VmacroError:
+        raise
+    except SQLAlchemyError as error:
+        raise JournalError(f"the journal cannot be written: {reason_of(error)}") from error
+    except DBOSBaseException as error:  # which would end the workflow where it is
+        raise _taken(present_id(), error.message) from error
+    except Exception as error:
+        if error is act.error:
+            raise  # a bug is no trouble of the journal's
+        text = f"{DBOS.workflow_id}: step {name}: what the journal has of it cannot be used: {reason_of(error)}"
+        raise JournalError(text) from error
 
 
-@DBOS.workflow(name=WORKFLOW)
-def _workflow(plan: dict[str, Any], inherited: list[dict[str, Any]]) -> dict[str, Any]:
-    assert _world is not None, "open_journal() sets the world before any workflow runs"
-    chosen, steps = _PLAN.validate_python(plan), Steps(noted_from(item) for item in inherited)
-    outcome = migrate.tell_the_story(chosen, _world, steps, again=bool(inherited))
-    _ended[str(DBOS.workflow_id)] = outcome
-    began_s = steps.step("carry", float, time.time) if outcome.carried else 0.0
-    for carriage in carry.carriages(chosen, outcome, began_s):
-        with SetWorkflowID(f"carry-{carriage.address}-{carriage.move_id}"):
-            DBOS.enqueue_workflow(CARRIAGES, _carry, _CARRIAGE.dump_python(carriage, mode="json"))
-    return dict(_OUTCOME.dump_python(outcome, mode="json"))
+def _taken(workflow_id: str, what: str) -> JournalError:
+    text = f"workflow {workflow_id}: its row was changed by somebody else: {what}"
+    return JournalError(printable(text, 1000), "who may write to the journal's database?")
 
 
-@DBOS.workflow(name="carry")
-def _carry(carriage: dict[str, Any]) -> str:
-    assert _world is not None, "open_journal() sets the world before any workflow runs"
-    return carry.tell_the_story(_CARRIAGE.validate_python(carriage), _world, Steps())
+@dataclass
+class _Open:
+    """What workflows of this process work with. `worlds`: of those that run() has started, by workflow id; all others
+    DBOS has begun by itself, since a row of the journal says so, and they get a world made for them. `results`: for
+    when the journal cannot keep them."""
+
+    make_world: MakeWorld
+    worlds: dict[str, World] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    executions: Executions = field(default_factory=Executions)
+
+    def execute(self, workflow_id: str, by_itself: bool, body: Callable[[World], Any]) -> Any:
+        """Rows that are put back while they are worked on have DBOS begin them once more, beside the first time."""
+        known = self.worlds.get(workflow_id)
+        if known is None and not by_itself:
+            text = f"workflow {workflow_id}: nobody has asked for it but a row of the journal; it was not begun"
+            raise JournalError(text, "who may write to the journal's database?")
+
+        def act() -> Any:
+            with nullcontext(known) if known is not None else self.make_world() as world:
+                return body(world)
+
+        return (self.executions.one_by_one if known is None else self.executions.once)(workflow_id, act)
+
+
+_open: _Open | None = None  # DBOS, too, is one per process
+_opening = threading.Lock()
+
+
+def workflow(name: str, by_itself: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a durable workflow under a name that must never change: body(world, *plain arguments) returns what JSON
+    can hold. Other processes and later versions find it by its name. `by_itself`: DBOS may begin it where a row of the
+    journal says so; else only run() does. A row that is put back while it is worked on begins it no second time."""
+
+    def register(body: Callable[..., Any]) -> Callable[..., Any]:
+        @DBOS.workflow(name=name)
+        def durable(*arguments: Any) -> Any:
+            return _opened().execute(present_id(), by_itself, lambda world: body(world, *arguments))
+
+        return durable
+
+    return register
 
 
 @contextmanager
-def open_journal(database_url: str, world: World, executor: str) -> Iterator[None]:
-    """DBOS, launched. One executor name a process: it takes over nobody else's moves by itself.
+def open_journal(database_url: str, make_world: MakeWorld, executor: str) -> Iterator[None]:
+    """DBOS, launched. One executor name per process: it takes over nobody else's moves by itself.
 
-    Under the name CARRIER it works on carriages, those too that it had begun when it last ended.
+    `make_world` is for workflows that DBOS begins: under the name CARRIER it works on carriages, those too that it
+    had begun when it last ended. Raises JournalError where this process has a journal open already.
     """
-    global _world
+    global _open
+    with _opening:
+        if _open is not None:
+            raise JournalError("this process has a journal open already", "one session per process")
+        _open = _Open(make_world)
+    try:
+        _launch(database_url, executor)
+        yield
+    finally:
+        DBOS.destroy(workflow_completion_timeout_sec=0)
+        logging.getLogger("dbos").handlers.clear()  # which write to what standard error was when DBOS was launched
+        _open = None
+
+
+def _launch(database_url: str, executor: str) -> None:
     logging.getLogger("dbos").setLevel(logging.ERROR)
-    _world = world
     DBOS(
         config={
             "name": APPLICATION,
             "system_database_url": database_url,
             "executor_id": executor,
-            "application_version": __version__,
+            "application_version": ROWS,
             "log_level": "ERROR",
+            # Of DBOS's messages, of which there are none here; only the end of a journal waits for the next look.
+            "notification_listener_polling_interval_sec": 0.1,
             "serializer": Json(),  # type: ignore[typeddict-item]
         }
     )
+    for handler in logging.getLogger("dbos").handlers:
+        handler.setFormatter(_OneLine())
     DBOS.listen_queues([CARRIAGES] if executor == CARRIER else [])
-    try:
-        DBOS.launch()
-        DBOS.register_queue(CARRIAGES)
-        yield
-    finally:
-        DBOS.destroy(workflow_completion_timeout_sec=0)
-        _world = None
+    DBOS.launch()
+    DBOS.register_queue(CARRIAGES)
 
 
-def run(plan: Plan, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
-    """One attempt at a move, to its end. Each is a workflow of its own: MOVE_ID, then MOVE_ID+2 and so on."""
-    name = plan.move_id if attempt == 1 else f"{plan.move_id}+{attempt}"
-    with SetWorkflowID(name):
-        arguments = _PLAN.dump_python(plan, mode="json"), [noted_as_plain(n) for n in inherited]
-        handle = DBOS.start_workflow(_workflow, *arguments)
+class _OneLine(logging.Formatter):
+    """What DBOS says of a row is for an operator, not for who has DBOS's source: no traceback, nothing raw of a row."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        said = f"{record.getMessage()}{f' {reason_of(error)}' if error is not None else ''}"
+        return printable(f"journal: {' '.join(said.split())}")
+
+
+def _no_schedules(_stop: threading.Event, _every_s: float) -> None:
+    """vmacro has none: a row that made one would begin what it likes, or end DBOS's own scheduler in a traceback."""
+
+
+def _parked(
+    of: DBOS, workflow_id: str, *, fail_if_missing: bool = False, shard_key: str | None = None
+) -> DeferredResult[Any]:
+    """What the row of a workflow says in the end that was executed here, and whose row is no longer this execution's.
+    DBOS would wait for that without limit, and so would whoever asked for the move, and the end of the process. Raises
+    JournalError."""
+
+    def wait() -> Any:
+        until = time.monotonic() + PARKED_S
+        while time.monotonic() < until:
+            try:
+                found = of._sys_db.check_workflow_result(workflow_id, fail_if_missing=fail_if_missing)
+            except DBOSException as error:
+                raise _taken(workflow_id, error.message) from error
+            if not isinstance(found, NoResult):
+                return found
+            time.sleep(_LOOK_EVERY_S)
+        raise _taken(workflow_id, "how it ended could not be kept")
+
+    async def unused() -> Any:
+        raise NotImplementedError("there are no coroutines among our workflows")
+
+    return DeferredResult(wait, unused)
+
+
+setattr(dbos._dbos, "dynamic_scheduler_loop", _no_schedules)  # noqa: B010 mypy lets nobody assign to functions
+setattr(dbos._core, "_deferred_workflow_result", _parked)  # noqa: B010
+
+
+def run(durable: Callable[..., Any], workflow_id: str, world: World, *arguments: Any) -> tuple[Any, str]:
+    """A workflow in this world, to its end; several may run at once. Returns its result, and what the journal said if
+    it could not keep that. Raises what the workflow raises."""
+    opened = _opened()
+    opened.worlds[workflow_id] = world
+
+    def run_it() -> Any:
+        with SetWorkflowID(workflow_id):
+            return DBOS.start_workflow(durable, *arguments).get_result()
+
     try:
-        return _OUTCOME.validate_python(handle.get_result())
+        said = waiting.call(run_it)
+        known = opened.results.get(workflow_id, said)
+        return known, "" if known == said else _taken(workflow_id, "it says that the move ended otherwise").message
     except (SQLAlchemyError, JournalError) as error:
-        if name not in _ended:
+        if workflow_id not in opened.results:
             raise
-        text = f"the journal cannot be written: {str(error).splitlines()[0]}"
-        known = _ended[name]
-        ending = Ending.INCOMPLETE if known.ending == Ending.MOVED else known.ending
-        return replace(known, ending=ending, reason=known.reason or text, remains=True)
+        return opened.results[workflow_id], f"the journal cannot be written: {reason_of(error)}"
+    finally:
+        opened.worlds.pop(workflow_id, None)
+        opened.results.pop(workflow_id, None)
+
+
+def remember(result: Any) -> None:
+    """What the workflow that calls this will return, whether or not the journal can keep it."""
+    opened, workflow_id = _opened(), present_id()
+    if workflow_id in opened.worlds:
+        opened.results[workflow_id] = result
+
+
+def present_id() -> str:
+    """Of the workflow that calls this."""
+    return str(DBOS.workflow_id)
+
+
+def enqueue(durable: Callable[..., Any], workflow_id: str, *arguments: Any) -> None:
+    """Leave a workflow to the process that works on carriages."""
+    try:
+        with SetWorkflowID(workflow_id):
+            DBOS.enqueue_workflow(CARRIAGES, durable, *arguments)
+    except DBOSBaseException as error:
+        raise _taken(present_id(), error.message) from error
+
+
+def _opened() -> _Open:
+    assert _open is not None, "open_journal() comes before any workflow"
+    return _open
 
 
 @contextmanager
-def explained(database_url: str) -> Iterator[None]:
-    """The database's own errors as one of ours, the password left out."""
+def explained(database_url: str, opening: bool = False) -> Iterator[None]:
+    """The database's own errors as one of ours, the password left out. `opening`: those of its folder too; later, an
+    OSError is somebody else's, a closed pipe's for one."""
+    kinds: tuple[type[Exception], ...] = (SQLAlchemyError, OSError) if opening else (SQLAlchemyError,)
     try:
         yield
-    except SQLAlchemyError as error:
-        shown = make_url(database_url).render_as_string(hide_password=True)
-        first = str(error).splitlines()[0]
-        raise ConfigurationError(f"journal {shown}: {first}", "orchestrator.database_url, or state_dir") from error
-
-
-def noted_as_plain(noted: Noted) -> dict[str, Any]:
-    """As an attempt keeps what it inherits."""
-    error = _exception_as_plain(noted.error) if noted.error is not None else None
-    times = {"began_ms": noted.began_ms, "ended_ms": noted.ended_ms}
-    return {"name": noted.name, "result": noted.result, "error": error, **times}
-
-
-def noted_from(item: dict[str, Any]) -> Noted:
-    """Undo noted_as_plain(), read from JSON or not."""
-    error = item["error"]
-    error = _plain_as_exception(error) if isinstance(error, dict) else error
-    return Noted(item["name"], item["result"], error, item["began_ms"], item["ended_ms"])
-
-
-def _exception_as_plain(value: object) -> object:
-    if isinstance(value, BaseException):
-        hint = value.hint if isinstance(value, VmacroError) else ""
-        message = value.message if isinstance(value, VmacroError) else str(value)
-        return {"__error__": type(value).__name__, "message": message, "hint": hint}
-    raise TypeError(f"{type(value).__name__} does not belong in the journal")
-
-
-def _plain_as_exception(item: dict[str, Any]) -> Any:
-    if "__error__" not in item:
-        return item
-    kinds = {k.__name__: k for k in _all_errors(VmacroError)}
-    kind = kinds.get(item["__error__"])
-    if kind is None:
-        return RuntimeError(f"{item['__error__']}: {item['message']}")
-    return kind(item["message"], item["hint"])
-
-
-def _all_errors(root: type[VmacroError]) -> list[type[VmacroError]]:
-    return [root, *(e for sub in root.__subclasses__() for e in _all_errors(sub))]
+    except kinds as error:
+        shown = without_password(make_url(database_url))
+        raise ConfigurationError(
+            f"journal {shown}: {reason_of(error)}", "orchestrator.database_url, or state_dir"
+        ) from error

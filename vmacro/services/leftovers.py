@@ -1,27 +1,30 @@
-"""What ended moves have left at hosts and in guests, found by the names that they put on everything.
+"""What ended moves have left at hosts and in guests, found by the names that moves put on everything they make.
 
-A move that can still be resumed or aborted keeps what it has; so do carried addresses, and moves of other journals.
+What belongs to a move that can still be resumed or aborted stays; so does what belongs to carried addresses, and to
+moves of other journals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from vmacro.errors import VmacroError
 from vmacro.model.moves import Carriage, Ending
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.ports import World
-from vmacro.services.archive import Record
-from vmacro.services.seamless import NOBODY, nobody
+from vmacro.services.archive import Record, UnreadableCarriage
+from vmacro.services.seamless import PLACEHOLDER_MAC_PREFIX, placeholder_mac
+from vmacro.services.survey import HOST_DEADLINE_S, LATE
 
 Kind = Literal["leg", "reservation", "domain", "address", "claim", "trouble"]
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """`ours`: this journal has the move, and the move has ended."""
+    """One thing that was left. `ours`: this journal has its move, and that move has ended."""
 
     kind: Kind
     host: str
@@ -34,9 +37,9 @@ class Leftover:
 
 
 class _Journalled:
-    """What the journal says of names, addresses and cards."""
+    """What the journal knows about moves, addresses and network cards."""
 
-    def __init__(self, moves: Iterable[Record], carried: Iterable[Carriage]) -> None:
+    def __init__(self, moves: Iterable[Record], carried: Iterable[Carriage | UnreadableCarriage]) -> None:
         self.moves = {r.plan.move_id: r for r in moves}
         self.carried = {(c.move_id, c.address) for c in carried}
         self.carried_addresses = {c.address for c in carried}
@@ -51,32 +54,38 @@ class _Journalled:
         for record in self.moves.values():
             plan = record.plan
             for_guest = plan.reserve and (plan.new_address, plan.mac.lower()) == (address, mac.lower())
-            for_nobody = mac == nobody(address) and address in {h.address for h in plan.held}
-            if for_guest or for_nobody:
+            for_placeholder = mac == placeholder_mac(address) and address in {h.address for h in plan.addresses}
+            if for_guest or for_placeholder:
                 return plan.move_id
         return ""
 
     def addressed_by(self, guest: Guest, address: str) -> str:
-        """The last move that had to do with an address of a guest, or ''."""
+        """The last move in which a guest had this address before or after, or ''."""
         for record in self.moves.values():
             plan = record.plan
-            known = {plan.new_address, plan.new_address6, plan.address, *(h.address for h in plan.held)}
+            known = {plan.new_address, plan.new_address6, plan.address, *(h.address for h in plan.addresses)}
             if plan.guest.name == guest.name and address in known:
                 return plan.move_id
         return ""
 
 
-def find(inventory: Inventory, moves: list[Record], carried: list[Carriage], world: World) -> list[Leftover]:
-    """Newest moves first in `moves`. A host or a guest that cannot be asked is told of as trouble."""
+def find(
+    inventory: Inventory, moves: list[Record], carried: Sequence[Carriage | UnreadableCarriage], world: World
+) -> list[Leftover]:
+    """Everything that was left. `moves`: newest first. A host or guest that cannot be asked is listed as `trouble`."""
     known = _Journalled(moves, carried)
-    found = [left for host in inventory.hosts for left in _told(host, "", lambda h=host: _at(h, known, world))]  # type: ignore[misc]
+    questions = [partial(_told, host, "", partial(_at, host, known, world)) for host in inventory.hosts]
+    answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    found: list[Leftover] = []
+    for host, answer in zip(inventory.hosts, answers, strict=True):
+        found += answer if answer is not None else [_trouble(host, "", f"host {host.name}: {LATE}")]
     for guest in inventory.guests:
         found += _of_guest(inventory, guest, known, world)
     return found
 
 
 def remove(inventory: Inventory, left: Leftover, world: World) -> None:
-    """Raises VmacroError where it cannot go."""
+    """Remove a leftover. Raises VmacroError if it cannot be removed."""
     host = inventory.host(left.host)
     guest = inventory.guest(left.guest)
     assert host is not None
@@ -100,7 +109,7 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
         return
     for address, mac in network.reserved:
         move = known.reserved_by(address, mac)
-        if address in known.carried_addresses or not (move or mac.startswith(NOBODY)):
+        if address in known.carried_addresses or not (move or mac.startswith(PLACEHOLDER_MAC_PREFIX)):
             continue  # needed, or the operator's own
         guest = known.moves[move].plan.guest.name if move else ""
         what = f"DHCP reservation of {address} for {mac}"
@@ -117,20 +126,20 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
 
 
 def _of_guest(inventory: Inventory, guest: Guest, known: _Journalled, world: World) -> list[Leftover]:
-    running: list[Host] = []
-    paused: list[Host] = []
-
-    def look(host: Host) -> Iterator[Leftover]:
-        domain = world.hypervisor(host).domain(guest.domain)
-        if domain is not None and domain.state in ("running", "paused"):
-            (running if domain.running else paused).append(host)
-        yield from ()
-
-    for host in inventory.hosts:
-        _told(host, guest.name, lambda h=host: look(h))  # type: ignore[misc]
+    states = world.side_by_side([partial(_state, host, guest, world) for host in inventory.hosts], HOST_DEADLINE_S)
+    running = [host for host, state in zip(inventory.hosts, states, strict=True) if state == "running"]
+    paused = [host for host, state in zip(inventory.hosts, states, strict=True) if state == "paused"]
     if len(running) != 1:
-        return []  # not for us to judge
+        return []  # which one is right is for an operator to find out
     return _told(running[0], guest.name, lambda: _in_guest(running[0], paused, guest, known, world))
+
+
+def _state(host: Host, guest: Guest, world: World) -> str:
+    try:
+        domain = world.hypervisor(host).domain(guest.domain)
+    except VmacroError:
+        return ""  # _at() tells of hosts that cannot be asked
+    return domain.state if domain is not None else ""
 
 
 def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, world: World) -> Iterator[Leftover]:
@@ -144,7 +153,7 @@ def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, 
         move = next((p.move_id for p in mine if p.source.name == place.name), "")
         what = f"paused remains of domain {guest.domain}, which runs at {host.name}"
         yield Leftover("domain", place.name, guest.name, move, what, alive and known.over(move))
-    for address in facts.held:
+    for address in facts.extra_addresses:
         move = known.addressed_by(guest, address)
         if move and address not in known.carried_addresses:
             what = f"address {address}, held and announced"
@@ -159,7 +168,11 @@ def _told(host: Host, guest: str, look: Callable[[], Iterable[Leftover]]) -> lis
     try:
         return [*look()]
     except VmacroError as error:
-        return [Leftover("trouble", host.name, guest, "", error.message, ours=False)]
+        return [_trouble(host, guest, error.message)]
+
+
+def _trouble(host: Host, guest: str, what: str) -> Leftover:
+    return Leftover("trouble", host.name, guest, "", what, ours=False)
 
 
 def _goes_on(record: Record) -> bool:

@@ -2,47 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from vmacro.errors import PlanRejectedError, RolledBackError
-from vmacro.model.events import Event
-from vmacro.model.facts import Survey
+from vmacro.model.events import Note
+from vmacro.model.facts import NO_PAST, Past, Survey
 from vmacro.model.moves import Finding, Outcome, Plan
 from vmacro.model.nouns import Inventory, ProbeTarget
 from vmacro.planning import checks, planner
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.ports import World
-from vmacro.services.survey import survey
+from vmacro.services.reservations import Reservations
+from vmacro.services.survey import Views, survey, uncounted
 
-# Enough of both for a median that means something.
+# Long enough before and after the move for a meaningful median.
 LEAD_IN_S, LEAD_OUT_S = 3.0, 4.0
+LOOKS = 5
 _ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr")
 
 
 class Prober(Protocol):
-    def start(self, address: str, target: ProbeTarget, recording: Path) -> None: ...
+    """Measures round trips to a guest while it moves. Both methods raise VmacroError."""
 
-    def stop(self) -> None: ...
+    def start(self, address: str, target: ProbeTarget, recording: Path) -> None:
+        """Begin to measure, and return with the first round trip in the recording. Raises OSError where it cannot be
+        written."""
+
+    def stop(self) -> None:
+        """End, once what is outstanding has come. Idempotent."""
 
 
 @dataclass(frozen=True)
 class Done:
+    """A move, and the recording of what its prober measured, if there is one; `trouble` says why its prober could not
+    record."""
+
     plan: Plan
     outcome: Outcome
-    findings: tuple[Finding, ...]
     recording: Path | None
-    events: tuple[Event, ...] = field(default=())
+    trouble: str = ""
 
 
-def checked(inventory: Inventory, request: Request, world: World, ask_clients: bool) -> tuple[Survey, list[Finding]]:
-    """Survey and findings; changes nothing but, to ask clients, an address borrowed, announced and withdrawn."""
+def look(
+    inventory: Inventory,
+    request: Request,
+    world: World,
+    ask_clients: bool,
+    counted: Callable[[Views], Views] = uncounted,
+    past: Past = NO_PAST,
+) -> Survey:
+    """What checks and planner need to know, with what `counted` adds; changes nothing but, to ask clients, an address
+    borrowed, announced and withdrawn."""
     seamless = request.handoff == SEAMLESS  # it carries those who cannot follow, and need not ask before
-    seen = survey(inventory, request.guest, world, ask_clients and not seamless, ask_host_sides=seamless)
-    return seen, checks.check(request, seen)
+    return survey(inventory, request.guest, world, ask_clients and not seamless, seamless, counted, past)
+
+
+def planned(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
+    """What a move would do. Raises PlanRejectedError with all blockers."""
+    _reject(checks.check(request, survey))
+    return planner.plan(move_id, inventory, request, survey)
 
 
 def move(
@@ -53,38 +77,62 @@ def move(
     name: Callable[[], str],
     prober: Prober | None,
     folder: Callable[[str], Path],
+    reservations: Reservations,
+    past: Past = NO_PAST,
 ) -> Done:
-    """Raises PlanRejectedError with all blockers; RolledBackError if interrupted before anything began."""
-    first, findings = checked(inventory, request, world, ask_clients=False)
-    _reject([f for f in findings if f.code not in _ABOUT_CLIENTS])
+    """Raises PlanRejectedError with all blockers; RolledBackError if interrupted before anything began. `past`: what
+    the journal knows of the guest, which changes for nobody else as long as it is claimed."""
+    first = look(inventory, request, world, ask_clients=False, counted=reservations.counted, past=past)
+    _reject([f for f in checks.check(request, first) if f.code not in _ABOUT_CLIENTS])
     move_id = name()
-    recording = _start(prober, request, first, folder(move_id))
+    recording, trouble = _start(prober, request, first, folder(move_id))
+    if trouble:
+        world.tell(move_id, Note(trouble))
     try:
         if recording is not None:
-            world.tell(move_id, "note", "measuring round trips from the client before the move")
+            world.tell(move_id, Note("measuring round trips from the client before the move"))
             _wait(world, LEAD_IN_S)
-        seen, findings = checked(inventory, request, world, ask_clients=True)
-        _reject(findings)
-        if world.cancelled():
-            raise RolledBackError(f"guest {request.guest.name}: interrupted before the move began; nothing was changed")
-        plan = planner.plan(move_id, inventory, request, seen)
-        outcome = run(plan)
+        with _reserved(move_id, inventory, request, world, reservations, past) as plan:
+            if world.cancelled():
+                text = f"guest {request.guest.name}: interrupted before the move began; nothing was changed"
+                raise RolledBackError(text)
+            outcome = run(plan)
         if recording is not None:
-            world.tell(move_id, "note", "measuring round trips after the move")
+            world.tell(move_id, Note("measuring round trips after the move"))
             world.clock.sleep(LEAD_OUT_S)
     finally:
         if prober is not None:
             prober.stop()
-    return Done(plan, outcome, tuple(findings), recording)
+    return Done(plan, outcome, recording, trouble)
 
 
-def _start(prober: Prober | None, request: Request, seen: Survey, folder: Path) -> Path | None:
+@contextmanager
+def _reserved(
+    move_id: str, inventory: Inventory, request: Request, world: World, reservations: Reservations, past: Past
+) -> Iterator[Plan]:
+    """The plan, with what it counts on reserved. Another move may have taken the address that was asked about, so that
+    this one gets an address of which nobody knows who uses it: then look again. Raises PlanRejectedError."""
+    for _ in range(LOOKS):
+        seen = look(inventory, request, world, ask_clients=True, counted=reservations.counted, past=past)
+        with reservations.planned(seen, partial(planned, move_id, inventory, request)) as plan:
+            if seen.view(plan.destination.name).probed in ("", plan.new_address):
+                yield plan
+                return
+    text = f"guest {request.guest.name}: other moves took {LOOKS} addresses while it was planned; nothing was changed"
+    raise PlanRejectedError(text, "try again")
+
+
+def _start(prober: Prober | None, request: Request, seen: Survey, folder: Path) -> tuple[Path | None, str]:
+    """The recording, or why none can be kept here: that stops no move."""
     target = request.guest.probe
     if prober is None or target is None or seen.agent is None:
-        return None
+        return None, ""
     recording = folder / "rtt.ndjson"
-    prober.start(target.address or seen.agent.address, target, recording)
-    return recording
+    try:
+        prober.start(target.address or seen.agent.address, target, recording)
+    except OSError as error:
+        return None, f"round trips are not measured: {error}"
+    return recording, ""
 
 
 def _wait(world: World, seconds: float) -> None:

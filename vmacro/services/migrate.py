@@ -1,34 +1,37 @@
-"""A move, from top to bottom. `tell_the_story` is the order of things; no other file decides it.
+"""A move, from top to bottom. `run_move` decides the order of the phases, and no other file does.
 
 Each phase is a step of a durable workflow: its result is in the journal before the next begins.
 Before the guest runs at the destination everything rolls back; after it everything goes forward.
-Failure, Ctrl-C, SIGKILL with `resume`, and `abort` are one path through here.
+Failure, Ctrl-C, SIGKILL with `resume`, and `abort` take the same way through this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError, VmacroError
+from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
 from vmacro.planning.outcome import compare
 from vmacro.ports import World
 from vmacro.services import disks, whereabouts
-from vmacro.services.handoff import Handoff, claim_s
+from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.phases import Journal, Phases
+from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import Place
 
 _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
 
-def tell_the_story(plan: Plan, world: World, journal: Journal, again: bool = False) -> Outcome:
-    """One move, already checked and planned. Never raises for what the world does to it.
+def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) -> Outcome:
+    """Carry out a move that was checked and planned. Whatever hosts and guests do, it ends in an Outcome, not in an
+    error.
 
-    `again`: an earlier attempt has prepared it, and what that made may have gone since.
+    `again`: an earlier attempt has prepared the move, but what it prepared may be gone.
     """
     began = world.clock.monotonic_s()
     handoff = HANDOFFS[plan.handoff]
@@ -55,7 +58,8 @@ def tell_the_story(plan: Plan, world: World, journal: Journal, again: bool = Fal
 
 
 def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
-    """The guest runs at the destination: nothing leads back from here."""
+    """After the point of no return."""
+    after: After | None = None
     try:
         arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: handoff.arrive(plan, w))
         outcome = replace(outcome, arrival=arrival)
@@ -65,17 +69,36 @@ def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, ou
         phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
-        return replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
+        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
+        return outcome if Phase.CLEAN in phases.begun else _without_the_guest(plan, phases, handoff, after, outcome)
     lost = [c for c in outcome.connections if not c.kept]
     return _with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome
 
 
+def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: After | None, outcome: Outcome) -> Outcome:
+    """What hosts have for the move does not stay because its guest does not do its part. What is left in the guest, and
+    what a broken libvirt left at the source, is for `resume`."""
+    carried = after.carried if after is not None else tuple(homed.address for homed in plan.addresses)
+
+    def let_go(world: World) -> None:
+        troubles = Troubles()
+        with troubles.of(VmacroError):
+            handoff.let_go(plan, world) if after is None else handoff.clean(plan, world, after)
+        with troubles.of(VmacroError):
+            disks.let_go(plan, world)
+        troubles.raise_first()
+
+    with suppress(VmacroError):  # told as the phase's own
+        phases.do(Phase.CLEAN, let_go)
+    return replace(outcome, carried=carried)
+
+
 def _look_once_more(plan: Plan, world: World) -> Before:
-    """The guest is ours, and its connections as they are now: some have come since the checks."""
+    """Claim the guest, and look at its connections again: there may be new ones since the checks."""
     with world.agent(plan.source, plan.guest.domain) as agent:
         if plan.takes_over:
             agent.release(plan.takes_over)
-        agent.claim(plan.move_id, plan.operator, claim_s(plan.policy))
+        agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
         facts, connections = agent.status(), agent.connections()
     return Before(facts.boot_id, connections)
 
@@ -87,13 +110,11 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
     if seen.place != Place.DESTINATION:
         if again and not world.cancelled() and seen.place == Place.SOURCE:
             _prepare_again(plan, world, handoff)
-        _lay_disks(plan, world)
+        _create_overlays(plan, world)
         with ExitStack() as watching:
-            for side, host, hypervisor in (
-                ("source", plan.source, source),
-                ("destination", plan.destination, destination),
-            ):
-                watching.enter_context(hypervisor.watch(plan.guest.domain, _teller(plan, world, side, host.name)))
+            watching.enter_context(source.watch(plan.guest.domain, _teller(plan, world, "source", plan.source.name)))
+            see = _teller(plan, world, "destination", plan.destination.name)
+            watching.enter_context(destination.watch(plan.guest.domain, see))
             watching.enter_context(handoff.watching(plan, world))
             source.copy(
                 plan.guest.domain,
@@ -106,32 +127,28 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
     try:
         return destination.statistics(plan.guest.domain)
     except HostError:
-        return None  # figures are worth less than going on
+        return None  # the move goes on without figures
 
 
-def _lay_disks(plan: Plan, world: World) -> None:
-    """Not under the feet of a copy that an earlier attempt has begun."""
+def _create_overlays(plan: Plan, world: World) -> None:
+    """Skipped while a migration that an earlier attempt began is under way."""
     running = world.hypervisor(plan.source).domain(plan.guest.domain) if plan.disks else None
     if running is not None and not running.migrating:
-        disks.lay(plan, world)
+        disks.create_overlays(plan, world)
 
 
 def _prepare_again(plan: Plan, world: World, handoff: Handoff) -> None:
-    """An earlier attempt did so, but its claim or what it made may have ended since. All of it may be repeated."""
+    """The claim of an earlier attempt, or what it prepared, may have ended. All of it may be repeated."""
     handoff.prepare(plan, world, _look_once_more(plan, world))
 
 
 def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
     def report(progress: CopyProgress) -> None:
         done = progress.bytes_total - progress.bytes_remaining
-        percent = 100 * done // progress.bytes_total if progress.bytes_total else 0
-        text = f"{percent} %, {progress.rate_mib_s:.1f} MiB/s, pass {progress.iteration}"
+        percent = max(0, min(100, 100 * done // progress.bytes_total)) if progress.bytes_total else 0
         if progress.warning:
-            world.tell(plan.move_id, "copy.warning", progress.warning)
-        world.tell(
-            plan.move_id,
-            "copy.progress",
-            text,
+            world.tell(plan.move_id, events.CopyWarning(progress.warning))
+        seen = events.CopyProgress(
             percent=percent,
             bytes_sent=progress.bytes_sent,
             bytes_remaining=progress.bytes_remaining,
@@ -140,19 +157,20 @@ def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
             rate_mib_s=round(progress.rate_mib_s, 2),
             iteration=progress.iteration,
         )
+        world.tell(plan.move_id, seen)
 
     return report
 
 
-def _teller(plan: Plan, world: World, side: str, host: str) -> Callable[[str, str], None]:
+def _teller(plan: Plan, world: World, side: events.Side, host: str) -> Callable[[str, str], None]:
     def see(event: str, detail: str) -> None:
-        world.tell(plan.move_id, "domain", f"{event} at {host}", side=side, host=host, event=event, detail=detail)
+        world.tell(plan.move_id, events.DomainChanged(side, host, event, detail))
 
     return see
 
 
 def _verify_health(plan: Plan, world: World) -> None:
-    """libvirt's word is no proof: the same boot, alive, answering. Raises AgentError."""
+    """That libvirt reports success is no proof: the guest must answer, and not have rebooted. Raises AgentError."""
     with world.agent(plan.destination, plan.guest.domain) as agent:
         facts = agent.status()
     if facts.boot_id != plan.boot_id:
@@ -161,7 +179,8 @@ def _verify_health(plan: Plan, world: World) -> None:
 
 
 def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
-    """What the move made, and what a broken libvirt left at the source: the guest is alive elsewhere."""
+    """Remove what the move made, and what a broken libvirt left at the source: the guest is known to be alive at the
+    destination."""
     left_fenced = whereabouts.look(plan, world).source == whereabouts.FENCED
     world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
     handoff.clean(plan, world, after)
@@ -171,8 +190,8 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
 
 
 def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError) -> Outcome | None:
-    """Look where the guest is, and only then undo. Where it cannot be known, touch nothing. None: it has arrived,
-    whatever else went wrong."""
+    """Find out where the guest is, and only then undo. If that cannot be known, touch nothing. None: it has arrived, in
+    spite of the error."""
     if Phase.COPY in phases.begun:
         seen = whereabouts.settled(plan, world)
         if seen.place == Place.UNKNOWN:
@@ -180,7 +199,7 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
             said += f"; {seen.trouble}" if seen.trouble else ""
             return Outcome(Ending.UNCERTAIN, said, whereabouts.advice(seen, plan), remains=True)
         if seen.place == Place.DESTINATION:
-            world.tell(plan.move_id, "note", f"the guest runs at {plan.destination.name} all the same")
+            world.tell(plan.move_id, events.Note(f"the guest runs at {plan.destination.name} all the same"))
             return None
     try:
         phases.do(Phase.UNDO, lambda w: _undo(plan, w, phases.begun))
@@ -191,25 +210,17 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
 
 
 def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
-    """All of it is tried, whatever fails first. Raises that first error."""
-    troubles: list[VmacroError] = []
-    try:
-        if Phase.PREPARE in begun:  # else the guest may be another move's
+    """Try all of it, whatever fails. Raises the first error."""
+    troubles = Troubles()
+    with troubles.of(VmacroError):
+        if Phase.PREPARE in begun:  # else another move may have the guest
             HANDOFFS[plan.handoff].undo_prepare(plan, world)
-    except VmacroError as error:
-        troubles.append(error)
-    try:
+    with troubles.of(VmacroError):
         if Phase.DISKS in begun:
             disks.undo(plan, world)
-    except VmacroError as error:
-        troubles.append(error)
-    try:
-        with world.agent(plan.source, plan.guest.domain) as agent:
-            agent.release(plan.move_id)
-    except VmacroError as error:
-        troubles.append(error)
-    if troubles:
-        raise troubles[0]
+    with troubles.of(VmacroError), world.agent(plan.source, plan.guest.domain) as agent:
+        agent.release(plan.move_id)
+    troubles.raise_first()
 
 
 def _with_losses(outcome: Outcome, lost: list[ConnectionOutcome]) -> Outcome:

@@ -1,4 +1,4 @@
-"""Phases as durable steps: each with a deadline, each told of, and what happens when the journal fails."""
+"""Phases as durable steps, each with a deadline and with events; and what happens if the journal fails."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from vmacro.errors import DeadlineError, InterruptedMoveError, JournalError, VmacroError
+from vmacro.model.events import JournalTrouble, PhaseBegan, PhaseEnded, PhaseFailed, What
 from vmacro.model.moves import Phase, Plan
 from vmacro.model.nouns import Host, Policy
 from vmacro.ports import Agent, HostDisks, HostNetwork, Hypervisor, World
+from vmacro.wire import agent_verbs
 
 Result = TypeVar("Result")
 BEFORE_ARRIVAL = (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)
@@ -19,10 +21,11 @@ BEFORE_ARRIVAL = (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)
 class Journal(Protocol):
     """Runs a step once: a move that begins again gets the result, or the error, that the step had.
 
-    Raises JournalError where it cannot be written, with the step done or not.
+    Raises JournalError if it cannot be written; the step may have been done or not.
     """
 
-    def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result: ...
+    def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result:
+        """The result of `act`, now or from before. `kind`: what it returns, to read it back from the journal."""
 
 
 class Phases:
@@ -35,24 +38,24 @@ class Phases:
         self.unwritten = ""  # what the journal said when it failed
 
     def run(self, phase: Phase, kind: type[Result], act: Callable[[World], Result]) -> Result:
-        """Before the guest has arrived a journal that cannot be written stops the move: it could not be resumed.
-        Afterwards it stops nothing. Raises VmacroError.
+        """Run one phase. If the journal cannot be written before the guest has arrived, the move stops, since it could
+        not be resumed; afterwards it goes on. Raises VmacroError.
         """
         self.begun.append(phase)
-        self._tell("phase.begin", phase, phase.value)
+        self._tell(PhaseBegan(phase))
         attempt = _Once(lambda: act(self._bounded(phase)))
         try:
             result = self._journal.step(phase.value, kind, attempt)
         except JournalError as error:
             result = self._without_journal(phase, attempt, error)
         except VmacroError as error:
-            self._tell("phase.failed", phase, f"{phase.value}: {error.message}")
+            self._tell(PhaseFailed(phase, error.message))
             raise
-        self._tell("phase.end", phase, phase.value)
+        self._tell(PhaseEnded(phase))
         return result
 
     def do(self, phase: Phase, act: Callable[[World], None]) -> None:
-        """A phase without a result; what is written down is that it ended."""
+        """Run a phase that has no result. The journal keeps that it ended."""
 
         def acted(world: World) -> bool:
             act(world)
@@ -62,7 +65,7 @@ class Phases:
 
     def _without_journal(self, phase: Phase, attempt: _Once[Result], error: JournalError) -> Result:
         if not self.unwritten:
-            self._world.tell(self._plan.move_id, "journal", error.message, phase=phase.value)
+            self._tell(JournalTrouble(phase, error.message))
         self.unwritten = error.message
         stops = phase in BEFORE_ARRIVAL and not (phase == Phase.COPY and attempt.ended)
         try:
@@ -70,11 +73,12 @@ class Phases:
                 raise error
             return attempt.outcome()
         except VmacroError as failed:
-            self._tell("phase.failed", phase, f"{phase.value}: {failed.message}")
+            self._tell(PhaseFailed(phase, failed.message))
             raise
 
     def _bounded(self, phase: Phase) -> World:
-        """The world, whose doors close when the phase must be over: each call has a bound of its own."""
+        """The world for one phase: once its time is over, nothing more can be asked of hosts and guests. Calls that are
+        under way have limits of their own."""
         world, clock = self._world, self._world.clock
         if phase in (Phase.SURVEY, Phase.DISKS, Phase.PREPARE) and world.cancelled():
             raise InterruptedMoveError("interrupted before the copy began")
@@ -106,24 +110,25 @@ class Phases:
 
         return replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network, host_disks=host_disks)
 
-    def _tell(self, kind: str, phase: Phase, text: str) -> None:
-        self._world.tell(self._plan.move_id, kind, text, phase=phase.value)
+    def _tell(self, what: What) -> None:
+        self._world.tell(self._plan.move_id, what)
 
 
 def bound_s(phase: Phase, policy: Policy) -> float:
-    """How long a phase may take: its own waiting, and the policy's phase_timeout_s for all else."""
+    """How long a phase may take: the wait that has a setting of its own, plus the policy's phase_timeout_s."""
     waiting = {
         Phase.DISKS: policy.move_timeout_s,
         Phase.PREPARE: policy.join_timeout_s,
         Phase.COPY: policy.copy_timeout_s,
         Phase.ARRIVE: policy.arrival_timeout_s,
         Phase.SETTLE: policy.settle_timeout_s,
+        Phase.UNDO: 2 * agent_verbs.RETIRE.deadline_s,  # of IPv4 and IPv6: hosts come after the guest
     }
     return policy.phase_timeout_s + waiting.get(phase, 0.0)
 
 
 class _Once(Generic[Result]):
-    """An act that is done at most once, whoever asks for its outcome."""
+    """An act that is done at most once, however often its outcome is asked for."""
 
     def __init__(self, act: Callable[[], Result]) -> None:
         self._act = act

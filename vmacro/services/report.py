@@ -8,42 +8,51 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vmacro.model.events import Event
-from vmacro.model.moves import Outcome, Plan
+from vmacro import private
+from vmacro.errors import JournalError
+from vmacro.model.events import DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
+from vmacro.model.moves import Outcome, Phase, Plan
+from vmacro.ports import EventLog
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report
 from vmacro.rtt.report import Felt, Span, Table
 from vmacro.rtt.samples import Marker, Recording
+from vmacro.services.event_json import as_plain
+from vmacro.services.event_log import everything
 
 
 def spans(events: Iterable[Event]) -> list[Span]:
     """The phases as they were, with the guest's pause cut out of the copy by libvirt's own events."""
-    began: dict[str, int] = {}
-    ended: dict[str, int] = {}
+    began: dict[Phase, int] = {}
+    ended: dict[Phase, int] = {}
+    done: set[Phase] = set()  # a later attempt at the move only reads in the journal what these found
     paused = resumed = 0
     for event in events:
-        phase = str(event.data.get("phase", ""))
-        if event.kind == "phase.begin":
-            began[phase] = event.wall_ns
-        elif event.kind in ("phase.end", "phase.failed"):
-            ended[phase] = event.wall_ns
-        elif event.kind == "domain":
-            side, name = event.data.get("side"), event.data.get("event")
-            if (side, name) == ("source", "suspended"):
+        what = event.what
+        if isinstance(what, PhaseBegan) and what.phase not in done:
+            began[what.phase] = event.wall_ns
+            ended.pop(what.phase, None)
+        elif isinstance(what, PhaseEnded | PhaseFailed) and what.phase not in done:
+            ended[what.phase] = event.wall_ns
+            if isinstance(what, PhaseEnded):
+                done.add(what.phase)
+        elif isinstance(what, DomainChanged):
+            if (what.side, what.event) == ("source", "suspended"):
                 paused = event.wall_ns
-            elif (side, name) == ("destination", "resumed"):
+            elif (what.side, what.event) == ("destination", "resumed"):
                 resumed = event.wall_ns
     found = []
-    for phase in ("copy", "arrive", "settle"):
+    for phase in (Phase.COPY, Phase.ARRIVE, Phase.SETTLE):
         if phase in began and phase in ended:
-            end = paused if phase == "copy" and began[phase] < paused else ended[phase]
-            found.append(Span(phase, began[phase], end))
+            end = paused if phase == Phase.COPY and began[phase] < paused else ended[phase]
+            found.append(Span(phase.value, began[phase], end))
     if 0 < paused < resumed:
         found.insert(1, Span("guest paused", paused, resumed))
     return found
 
 
 def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
+    """What summary.json has. `felt`: what the prober measured, if it did."""
     statistics, arrival = outcome.statistics, outcome.arrival
     figures: dict[str, Any] = {
         "move_id": plan.move_id,
@@ -53,6 +62,7 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
         "guest": plan.guest.name,
         "source": plan.source.name,
         "destination": plan.destination.name,
+        "chosen_because": plan.chosen_because,
         "handoff": plan.handoff,
         "hypervisor": plan.hypervisor,
         "accelerator": plan.accelerator,
@@ -92,28 +102,53 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
     return figures
 
 
-def write(folder: Path, plan: Plan, outcome: Outcome, events: list[Event], recorded: Path | None) -> dict[str, Any]:
-    """All files into one folder; returns the summary."""
-    folder.mkdir(parents=True, exist_ok=True)
+def story(log: EventLog, move_id: str) -> list[Event]:
+    """All that happened in a move, in all its attempts. If the log cannot be read, one event that says so: the report
+    then has no phases, and the move is not affected."""
+    try:
+        return [event for _, event in everything(log, move_id)]
+    except JournalError as error:
+        return [Event(move_id, 0, Unreadable(error.message))]
+
+
+def write(
+    folder: Path, plan: Plan, outcome: Outcome, events: list[Event], recording: Recording | None
+) -> tuple[dict[str, Any], str]:
+    """All files into one folder, where the recording is `rtt.ndjson` already; returns the summary, and why not all of
+    them could be written, '' where they were. The move has ended: that does not change how."""
     phases = spans(events)
-    recording = recordings.read(recorded) if recorded is not None else None
     felt = report.felt(recording, phases) if recording is not None else None
     figures = summary(plan, outcome, felt)
-    (folder / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (folder / "events.ndjson").write_text("".join(json.dumps(asdict(e)) + "\n" for e in events))
+    try:
+        _write_files(folder, figures, events, phases, recording, felt)
+    except OSError as error:
+        return figures, f"the report in {folder} is not complete: {error}"
+    return figures, ""
+
+
+def _write_files(
+    folder: Path,
+    figures: dict[str, Any],
+    events: list[Event],
+    phases: list[Span],
+    recording: Recording | None,
+    felt: Felt | None,
+) -> None:
+    private.folder(folder)
+    private.write(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
+    private.write(folder / "events.ndjson", "".join(json.dumps(as_plain(e)) + "\n" for e in events))
     if recording is not None and felt is not None:
-        with (folder / "rtt.ndjson").open("a") as out:
+        with private.opened(folder / "rtt.ndjson", "a") as out:
             for span in phases:
                 for name, at in ((f"{span.name} begins", span.start_ns), (f"{span.name} ends", span.end_ns)):
                     out.write(recordings.marker_line(Marker(name, at)))
         _draw(folder, recording, phases, figures, felt)
-    return figures
 
 
 def _draw(folder: Path, recording: Recording, phases: list[Span], figures: dict[str, Any], felt: Felt) -> None:
     title = f"{figures['guest']}: {figures['source']} to {figures['destination']}, {figures['handoff']}"
-    report.draw(recording, phases, title, folder / "rtt.png", "png")
-    (folder / "report.html").write_text(report.page(recording, phases, title, tables(figures, felt)))
+    report.draw(recording, phases, title, private.touch(folder / "rtt.png"), "png")
+    private.write(folder / "report.html", report.page(recording, phases, title, tables(figures, felt)))
 
 
 def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
@@ -129,6 +164,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         ("requests sent, lost, out of order", f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"),
     )
     move_rows = (
+        ("to", f"{figures['destination']}: {figures['chosen_because']}"),
         ("address", f"{figures['old_address']} to {figures['new_address']} (seen by {figures['seen_by']})"),
         ("move, start to settled", f"{figures['migration_wall_s']} s"),
         ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB"),

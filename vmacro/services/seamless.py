@@ -1,8 +1,8 @@
-"""Make before break, hold instead of lose, carry who cannot follow.
+"""The handoff `seamless`: clients join the new address before the move, and no packet is lost at the pause.
 
-The new address reaches the guest through a tunnel while it is still at home, and clients join it there.
-At the pause the hosts turn its packets to the destination, whose tap holds them until it runs. Old
-addresses stay tunnelled for connections that cannot follow.
+The new address reaches the guest through a leg while it is still at the source, and clients join it there. At the pause
+the hosts turn the legs to the destination, whose tap holds packets until the guest runs. Old addresses are carried
+through legs for connections that cannot follow.
 """
 
 from __future__ import annotations
@@ -11,38 +11,39 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vmacro.errors import AgentError, HostError, VmacroError
-from vmacro.model.facts import Arrival, Connection, Leg
+from vmacro.errors import AgentError, HostError
+from vmacro.model.events import Joined, Tunnelled, Turned
+from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import World
 from vmacro.services.handoff import ask_to_arrive, wait_until_followed
+from vmacro.services.troubles import Troubles
+from vmacro.wire.host_verbs import VXLAN
 
 JOIN_POLL_S = 0.05
-NOBODY = "02:76:03:"  # locally administered (IEEE 802)
+PLACEHOLDER_MAC_PREFIX = "02:76:03:"  # locally administered (IEEE 802)
 
 
 class Seamless:
     """Implements handoff.Handoff."""
 
     def prepare(self, plan: Plan, world: World, before: Before) -> Before:
-        """Reserve the new address, lead it to the guest at home, and let clients join it as backup.
+        """Reserve the new address, bring it to the guest at the source, and let clients join it as backup.
 
-        Waits until all MPTCP connections have, at most the policy's join_timeout_s: who has not is carried.
+        Waits until all MPTCP connections have joined, for the policy's join_timeout_s at most; the others are carried.
         """
-        # A switch that failed in an earlier attempt has left the guest without its network.
+        # A switchover that failed in an earlier attempt has left the guest fenced.
         world.host_network(plan.source).turn(plan.guest.domain, to_guest=True)
         if plan.reserve:
             world.hypervisor(plan.destination).reserve(plan.destination.network, plan.mac, plan.new_address)
-        for leg in plan.leads:
+        for leg in plan.new_legs:
             _open(leg, world)
             world.host_network(plan.destination).point(leg, to_guest=False)
-        for leg in plan.trail:
+        for leg in plan.old_legs:
             _open(leg, world)
-        coming, kind = [leg.address for leg in plan.leads], plan.leads[0].kind
-        secured = "" if kind == "wireguard" else " (neither encrypted nor authenticated)"
-        text = f"what comes for {' and '.join(coming)} goes to the guest at home, through {kind}{secured}"
-        world.tell(plan.move_id, "note", text, tunnel=kind)
+        coming, kind = [leg.address for leg in plan.new_legs], next((leg.kind for leg in plan.new_legs), "")
+        world.tell(plan.move_id, Tunnelled(tuple(coming), kind))
         with world.agent(plan.source, plan.guest.domain) as agent:
             agent.prepare(plan.new_address, plan.new_address6)
             deadline = world.clock.monotonic_s() + plan.policy.join_timeout_s
@@ -51,103 +52,137 @@ class Seamless:
                 world.clock.sleep(JOIN_POLL_S)
                 found = agent.connections()
         follow = sum(c.reaches(*coming) for c in found)
-        text = f"{follow} of {len(found)} connections have joined; the others will be carried"
-        world.tell(plan.move_id, "note", text, follow=follow, carried=len(found) - follow, unwilling=waiting)
+        world.tell(plan.move_id, Joined(follow, carried=len(found) - follow, unwilling=waiting))
         return Before(before.boot_id, found)
 
     @contextmanager
     def watching(self, plan: Plan, world: World) -> Iterator[None]:
-        """Each host turns by its own libvirt's events; nobody waits for us."""
+        """Each host turns by its own libvirt's events, without waiting for the orchestrator."""
         for host in (plan.source, plan.destination):
             world.host_network(host).arm(plan.guest.domain)
         yield
 
     def undo_prepare(self, plan: Plan, world: World) -> None:
-        """All of it is tried, whatever fails first. Raises that first error."""
-        troubles: list[VmacroError] = []
-        try:
-            with world.agent(plan.source, plan.guest.domain) as agent:
-                for leg in plan.leads:
-                    agent.retire(leg.address)
-        except (AgentError, HostError) as error:
-            troubles.append(error)
+        """Try all of it, whatever fails. Raises the first error."""
+        troubles = Troubles()
+        with troubles.of(AgentError, HostError), world.agent(plan.source, plan.guest.domain) as agent:
+            for leg in plan.new_legs:
+                agent.retire(leg.address)
         for host in _hosts(plan):
-            try:
+            with troubles.of(HostError):
                 side = world.host_network(host)
                 if host == plan.source:
                     side.turn(plan.guest.domain, to_guest=True)
                 side.close(plan.move_id)
-            except HostError as error:
-                troubles.append(error)
-        try:
+        with troubles.of(HostError):
             if plan.reserve:
                 world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
-        except HostError as error:
-            troubles.append(error)
-        if troubles:
-            raise troubles[0]
+        troubles.raise_first()
 
     def arrive(self, plan: Plan, world: World) -> Arrival:
-        """See that the hosts have turned; then the guest takes the new address for its own."""
-        troubles: list[HostError] = []
-        for host, to_guest in ((plan.destination, True), (plan.source, False)):
-            try:
-                side = world.host_network(host)
-                _tell_turns(plan, world, host)
-                side.turn(plan.guest.domain, to_guest)
-            except HostError as error:
-                troubles.append(error)
-        for leg in plan.trail:
-            try:
-                if leg.home != plan.source:
-                    world.host_network(leg.home).point(leg, to_guest=False)
-            except HostError as error:
-                troubles.append(error)
+        """Make sure that the hosts have turned; then have the guest prefer its new address."""
+        troubles = Troubles()
+        with troubles.of(HostError):
+            _turn(plan, world)
         arrival = ask_to_arrive(plan, world)
-        if troubles:
-            raise troubles[0]
+        troubles.raise_first()
         return arrival
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Addresses that only followers used are withdrawn; the others are carried on."""
+        """Withdraw old addresses from connections that follow; those that others still use are carried."""
         expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, expected, arrival.present)
-            old = [held.address for held in plan.held if held.address not in arrival.present]
+            old = [homed.address for homed in plan.addresses if homed.address not in arrival.present]
             carried = [address for address in old if not agent.retire(address)]
             return After(agent.connections(), tuple(carried))
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
-        """Legs that nobody needs are closed. DHCP gives a carried address to nobody else meanwhile."""
-        done = [leg for leg in plan.trail if leg.address not in after.carried]
-        for leg in (*plan.leads, *done, *plan.standing):
-            close(leg, world)
-        if plan.reserve:
-            world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
-        for held in plan.held:
-            keep(held.address, held.home, world, held.address in after.carried)
+        """Close legs that no address needs. DHCP gives a carried address to no other guest meanwhile."""
+        troubles = Troubles()
+        done = [leg for leg in plan.old_legs if leg.address not in after.carried]
+        for leg in (*plan.new_legs, *done, *plan.earlier_legs):
+            with troubles.of(HostError):
+                close(leg, world)
+        with troubles.of(HostError):
+            if plan.reserve:
+                world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
+        for homed in _once_used(plan):
+            with troubles.of(HostError):
+                set_reservation(homed.address, homed.home, world, homed.address in after.carried)
+        troubles.raise_first()
+
+    def let_go(self, plan: Plan, world: World) -> None:
+        """All old addresses are carried. The new one stays reserved: the guest may not have asked for it yet."""
+        troubles = Troubles()
+        with troubles.of(HostError):
+            _turn(plan, world)
+            for leg in plan.earlier_legs:  # what came by them comes by this move's now
+                with troubles.of(HostError):
+                    close(leg, world)
+        for leg in plan.new_legs:
+            with troubles.of(HostError):
+                close(leg, world)
+        for homed in _once_used(plan):
+            with troubles.of(HostError):
+                set_reservation(homed.address, homed.home, world, homed in plan.addresses)
+        troubles.raise_first()
 
 
 def close(leg: Leg, world: World) -> None:
-    """Both ends. Idempotent."""
+    """Close both ends of a leg, the second also where the first cannot be. Idempotent. Raises HostError."""
+    troubles = Troubles()
     for host in (leg.home, leg.away):
-        world.host_network(host).close(leg.move_id, leg.address)
+        with troubles.of(HostError):
+            world.host_network(host).close(leg.move_id, leg.address)
+    troubles.raise_first()
 
 
-def keep(address: str, home: Host, world: World, kept: bool) -> None:
-    """Reserve a carried address for nobody, or give it back; SLAAC gives none away. Idempotent."""
+def moves_with_legs(address: str, host: Host, bridge: str, world: World) -> set[str]:
+    """Those that have a leg of an address at a host, as that one says. Raises HostError."""
+    found = world.host_network(host).facts(bridge, "", "").legs
+    return {end.move for end in found if end.address == address}
+
+
+def mend(leg: Leg, world: World) -> tuple[str, ...]:
+    """Make anew what is gone of a leg whose guest is away: a host was restarted, or its tunnel's process died. Not one
+    whose address another move carries now. Returns at which hosts it was gone. Raises HostError."""
+    ends = ((leg.home, leg.home_bridge), (leg.away, leg.away_bridge))
+    found = {host.name: moves_with_legs(leg.address, host, bridge, world) for host, bridge in ends}
+    gone = tuple(name for name, moves in found.items() if leg.move_id not in moves)
+    if not gone or any(moves - {leg.move_id} for moves in found.values()):
+        return ()
+    _open(leg, world)
+    world.host_network(leg.home).point(leg, to_guest=False)
+    return gone
+
+
+def set_reservation(address: str, home: Host, world: World, reserved: bool) -> None:
+    """Reserve a carried address for a placeholder, so that DHCP gives it to no other guest; or give it back. One that
+    an operator has reserved for the guest is kept for it already. SLAAC (IPv6) needs none. Idempotent."""
     if ":" in address:
         return
-    hypervisor = world.hypervisor(home)
-    (hypervisor.reserve if kept else hypervisor.release)(home.network, nobody(address), address)
+    hypervisor, nobody = world.hypervisor(home), placeholder_mac(address)
+    if not reserved:
+        hypervisor.release(home.network, nobody, address)
+        return
+    network = hypervisor.network(home.network)
+    if network is None or not any(a == address and mac != nobody for a, mac in network.reserved):
+        hypervisor.reserve(home.network, nobody, address)
 
 
-def nobody(address: str) -> str:
-    """The card that a carried address is reserved for: nobody has it."""
-    return NOBODY + hashlib.sha256(address.encode()).digest()[:3].hex(":")
+def placeholder_mac(address: str) -> str:
+    """The MAC that a carried address is reserved for; no card has it."""
+    return PLACEHOLDER_MAC_PREFIX + hashlib.sha256(address.encode()).digest()[:3].hex(":")
 
 
 def _open(leg: Leg, world: World) -> None:
+    """Raises HostError; also for what others have written into the journal, or an older vmacro has planned, and would
+    go in the clear although the inventory wants it encrypted."""
+    if leg.kind == VXLAN and not (leg.home.plain_tunnel and leg.away.plain_tunnel):
+        hosts = f"{leg.home.name} and {leg.away.name}"
+        text = f"leg of {leg.address}: no {leg.kind}, since {hosts} do not both say plain_tunnel"
+        raise HostError(text, "plan the move anew: vmacro abort, vmacro migrate")
     home, away = world.host_network(leg.home), world.host_network(leg.away)
     near, far = home.open(leg), away.open(leg)
     if near.public_key:
@@ -155,8 +190,38 @@ def _open(leg: Leg, world: World) -> None:
         away.join(leg, near)
 
 
+def _once_used(plan: Plan) -> list[HomedAddress]:
+    """The guest's addresses, and those that earlier moves carried for it and that it has no more."""
+    earlier = (HomedAddress(leg.address, leg.home) for leg in plan.earlier_legs)
+    return [*plan.addresses, *(e for e in earlier if e.address not in {h.address for h in plan.addresses})]
+
+
+def _turn(plan: Plan, world: World) -> None:
+    """All hosts, whatever fails: legs lead to where the guest is now. Idempotent. Raises the first error."""
+    troubles = Troubles()
+    for host, to_guest in ((plan.destination, True), (plan.source, False)):
+        with troubles.of(HostError):
+            side = world.host_network(host)
+            _tell_turns(plan, world, host)
+            side.turn(plan.guest.domain, to_guest)
+    for leg in plan.old_legs:
+        with troubles.of(HostError):
+            if leg.home != plan.source:
+                _point_into_the_tunnel(leg, world)
+    troubles.raise_first()
+
+
+def _point_into_the_tunnel(leg: Leg, world: World) -> None:
+    """At a home that is neither source nor destination. A leg that was closed at its deadline is none to point."""
+    try:
+        world.host_network(leg.home).point(leg, to_guest=False)
+    except HostError:
+        if leg.move_id in moves_with_legs(leg.address, leg.home, leg.home_bridge, world):
+            raise
+
+
 def _hosts(plan: Plan) -> list[Host]:
-    legs = [*plan.leads, *plan.trail]
+    legs = [*plan.new_legs, *plan.old_legs]
     return list(dict.fromkeys([plan.source, plan.destination, *(h for leg in legs for h in (leg.home, leg.away))]))
 
 
@@ -165,10 +230,6 @@ def _not_joined(found: tuple[Connection, ...], coming: list[str]) -> int:
 
 
 def _tell_turns(plan: Plan, world: World, host: Host) -> None:
-    for turn in world.host_network(host).turned():
-        what = f"{host.name} turned to the {turn.to} within {turn.took_us / 1000:.1f} ms of its event"
-        what += f"; {turn.rescued} packets sent after the guest" if turn.rescued else ""
-        text = f"{host.name} could not turn: {turn.trouble}" if turn.trouble else what
-        world.tell(
-            plan.move_id, "turn", text, host=host.name, to=turn.to, at_wall_ns=turn.wall_ns, took_us=turn.took_us
-        )
+    for turn in world.host_network(host).turned(plan.guest.domain):
+        turned = Turned(host.name, turn.to, turn.wall_ns, turn.took_us, turn.rescued, turn.trouble)
+        world.tell(plan.move_id, turned)

@@ -1,4 +1,4 @@
-"""Where a guest runs, as both hosts of its move say: what decides whether to go back, forward, or to touch nothing."""
+"""Where a guest runs, as both hosts of its move say. This decides whether to go back, forward, or to touch nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _GONE = ("absent", "shut off")
 
 
 class Place(Enum):
+    """Where the guest runs."""
+
     SOURCE = "source"
     DESTINATION = "destination"
     UNKNOWN = "unknown"
@@ -25,7 +27,8 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """The domain's state at either end: libvirt's word, `absent`, `migrating`, `fenced`, or `cannot be asked`."""
+    """The domain's state at source and destination: libvirt's name for it, or `absent`, `migrating`, `fenced`,
+    `cannot be asked`. `trouble`: why a host could not be asked."""
 
     source: str
     destination: str
@@ -33,7 +36,7 @@ class Whereabouts:
 
     @property
     def place(self) -> Place:
-        """A paused or fenced domain beside a running one is what a migration left; of two that run nobody can say."""
+        """A paused or fenced domain beside a running one is the remains of a migration. If both run it is unknown."""
         if self.source == STAYED:
             return Place.SOURCE
         if self.trouble or (self.source == "running") == (self.destination == "running"):
@@ -42,7 +45,7 @@ class Whereabouts:
 
 
 def look(plan: Plan, world: World) -> Whereabouts:
-    """As it is now; a host that cannot be asked is told of, not raised."""
+    """As it is now. Raises nothing: that a host cannot be asked is part of the answer."""
     source, trouble = _state(plan, plan.source, world)
     destination, other = _state(plan, plan.destination, world)
     if source == "running" and destination in ("running", BLIND) and plan.handoff == SEAMLESS:
@@ -51,8 +54,8 @@ def look(plan: Plan, world: World) -> Whereabouts:
 
 
 def settled(plan: Plan, world: World) -> Whereabouts:
-    """Once it is known, at most the policy's phase_timeout_s from now: hosts come back, libvirt tidies up. A copy
-    that goes on without us is waited for, its copy_timeout_s at most."""
+    """Look until the place is known, for the policy's phase_timeout_s at most, since hosts may come back and libvirt
+    tidies up. A copy that goes on without us is waited for, for copy_timeout_s at most."""
     began, seen = world.clock.monotonic_s(), look(plan, world)
     while seen.place == Place.UNKNOWN:
         patience_s = plan.policy.copy_timeout_s if seen.source == MIGRATING else plan.policy.phase_timeout_s
@@ -64,12 +67,13 @@ def settled(plan: Plan, world: World) -> Whereabouts:
 
 
 def told(seen: Whereabouts, plan: Plan) -> str:
+    """What each host said, for messages."""
     pairs = ((plan.source, seen.source), (plan.destination, seen.destination))
     return ", ".join(f"{host.name}: {state}" for host, state in pairs)
 
 
 def advice(seen: Whereabouts, plan: Plan) -> str:
-    """What a person should do who is told that nothing is certain."""
+    """What an operator should do if the place is unknown."""
     here, there, domain = plan.source.name, plan.destination.name, plan.guest.domain
     then = f"then `vmacro resume {plan.move_id}` or `vmacro abort {plan.move_id}`"
     if seen.trouble:
@@ -92,7 +96,8 @@ def _state(plan: Plan, host: Host, world: World) -> tuple[str, str]:
 
 
 def _as_the_host_knows(plan: Plan, world: World, destination: str) -> str:
-    """Of a guest that runs at its source, where the destination's word does not settle it."""
+    """The state of a guest that runs at its source, from the source's host side: it knows whether the guest has paused
+    to leave, which decides if the destination runs it, too, or cannot be asked."""
     try:
         left = world.host_network(plan.source).leaving(plan.guest.domain)
     except HostError:

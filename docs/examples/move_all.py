@@ -1,0 +1,26 @@
+"""Move all guests of a site to another, two at a time: python move_all.py INVENTORY FROM TO"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import vmacro.api
+
+
+def move(session: vmacro.api.Session, guest: str, to: str) -> str:
+    """What became of one guest."""
+    try:
+        outcome = session.migrate(guest, to).result().outcome
+        return f"{guest} {outcome.ending.value} {outcome.reason}".strip()
+    except vmacro.api.VmacroError as error:  # nothing was changed
+        return f"{guest} stays: {error.message}"
+
+
+def move_all(inventory: str, home: str, away: str) -> list[str]:
+    """What became of each guest that runs at `home`."""
+    with ThreadPoolExecutor(max_workers=2) as two, vmacro.api.open(inventory) as session:
+        guests = [guest for state in session.sites() if state.host.site == home for guest in state.guests]
+        return list(two.map(lambda guest: move(session, guest, away), guests))
+
+
+if __name__ == "__main__":
+    print(*move_all(*sys.argv[1:]), sep="\n")

@@ -1,0 +1,145 @@
+"""What the guest does before a move, and when it finds itself at another site (docs/decisions/0005, 0006)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from guest_agent.guest import Guest, log_failure
+from guest_agent.ports import NoLeaseError
+from guest_agent.retirement import retire
+from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs
+from vmacro.wire.messages import ProtocolError
+
+LOG = logging.getLogger(__name__)
+LEASE_TIMEOUT_S = 30.0
+# Announces of one move come within 0.8 s; two moves are further apart than this.
+DEBOUNCE_S = 2.0
+ALONE_AFTER_S, ALONE_EVERY_S = 30.0, 10.0
+AGAIN_AFTER_S = 5.0
+NONE_PREPARED = ("", "")
+
+
+async def prepare(guest: Guest, args: PrepareArgs) -> None:
+    """The addresses to come, answered for and announced as backup: tunnels lead them here already.
+
+    Raises ProtocolError: not-ready, or in-use.
+    """
+    if args.address == guest.present_lease().address:
+        raise ProtocolError("in-use", f"{args.address} is the guest's present address")
+    for coming in (a for a in (args.address, args.address6) if a):
+        await guest.link.borrow(coming)
+        if coming not in (await guest.endpoints.endpoints()).values():
+            await guest.announce(coming, backup=True)
+    guest.state.prepared = (args.address, args.address6)
+    guest.save()
+
+
+class Arrivals:
+    """An arrival runs once, however many report it."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._running: asyncio.Task[Arrival] | None = None
+        self._arrived_at = float("-inf")
+        self._heard_at = 0.0
+
+    def orchestrator_acts(self) -> None:
+        """Somebody is there to settle the last arrival."""
+        self._heard_at = self._guest.clock.now_s()
+
+    @property
+    def just_arrived(self) -> bool:
+        """Whether a sign of an arrival belongs to the last one."""
+        return self._guest.clock.now_s() - self._arrived_at <= DEBOUNCE_S
+
+    async def arrive_from(self, left: str) -> Arrival:
+        """As an orchestrator asks. `left` tells an arrival that the announce has already brought about from one
+        that is still to come. Raises ProtocolError (not-ready), NoLeaseError."""
+        last, lease = self._guest.state.last_arrival, self._guest.state.lease
+        if last is not None and lease is not None and (last.old, last.new) == (left, lease.address) != (left, left):
+            return last
+        return await asyncio.shield(self.arrive("channel"))
+
+    def arrive(self, seen_by: str) -> asyncio.Task[Arrival]:
+        """The arrival that runs, or the one that has just ended, or a new one."""
+        running = self._running
+        if running is not None and not running.done():
+            return running
+        if running is not None and self.just_arrived and running.exception() is None:
+            return running
+        self._running = asyncio.ensure_future(self._arrive(seen_by))
+        self._running.add_done_callback(log_failure)
+        self._running.add_done_callback(self._retry_without_a_lease)
+        return self._running
+
+    def _retry_without_a_lease(self, task: asyncio.Task[Arrival]) -> None:
+        if not task.cancelled() and isinstance(task.exception(), NoLeaseError):
+            self._guest.later(self._retry(task))
+
+    async def _retry(self, failed: asyncio.Task[Arrival]) -> None:
+        """DHCP may come back when no orchestrator waits for it any more."""
+        await self._guest.clock.sleep(AGAIN_AFTER_S)
+        if self._running is failed:
+            self.arrive("retry")
+
+    async def _arrive(self, seen_by: str) -> Arrival:
+        guest, state = self._guest, self._guest.state
+        began, old = guest.clock.now_s(), guest.present_lease().address
+        prepared = state.prepared
+        old6 = await guest.address6() if prepared[1] else ""
+        if prepared[0] and seen_by != "restart":
+            # Reached directly from here on: traffic waits neither for DHCP nor for ARP, as all gateways look alike.
+            await guest.prefer(prepared, (old, old6))
+        elif not prepared[0]:
+            await guest.link.forget_neighbours()
+        lease = await guest.leases.acquire(LEASE_TIMEOUT_S)
+        leased = guest.clock.now_s()
+        if prepared[0] and lease.address == old:
+            await guest.prefer((old, old6), prepared)  # no arrival: the guest is still at home
+            prepared = NONE_PREPARED
+        else:
+            state.prepared = NONE_PREPARED
+            if prepared[0] and seen_by == "restart":
+                await guest.prefer(prepared, (old, old6))
+        await guest.link.move_in(lease, old)
+        await guest.link.forget_neighbours(but=lease.gateway)
+        state.lease = lease
+        last = state.last_arrival
+        if seen_by == "restart" and lease.address == old and last is not None and last.new == old:
+            self._arrived_at = guest.clock.now_s()
+            return last
+        endpoint_id = await self._announced(lease, prepared[0], old)
+        self._arrived_at = guest.clock.now_s()
+        lease_ms, total_ms = round((leased - began) * 1000), round((self._arrived_at - began) * 1000)
+        arrival = Arrival(
+            seen_by, old, lease.address, lease.gateway, endpoint_id, lease_ms, total_ms, old6, prepared[1]
+        )
+        state.last_arrival = arrival
+        guest.save()
+        LOG.info("arrived: %s", arrival)
+        guest.later(self.finish_alone())
+        return arrival
+
+    async def _announced(self, lease: Lease, prepared: str, old: str) -> int:
+        """The id under which clients know the new address; 0 where nothing had to be announced."""
+        guest = self._guest
+        if prepared and lease.address == prepared:
+            return next((i for i, a in (await guest.endpoints.endpoints()).items() if a == prepared), 0)
+        if lease.address == old:
+            return 0
+        # Left over where nobody retired it: one address cannot be announced under two ids.
+        await guest.withdraw_all(lease.address)
+        return await guest.announce(lease.address)
+
+    async def finish_alone(self) -> None:
+        """An orchestrator that is silent after an arrival does not take back old addresses. What it would then
+        close at the hosts stays for its `resume`. Addresses to come are not old ones: they go as its claim ends."""
+        arrived_at = self._arrived_at
+        await self._guest.clock.sleep(ALONE_AFTER_S)
+        while self._heard_at <= arrived_at == self._arrived_at:
+            extra = [a for a in await self._guest.extra_addresses() if a not in self._guest.state.prepared]
+            LOG.warning("nobody settles this arrival; withdrawing %s where no connection needs them", extra)
+            for address in extra:
+                await retire(self._guest, address)
+            await self._guest.clock.sleep(ALONE_EVERY_S)

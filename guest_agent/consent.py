@@ -1,0 +1,74 @@
+"""Which clients follow the guest to another address (docs/decisions/0003)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable
+
+from guest_agent.guest import Guest
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections, Lease
+
+CONSENT_LEASE_TIMEOUT_S = 4.0
+GOODBYE_S = 2.0
+LOOK_EVERY_S = 0.05
+
+
+class Consent:
+    """Who has joined once is remembered by token, and not asked again."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._willing: set[int] = set()
+
+    def connections(self) -> Connections:
+        """All of the guest's, as far as they fit a reply."""
+        found = self._look()
+        listed = [
+            replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in self._willing)
+            for c in found[:MAX_CONNECTIONS]
+        ]
+        return Connections(tuple(listed), len(found))
+
+    async def ask(self, timeout_s: float) -> Connections:
+        """Ask every client whose consent is unknown to join a second address of this site.
+
+        An echo of ADD_ADDR is no consent, only a join is. The address is borrowed from DHCP, announced
+        as backup, so that no data takes it, and withdrawn at once. A port of the present address would
+        not do: its subflows get id 0, and the client never gets its slot back.
+        Raises ProtocolError (not-ready), NoLeaseError.
+        """
+        self._guest.present_lease()
+        unknown = self._undecided()
+        if unknown:
+            async with self._guest.leases.borrowed(CONSENT_LEASE_TIMEOUT_S) as lease:
+                await self._wait_for_joins(lease, unknown, timeout_s)
+        return self.connections()
+
+    async def _wait_for_joins(self, lease: Lease, unknown: set[int], timeout_s: float) -> None:
+        guest = self._guest
+        await guest.link.borrow(lease.address)
+        try:
+            await guest.announce(lease.address, backup=True)
+            await self._until(lambda: not unknown & self._undecided(), timeout_s)
+        finally:
+            await guest.withdraw_all(lease.address)
+            # Subflows close in good order while the address is still there: one that does not stays open at the client.
+            # A subflow whose path is lost is not waited for.
+            await self._until(lambda: not guest.sockets.has_sockets(lease.address), GOODBYE_S)
+            await guest.link.move_out(lease.address)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until `condition` holds, or for `timeout_s` seconds."""
+        deadline = self._guest.clock.now_s() + timeout_s
+        while not condition() and self._guest.clock.now_s() < deadline:
+            await self._guest.clock.sleep(LOOK_EVERY_S)
+
+    def _look(self) -> list[Connection]:
+        found = self._guest.sockets.connections()
+        self._willing |= {c.token for c in found if any(s.joined for s in c.subflows)}
+        self._willing &= {c.token for c in found}
+        return found
+
+    def _undecided(self) -> set[int]:
+        """Tokens of those that a reply shows and whose client has not joined yet."""
+        return {c.token for c in self._look()[:MAX_CONNECTIONS] if c.mptcp and c.token not in self._willing}

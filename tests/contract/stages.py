@@ -1,0 +1,170 @@
+"""Where contracts are tried: the world in memory, or the hosts of a lab. Both have guest `web` and a domain of no use.
+
+The scratch domain has no operating system, a card and a disk of its own: what hosts do with domains can be seen on it,
+and nobody minds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tests.support import clients, on_host, other_site, site_of, virsh
+from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.fake import FakeWorld, connection, domain
+from vmacro.drivers.host_side import HostSides
+from vmacro.drivers.libvirt.channel import VirtioChannels
+from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.libvirt.hypervisors import hypervisor
+from vmacro.drivers.ssh import Ssh
+from vmacro.drivers.system import SystemClock
+from vmacro.lab import namespaces
+from vmacro.lab.lab import Lab
+from vmacro.model.facts import Disk, DiskCopy
+from vmacro.model.nouns import Host, Inventory
+from vmacro.ports import World
+
+SCRATCH = "scratch"
+SCRATCH_NUMBER = 0x5C
+POOL = "/var/lib/libvirt/contract"
+_XML = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type>hvm</type></os><devices>
+<interface type='network'><source network='front'/><mac address='{mac}'/></interface>
+<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>
+</devices></domain>"""
+
+
+class Backstage(Protocol):
+    """What happens to hosts and guests behind the ports."""
+
+    def start_scratch(self) -> None:
+        """At `here`, running."""
+
+    def stop_scratch(self) -> None:
+        """And nothing is left of it at either host."""
+
+    def set_running(self, running: bool) -> None: ...
+
+    def put_file(self, host: Host, path: str) -> None: ...
+
+    def plain_client(self, address: str) -> AbstractContextManager[None]:
+        """A plain TCP connection of somebody with the guest `web`."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's."""
+
+    world: World
+    here: Host
+    there: Host
+    dead: Host
+    bandwidth_mib_s: int
+    backstage: Backstage
+    disk: DiskCopy
+
+
+class FakeBackstage:
+    def __init__(self, fake: FakeWorld, disk: DiskCopy) -> None:
+        self._fake, self._disk = fake, disk
+
+    def start_scratch(self) -> None:
+        here = self._fake.hosts["bucharest"]
+        disk = Disk("vda", self._disk.base, True, False, "file", "raw")
+        here.domains[SCRATCH] = replace(domain("qemu", SCRATCH, SCRATCH_NUMBER), disks=(disk,), has_agent_channel=False)
+        here.disks.bases[self._disk.base] = ""
+
+    def stop_scratch(self) -> None:
+        self._fake.hosts["bucharest"].domains.pop(SCRATCH, None)
+
+    def set_running(self, running: bool) -> None:
+        self._fake.set_running("bucharest", SCRATCH, running)
+
+    def put_file(self, host: Host, path: str) -> None:
+        self._fake.hosts[host.name].disks.bases[path] = ""
+
+    @contextmanager
+    def plain_client(self, address: str) -> Iterator[None]:
+        client = connection(0, address, willing=False)
+        self._fake.guest.connections.append(client)
+        yield
+
+
+class LabBackstage:
+    """By the hosts' own virsh, hence independent of our drivers."""
+
+    def __init__(self, lab: Lab, here: str, there: str, disk: DiskCopy) -> None:
+        self._lab, self._here, self._there, self._disk = lab, here, there, disk
+
+    def start_scratch(self) -> None:
+        for host in (self._here, self._there):
+            script = f"mkdir -p {POOL} && virsh -q pool-create-as contract dir --target {POOL} >&2"
+            on_host(self._lab, host, "sh", "-c", script)
+        self._put_file(self._here, self._disk.base)
+        xml = _XML.format(name=SCRATCH, path=self._disk.base, mac=mac())
+        on_host(self._lab, self._here, "sh", "-c", f'echo "{xml}" > {POOL}/xml && virsh -q create {POOL}/xml >&2')
+
+    def stop_scratch(self) -> None:
+        on_host(self._lab, self._here, "sh", "-c", f"virsh -q destroy {SCRATCH}; true")
+        for host in (self._here, self._there):
+            on_host(self._lab, host, "sh", "-c", f"virsh -q pool-destroy contract; rm -rf {POOL}")
+
+    def set_running(self, running: bool) -> None:
+        virsh(self._lab, self._here, "resume" if running else "suspend", SCRATCH)
+
+    def put_file(self, host: Host, path: str) -> None:
+        self._put_file(host.name, path)
+
+    def _put_file(self, host: str, path: str) -> None:
+        on_host(self._lab, host, "sh", "-c", f"head -c 4M /dev/urandom > {path}")
+
+    @contextmanager
+    def plain_client(self, address: str) -> Iterator[None]:
+        """Of an address that DHCP keeps for the guest meanwhile: from another one the host's guard lets nothing out."""
+        card = virsh(self._lab, self._here, "domiflist", "web").split()[-1]
+        kept = f"<host mac='{card}' ip='{address}'/>"
+        virsh(self._lab, self._here, "net-update", "front", "add", "ip-dhcp-host", kept, "--live")
+        try:
+            with clients(self._lab, "client", address, "tcp-idle"):
+                yield
+        finally:
+            virsh(self._lab, self._here, "net-update", "front", "delete", "ip-dhcp-host", kept, "--live")
+
+
+@contextmanager
+def in_memory() -> Iterator[Stage]:
+    fake = FakeWorld()
+    here, there = fake.inventory.hosts
+    fake.hosts["dead"] = replace(fake.hosts["berlin"], domains={}, reachable=False)
+    disk = DiskCopy("c0ntract", "vda", "/images/scratch.raw", "raw")
+    yield Stage(fake.world, here, there, replace(there, name="dead"), 0, FakeBackstage(fake, disk), disk)
+
+
+@contextmanager
+def in_lab(lab: Lab, known: Inventory) -> Iterator[Stage]:
+    here, there = known.host(site_of(lab, "web")), known.host(other_site(site_of(lab, "web")))
+    assert here is not None and there is not None
+    connections = Connections(lab.folder / "operator")
+    sides = HostSides(Ssh(lab.folder / "ssh/id_ed25519", lab.folder / "ssh/known_hosts"))
+    disk = DiskCopy("c0ntract", "vda", f"{POOL}/scratch.raw", "raw")
+    with namespaces.inside(lab.namespace("operator")):
+        world = World(
+            lambda host: hypervisor(host, connections),
+            ChannelAgents(VirtioChannels(connections)).open,
+            sides.get,
+            sides.get,
+            SystemClock(),
+            lambda _event: None,
+            known,
+        )
+        dead = replace(there, name="dead", uri=there.uri.replace("/system", ":9/system"))
+        try:
+            yield Stage(world, here, there, dead, 2, LabBackstage(lab, here.name, there.name, disk), disk)
+        finally:
+            sides.close()
+            connections.close()
+
+
+def mac() -> str:
+    return f"52:54:00:00:00:{SCRATCH_NUMBER:02x}"

@@ -1,0 +1,77 @@
+"""Pages that repeat what the code says are compared with the code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import vmacro.errors
+from vmacro.cli import reference
+from vmacro.cli.app import app
+from vmacro.inventory import Policy
+from vmacro.model import nouns
+from vmacro.model.moves import EXIT_CODES
+
+
+def test_the_reference_is_current() -> None:
+    """Run `python -m vmacro.cli.reference` if this fails."""
+    assert reference.PAGE.read_text() == reference.page()
+
+
+def test_every_key_of_the_inventory_is_explained() -> None:
+    unexplained = [
+        f"{table} {key}"
+        for table, model in reference.TABLES
+        for key, field in model.model_fields.items()
+        if not field.description
+    ]
+    assert unexplained == []
+
+
+def test_a_policy_has_its_defaults_in_one_place() -> None:
+    assert nouns.Policy(**Policy().model_dump()) == nouns.Policy()
+
+
+def test_every_finding_is_in_the_troubleshooting_page() -> None:
+    """A finding that the page lacks leaves its reader alone; one that the code lacks was renamed."""
+    page = (reference.ROOT / "docs/troubleshooting.md").read_text()
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+    emitted = {code for path in (reference.ROOT / "vmacro/planning").glob("*.py") for code in codes(path)}
+    assert listed == sorted(emitted)
+
+
+def codes(source: Path) -> set[str]:
+    """The codes in a module of vmacro/planning: all its strings that are words joined by dashes."""
+    strings = (node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant))
+    return {text for text in strings if isinstance(text, str) and re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", text)}
+
+
+def test_every_exit_code_is_in_the_troubleshooting_page() -> None:
+    page = (reference.ROOT / "docs/troubleshooting.md").read_text()
+    listed = {int(code) for code in re.findall(r"^\| (\d) \|", page, re.MULTILINE)}
+    errors = {kind.exit_code for kind in vars(vmacro.errors).values() if hasattr(kind, "exit_code")}
+    assert listed == errors | set(EXIT_CODES.values())
+
+
+def test_pages_name_commands_that_exist() -> None:
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    text = "\n".join((reference.ROOT / name).read_text() for name in PAGES)
+    code = re.findall(r"^    .*|`[^`\n]+`", text, re.MULTILINE)
+    named = set(re.findall(r"\bvmacro ([a-z]+)", "\n".join(code)))
+    assert len(named) > 10 and named <= known, named - known
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((reference.ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_between_pages_lead_somewhere(name: str) -> None:
+    page = reference.ROOT / name
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((reference.ROOT / "README.md").read_text().splitlines()) <= 120

@@ -1,0 +1,345 @@
+"""Every finding as an operator reads it: one world each that has it, and all of its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.unit.faults import Call, Faults
+from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
+from vmacro.errors import HostError
+from vmacro.model.facts import NO_PAST, Claim, Disk, FoundLegEnd, Pool
+from vmacro.model.moves import Finding
+from vmacro.model.nouns import Policy
+from vmacro.planning import checks
+from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
+from vmacro.planning.request import Request
+from vmacro.services import doctor, measured
+
+Result = TypeVar("Result")
+Breaking = Callable[[FakeWorld], None]
+WORDS = Path(__file__).with_name("findings.txt")
+
+
+def host(name: str, **change: object) -> Breaking:
+    return lambda fake: _set(fake.hosts[name], change)
+
+
+def facts(name: str, **change: object) -> Breaking:
+    return lambda fake: _set(fake.hosts[name], {"facts": replace(fake.hosts[name].facts, **change)})  # type: ignore[arg-type]
+
+
+def links(name: str, **change: object) -> Breaking:
+    return lambda fake: _set(fake.hosts[name], {"links": replace(fake.hosts[name].links, **change)})  # type: ignore[arg-type]
+
+
+def network(name: str, **change: object) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        networks = fake.hosts[name].networks
+        networks["front"] = replace(networks["front"], **change)  # type: ignore[arg-type]
+
+    return broken
+
+
+def guest(**change: object) -> Breaking:
+    return lambda fake: fake.guest.__dict__.update(change)
+
+
+def web(**change: object) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        domains = fake.hosts["bucharest"].domains
+        domains["web"] = replace(domains["web"], **change)  # type: ignore[arg-type]
+
+    return broken
+
+
+def also(name: str, **change: object) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        fake.hosts[name].domains["web"] = replace(domain(), **change)  # type: ignore[arg-type]
+
+    return broken
+
+
+def gone(fake: FakeWorld) -> None:
+    fake.hosts["bucharest"].domains.clear()
+
+
+def unknown_network(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].networks.clear()
+
+
+def strangers(fake: FakeWorld) -> None:
+    local = fake.guest.address
+    fake.guest.connections = [connection(0xB2, local, False), connection(0, local, False)]
+
+
+def filtered(fake: FakeWorld) -> None:
+    here, there = fake.inventory.sites
+    fake.inventory = replace(fake.inventory, sites=(here, replace(there, anti_spoofing=True)))
+
+
+def with_disk(*more: Breaking) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        fake.give_disk()
+        for each in more:
+            each(fake)
+
+    return broken
+
+
+def both(one: Breaking, other: Breaking) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        one(fake)
+        other(fake)
+
+    return broken
+
+
+def taken_volume(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].disks.bases["/images/web.qcow2"] = ""
+
+
+def mute_side(name: str) -> Breaking:
+    """The host answers, and its own side does not."""
+
+    def broken(fake: FakeWorld) -> None:
+        def before(effect: Effect) -> None:
+            if effect.host == name and effect.startswith(("link.", "disk.")):
+                raise HostError(f"host {name}: no SSH", "is sshd up?")
+
+        fake.before = before
+
+    return broken
+
+
+def used_address(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].used["10.50.2.10"] = "52:54:00:99:99:99"
+
+
+def held_address(fake: FakeWorld) -> None:
+    network("berlin", dhcp_range=("10.50.2.10", "10.50.2.10"), dhcp_free=1)(fake)
+    fake.guest.kept.append("10.50.2.10")
+
+
+def a_leg_of_nobodys(fake: FakeWorld) -> None:
+    mac = fake.guest.mac
+    end = FoundLegEnd("home", "vxlan", "web-0", "web", "10.50.1.97", mac, "front0", "10.9.0.2", "tunnel")
+    fake.hosts["bucharest"].legs[("web-0", end.address)] = end
+
+
+def written(name: str, **change: object) -> Breaking:
+    """What the inventory says of a host."""
+
+    def broken(fake: FakeWorld) -> None:
+        sites = []
+        for site in fake.inventory.sites:
+            hosts = tuple(replace(h, **change) if h.name == name else h for h in site.hosts)  # type: ignore[arg-type]
+            sites.append(replace(site, hosts=hosts))
+        fake.inventory = replace(fake.inventory, sites=tuple(sites))
+
+    return broken
+
+
+WHY = "the kernel has none (EOPNOTSUPP)"
+
+
+def no_wireguard(fake: FakeWorld) -> None:
+    links("berlin", tunnels=("vxlan",), wireguard="", wireguard_why=f"{WHY}, and wireguard-go is not installed")(fake)
+
+
+def said_of_hosts(fake: FakeWorld, names: tuple[str, ...], **change: bool) -> None:
+    marked = (
+        replace(s, hosts=tuple(replace(h, **change) if h.name in names else h for h in s.hosts))  # type: ignore[arg-type]
+        for s in fake.inventory.sites
+    )
+    fake.inventory = replace(fake.inventory, sites=tuple(marked))
+
+
+def plain(broken: Breaking, *names: str) -> Breaking:
+    """The inventory says of these hosts that their legs may be."""
+
+    def both(fake: FakeWorld) -> None:
+        broken(fake)
+        said_of_hosts(fake, names, plain_tunnel=True)
+
+    return both
+
+
+def unguarded(fake: FakeWorld) -> None:
+    said_of_hosts(fake, ("berlin",), guard=True)
+    links("berlin", guarded=False)(fake)
+
+
+class Mute(Faults):
+    """At the `at`-th call its party does not answer, nor afterwards where it is `for_ever`."""
+
+    def __init__(self, at: int, for_ever: bool) -> None:
+        super().__init__(at)
+        self._for_ever, self._mute = for_ever, ""
+
+    def around(self, call: Call, act: Callable[[], Result]) -> Result:
+        number = len(self.calls)
+        self.calls.append(call)
+        if number == self.at:
+            self._mute = call.subject
+        if number == self.at or (self._for_ever and call.subject == self._mute):
+            raise call.error()
+        return act()
+
+
+def _set(of: FakeHost, change: dict[str, object]) -> None:
+    for name, value in change.items():
+        setattr(of, name, value)
+
+
+POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
+CASES: dict[str, tuple[str, Breaking]] = {
+    "all is well": (RENUMBER, lambda _fake: None),
+    "the destination does not answer": (RENUMBER, host("berlin", reachable=False)),
+    "the source does not answer": (RENUMBER, host("bucharest", reachable=False)),
+    "a certificate expires": (RENUMBER, facts("berlin", certificate_days_left=29.94)),
+    "it runs nowhere": (RENUMBER, gone),
+    "it runs twice": (RENUMBER, also("berlin")),
+    "it is paused": (RENUMBER, web(state="paused", reason="5")),
+    "another domain of its name": (RENUMBER, also("berlin", state="shut off", uuid="uuid-2")),
+    "another hypervisor": (RENUMBER, facts("berlin", hypervisor="Xen")),
+    "an older hypervisor": (RENUMBER, facts("berlin", hypervisor_version=(9, 2, 1))),
+    "an unknown machine type": (RENUMBER, facts("berlin", machine_types=("pc-q35-9.2",))),
+    "too little memory": (RENUMBER, facts("berlin", free_memory_mib=255)),
+    "a network that is down": (RENUMBER, network("berlin", active=False)),
+    "no network": (RENUMBER, unknown_network),
+    "spanning tree": (RENUMBER, network("berlin", stp=True)),
+    "forward delay": (RENUMBER, network("berlin", forward_delay_s=2.0)),
+    "no DHCP": (RENUMBER, network("berlin", dhcp_free=None)),
+    "no address left": (RENUMBER, network("berlin", dhcp_free=0)),
+    "one subnet at both sites": (RENUMBER, network("berlin", subnet="10.50.1.0/24")),
+    "a subnet in the other site's": (RENUMBER, network("berlin", subnet="10.50.1.128/25")),
+    "a subnet with another host in it": (RENUMBER, network("berlin", subnet="10.9.0.0/24")),
+    "a subnet that is not the inventory's": (RENUMBER, written("berlin", subnet="10.60.2.0/24")),
+    "IPv6 that the inventory has and libvirt has not": (RENUMBER, written("bucharest", subnet6="fd50:1::/64")),
+    "no network card": (RENUMBER, web(mac="")),
+    "no channel": (RENUMBER, web(has_agent_channel=False)),
+    "a silent agent": (RENUMBER, guest(answers=False)),
+    "no lease": (RENUMBER, guest(address="")),
+    "an address that DHCP did not give": (RENUMBER, guest(address="10.50.1.99")),
+    "an agent without claims": (RENUMBER, guest(verbs=("arrive", "status"))),
+    "somebody else moves it": (RENUMBER, guest(claim=Claim("web-9", "them@there", 42.0))),
+    "somebody unnamed moves it": (RENUMBER, guest(claim=Claim("web-9", "", 42.0))),
+    "clients that cannot follow": (RENUMBER, strangers),
+    "a filter of sources": (RENUMBER, filtered),
+    "a disk goes along": (SEAMLESS, with_disk()),
+    "a disk on a block device": (SEAMLESS, web(disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))),
+    "a disk of no known format": (SEAMLESS, web(disks=(Disk("vda", "/images/web.vmdk", True, False),))),
+    "a pool elsewhere": (SEAMLESS, with_disk(host("berlin", pools=(replace(POOL, path="/other"),)))),
+    "no pool": (SEAMLESS, with_disk(host("berlin", pools=()))),
+    "a full pool": (SEAMLESS, with_disk(host("berlin", pools=(POOL,)))),
+    "a volume in the way": (SEAMLESS, with_disk(taken_volume)),
+    "no forwarding": (SEAMLESS, links("berlin", forwarding=False)),
+    "a host that does not know its name": (SEAMLESS, links("berlin", resolves_own_name=False)),
+    "a path too narrow": (SEAMLESS, links("bucharest", path_mtu=1349)),
+    "a path just wide enough": (SEAMLESS, links("bucharest", path_mtu=1350)),
+    "a network with NAT": (SEAMLESS, network("berlin", forward="nat")),
+    "no WireGuard": (SEAMLESS, no_wireguard),
+    "no WireGuard, and one of them says plain": (SEAMLESS, plain(no_wireguard, "berlin")),
+    "plain tunnels": (SEAMLESS, plain(no_wireguard, "bucharest", "berlin")),
+    "plain tunnels that a host cannot make": (SEAMLESS, plain(links("berlin", tunnels=()), "bucharest", "berlin")),
+    "WireGuard without the kernel's": (SEAMLESS, links("berlin", wireguard="wireguard-go", wireguard_why=WHY)),
+    "no filter for legs": (SEAMLESS, links("berlin", filters=False)),
+    "guests that nobody guards": (SEAMLESS, unguarded),
+    "another gateway": (SEAMLESS, links("berlin", bridge_mac="52:54:00:bb:bb:bb")),
+    "only held addresses left": (SEAMLESS, held_address),
+    "an address that somebody uses": (SEAMLESS, used_address),
+    "addresses that a guest gave itself": (SEAMLESS, guest(kept=["10.50.1.5", "10.50.1.6"])),
+    "a leg that no move has opened": (SEAMLESS, a_leg_of_nobodys),
+    "an agent that cannot prepare": (SEAMLESS, guest(verbs=("arrive", "claim", "status"))),
+    "a strict reverse-path filter": (SEAMLESS, guest(rp_filter=1)),
+    "a mute host side": (SEAMLESS, mute_side("berlin")),
+    "a mute host side, and a silent agent": (SEAMLESS, both(mute_side("berlin"), guest(answers=False))),
+    "no filter for legs, and a silent agent": (SEAMLESS, both(links("berlin", filters=False), guest(answers=False))),
+    "no filter for legs, and no channel": (
+        SEAMLESS,
+        both(links("berlin", filters=False), web(has_agent_channel=False)),
+    ),
+    "no filter for legs, and paused": (SEAMLESS, both(links("berlin", filters=False), web(state="paused", reason="5"))),
+    "no network at the source": (SEAMLESS, lambda fake: fake.hosts["bucharest"].networks.clear()),
+    "no network at the destination": (SEAMLESS, unknown_network),
+    "a disk and a mute host side at the source": (SEAMLESS, with_disk(mute_side("bucharest"))),
+    "a disk and a mute host side at the destination": (SEAMLESS, with_disk(mute_side("berlin"))),
+}
+
+
+def found(handoff: str, broken: Breaking, take_over: bool = False, faults: Faults | None = None) -> list[Finding]:
+    fake = FakeWorld()
+    broken(fake)
+    wanted = Request(fake.inventory.guests[0], fake.inventory.sites[1], handoff, Policy(), take_over=take_over)
+    world = faults.world(fake) if faults is not None else fake.world
+    return checks.check(wanted, measured.look(fake.inventory, wanted, world, ask_clients=True))
+
+
+def told(handoff: str, broken: Breaking, take_over: bool = False) -> list[str]:
+    said = found(handoff, broken, take_over)
+    hints = (f"\n  hint: {f.hint}" if f.hint else "" for f in said)
+    return [f"{f.severity} {f.code}\n  {f.subject}: {f.message}{hint}" for f, hint in zip(said, hints, strict=True)]
+
+
+def rendered() -> str:
+    return "".join(
+        f"# {name} ({handoff})\n" + "".join(f"{line}\n" for line in told(handoff, broken)) + "\n"
+        for name, (handoff, broken) in CASES.items()
+    )
+
+
+def test_all_words_are_as_they_were_read_last() -> None:
+    """Changed on purpose? python -m tests.unit.test_findings, and read what changed."""
+    assert rendered() == WORDS.read_text()
+
+
+def test_who_takes_over_is_only_warned() -> None:
+    (found,) = told(RENUMBER, guest(claim=Claim("web-9", "them@there", 42.0)), take_over=True)
+    assert found.startswith("warning guest-claimed")
+
+
+def empty(findings: Iterable[Finding]) -> list[Finding]:
+    """Those whose message or hint begins or ends where something is missing; a hint there need not be."""
+    texts = ((f, (f.subject, f.message, *([f.hint] if f.hint else []))) for f in findings)
+    return [f for f, said in texts if not all(text and text == text.strip(" ;,:").removeprefix("or ") for text in said)]
+
+
+def examined(broken: Breaking, faults: Faults | None = None) -> list[Finding]:
+    """By `vmacro doctor`."""
+    fake = FakeWorld()
+    broken(fake)
+    world = faults.world(fake) if faults is not None else fake.world
+    return doctor.examine(fake.inventory, world, lambda _what: None, lambda _guest: NO_PAST)
+
+
+@pytest.mark.parametrize("handoff", HANDOFFS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_finding_says_something(case: str, handoff: str) -> None:
+    """Also with the handoff that the case is not made for, and to who looks at all hosts."""
+    _, broken = CASES[case]
+    assert empty(found(handoff, broken)) == [] and empty(examined(broken)) == []
+
+
+@pytest.mark.parametrize("look", [*HANDOFFS, "doctor"])
+@pytest.mark.parametrize("broken", [lambda _fake: None, with_disk()], ids=["", "with a disk"])
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
+def test_every_finding_says_something_whoever_is_mute(look: str, broken: Breaking, for_ever: bool) -> None:
+    """Each call of a look fails, or from then on all of the same party."""
+
+    def findings(faults: Faults) -> list[Finding]:
+        return examined(broken, faults) if look == "doctor" else found(look, broken, faults=faults)
+
+    counted = Faults()
+    findings(counted)
+    assert len(counted.calls) > 10
+    for number, call in enumerate(counted.calls):
+        assert empty(findings(Mute(number, for_ever))) == [], call
+
+
+if __name__ == "__main__":
+    WORDS.write_text(rendered())

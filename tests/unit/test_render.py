@@ -1,0 +1,86 @@
+"""What people see: text of hosts and guests is shown as it is, commands nothing, and says its subject once."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.unit.test_enumeration import stage
+from vmacro.cli import render
+from vmacro.cli.move import show_findings
+from vmacro.model.events import DomainChanged, Event, Note, PhaseBegan, PhaseEnded, What
+from vmacro.model.moves import Ending, Finding, Outcome, Phase, Severity
+from vmacro.planning.handoffs import SEAMLESS
+from vmacro.rtt.samples import Recording, Sample
+from vmacro.services import report
+from vmacro.services.event_json import from_plain
+
+HOSTILE = "[bold]:AB: :smile: [/nonsense] \x1b]0;owned\x07"
+SHOWN = r"[bold]:AB: :smile: [/nonsense] \x1b]0;owned\x07"
+
+
+@pytest.fixture(params=[True, False], ids=["terminal", "pipe"])
+def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StringIO]:
+    drawn = StringIO()
+    console = Console(file=drawn, highlight=False, soft_wrap=True, emoji=False, width=200, force_terminal=request.param)
+    monkeypatch.setattr(render, "out", console)
+    yield drawn
+
+
+def test_live_lines_are_no_markup(screen: StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    with render.stream(json_lines=False) as show:
+        for what in (PhaseBegan(Phase.COPY), Note(HOSTILE), PhaseEnded(Phase.COPY)):
+            show(Event("m", 1, what))
+    assert SHOWN in screen.getvalue() + capsys.readouterr().out
+
+
+def test_tables_are_no_markup_and_have_no_emoji(screen: StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    render.table(render.rows(HOSTILE, ("a", "b"), [(HOSTILE, 1.5)], note=HOSTILE))
+    assert (screen.getvalue() + capsys.readouterr().out).count(SHOWN) == 3
+
+
+def test_what_happened_besides_the_phases() -> None:
+    told: list[What] = [
+        PhaseBegan(Phase.COPY),
+        Note("x"),
+        DomainChanged("source", "a1", "suspended", ""),
+        PhaseEnded(Phase.COPY),
+    ]
+    shown = render.meanwhile(Event("m", 1_500_000_000, what) for what in told)
+    assert [row[1:] for row in shown.rows] == [("note", "x"), ("domain", "suspended at a1")]
+    assert str(shown.rows[0][0]).endswith(":01.500")
+
+
+def test_a_finding_says_its_subject_once_and_is_no_markup(screen: StringIO) -> None:
+    said = Finding("no-agent", Severity.BLOCKER, "guest db", f"guest db: its agent is silent {HOSTILE}", HOSTILE)
+    show_findings([said, Finding("x", Severity.WARNING, "guest db", "guest dbx: sleeps")], "none")
+    shown = screen.getvalue()
+    assert "no-agent: guest db: its agent is silent [bold]:AB:" in shown and "x: guest db: guest dbx: sleeps" in shown
+    assert f"hint: {SHOWN}" in shown
+
+
+def test_json_lines_keep_their_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    with render.stream(json_lines=True) as show:
+        show(Event("m", 1, DomainChanged("source", "a1", "suspended", "migrated")))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["kind"], line["data"]["side"], line["data"]["event"]) == ("domain", "source", "suspended")
+
+
+def test_a_report_has_its_events_and_a_recording_that_was_read_before(tmp_path: Path) -> None:
+    plan, second = stage(SEAMLESS).plan, 10**9
+    events = [
+        Event("m", 1 * second, PhaseBegan(Phase.COPY)),
+        Event("m", 2 * second, DomainChanged("source", "a1", "suspended", "")),
+        Event("m", 3 * second, DomainChanged("destination", "b1", "resumed", "")),
+        Event("m", 4 * second, PhaseEnded(Phase.COPY)),
+    ]
+    samples = tuple(Sample(n, n * second // 10, 10**6) for n in range(60))
+    recording = Recording("t", "mptcp", 100.0, 1, 0, samples, tuple(range(60)))
+    figures, trouble = report.write(tmp_path, plan, Outcome(Ending.MOVED), events, recording)
+    assert not trouble and figures["requests_sent"] == 60 and (tmp_path / "report.html").exists()
+    assert [from_plain(json.loads(x)) for x in (tmp_path / "events.ndjson").read_text().splitlines()] == events
+    marked = [json.loads(x)["name"] for x in (tmp_path / "rtt.ndjson").read_text().splitlines()]
+    assert marked == ["copy begins", "copy ends", "guest paused begins", "guest paused ends"]

@@ -1,0 +1,270 @@
+"""What a host decides as a guest pauses and resumes: its legs, its fence, and what it says of that. No root needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from pyroute2.netlink.exceptions import NetlinkError
+
+from vmacro.host.errors import RefusedError
+from vmacro.host.legs import LegEnd
+from vmacro.host.switchover import Switchover
+from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN
+
+LEG = LegEnd("home", "vxlan", "web-1", "web", "10.1.0.7", "52:54:00:00:00:01", "front0", "10.9.0.6")
+LEG6 = replace(LEG, address="fd50::7")
+OTHER = replace(LEG, move="db-1", domain="db", address="10.1.0.8")
+
+
+@dataclass
+class Kernel:
+    """Implements Network. `points` is where each address's packets go; everything starts at the guest."""
+
+    legs: list[LegEnd]
+    points: dict[str, str] = field(default_factory=dict)
+    fences: set[str] = field(default_factory=set)
+    overheard: list[Ear] = field(default_factory=list)
+    error: Exception | None = None
+
+    def ends(self, domain: str) -> list[LegEnd]:
+        return [leg for leg in self.legs if leg.domain == domain]
+
+    def point(self, end: LegEnd, to: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.points[end.address] = to
+
+    def overhear(self, tap: str) -> Ear:
+        self.overheard.append(Ear(self, tap))
+        return self.overheard[-1]
+
+    def put_up_fence(self, tap: str) -> None:
+        self.fences.add(tap)
+
+    def take_down_fence(self, tap: str) -> None:
+        self.fences.discard(tap)
+
+    def fence_stands(self, tap: str) -> bool:
+        return tap in self.fences
+
+
+@dataclass
+class Ear:
+    """Implements Overheard."""
+
+    kernel: Kernel
+    tap: str
+    open: bool = True
+
+    def send_on(self, legs: list[LegEnd]) -> int:
+        assert self.open and all(self.kernel.points[leg.address] == TUNNEL for leg in legs), "the turn comes first"
+        return len(legs)
+
+    def close(self) -> None:
+        self.open = False
+
+
+@dataclass
+class Libvirt:
+    """Implements Domains."""
+
+    devices: dict[str, list[str]]
+    listening: bool = False
+    cards: dict[str, str] = field(default_factory=dict)
+
+    def listen(self) -> bool:
+        heard, self.listening = self.listening, True
+        return heard
+
+    def taps(self, domain: str) -> list[str]:
+        return self.devices.get(domain, [])
+
+    def with_card(self, mac: str) -> list[str]:
+        return [name for name, of in self.cards.items() if of == mac]
+
+
+@dataclass
+class Host:
+    """One on which `web` and `db` run, with legs of both."""
+
+    kernel: Kernel = field(default_factory=lambda: Kernel([LEG, LEG6, OTHER]))
+    libvirt: Libvirt = field(default_factory=lambda: Libvirt({"web": ["tap1", "tap2"], "db": ["tap3"]}))
+
+    def __post_init__(self) -> None:
+        self.switchover = Switchover(self.kernel, self.libvirt)
+
+    def leave(self, domain: str = "web") -> None:
+        self.switchover.happened(domain, TUNNEL, left=True)
+
+    def resume(self, domain: str = "web") -> None:
+        self.switchover.happened(domain, GUEST, left=False)
+
+    def troubles(self, domain: str = "web") -> list[str]:
+        return [turn.trouble for turn in self.switchover.turned(domain).turns]
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+def test_a_guest_that_leaves_is_turned_rescued_and_fenced(host: Host) -> None:
+    host.switchover.arm("web")
+    assert [ear.tap for ear in host.kernel.overheard] == ["tap1"]
+    host.leave()
+    assert host.kernel.points == {"10.1.0.7": TUNNEL, "fd50::7": TUNNEL}, "its legs, and nobody else's"
+    assert host.kernel.fences == {"tap1", "tap2"}
+    assert not host.kernel.overheard[0].open
+    (turn,) = host.switchover.turned("web").turns
+    assert (turn.to, turn.rescued, turn.trouble) == (TUNNEL, 2, "") and turn.wall_ns > 0
+    assert host.switchover.departure("web") == FENCED
+
+
+def test_a_pause_that_is_no_departure_turns_and_does_not_fence(host: Host) -> None:
+    host.switchover.arm("web")
+    host.switchover.happened("web", TUNNEL, left=False)
+    assert host.kernel.points["10.1.0.7"] == TUNNEL and not host.kernel.fences
+    assert host.switchover.departure("web") == UNKNOWN, "it paused: whether it left, nobody here can say"
+    host.resume()
+    assert host.kernel.points["10.1.0.7"] == GUEST
+    assert host.troubles() == ["", ""]
+
+
+def test_a_resumed_event_does_not_undo_a_fence(host: Host) -> None:
+    host.switchover.arm("web")
+    host.leave()
+    host.resume()
+    assert host.kernel.points["10.1.0.7"] == TUNNEL and host.kernel.fences == {"tap1", "tap2"}
+    assert host.troubles() == ["", "libvirt resumed the guest here; it stays fenced until both hosts were asked"]
+    assert host.switchover.departure("web") == FENCED
+
+
+def test_who_has_asked_both_hosts_takes_the_fence_down(host: Host) -> None:
+    host.switchover.arm("web")
+    host.leave()
+    host.switchover.turn("web", GUEST)
+    assert host.kernel.points["10.1.0.7"] == GUEST and not host.kernel.fences
+    host.resume()
+    assert host.troubles()[-1] == "", "events count again"
+
+
+def test_a_turn_into_the_tunnel_by_request_leaves_the_fence(host: Host) -> None:
+    host.switchover.arm("web")
+    host.leave()
+    host.switchover.turn("web", TUNNEL)
+    assert host.kernel.fences == {"tap1", "tap2"}
+
+
+def test_a_fence_of_some_taps_is_none(host: Host) -> None:
+    host.kernel.fences.add("tap1")
+    assert host.switchover.departure("web") == UNKNOWN
+
+
+def test_a_domain_that_is_not_armed_is_left_alone(host: Host) -> None:
+    host.switchover.arm("db")
+    host.leave("web")
+    assert not host.kernel.points and not host.kernel.fences
+    assert host.troubles("web") == host.troubles("db") == []
+    assert host.switchover.departure("web") == UNKNOWN and host.switchover.departure("db") == STAYED
+
+
+def test_a_destination_has_nothing_to_overhear_or_to_fence(host: Host) -> None:
+    host.libvirt.devices = {}
+    host.switchover.arm("web")
+    host.resume()
+    assert not host.kernel.overheard
+    assert host.kernel.points == {"10.1.0.7": GUEST, "fd50::7": GUEST}
+    assert host.switchover.departure("web") == STAYED, "it did not pause here"
+
+
+def test_a_libvirt_that_was_away_leaves_nothing_known(host: Host) -> None:
+    host.switchover.arm("web")
+    assert host.switchover.departure("web") == STAYED
+    host.libvirt.listening = False
+    assert host.switchover.departure("web") == UNKNOWN
+    host.leave()
+    assert not host.kernel.points, "and it has to be armed again"
+
+
+def test_whoever_asks_for_cards_notices_it_too(host: Host) -> None:
+    host.libvirt.cards = {"web": "52:54:00:00:00:01", "db": "52:54:00:00:00:02"}
+    host.switchover.arm("web")
+    assert host.switchover.with_card("52:54:00:00:00:02") == ["db"]
+    assert host.switchover.departure("web") == STAYED
+    host.libvirt.listening = False
+    host.switchover.with_card("52:54:00:00:00:02")
+    assert host.switchover.departure("web") == UNKNOWN
+
+
+def test_legs_are_those_of_when_it_was_armed_and_arming_again_takes_the_present_ones(host: Host) -> None:
+    host.kernel.legs = [LEG]
+    host.switchover.arm("web")
+    host.kernel.legs = [LEG, LEG6]
+    host.switchover.arm("web")
+    assert len(host.kernel.overheard) == 1, "the tap is the same: it is overheard already"
+    host.leave()
+    assert set(host.kernel.points) == {"10.1.0.7", "fd50::7"}
+
+
+def test_another_tap_is_overheard_instead(host: Host) -> None:
+    host.switchover.arm("web")
+    host.libvirt.devices["web"] = ["tap9"]
+    host.switchover.arm("web")
+    assert [(ear.tap, ear.open) for ear in host.kernel.overheard] == [("tap1", False), ("tap9", True)]
+
+
+def test_after_it_was_armed_again_an_earlier_pause_counts_no_more(host: Host) -> None:
+    host.switchover.arm("web")
+    host.switchover.happened("web", TUNNEL, left=False)
+    host.switchover.arm("web")
+    assert host.switchover.departure("web") == STAYED
+    assert len(host.kernel.overheard) == 2, "the first was used up"
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (NetlinkError(1, "not permitted"), "NetlinkError: "),
+        (OSError(19, "no such\ndevice"), r"OSError: [Errno 19] no such\ndevice"),
+        (RefusedError("no-interface", "no interface 'vmac-1'"), "RefusedError: no interface 'vmac-1'"),
+    ],
+)
+def test_what_the_kernel_refuses_at_an_event_is_told(host: Host, error: Exception, trouble: str) -> None:
+    host.switchover.arm("web")
+    host.kernel.error = error
+    host.leave()
+    (turn,) = host.switchover.turned("web").turns
+    assert turn.to == TUNNEL and turn.trouble.startswith(trouble)
+    assert host.switchover.departure("web") == UNKNOWN, "it paused, and is not fenced"
+
+
+def test_a_bug_at_an_event_is_no_trouble_of_the_kernels(host: Host) -> None:
+    host.switchover.arm("web")
+    host.kernel.error = KeyError("a bug")
+    with pytest.raises(KeyError):
+        host.leave()
+
+
+def test_turns_are_told_by_domain_and_once(host: Host) -> None:
+    host.switchover.arm("web")
+    host.switchover.arm("db")
+    host.leave("web")
+    host.leave("db")
+    host.leave("db")
+    assert len(host.switchover.turned("web").turns) == 1
+    assert len(host.switchover.turned("web").turns) == 0
+    assert len(host.switchover.turned("db").turns) == 2
+
+
+def test_the_oldest_turns_are_dropped_and_that_is_said(host: Host) -> None:
+    host.switchover.arm("web")
+    for _ in range(MOST_TURNS - 1):
+        host.resume()
+    assert len(host.switchover.turned("web").turns) == MOST_TURNS - 1
+    for _ in range(MOST_TURNS + 9):
+        host.resume()
+    told = host.switchover.turned("web").turns
+    assert len(told) == MOST_TURNS
+    assert told[0].trouble == "10 earlier turns were dropped: nobody asked"
+    assert not any(turn.trouble for turn in told[1:])

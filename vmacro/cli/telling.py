@@ -1,0 +1,34 @@
+"""Where events go while a command works: into the log, and to whoever looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from vmacro import wiring
+from vmacro.cli import render
+from vmacro.inventory import Settings
+from vmacro.model.events import Event
+from vmacro.services.event_log import DatabaseEventLog
+
+
+def event_log(settings: Settings) -> DatabaseEventLog:
+    """To be read; and, inside `with`, to be appended to."""
+    return wiring.event_log(settings, render.warn)
+
+
+@contextmanager
+def told(settings: Settings, json: bool) -> Iterator[tuple[DatabaseEventLog, Callable[[Event], None]]]:
+    """The log, and what publishes to it and to the terminal."""
+    with event_log(settings) as log, render.stream(json) as show:
+        watching = [show]
+
+        def publish(event: Event) -> None:
+            log.append(event)
+            for look in tuple(watching):
+                try:
+                    look(event)
+                except OSError:
+                    watching.clear()  # nobody reads what we print any more: no move ends for that
+
+        yield log, publish

@@ -1,0 +1,128 @@
+"""The host side of one host, in memory: its ends of legs, and what it does by its libvirt's events."""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vmacro.drivers.fake.state import Effect, FakeHost
+from vmacro.errors import HostError
+from vmacro.model.facts import FoundLegEnd, Leaving, Leg, LinkFacts, Offer, Turn
+
+if TYPE_CHECKING:
+    from vmacro.drivers.fake.world import FakeWorld
+
+_PUBLIC_KEY = "A" * 43 + "="
+
+
+class FakeHostNetwork:
+    """Implements ports.HostNetwork."""
+
+    def __init__(self, world: FakeWorld, name: str) -> None:
+        self._world, self._name = world, name
+
+    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+        with self._host("facts") as host:
+            self._needs_bridge(host, bridge)
+            for address in (a for a in (peer, probe) if a):
+                self._needs_address(address)
+            path_mtu = host.links.path_mtu if peer else 0
+            used_by = host.used.get(probe, "") or self._world.user_of(probe, host)
+            return replace(host.links, path_mtu=path_mtu, used_by=used_by, legs=tuple(host.legs.values()))
+
+    def open(self, leg: Leg) -> Offer:
+        side = "home" if leg.home.name == self._name else "away"
+        bridge, peer = (leg.home_bridge, leg.away) if side == "home" else (leg.away_bridge, leg.home)
+        with self._host("open", leg.domain) as host:
+            self._needs_bridge(host, bridge)
+            self._needs_address(leg.address)
+            if leg.kind not in ("vxlan", "wireguard"):
+                raise self._refused(f"kind {leg.kind!r}: not known")
+            self._needs_a_guests(host, leg, bridge, at_home=side == "home")
+            key = (leg.move_id, leg.address)
+            if side == "away" or key not in host.legs:  # at home the route stays as it is
+                host.legs[key] = FoundLegEnd(
+                    side, leg.kind, leg.move_id, leg.domain, leg.address, leg.mac, bridge, peer.address, "guest"
+                )
+        return Offer(_PUBLIC_KEY, 14790) if leg.kind == "wireguard" else Offer()
+
+    def join(self, leg: Leg, far: Offer) -> None:
+        with self._host("join", leg.domain) as host:
+            self._needs_leg(host, leg)
+
+    def arm(self, domain: str) -> None:
+        with self._host("arm", domain) as host:
+            host.paused.discard(domain)
+            host.armed[domain] = [key for key, end in host.legs.items() if end.domain == domain]
+
+    def turned(self, domain: str) -> tuple[Turn, ...]:
+        with self._host("turned", domain) as host:
+            return tuple(host.turned.pop(domain, []))
+
+    def turn(self, domain: str, to_guest: bool) -> None:
+        with self._host("turn", domain) as host:
+            host.turn(domain, "guest" if to_guest else "tunnel")
+            if to_guest:
+                host.fenced.discard(domain)
+
+    def leaving(self, domain: str) -> Leaving:
+        with self._host("leaving", domain) as host:
+            if domain in host.fenced:
+                return Leaving.FENCED
+            heard = domain in host.armed and domain not in host.paused
+            return Leaving.STAYED if heard else Leaving.UNKNOWN
+
+    def point(self, leg: Leg, to_guest: bool) -> None:
+        with self._host("point", leg.domain) as host:
+            self._needs_leg(host, leg)
+            host.point((leg.move_id, leg.address), "guest" if to_guest else "tunnel")
+
+    def close(self, move_id: str, address: str = "") -> None:
+        with self._host("close") as host:
+            host.legs = {k: e for k, e in host.legs.items() if k[0] != move_id or address not in ("", k[1])}
+
+    def _host(self, effect: str, guest: str = "") -> AbstractContextManager[FakeHost]:
+        return self._world.reached(Effect(f"link.{effect} {self._name}", self._name, guest), "no SSH")
+
+    def _needs_bridge(self, host: FakeHost, bridge: str) -> None:
+        if bridge not in {network.bridge for network in host.networks.values()}:
+            raise self._refused(f"no interface {bridge!r}")
+
+    def _needs_a_guests(self, host: FakeHost, leg: Leg, bridge: str, at_home: bool) -> None:
+        """As vmacro/host/guard.py has it."""
+        found = ipaddress.ip_address(leg.address)
+        users = {end.domain for end in host.legs.values() if end.address == leg.address}
+        users |= {d.name for d in host.domains.values() if d.mac.lower() == leg.mac}
+        networks = [n for n in host.networks.values() if n.bridge == bridge]
+        mine = _subnets(*(s for n in networks for s in (n.subnet, n.subnet6)))
+        home = _subnets(leg.subnet)
+        hosts = {leg.home.address, leg.away.address, *(n.gateway for n in networks)}
+        nobodys = {a for s in (*mine, *home) for a in (s.network_address, s.broadcast_address)}
+        if users - {leg.domain}:
+            raise self._refused(f"{leg.address}: domain {min(users - {leg.domain})!r} has that here")
+        if found.is_multicast or found.is_loopback or found.is_link_local or found in nobodys or leg.address in hosts:
+            raise self._refused(f"a leg of {leg.address}, which is no guest's")
+        elsewhere = any(m.version == s.version and m.overlaps(s) for m in mine for s in home)
+        if any(found in s for s in mine) != at_home or (elsewhere and not at_home):
+            raise self._refused(f"a leg of {leg.address}, which is elsewhere at home")
+        if home and not any(found in s for s in home):
+            raise self._refused(f"a leg of {leg.address}, which is not of its home's subnet {leg.subnet}")
+
+    def _needs_leg(self, host: FakeHost, leg: Leg) -> None:
+        if (leg.move_id, leg.address) not in host.legs:
+            raise self._refused(f"move {leg.move_id!r} has no leg for {leg.address!r} on this host")
+
+    def _needs_address(self, text: str) -> None:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError as error:
+            raise self._refused(str(error)) from None
+
+    def _refused(self, text: str) -> HostError:
+        return HostError(f"host {self._name}: its host side refused: {text}")
+
+
+def _subnets(*texts: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    return [ipaddress.ip_network(text) for text in texts if text]

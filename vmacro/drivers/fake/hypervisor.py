@@ -1,0 +1,153 @@
+"""libvirt of one host, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
+from vmacro.errors import CopyError, HostError
+from vmacro.model.facts import (
+    CopyProgress,
+    CopyStatistics,
+    Disk,
+    DiskCopy,
+    DomainFacts,
+    HostFacts,
+    NetworkFacts,
+    Pool,
+)
+from vmacro.model.nouns import Host, Policy
+
+if TYPE_CHECKING:
+    from vmacro.drivers.fake.world import FakeWorld
+
+
+class FakeHypervisor:
+    """Implements ports.Hypervisor."""
+
+    def __init__(self, world: FakeWorld, name: str) -> None:
+        self._world, self._name = world, name
+
+    def facts(self) -> HostFacts:
+        with self._host("facts") as host:
+            return host.facts
+
+    def domain(self, name: str) -> DomainFacts | None:
+        with self._host("domain", name) as host:
+            found = host.domains.get(name)
+            return replace(found, migrating=name in host.leaving) if found is not None else None
+
+    def network(self, name: str) -> NetworkFacts | None:
+        with self._host("network") as host:
+            return _with_leases(host.networks[name], host.leases) if name in host.networks else None
+
+    def copy(
+        self,
+        domain: str,
+        destination: Host,
+        policy: Policy,
+        report: Callable[[CopyProgress], None],
+        cancelled: Callable[[], bool],
+        disks: tuple[str, ...] = (),
+    ) -> None:
+        with self._host("copy", domain) as here:
+            if domain not in here.domains:
+                raise CopyError(f"host {self._name}: no domain {domain}")
+            what = f"host {self._name}: migration of {domain} to {destination.name} failed"
+            there = self._world.hosts[destination.name]
+            if domain not in here.leaving:
+                if cancelled():
+                    raise CopyError(f"{what}: it was interrupted before it began")
+                _may_begin(here.domains[domain], there.disks, disks, what)
+                here.leaving[domain] = destination.name  # goes on without us, if we die here
+        report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
+        if cancelled() or not there.reachable:
+            del here.leaving[domain]
+            why = "it was interrupted" if cancelled() else f"{destination.name} does not answer"
+            raise CopyError(f"{what}: {why}")
+        self._world.finish_copy(here, domain)
+        self._world.before(Effect("copy.done", self._name, domain))
+
+    def pools(self) -> tuple[Pool, ...]:
+        with self._host("pools") as host:
+            return host.pools
+
+    def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
+        with self._host("freeze", domain) as here:
+            if domain not in here.domains:
+                raise HostError(f"host {self._name}: no domain {domain}")
+            by_target = {d.target: d for d in disks}
+            here.disks.overlays |= {d.overlay for d in disks}
+            found = here.domains[domain]
+            here.domains[domain] = replace(found, disks=tuple(_below(d, by_target.get(d.target)) for d in found.disks))
+
+    def discard(self, domain: str, fenced: bool = False) -> None:
+        with self._host("discard", domain) as here:
+            if domain in here.domains and here.domains[domain].running and not fenced:
+                raise HostError(f"host {self._name}: domain {domain} is running; it stays")
+            here.domains.pop(domain, None)
+            here.fenced.discard(domain)  # its tap has gone
+
+    def statistics(self, domain: str) -> CopyStatistics | None:
+        with self._host("statistics", domain) as host:
+            return host.arrived.get(domain) if domain in host.domains else None
+
+    def reserve(self, network: str, mac: str, address: str) -> None:
+        with self._host("reserve") as host:
+            what = f"host {self._name}: DHCP reservation of {address} for {mac}"
+            if network not in host.networks:
+                raise HostError(f"{what}: no network {network!r}")
+            known = host.networks[network].reserved
+            if (address, mac) in known:
+                return
+            if any(address == a or mac == m for a, m in known):
+                raise HostError(f"{what}: there is another")
+            _reserved(host, network, (*known, (address, mac)))
+
+    def release(self, network: str, mac: str, address: str) -> None:
+        with self._host("release") as host:
+            if network in host.networks:
+                known = host.networks[network].reserved
+                _reserved(host, network, tuple(r for r in known if r != (address, mac)))
+
+    @contextmanager
+    def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
+        with self._host("watch", domain) as host:
+            host.watchers.append((domain, see))
+        try:
+            yield
+        finally:
+            with self._world.lock:
+                host.watchers.remove((domain, see))
+
+    def _host(self, effect: str, guest: str = "") -> AbstractContextManager[FakeHost]:
+        return self._world.reached(Effect(f"{effect} {self._name}", self._name, guest), "no answer")
+
+
+def _may_begin(domain: DomainFacts, there: FakeDisks, disks: tuple[str, ...], what: str) -> None:
+    missing = [d.source for d in domain.disks if d.backing and d.source not in there.overlays]
+    if missing or len(disks) != len(domain.disks):
+        raise CopyError(f"{what}: it lacks {missing}")
+
+
+def _with_leases(network: NetworkFacts, leases: dict[str, str]) -> NetworkFacts:
+    """What libvirt's DHCP server has given away besides; it takes nothing back, as leases are longer than moves."""
+    fresh = [(a, m) for m, a in leases.items() if a not in {taken for taken, _ in network.taken}]
+    free = max(0, network.dhcp_free - len(fresh)) if network.dhcp_free is not None else None
+    return replace(network, taken=(*network.taken, *fresh), dhcp_free=free)
+
+
+def _reserved(host: FakeHost, network: str, reserved: tuple[tuple[str, str], ...]) -> None:
+    found = host.networks[network]
+    leases = tuple(t for t in found.taken if t not in found.reserved)
+    free = None if found.dhcp_free is None else found.dhcp_free + len(found.reserved) - len(reserved)
+    host.networks[network] = replace(found, reserved=reserved, taken=(*leases, *reserved), dhcp_free=free)
+
+
+def _below(disk: Disk, copy: DiskCopy | None) -> Disk:
+    if copy is None or disk.source == copy.overlay:
+        return disk
+    return replace(disk, source=copy.overlay, format="qcow2", backing=copy.base, backing_format=copy.format)

@@ -1,0 +1,178 @@
+"""What hosts and guests of the world in memory consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from vmacro.model.facts import (
+    Arrival,
+    Capabilities,
+    Claim,
+    Connection,
+    CopyStatistics,
+    DomainFacts,
+    FoundLegEnd,
+    HostFacts,
+    LinkFacts,
+    NetworkFacts,
+    Pool,
+    Subflow,
+    Turn,
+)
+from vmacro.model.nouns import Host
+
+BASE_BYTES = 64 << 20
+QEMU = Capabilities(
+    live_migration=True,
+    abort=True,
+    bandwidth_cap=True,
+    max_downtime=True,
+    auto_converge=True,
+    encrypted_copy=True,
+    progress=True,
+    completed_statistics=True,
+    local_disks=True,
+    agent_channel=True,
+)
+LINKS = LinkFacts(
+    "0.1.0",
+    ("wireguard", "vxlan"),
+    "52:54:00:aa:aa:aa",
+    1500,
+    1500,
+    True,
+    wireguard="kernel",
+    filters=True,
+    guarded=True,
+)
+LegKey = tuple[str, str]  # move, address
+
+
+class Effect(str):
+    """A call's name, such as `copy bucharest` or `agent.retire`; `host` and `guest`: whose, '' where nobody's."""
+
+    host: str
+    guest: str
+
+    def __new__(cls, name: str, host: str = "", guest: str = "") -> Effect:
+        found = super().__new__(cls, name)
+        found.host, found.guest = host, guest
+        return found
+
+
+@dataclass
+class FakeFetch:
+    """A base on its way: `source` is the host that serves it, `bytes` what has come."""
+
+    source: str
+    bytes: int = 0
+
+
+@dataclass
+class FakeDisks:
+    """`bases`: id by path, '' for one that nobody has frozen; `overlays`: paths; `serving`: to whom, by id; `fetching`:
+    by id."""
+
+    bases: dict[str, str] = field(default_factory=dict)
+    overlays: set[str] = field(default_factory=set)
+    serving: dict[str, str] = field(default_factory=dict)
+    fetching: dict[str, FakeFetch] = field(default_factory=dict)
+
+
+@dataclass
+class FakeHost:
+    """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
+    the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
+    `leaving`: where a copy under way goes."""
+
+    facts: HostFacts
+    networks: dict[str, NetworkFacts]
+    domains: dict[str, DomainFacts] = field(default_factory=dict)
+    arrived: dict[str, CopyStatistics] = field(default_factory=dict)
+    reachable: bool = True
+    legs: dict[LegKey, FoundLegEnd] = field(default_factory=dict)
+    armed: dict[str, list[LegKey]] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    fenced: set[str] = field(default_factory=set)
+    turned: dict[str, list[Turn]] = field(default_factory=dict)
+    leases: dict[str, str] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    links: LinkFacts = LINKS
+    watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
+    leaving: dict[str, str] = field(default_factory=dict)
+    disks: FakeDisks = field(default_factory=FakeDisks)
+    pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
+
+    def point(self, key: LegKey, to: str) -> None:
+        """A home has one route to an address: the leg that is turned into its tunnel takes it from any other."""
+        end = self.legs[key]
+        if end.side == "home" and to == "tunnel":
+            for other, found in self.legs.items():
+                if found.side == "home" and found.address == end.address:
+                    self.legs[other] = replace(found, points_to="guest")
+        self.legs[key] = replace(end, points_to=to)
+
+    def turn(self, name: str, to: str) -> None:
+        """All legs of a domain that end here."""
+        for key in [k for k, end in self.legs.items() if end.domain == name]:
+            self.point(key, to)
+
+
+@dataclass
+class FakeGuest:
+    """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
+    present ones; `prepared`: those to come; `until_s`: the end of its claim by the world's clock."""
+
+    name: str
+    mac: str
+    number: int
+    boot_id: str
+    address: str
+    connections: list[Connection]
+    address6: str = ""
+    prepared: tuple[str, str] = ("", "")
+    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "retire", "status")
+    rp_filter: int = 2
+    kept: list[str] = field(default_factory=list)
+    last: Arrival | None = None
+    answers: bool = True
+    claim: Claim | None = None
+    until_s: float = float("inf")
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        return tuple(a for a in (self.address, self.address6) if a)
+
+
+def host(name: str, site: str = "", number: int = 1) -> Host:
+    """A host as an inventory names it; by default its site has its name."""
+    uri = f"qemu+tls://{name}/system"
+    return Host(name, site or name, uri, uri, f"10.9.0.{number}", name, "front")
+
+
+def domain(accelerator: str = "kvm", name: str = "web", number: int = 1) -> DomainFacts:
+    """A running guest with an agent and no disks."""
+    mac = mac_of(number)
+    machine = "pc-q35-10.0"
+    return DomainFacts(name, f"uuid-{number}", "running", "1", True, accelerator, machine, 256, mac, "front", (), True)
+
+
+def mac_of(number: int) -> str:
+    """The MAC of the guest with this number."""
+    return f"52:54:00:00:00:{number:02x}"
+
+
+def connection(token: int, local: str, willing: bool) -> Connection:
+    """With one subflow, from a client at 10.9.0.14."""
+    return Connection(token, (Subflow(local, 7000, "10.9.0.14", 40000 + token, False, False, True),), willing)
+
+
+def fake_host(name: str, site: int, index: int, hosts: int) -> FakeHost:
+    """The `index`-th of a site's hosts: they share its subnet, and each leases addresses of its own."""
+    facts = HostFacts(name, "QEMU", (10, 0, 0), (11, 3, 0), 8192, QEMU, ("pc-q35-10.0",))
+    subnet, size = f"10.50.{site}", 100 // hosts
+    first = 10 + index * size
+    span = (f"{subnet}.{first}", f"{subnet}.{first + size - 1}")
+    network = NetworkFacts("front", True, "front0", False, 0.0, f"{subnet}.0/24", f"{subnet}.1", span, size)
+    return FakeHost(facts, {"front": network})

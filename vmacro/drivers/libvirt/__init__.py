@@ -1,0 +1,1 @@
+"""Hypervisor hosts by libvirt, and the channels to their guests' agents."""

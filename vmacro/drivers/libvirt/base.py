@@ -1,0 +1,228 @@
+"""What all hypervisors that libvirt drives have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import libvirt
+
+from vmacro.addresses import check_libvirt
+from vmacro.drivers.libvirt import xml
+from vmacro.drivers.libvirt.connection import Connections, translated, understood
+from vmacro.drivers.libvirt.migration import Order, migrate, statistics, under_way
+from vmacro.errors import CopyError, HostError
+from vmacro.model.facts import (
+    Capabilities,
+    CopyProgress,
+    CopyStatistics,
+    DiskCopy,
+    DomainFacts,
+    HostFacts,
+    NetworkFacts,
+    Pool,
+)
+from vmacro.model.nouns import Host, Policy
+from vmacro.wire import fields
+from vmacro.wire.names import AGENT_CHANNEL
+
+_STATES = {
+    libvirt.VIR_DOMAIN_NOSTATE: "without a state",
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended by itself",
+}
+
+
+class LibvirtHypervisor:
+    """Implements ports.Hypervisor for any hypervisor. `known`: what one can do, as its own class knows."""
+
+    known: ClassVar[Capabilities]
+
+    def __init__(self, host: Host, connections: Connections) -> None:
+        self._host = host
+        self._connections = connections
+
+    @property
+    def _connection(self) -> Any:
+        return self._connections.get(self._host)
+
+    def facts(self) -> HostFacts:
+        connection = self._connection
+        with understood(self._host.name, "cannot be surveyed"):
+            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            free_kib = sum(memory.get(k, 0) for k in ("free", "buffers", "cached"))
+            told = connection.getCapabilities()
+            live = self.known.live_migration and xml.migrates_live(told)
+            found = {
+                "hostname": connection.getHostname(),
+                "hypervisor": connection.getType(),
+                "hypervisor_version": _triple(connection.getVersion()),
+                "libvirt_version": _triple(connection.getLibVersion()),
+                "free_memory_mib": free_kib // 1024,
+                "capabilities": fields.encode(replace(self.known, live_migration=live)),
+                "machine_types": xml.machine_types(told),
+                "certificate_days_left": self._connections.certificate_days_left(self._host),
+            }
+            return fields.decode(HostFacts, found, "facts")
+
+    def domain(self, name: str) -> DomainFacts | None:
+        domain = self._lookup(name)
+        if domain is None:
+            return None
+        with understood(self._host.name, f"domain {name} cannot be described"):
+            state, reason = domain.state()
+            described = xml.domain(domain.XMLDesc())
+            return DomainFacts(
+                name=name,
+                uuid=domain.UUIDString(),
+                state=state_word(state),
+                reason=str(reason),
+                persistent=bool(domain.isPersistent()),
+                accelerator=described.accelerator,
+                machine=described.machine,
+                memory_mib=described.memory_mib,
+                mac=described.mac,
+                network=described.network,
+                disks=described.disks,
+                has_agent_channel=AGENT_CHANNEL in described.channels,
+                migrating=under_way(domain),
+            )
+
+    def network(self, name: str) -> NetworkFacts | None:
+        connection = self._connection
+        with understood(self._host.name, f"network {name} cannot be described"):
+            try:
+                network = connection.networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return None
+                raise
+            active = bool(network.isActive())
+            leases = network.DHCPLeases() if active else []
+            return xml.network(network.XMLDesc(), active, [(x.get("ipaddr"), x.get("mac")) for x in leases])
+
+    def copy(
+        self,
+        domain: str,
+        destination: Host,
+        policy: Policy,
+        report: Callable[[CopyProgress], None],
+        cancelled: Callable[[], bool],
+        disks: tuple[str, ...] = (),
+    ) -> None:
+        handle = self._lookup(domain)
+        if handle is None:
+            raise CopyError(f"host {self._host.name}: no domain {domain}")
+        try:
+            check_libvirt(destination.peer_uri)  # root at this host opens it
+        except ValueError as error:
+            raise CopyError(f"host {destination.name}: its peer_uri {error}") from error
+        with translated(self._host.name, f"domain {domain} cannot be asked whether it migrates"):
+            connect = partial(self._connections.another, self._host)
+            order = Order(destination, policy, disks, self.known)
+            migrate(self._host.name, handle, connect, order, report, cancelled)
+
+    def pools(self) -> tuple[Pool, ...]:
+        connection = self._connection
+        with understood(self._host.name, "storage pools cannot be described"):
+            found = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+            return tuple(xml.pool(p.XMLDesc(), int(p.info()[3])) for p in found)
+
+    def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
+        """virDomainSnapshotCreateXML, external and without metadata: the present file becomes the base, and the guest
+        writes to an overlay from now on."""
+        handle, seen = self._lookup(domain), self.domain(domain)
+        if handle is None or seen is None:
+            raise HostError(f"host {self._host.name}: no domain {domain}")
+        now = {d.target: d.source for d in seen.disks}
+        due = [d for d in disks if now.get(d.target) != d.overlay]
+        if not due:
+            return
+        others = set(now) - {d.target for d in due}
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        with translated(self._host.name, f"disks of domain {domain} cannot be frozen"):
+            snapshot = xml.snapshot(due, sorted(others))
+            handle.snapshotCreateXML(snapshot, flags | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC)
+
+    def discard(self, domain: str, fenced: bool = False) -> None:
+        """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""
+        handle = self._lookup(domain)
+        if handle is None:
+            return
+        with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
+            state, _ = handle.state()
+            if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF) and not fenced:
+                raise HostError(f"host {self._host.name}: domain {domain} is {state_word(state)}; it stays")
+            persistent = bool(handle.isPersistent())
+            if state != libvirt.VIR_DOMAIN_SHUTOFF:
+                handle.destroy()
+            if persistent:
+                handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+
+    def statistics(self, domain: str) -> CopyStatistics | None:
+        handle = self._lookup(domain)
+        if handle is None or not self.known.completed_statistics:
+            return None
+        with understood(self._host.name, f"no job statistics of {domain}"):
+            stats = handle.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+            return statistics(stats) if "downtime" in stats else None
+
+    def reserve(self, network: str, mac: str, address: str) -> None:
+        found = self.network(network)
+        if found is None:
+            what = f"DHCP reservation of {address} for {mac}"
+            raise HostError(
+                f"host {self._host.name}: {what}: no network {network!r}", "is it defined? virsh net-list --all"
+            )
+        if (address, mac.lower()) not in {(a, m.lower()) for a, m in found.reserved}:
+            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
+
+    def release(self, network: str, mac: str, address: str) -> None:
+        found = self.network(network)
+        if found is not None and (address, mac) in found.reserved:
+            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
+
+    def _update_dhcp_hosts(self, network: str, command: int, mac: str, address: str) -> None:
+        with translated(self._host.name, f"DHCP reservation of {address} for {mac} on network {network}"):
+            handle = self._connection.networkLookupByName(network)
+            where = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+            section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
+            handle.update(command, section, -1, f"<host mac='{mac}' ip='{address}'/>", where)
+
+    @contextmanager
+    def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
+        def seen(name: str, event: str, detail: str) -> None:
+            if name == domain:
+                see(event, detail)
+
+        with ExitStack() as watching:
+            with translated(self._host.name, "cannot watch events"):
+                watching.enter_context(self._connections.events(self._host).watched(seen))
+            yield
+
+    def _lookup(self, name: str) -> Any | None:
+        connection = self._connection
+        with translated(self._host.name, f"domain {name} cannot be looked up"):
+            try:
+                return connection.lookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+
+
+def state_word(state: int) -> str:
+    """Of virDomainState; one that we do not know is told as it is."""
+    return _STATES.get(state, f"state {state}")
+
+
+def _triple(version: int) -> tuple[int, int, int]:
+    return version // 1_000_000, version // 1000 % 1000, version % 1000

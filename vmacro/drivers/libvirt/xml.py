@@ -1,0 +1,190 @@
+"""Facts out of libvirt's XML (formatdomain, formatnetwork, formatcaps). Pure.
+
+A host may say anything: what is no XML, or out of the bounds of model/facts.py, is a ValueError.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from vmacro.model.facts import MOST_DISKS, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool
+from vmacro.wire import fields
+from vmacro.wire.fields import Items, Text
+
+# Whose volumes other hosts see (formatstorage).
+SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
+MAX_CHARACTERS = 4 << 20  # libvirt's own bound of a string (VIR_NET_MESSAGE_STRING_MAX)
+MOST_MACHINE_TYPES = 10_000
+_UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
+
+
+@dataclass(frozen=True)
+class DomainDescription:
+    """What a domain is made of. `channels`: names of its virtio-serial ports."""
+
+    accelerator: Annotated[str, Text(40)]
+    machine: Annotated[str, Text(100)]
+    memory_mib: int
+    mac: MaybeMac
+    network: Annotated[str, Text(255)]
+    disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
+    channels: Annotated[tuple[str, ...], Items(MOST_DISKS)]
+
+
+def domain(text: str) -> DomainDescription:
+    """From formatdomain XML. Raises ValueError."""
+    root = _root(text)
+    card = root.find("./devices/interface")
+    os_type = root.find("./os/type")
+    found = {
+        "accelerator": root.get("type", ""),
+        "machine": os_type.get("machine", "") if os_type is not None else "",
+        "memory_mib": _mib(root.find("memory")),
+        "mac": _attribute(card, "mac", "address"),
+        "network": _attribute(card, "source", "network"),
+        "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
+        "channels": [_attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
+    }
+    return fields.decode(DomainDescription, found, "domain")
+
+
+def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) -> NetworkFacts:
+    """`leases` are (address, MAC); reservations are read from the XML. Of IPv6, which guests give themselves, neither
+    is kept. Raises ValueError."""
+    root = _root(text)
+    bridge = root.find("bridge")
+    ip = next((e for e in root.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
+    span = ip.find("./dhcp/range") if ip is not None else None
+    dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
+    hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
+    reserved = [(h.get("ip", ""), h.get("mac", "")) for h in hosts]
+    leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
+    taken = list(dict.fromkeys([*leased, *reserved]))
+    found: dict[str, Any] = {
+        "name": root.findtext("name", ""),
+        "active": active,
+        "bridge": bridge.get("name", "") if bridge is not None else "",
+        "stp": bridge is not None and bridge.get("stp", "on") == "on",
+        "forward_delay_s": float(bridge.get("delay", "0")) if bridge is not None else 0.0,
+        "subnet": _subnet(ip) if ip is not None else "",
+        "gateway": ip.get("address", "") if ip is not None else "",
+        "dhcp_range": dhcp_range,
+        "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if dhcp_range is not None else None,
+        "taken": taken,
+        "reserved": reserved,
+        "forward": _attribute(root, "forward", "mode") or "isolated",
+        "subnet6": _subnet6(root),
+    }
+    return fields.decode(NetworkFacts, found, "network")
+
+
+def _mac(said: object) -> str:
+    """'' for none: to DHCP a guest has a card of any kind, of up to 16 bytes (RFC 2131 section 2: htype, hlen)."""
+    try:
+        found: str = fields.decode_as(MaybeMac, said or "", "mac")
+    except fields.FieldError:
+        return ""
+    return found
+
+
+def _subnet(ip: ElementTree.Element) -> str:
+    mask = ip.get("netmask") or ip.get("prefix", "32")
+    return str(ipaddress.IPv4Interface(f"{ip.get('address', '')}/{mask}").network)
+
+
+def _subnet6(root: ElementTree.Element) -> str:
+    """Where hosts configure their own addresses (RFC 4862): dnsmasq advertises it as libvirt tells it to."""
+    for element in root.iterfind("ip"):
+        if element.get("family") == "ipv6":
+            return str(ipaddress.IPv6Interface(f"{element.get('address')}/{element.get('prefix', '128')}").network)
+    return ""
+
+
+def machine_types(text: str) -> tuple[str, ...]:
+    """Of all guest architectures, aliases too, from the host's capabilities. Raises ValueError."""
+    machines = list(_root(text).iterfind("./guest/arch//machine"))
+    names = {m.text or "" for m in machines} | {m.get("canonical", "") for m in machines}
+    return tuple(sorted(names - {""}))
+
+
+def migrates_live(text: str) -> bool:
+    """Of running guests, from the host's capabilities. Raises ValueError."""
+    return _root(text).find("./host/migration_features/live") is not None
+
+
+def _free(dhcp_range: tuple[str, str], taken: set[str]) -> int:
+    first, last = (int(ipaddress.IPv4Address(a)) for a in dhcp_range)
+    inside = [a for a in taken if first <= int(ipaddress.IPv4Address(a)) <= last]
+    return last - first + 1 - len(inside)
+
+
+def _mib(element: ElementTree.Element | None) -> int:
+    """A scaled integer; libvirt itself always says KiB."""
+    if element is None:
+        return 0
+    unit = element.get("unit", "KiB")
+    if unit not in _UNITS:
+        raise ValueError(f"memory: unit {unit[:40]!r} is unknown")
+    return int(element.text or "0") * _UNITS[unit] >> 10
+
+
+def _disk(element: ElementTree.Element) -> dict[str, Any]:
+    source = element.find("source")
+    below = element.find("backingStore")
+    return {
+        "target": _attribute(element, "target", "dev"),
+        "source": next(iter(source.attrib.values()), "") if source is not None else "",
+        "writable": element.find("readonly") is None,
+        "shared": element.get("type") == "network" or element.find("shareable") is not None,
+        "kind": element.get("type", "file"),
+        "format": _attribute(element, "driver", "type"),
+        "backing": _attribute(below, "source", "file"),
+        "backing_format": _attribute(below, "format", "type"),
+    }
+
+
+def pool(text: str, available_bytes: int) -> Pool:
+    """`path` is '' for kinds that have none. Raises ValueError."""
+    root = _root(text)
+    kind = root.get("type", "")
+    name, path = root.findtext("name", ""), root.findtext("target/path", "")
+    found = {"name": name, "kind": kind, "path": path, "available_bytes": available_bytes}
+    return fields.decode(Pool, {**found, "shared": kind in SHARED_POOLS}, "pool")
+
+
+def snapshot(frozen: Iterable[DiskCopy], others: Iterable[str]) -> str:
+    """External ones of some disks, and none of the others (formatsnapshot)."""
+    root = ElementTree.Element("domainsnapshot")
+    disks = ElementTree.SubElement(root, "disks")
+    for copy in frozen:
+        disk = ElementTree.SubElement(disks, "disk", name=copy.target, snapshot="external")
+        ElementTree.SubElement(disk, "driver", type="qcow2")
+        ElementTree.SubElement(disk, "source", file=copy.overlay)
+    for target in others:
+        ElementTree.SubElement(disks, "disk", name=target, snapshot="no")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+class _WithoutEntities(ElementTree.TreeBuilder):
+    """libvirt declares no document types; a declaration could have entities grow without bound."""
+
+    def doctype(self, name: str, _pubid: str | None, _system: str | None) -> None:
+        raise ValueError(f"XML with a document type {name[:40]!r}")
+
+
+def _root(text: object) -> ElementTree.Element:
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+        raise ValueError(f"no XML of at most {MAX_CHARACTERS} characters")
+    try:
+        return ElementTree.XML(text, ElementTree.XMLParser(target=_WithoutEntities()))
+    except (ElementTree.ParseError, UnicodeError) as error:
+        raise ValueError(f"broken XML: {error}") from None
+
+
+def _attribute(parent: ElementTree.Element | None, tag: str, name: str) -> str:
+    child = parent.find(tag) if parent is not None else None
+    return child.get(name, "") if child is not None else ""

@@ -1,0 +1,75 @@
+"""This host's own libvirt: implements switchover.Domains, and passes on its events."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from vmacro.wire.host_verbs import GUEST, TUNNEL
+
+_TURNS = {libvirt.VIR_DOMAIN_EVENT_SUSPENDED: TUNNEL, libvirt.VIR_DOMAIN_EVENT_RESUMED: GUEST}
+_LEFT = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
+_TAPS = "./devices/interface/target"
+_CARDS = "./devices/interface/mac"
+
+
+class LibvirtDomains:
+    """Opened when first asked. `happened` gets a domain, where to turn its legs, and whether it has left."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._connection: Any = None
+        self.happened: Callable[[str, str, bool], None] = lambda _domain, _to, _left: None
+
+    def listen(self) -> bool:
+        """Again where libvirt has ended since. Raises libvirtError."""
+        if self._connection is not None and self._connection.isAlive():
+            return True
+        connection = libvirt.open(self._uri)
+        _keep_alive(connection)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None)
+        self._connection = connection  # only now: one that passes on no events must not count as heard
+        return False
+
+    def taps(self, domain: str) -> list[str]:
+        """Raises libvirtError where libvirt cannot be asked."""
+        try:
+            described = _described(self._connection.lookupByName(domain))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return []
+            raise
+        return [target.get("dev", "") for target in described.iterfind(_TAPS)]
+
+    def with_card(self, mac: str) -> list[str]:
+        """Raises libvirtError where libvirt cannot be asked."""
+        found = []
+        for domain in self._connection.listAllDomains():
+            try:
+                cards = {card.get("address", "").lower() for card in _described(domain).iterfind(_CARDS)}
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it ended meanwhile
+                    raise
+            else:
+                found += [domain.name()] if mac in cards else []
+        return found
+
+    def _on_event(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
+        if event in _TURNS:
+            self.happened(domain.name(), _TURNS[event], (event, detail) == _LEFT)
+
+
+def _described(domain: Any) -> ElementTree.Element:
+    return ElementTree.fromstring(domain.XMLDesc())
+
+
+def _keep_alive(connection: Any) -> None:
+    """A driver within this process, as libvirt's test driver is, needs none and has none."""
+    try:
+        connection.setKeepAlive(5, 3)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise

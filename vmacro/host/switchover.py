@@ -1,0 +1,200 @@
+"""What a host does with a guest's legs as the guest pauses and resumes. Decisions only: all effects are behind ports.
+
+A domain is armed before its migration begins; from then on its legs turn by this host's own libvirt's events.
+Nothing is looked up when an event comes: what arrives between the pause and the turn must be rescued.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from vmacro.host.errors import RefusedError
+from vmacro.host.legs import LegEnd
+from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN, Turn, Turned
+from vmacro.wire.messages import printable
+
+_STAYS_FENCED = "libvirt resumed the guest here; it stays fenced until both hosts were asked"
+
+
+class Overheard(Protocol):
+    """The packets that went to a guest through its tap in the last moments; see rescue.Overheard."""
+
+    def send_on(self, legs: list[LegEnd]) -> int:
+        """Send them into the legs' tunnels. Returns how many packets were sent."""
+
+    def close(self) -> None:
+        """Stop overhearing."""
+
+
+class Network(Protocol):
+    """The kernel's part. Every method may raise NetlinkError, OSError or RefusedError."""
+
+    def ends(self, domain: str) -> list[LegEnd]:
+        """All ends of the domain's legs on this host."""
+
+    def point(self, end: LegEnd, to: str) -> None:
+        """Point one end to GUEST or TUNNEL."""
+
+    def overhear(self, tap: str) -> Overheard:
+        """Overhear a tap from now on, until the result is closed."""
+
+    def put_up_fence(self, tap: str) -> None:
+        """Cut a tap off from the network."""
+
+    def take_down_fence(self, tap: str) -> None:
+        """Lift a fence. Idempotent."""
+
+    def fence_stands(self, tap: str) -> bool:
+        """Whether a tap is fenced."""
+
+
+class Domains(Protocol):
+    """libvirt's part. Every method raises libvirtError."""
+
+    def listen(self) -> bool:
+        """Make sure that events come. False: they did not come before, so that earlier ones were missed."""
+
+    def taps(self, domain: str) -> list[str]:
+        """The domain's devices on this host; none where it does not exist here."""
+
+    def with_card(self, mac: str) -> list[str]:
+        """Names of all domains on this host that have a card of this MAC, running or not."""
+
+
+@dataclass
+class _Armed:
+    """A domain as it was when it was armed. `paused`: it has paused since."""
+
+    legs: list[LegEnd]
+    taps: list[str]
+    paused: bool = False
+
+
+@dataclass
+class _Told:
+    """Turns that no orchestrator has asked for yet, at most MOST_TURNS of them."""
+
+    turns: deque[Turn] = field(default_factory=lambda: deque(maxlen=MOST_TURNS - 1))
+    dropped: int = 0
+
+    def add(self, turn: Turn) -> None:
+        self.dropped += len(self.turns) == self.turns.maxlen
+        self.turns.append(turn)
+
+    def told(self) -> tuple[Turn, ...]:
+        if not self.dropped:
+            return tuple(self.turns)
+        oldest = self.turns[0]
+        note = Turn(oldest.to, oldest.wall_ns, 0, trouble=f"{self.dropped} earlier turns were dropped: nobody asked")
+        return (note, *self.turns)
+
+
+class Switchover:
+    """Remembers what was armed, fenced and turned since this program began. Fences are on the taps, and outlive it."""
+
+    def __init__(self, network: Network, domains: Domains) -> None:
+        self._network, self._domains = network, domains
+        self._armed: dict[str, _Armed] = {}
+        self._overheard: dict[str, tuple[str, Overheard]] = {}  # by domain, with the tap
+        self._fenced: set[str] = set()
+        self._told: dict[str, _Told] = {}
+
+    def arm(self, domain: str) -> None:
+        """From now on events of the domain turn its legs, as they are now. Idempotent."""
+        taps = self._taps(domain)
+        self._armed.pop(domain, None)
+        self._overhear(domain, taps)
+        self._armed[domain] = _Armed(self._network.ends(domain), taps)
+
+    def turn(self, domain: str, to: str) -> None:
+        """All ends of the domain's legs, as its event would have done; to the guest, its fence goes too. Idempotent."""
+        for end in self._network.ends(domain):
+            self._network.point(end, to)
+        if to == GUEST:
+            for tap in self._taps(domain):
+                self._network.take_down_fence(tap)
+            self._fenced.discard(domain)
+
+    def departure(self, domain: str) -> str:
+        """Of a domain that was to leave: fenced since its pause; stayed, as its events say; or nobody listened."""
+        taps = self._taps(domain)
+        if taps and all(self._network.fence_stands(tap) for tap in taps):
+            return FENCED
+        armed = self._armed.get(domain)
+        return STAYED if armed is not None and not armed.paused else UNKNOWN
+
+    def with_card(self, mac: str) -> list[str]:
+        """See Domains."""
+        self._listen()
+        return self._domains.with_card(mac)
+
+    def turned(self, domain: str) -> Turned:
+        """What events of the domain did since the last question."""
+        return Turned(self._told.pop(domain, _Told()).told())
+
+    def happened(self, domain: str, to: str, left: bool) -> None:
+        """An event: the domain paused (TUNNEL) or runs (GUEST). `left`: it paused because it was migrated away.
+
+        One that has left, and that libvirt resumes here, gets nothing back by itself.
+        """
+        armed = self._armed.get(domain)
+        if armed is None:
+            return
+        armed.paused |= to == TUNNEL
+        if to == GUEST and domain in self._fenced:
+            self._tell(domain, Turn(to, time.time_ns(), 0, trouble=_STAYS_FENCED))
+            return
+        began_ns = time.monotonic_ns()
+        trouble, rescued, took_us, at_ns = "", 0, 0, 0
+        try:
+            for end in armed.legs:
+                self._network.point(end, to)
+            took_us, at_ns = (time.monotonic_ns() - began_ns) // 1000, time.time_ns()
+            if to == TUNNEL:
+                rescued = self._rescue(domain, armed.legs)
+            if left:
+                self._fence(domain, armed.taps)
+        except (NetlinkError, OSError, RefusedError) as error:
+            trouble = printable(f"{type(error).__name__}: {error}")
+        self._tell(domain, Turn(to, at_ns, took_us, rescued, trouble))
+
+    def _taps(self, domain: str) -> list[str]:
+        self._listen()
+        return self._domains.taps(domain)
+
+    def _listen(self) -> None:
+        if not self._domains.listen():
+            self._armed.clear()  # what happened meanwhile went unheard
+
+    def _overhear(self, domain: str, taps: list[str]) -> None:
+        """Where the domain runs here, and so may leave: what goes to its tap."""
+        tap, overheard = self._overheard.get(domain, ("", None))
+        if overheard is not None and tap not in taps[:1]:
+            del self._overheard[domain]
+            overheard.close()
+        if taps and domain not in self._overheard:
+            self._overheard[domain] = (taps[0], self._network.overhear(taps[0]))
+
+    def _rescue(self, domain: str, legs: list[LegEnd]) -> int:
+        """Send on what came too late, and overhear no more: the tap is about to go. Returns how many packets."""
+        _, overheard = self._overheard.pop(domain, ("", None))
+        if overheard is None:
+            return 0
+        try:
+            return overheard.send_on(legs)
+        finally:
+            overheard.close()
+
+    def _fence(self, domain: str, taps: Iterable[str]) -> None:
+        for tap in taps:
+            self._network.put_up_fence(tap)
+            self._fenced.add(domain)
+
+    def _tell(self, domain: str, turn: Turn) -> None:
+        self._told.setdefault(domain, _Told()).add(turn)

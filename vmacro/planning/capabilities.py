@@ -1,0 +1,52 @@
+"""What a move needs that the hypervisors cannot do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmacro.model.facts import HostFacts, Survey
+from vmacro.model.moves import Finding, Severity
+from vmacro.model.nouns import Policy
+from vmacro.planning import disks
+from vmacro.planning.request import Request, blocker, source_view, target_view
+
+
+def findings(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Of both hosts what a guest needs there, of the source also what a migration's policy asks of it."""
+    source = source_view(survey)
+    if source is None or source.facts is None or source.domain is None:
+        return
+    moves_disks = bool(disks.local(source.domain, source.pools))
+    for view in (source, target_view(request, survey)):
+        if view is not None and view.facts is not None:
+            for code, lack in _lacks(view.facts, moves_disks):
+                yield blocker(code, f"host {view.host}", f"its {view.facts.hypervisor} {lack}")
+    unheeded = _unheeded(source.facts, request.policy)
+    if unheeded:
+        text = f"its {source.facts.hypervisor} does not heed these of the policy: {', '.join(unheeded)}"
+        yield Finding("policy-unheeded", Severity.WARNING, f"host {source.host}", text)
+
+
+def _lacks(facts: HostFacts, moves_disks: bool) -> Iterator[tuple[str, str]]:
+    """(code, what it cannot do)."""
+    can = facts.capabilities
+    if not can.live_migration:
+        yield "no-live-migration", "migrates no running guest"
+    if not can.encrypted_copy:
+        yield "copy-unencrypted", "sends a guest's memory without encryption"
+    if not can.agent_channel:
+        yield "no-agent-channel", "gives a guest's agent no channel"
+    if moves_disks and not can.local_disks:
+        yield "disks-stay", "cannot freeze and send the disks of a running guest"
+
+
+def _unheeded(facts: HostFacts, policy: Policy) -> list[str]:
+    can = facts.capabilities
+    heeded = {
+        "bandwidth_mib_s": can.bandwidth_cap or not policy.bandwidth_mib_s,
+        "max_downtime_ms": can.max_downtime,
+        "auto_converge": can.auto_converge or not policy.auto_converge,
+        "copy_timeout_s": can.abort,
+        "downtime_limit_ms": can.abort,
+    }
+    return [name for name, is_heeded in heeded.items() if not is_heeded]

@@ -1,0 +1,22 @@
+"""PostgreSQL, as the journal's rows and the event log are read from it."""
+
+from __future__ import annotations
+
+import sqlalchemy
+
+CONNECTED_WITHIN_S = 5
+
+
+def postgresql(url: sqlalchemy.URL, within_s: float) -> sqlalchemy.Engine:
+    """An engine each of whose statements ends in time: what is no table but a view that somebody made may never end.
+
+    The bound is set in each transaction, and for it alone (SET LOCAL): poolers refuse options at the start of a
+    connection, and give what is set for a session to whoever comes next.
+    """
+    engine = sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECTED_WITHIN_S})
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _bounded(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {within_s * 1000:.0f}")
+
+    return engine

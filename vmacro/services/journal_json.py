@@ -1,0 +1,185 @@
+"""What rows of the journal hold, as JSON: written and read here, and only here.
+
+Whoever may write to the database may write any row, so that what is read is typed and bounded as a guest's words are
+(wire.fields), and never decides what code decodes it: DBOS unpickles a row that says so, unless refuse_pickles() has
+been called, as this module does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from dbos._serialization import DefaultSerializer
+
+from vmacro.errors import JournalError, VmacroError
+from vmacro.model.facts import Arrival, CopyStatistics
+from vmacro.model.moves import After, Before, Carriage, Noted, Outcome, Phase, Plan
+from vmacro.planning.handoffs import HANDOFFS
+from vmacro.wire import fields
+from vmacro.wire.fields import FieldError, Said, Text
+
+SERIALIZATION = "vmacro_json"
+MAX_CHARACTERS = 8 << 20  # of one value: a further attempt keeps what several phases gave, each at most a reply long
+_SAID = Annotated[str, Said(4000)]  # what went wrong, in words, where a step gives nothing but text
+CARRY_STEP = "carry"  # when the carriages of a move began
+# What a phase gives; of those that give nothing it is kept that they have ended.
+_GIVEN: dict[str, Any] = {
+    Phase.SURVEY: Before,
+    Phase.PREPARE: Before,
+    Phase.COPY: CopyStatistics | None,
+    Phase.ARRIVE: Arrival,
+    Phase.SETTLE: After,
+    CARRY_STEP: float,
+}
+_RESULTS = dict.fromkeys((phase.value for phase in Phase), bool) | _GIVEN
+# What a plan's keys were called before they became new_legs, old_legs, earlier_legs and addresses.
+_OLDER_KEYS = {"leads", "trail", "standing", "held"}
+
+
+class Json:
+    """Values in the journal are JSON. DBOS would pickle them, and reading a journal must never run code."""
+
+    def serialize(self, data: Any) -> str:
+        """As DBOS asks; errors are written as their kind and text."""
+        return json.dumps(data, default=_exception_as_plain)
+
+    def deserialize(self, serialized_data: str) -> Any:
+        """Undo serialize(). Raises JournalError."""
+        item = loaded(serialized_data, "a value of the journal")
+        return error_from(item) if isinstance(item, Mapping) and "__error__" in item else item
+
+    def name(self) -> str:
+        """Stands beside each value in the database: it must never change."""
+        return SERIALIZATION
+
+
+def refuse_pickles() -> None:
+    """DBOS takes the decoder that a row names, and one of those unpickles (dbos._serialization.deserialize_value):
+    whoever writes a row would run what they like here. tests/unit/test_pickles.py asks DBOS itself."""
+
+    def read(_self: object, _text: object) -> Any:
+        raise JournalError("a value of the journal is a pickle; it was not read", "nothing of vmacro's writes any")
+
+    def written(_self: object, data: Any) -> str:
+        """That such a row has failed must be written, or it would be tried again for ever."""
+        return Json().serialize(data)
+
+    setattr(DefaultSerializer, "deserialize", read)  # noqa: B010 mypy lets nobody assign to methods
+    setattr(DefaultSerializer, "serialize", written)  # noqa: B010
+
+
+refuse_pickles()
+
+
+def loaded(text: object, subject: str) -> Any:
+    """JSON of bounded size. Raises JournalError, which names `subject`."""
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+        raise JournalError(f"{subject} cannot be read: it is no text of at most {MAX_CHARACTERS} characters")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise JournalError(f"{subject} cannot be read: it is not JSON: {text[:40]!r}") from None
+
+
+def decoded(kind: Any, data: object, subject: str) -> Any:
+    """A value of this kind. Raises JournalError, which names `subject`."""
+    try:
+        return fields.decode_as(_SAID if kind is str else kind, data, "")
+    except FieldError as error:
+        raise JournalError(f"{subject} cannot be read: {str(error).removeprefix(': ')}") from None
+
+
+def encoded(value: Any) -> Any:
+    """The reverse of decoded(): what json.dumps() takes."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    return fields.encode(value) if dataclasses.is_dataclass(value) else value
+
+
+def plan_from(data: object, subject: str) -> tuple[Plan, bool]:
+    """A plan; and whether an older vmacro wrote it, so that its legs and addresses cannot be read. Raises
+    JournalError."""
+    older = isinstance(data, Mapping) and not _OLDER_KEYS.isdisjoint(data)
+    if isinstance(data, Mapping) and older:
+        data = {key: value for key, value in data.items() if key not in _OLDER_KEYS}
+    plan: Plan = decoded(Plan, data, subject)
+    if plan.handoff not in HANDOFFS:
+        raise JournalError(f"{subject} cannot be read: handoff: {plan.handoff!r} is unknown")
+    return plan, older
+
+
+def outcome_from(data: object, subject: str) -> Outcome:
+    """How an attempt ended. Raises JournalError."""
+    outcome: Outcome = decoded(Outcome, data, subject)
+    return outcome
+
+
+def carriage_from(data: object, subject: str) -> Carriage:
+    """An old address in use. Raises JournalError."""
+    carriage: Carriage = decoded(Carriage, data, subject)
+    return carriage
+
+
+def result_from(step: str, data: object, subject: str) -> Any:
+    """What a step gave, as Noted has it: checked, and plain again. Raises JournalError."""
+    if step not in _RESULTS:
+        raise JournalError(f"{subject} cannot be read: no step of a move is called {step[:40]!r}")
+    return encoded(decoded(_RESULTS[step], data, subject))
+
+
+def noted_as_plain(noted: Noted) -> dict[str, Any]:
+    """As an attempt keeps what it inherits."""
+    error = _exception_as_plain(noted.error) if noted.error is not None else None
+    times = {"began_ms": noted.began_ms, "ended_ms": noted.ended_ms}
+    return {"name": noted.name, "result": noted.result, "error": error, **times}
+
+
+def noted_from(item: object, subject: str) -> Noted:
+    """Undo noted_as_plain(), read from JSON or not. Raises JournalError."""
+    if not isinstance(item, Mapping):
+        raise JournalError(f"{subject} cannot be read: a step is no object")
+    step: _Step = decoded(_Step, {key: item.get(key) for key in ("name", "began_ms", "ended_ms")}, subject)
+    error = error_from(item["error"]) if item.get("error") is not None else None
+    result = result_from(step.name, item.get("result"), subject) if error is None else None
+    return Noted(step.name, result, error, step.began_ms, step.ended_ms)
+
+
+def error_from(data: object) -> VmacroError:
+    """The error that a step or an attempt ended with, as JSON has it. Raises JournalError."""
+    plain = {_KEYS.get(str(key), key): value for key, value in data.items()} if isinstance(data, Mapping) else data
+    told: _Error = decoded(_Error, plain, "the journal: an error")
+    kind = next((k for k in _all_errors(VmacroError) if k.__name__ == told.kind), None)
+    return kind(told.message, told.hint) if kind is not None else VmacroError(f"{told.kind}: {told.message}", told.hint)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Error:
+    kind: Annotated[str, Text(100)]
+    message: Annotated[str, Said(4000)]
+    hint: Annotated[str, Said(4000)] = ""
+
+
+_KEYS = {"__error__": "kind"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    name: Annotated[str, Text(100)]
+    began_ms: int
+    ended_ms: int
+
+
+def _all_errors(root: type[VmacroError]) -> list[type[VmacroError]]:
+    return [root, *(e for sub in root.__subclasses__() for e in _all_errors(sub))]
+
+
+def _exception_as_plain(value: object) -> object:
+    if isinstance(value, BaseException):
+        hint = value.hint if isinstance(value, VmacroError) else ""
+        message = value.message if isinstance(value, VmacroError) else str(value)
+        return {"__error__": type(value).__name__, "message": message, "hint": hint}
+    raise TypeError(f"{type(value).__name__} does not belong in the journal")

@@ -1,0 +1,209 @@
+"""What an orchestrator may ask a guest's agent: each verb once, with its arguments, its result and its deadline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Optional
+
+from vmacro.wire.fields import Address, Items, Number, Text, Word
+from vmacro.wire.messages import Nothing, Verb
+
+MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
+MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
+MAX_ADDRESSES = 256
+LONGEST_CLAIM_S = 7 * 86_400
+LONGEST_CONSENT_MS = 10_000
+
+_IpAddress = Annotated[str, Address()]
+_NoneOrIpAddress = Annotated[str, Address(optional=True)]
+_Port = Annotated[int, Number(0, 65_535)]
+_Count = Annotated[int, Number()]
+
+
+@dataclass(frozen=True)
+class ClaimArgs:
+    """Have the guest for `move`, of `by` (USER@MACHINE), for so many seconds."""
+
+    move: Annotated[str, Word()]
+    seconds: Annotated[int, Number(1, LONGEST_CLAIM_S)]
+    by: Annotated[str, Text(80)] = ""
+
+
+@dataclass(frozen=True)
+class ReleaseArgs:
+    """End the claim of `move`; another move's stays."""
+
+    move: Annotated[str, Word()]
+
+
+@dataclass(frozen=True)
+class ConsentArgs:
+    """How long to wait for clients to join."""
+
+    timeout_ms: Annotated[int, Number(1, LONGEST_CONSENT_MS)] = 1500
+
+
+@dataclass(frozen=True)
+class PrepareArgs:
+    """The addresses to come, `address6` '' where the guest gets none."""
+
+    address: _IpAddress
+    address6: _NoneOrIpAddress = ""
+
+
+@dataclass(frozen=True)
+class ArriveArgs:
+    """`left` is the address that the guest had before the move: it tells an arrival that the agent has seen by itself
+    from one that is still to come."""
+
+    left: _IpAddress
+
+
+@dataclass(frozen=True)
+class RetireArgs:
+    """`force` cuts connections that need the address."""
+
+    address: _IpAddress
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What DHCP gave (RFC 2131), and for how long."""
+
+    address: _IpAddress
+    prefix_length: Annotated[int, Number(0, 32)]
+    gateway: _IpAddress
+    server: _IpAddress
+    seconds: Annotated[int, Number(-1, 0xFFFFFFFF)]  # -1: for ever
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who moves the guest: the move, USER@MACHINE, and for how long already."""
+
+    move: Annotated[str, Word()]
+    by: Annotated[str, Text(80)]
+    age_s: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """The guest and its agent. `lease` is None while DHCP has not answered yet, `address6` '' without IPv6;
+    `extra_addresses` are those kept besides the present ones. `rp_filter` is the kernel's reverse-path filter:
+    0 off, 1 strict, 2 loose."""
+
+    agent: Annotated[str, Text(64)]
+    boot_id: Annotated[str, Text(64)]
+    kernel: Annotated[str, Text(100)]
+    hostname: Annotated[str, Text(64)]
+    uptime_s: float
+    interface: Annotated[str, Text(15)]
+    mac: Annotated[str, Word()]
+    lease: Optional[Lease]
+    address6: _NoneOrIpAddress
+    extra_addresses: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)]
+    verbs: Annotated[tuple[Annotated[str, Word()], ...], Items(64)]
+    claim: Optional[Claim]
+    rp_filter: Annotated[int, Number(0, 2)]
+
+
+@dataclass(frozen=True)
+class Subflow:
+    """One TCP connection below an MPTCP one, or a plain TCP connection. `bytes`: acknowledged and received so far
+    (tcp_info)."""
+
+    local: _IpAddress
+    local_port: _Port
+    remote: _IpAddress
+    remote_port: _Port
+    joined: bool
+    backup: bool
+    established: bool
+    bytes: _Count = 0
+
+    @property
+    def client(self) -> str:
+        """The client's end."""
+        return f"{self.remote}:{self.remote_port}"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection of the guest. `token` is the guest's own (RFC 8684 section 3.2), 0 for plain TCP; `willing`: its
+    client has been seen to join an address that was announced to it."""
+
+    token: Annotated[int, Number(0, 0xFFFFFFFF)]
+    subflows: Annotated[tuple[Subflow, ...], Items(MAX_SUBFLOWS)]
+    willing: bool = False
+
+    @property
+    def mptcp(self) -> bool:
+        """Whether it is more than plain TCP."""
+        return self.token != 0
+
+    @property
+    def key(self) -> str:
+        """What names it before and after a move."""
+        return f"{self.token:#010x}" if self.token else f"tcp {self.client}"
+
+    @property
+    def client(self) -> str:
+        """The client's end of the oldest subflow that is left; '' where none is."""
+        oldest = min(self.subflows, key=lambda s: s.joined, default=None)
+        return oldest.client if oldest is not None else ""
+
+    def reaches(self, *addresses: str) -> bool:
+        """Whether it has an established subflow on any of the guest's `addresses`."""
+        return any(s.local in addresses and s.established for s in self.subflows)
+
+
+@dataclass(frozen=True)
+class Connections:
+    """Those that fit a reply, and how many there are."""
+
+    connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What the agent did when the guest found itself at a new site. `seen_by`: channel, announce, restart or retry;
+    `endpoint_id` 0 where nothing was announced; `old6` and `new6` '' where IPv6 did not change."""
+
+    seen_by: Annotated[str, Word(16)]
+    old: _IpAddress
+    new: _IpAddress
+    gateway: _IpAddress
+    endpoint_id: Annotated[int, Number(0, 255)]
+    lease_ms: _Count
+    total_ms: _Count
+    old6: _NoneOrIpAddress = ""
+    new6: _NoneOrIpAddress = ""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The guest's addresses at the new site."""
+        return tuple(a for a in (self.new, self.new6) if a)
+
+
+@dataclass(frozen=True)
+class Retired:
+    """Whether the address is gone, and how many connections needed it where it is not."""
+
+    retired: bool
+    stuck: _Count
+
+
+STATUS = Verb("status", Nothing, Status, deadline_s=5)
+CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
+RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
+CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
+# Besides the wait for joins: the guest borrows an address from DHCP.
+CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
+PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
+ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
+RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
+
+_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE)
+VERBS = {verb.name: verb for verb in _ALL}
