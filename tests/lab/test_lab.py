@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import labs
 from tests.support import TOPOLOGY, Vmacro
 from vmacro.lab import topology
 from vmacro.lab.lab import Lab
@@ -57,30 +56,41 @@ def test_shells(lab: Lab, vmacro: Vmacro) -> None:
     assert unknown.returncode == 2 and "node 'atlantis'" in unknown.stderr
 
 
-def traces() -> tuple[set[str], set[str]]:
-    """Namespaces and mounts of this machine, but for those of labs that come and go beside this one."""
-    others = re.compile(rf"vmacro-({'|'.join([*labs.ORDER, 'layer', 'netem'])})-")
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.splitlines()
+NAME = "vmacro-tiny-"
+
+
+def traces(lab: Lab) -> list[str]:
+    """Namespaces and mounts of it on this machine: whatever a lab makes carries its name, or lies in its folder. What
+    has other names comes and goes beside it."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
     mounts = Path("/proc/self/mounts").read_text().splitlines()
-    return {n.split(" ")[0] for n in listed if not others.match(n)}, {m for m in mounts if not others.search(m)}
+    return [n for n in listed if n.startswith(NAME)] + [m for m in mounts if NAME in m or str(lab.folder) in m]
 
 
-def test_down_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[tuple[Lab, Path]]:
+    """A lab that is not up yet, and its topology."""
     shape = tmp_path / "tiny.toml"
     shape.write_text(TINY)
-    tiny = Lab(topology.load(shape))
-    tiny.down()
-    before = traces()
-    tiny.up(shape, lambda _text: None)
-    leader = tiny.host("here").leader
-    assert leader is not None and traces()[0] > before[0]
+    found = Lab(topology.load(shape))
+    found.down()
+    yield found, shape
+    found.down()
+
+
+def test_down_leaves_nothing(tiny: tuple[Lab, Path]) -> None:
+    lab, shape = tiny
+    assert traces(lab) == []
+    lab.up(shape, lambda _text: None)
+    leader = lab.host("here").leader
+    assert leader is not None and len(traces(lab)) >= len(lab.topology.nodes)
     inside = [p for p in Path("/proc").glob("[0-9]*") if _same_pid_namespace(p, leader.pid)]
     assert len(inside) > 5, "systemd, libvirtd, sshd"
-    assert tiny.down() == []
-    assert traces() == before
-    assert not tiny.folder.exists()
+    assert lab.down() == []
+    assert traces(lab) == []
+    assert not lab.folder.exists()
     assert not leader.alive
-    assert tiny.down() == [], "down again is fine"
+    assert lab.down() == [], "down again is fine"
 
 
 def _same_pid_namespace(process: Path, pid: int) -> bool:
