@@ -6,13 +6,15 @@ BIN := .venv/bin
 # Quiet: its warnings of a machine's own settings would drown what a demo has to say. Errors are told.
 PIP = $(BIN)/pip install -qq --no-color --progress-bar off --root-user-action=ignore --disable-pip-version-check
 PACKAGES := apt-utils cpio debian-archive-keyring e2fsprogs gcc iproute2 iptables libc6-dev libvirt-dev mmdebstrap \
-	nftables openssh-client openssl pkg-config postgresql python3 python3-dev python3-venv systemd-container util-linux \
+	nftables openssh-client openssl pkg-config python3 python3-dev python3-venv systemd-container util-linux \
 	wireguard-go wireguard-tools xz-utils
+# Other people's clients and a database, which tests need besides.
+TEST_PACKAGES := curl mptcpize postgresql wget
 
 # Labs side by side: what waits in one leaves the processor to the other. Three starve guests that boot under emulation.
 WORKERS := -n 2 --durations 20 --durations-min 1
 
-.PHONY: help demo test test-all mutants lint bench setup lock sbom packages clean
+.PHONY: help demo test test-all mutants lint bench setup lock sbom packages test-packages clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -20,10 +22,10 @@ help: ## this list
 demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
 	$(BIN)/vmacro lab demo
 
-test: setup ## unit, contract and lab tests, but for those marked slow: some 40 minutes
+test: test-packages setup ## unit, contract and lab tests, but for those marked slow: some 40 minutes
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
-test-all: setup ## all tests there are; docs/testing.md says what is slow
+test-all: test-packages setup ## all tests there are; docs/testing.md says what is slow
 	$(BIN)/pytest -m "" $(WORKERS)
 
 mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
@@ -39,16 +41,23 @@ bench: setup ## the figures of docs/benchmarks.md
 setup: packages .venv/ready ## packages and the environment in .venv
 
 packages:
-	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${db:Status-Status}\n' $$p 2>/dev/null \
-		| grep -qx installed || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-		if [ "$$(id -u)" != 0 ]; then \
-			echo "make: Debian packages are missing:" $$missing >&2; \
-			echo "make: run it with sudo, or install them" >&2; exit 3; \
-		fi; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 \
-			--no-install-recommends $$missing; \
-	fi
+	@$(call installed,$(PACKAGES))
+
+test-packages:
+	@$(call installed,$(TEST_PACKAGES))
+
+define installed
+missing=$$(for p in $(1); do dpkg-query -W -f '$${db:Status-Status}\n' $$p 2>/dev/null \
+	| grep -qx installed || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "make: Debian packages are missing:" $$missing >&2; \
+		echo "make: run it with sudo, or install them" >&2; exit 3; \
+	fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 \
+		--no-install-recommends $$missing; \
+fi
+endef
 
 # By their hashes alone. What is built (libvirt's binding, which must fit this machine's libvirt, and vmacro) is built by
 # the setuptools of the lock file: pip would fetch another one for each build, whose hash nobody knows.

@@ -70,7 +70,7 @@ def lab() -> Iterator[Lab]:
 def postgres() -> Iterator[postgres_server.Server]:
     binaries = postgres_server.installed()
     if binaries is None:
-        pytest.skip("no PostgreSQL: install postgresql, as `make setup` does")
+        pytest.skip("no PostgreSQL: install postgresql, as `make test` does")
     with postgres_server.running(binaries) as server:
         yield server
 

@@ -18,7 +18,7 @@ FETCH = f"""
 apt-get update -q
 apt-get install -y -q --no-install-recommends git make
 cd {CHECKOUT}
-make setup
+make test-packages setup
 .venv/bin/vmacro image build host
 .venv/bin/vmacro image build guest
 .venv/bin/python -c 'from vmacro.provisioning import ansible_inventory as a; a.parts()'
