@@ -63,7 +63,8 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) ->
     hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
     reserved = [(h.get("ip", ""), h.get("mac", "")) for h in hosts]
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
-    taken = list(dict.fromkeys([*leased, *reserved]))
+    # libvirt lists leases in another order each time.
+    taken = sorted({*leased, *reserved}, key=lambda entry: (str(entry[0]), str(entry[1])))
     found: dict[str, Any] = {
         "name": root.findtext("name", ""),
         "active": active,
