@@ -22,7 +22,7 @@ help: ## this list
 demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
 	$(BIN)/vmacro lab demo
 
-test: test-packages setup ## unit, contract and lab tests, but for those marked slow: some 40 minutes
+test: test-packages setup ## unit, contract and lab tests, but for those marked slow: some 30 minutes
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
 test-all: test-packages setup ## all tests there are; docs/testing.md says what is slow
