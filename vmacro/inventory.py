@@ -102,6 +102,13 @@ class Probe(Strict):
     port: int = Field(default=7000, ge=1, le=65535, description="where the guest's responder listens (TCP)")
     mptcp: bool = Field(default=True, description="by MPTCP; else by plain TCP")
     interval_ms: float = Field(default=10.0, ge=1, le=60_000, description="time from one request to the next")
+    visit_every_ms: float = Field(
+        default=0,
+        ge=0,
+        le=60_000,
+        description="while it moves, time from one new connection to the next, MPTCP and plain TCP in turns; 20 at "
+        "least, 0 for none",
+    )
 
 
 class Guest(Strict):
@@ -371,4 +378,6 @@ def _guest(name: str, guest: Guest) -> nouns.Guest:
 
 
 def _target(probe: Probe) -> nouns.ProbeTarget:
-    return nouns.ProbeTarget(probe.from_, probe.port, probe.mptcp, probe.interval_ms, probe.address)
+    return nouns.ProbeTarget(
+        probe.from_, probe.port, probe.mptcp, probe.interval_ms, probe.address, probe.visit_every_ms
+    )

@@ -51,13 +51,15 @@ class Site:
 @dataclass(frozen=True)
 class ProbeTarget:
     """Where and from which prober a guest's round trips are measured while it moves. `address` is the name that
-    clients use, empty for whatever address the guest has."""
+    clients use, empty for whatever address the guest has. `visit_every_ms`: from one new connection to the next; 0 for
+    none."""
 
     prober: _Name
     port: Annotated[int, Number(1, 65_535)] = 7000
     mptcp: bool = True
     interval_ms: Annotated[float, Number(1, 60_000)] = 10.0
     address: _Machine = ""
+    visit_every_ms: Annotated[float, Number(0, 60_000)] = 0.0
 
 
 @dataclass(frozen=True)

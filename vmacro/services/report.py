@@ -98,6 +98,7 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
             "requests_sent": felt.totals.sent,
             "requests_lost": felt.totals.lost,
             "requests_reordered": felt.totals.reordered,
+            "visitors": {part: asdict(visited) for part, visited in felt.visitors.items()},
         }
     return figures
 
@@ -174,6 +175,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     return [
         Table("Round trips (ms)", columns, tuple(rows)),
         Table("What the client felt", ("", ""), felt_rows, f"Outage: {report.OUTAGE_MEANS}."),
+        *report.visitors_table(felt),
         Table("Connections", facts, connections),
         Table("The move", ("", ""), move_rows),
     ]
