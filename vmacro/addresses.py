@@ -78,6 +78,15 @@ def check_login(ssh: str) -> str:
     return ssh
 
 
+def check_dns_name(name: str) -> str:
+    """A name of a machine in DNS, complete, in lower case and without the last dot. Raises ValueError."""
+    found = name.rstrip(".").lower()
+    labels = found.split(".")
+    if len(found) > 253 or not _HOST_NAME.fullmatch(found) or len(labels) < 2 or labels[-1].isdecimal():
+        raise ValueError(f"{shown(name)!r} is no complete name in DNS, such as www.example.net")
+    return found
+
+
 def check_plain(text: str) -> str:
     """What the journal, a terminal and a URI can have in a line. Raises ValueError."""
     if not text.isprintable() or len(text) > 253:
@@ -89,6 +98,7 @@ Machine = Annotated[str, AfterValidator(check_machine)]
 Login = Annotated[str, AfterValidator(check_plain), AfterValidator(check_login)]
 LibvirtUri = Annotated[str, AfterValidator(check_libvirt)]
 Plain = Annotated[str, AfterValidator(check_plain)]
+DnsName = Annotated[str, AfterValidator(check_dns_name)]
 
 
 def with_psycopg(database_url: str) -> str:
