@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from vmacro import private
 
 ROOT = Path(__file__).parents[1] / ".venv/knot"
-ZONE, PORT, KEY = "example.test.", 15353, "vmacro"
+ZONE, KEY = "example.test.", "vmacro"
 SECRET, OTHER_SECRET = (
     "c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMhISE=",
     "bm90IHRoZSBzZWNyZXQgb2YgdGhlIHRlc3RzLCBvaG8hISE=",
@@ -82,9 +83,10 @@ class Knot:
 
 @contextmanager
 def running(
-    folder: Path, records: str, address: str = "127.0.0.1", port: int = PORT, prefix: tuple[str, ...] = ()
+    folder: Path, records: str, address: str = "127.0.0.1", port: int = 0, prefix: tuple[str, ...] = ()
 ) -> Iterator[Knot]:
-    """With these records, as lines of a zone file, beside what a zone must have."""
+    """With these records, as lines of a zone file, beside what a zone must have. `port` 0: one that is free here."""
+    port = port or _free_port(address)
     private.folder(folder)
     private.write(folder / "zone", f"$ORIGIN {ZONE}\n{_SOA}{records}")
     private.write(
@@ -102,6 +104,11 @@ def key_file(path: Path, secret: str = SECRET, name: str = KEY) -> Path:
     """As `tsig-keygen` writes it."""
     private.write(path, f'key "{name}" {{\n\talgorithm hmac-sha256;\n\tsecret "{secret}";\n}};\n')
     return path
+
+
+def _free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as held:
+        return int(held.getsockname()[1])
 
 
 def installed() -> bool:

@@ -14,7 +14,6 @@ from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
 from vmacro.errors import HostError
 from vmacro.model.facts import NO_PAST, Claim, Disk, FoundLegEnd, Pool
 from vmacro.model.moves import Finding
-from vmacro.model.nouns import Policy
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -275,7 +274,9 @@ CASES: dict[str, tuple[str, Breaking]] = {
 def found(handoff: str, broken: Breaking, take_over: bool = False, faults: Faults | None = None) -> list[Finding]:
     fake = FakeWorld()
     broken(fake)
-    wanted = Request(fake.inventory.guests[0], fake.inventory.sites[1], handoff, Policy(), take_over=take_over)
+    wanted = Request(
+        fake.inventory.guests[0], fake.inventory.sites[1], handoff, fake.inventory.policy, take_over=take_over
+    )
     world = faults.world(fake) if faults is not None else fake.world
     return checks.check(wanted, measured.look(fake.inventory, wanted, world, ask_clients=True))
 
