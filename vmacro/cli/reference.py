@@ -69,7 +69,8 @@ def _table(name: str, model: type[BaseModel]) -> str:
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    return f"| `{field.alias or key}` | {_default(field)} | {', '.join(_limits(field))} | {field.description} |"
+    meaning = " ".join((field.description or "").split())
+    return f"| `{field.alias or key}` | {_default(field)} | {', '.join(_limits(field))} | {meaning} |"
 
 
 def _default(field: FieldInfo) -> str:

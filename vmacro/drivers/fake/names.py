@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class FakeZone:
-    """`names` by name; `key`: whether the server takes our key; `meddlers`: changes that others make, each just before
-    one of ours."""
+    """`names` by name; `key`: whether the server takes our key; `closed`: it answers, and changes nothing for us;
+    `meddlers`: changes that others make, each just before one of ours."""
 
     names: dict[str, NameFacts] = field(default_factory=dict)
     up: bool = True
     key: bool = True
+    closed: bool = False
     meddlers: list[NameFacts] = field(default_factory=list)
 
     def put(self, name: str, *addresses: str, ttl_s: int = 30) -> None:
@@ -39,6 +40,8 @@ class FakeNames:
 
     def replace(self, seen: NameFacts, wanted: tuple[str, ...]) -> bool:
         zone = self._reached("replace")
+        if zone.closed:
+            raise NamesError("name server 10.9.0.53: an update: refused: REFUSED", "what may our key update?")
         if zone.meddlers:
             other = zone.meddlers.pop(0)
             zone.names[other.name] = other
