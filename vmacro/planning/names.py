@@ -26,23 +26,22 @@ def linger_s(policy: Policy, names: Iterable[NameView]) -> float:
     return min(float(max([LINGER_S, *ttls])), LONGEST_FOLLOWED_S)
 
 
-def addresses_wanted(seen: NameFacts, old: Collection[str], present: Iterable[str]) -> tuple[str, ...] | None:
+def addresses_wanted(seen: NameFacts, old: Collection[str], present: Collection[str]) -> tuple[str, ...] | None:
     """To which addresses a name is to lead once its guest has moved from `old` addresses to the `present` ones. None
-    where it leads to somebody else: no record is the guest's, or of a family that the guest has none is.
+    where it leads to somebody else: of a family that the guest has, there are records, and none is the guest's; or the
+    name would not lead to the guest at all.
 
     Records of others beside the guest's stay. A family without records gets none; one that the guest has no address of
-    any more loses the guest's, but not where none would be left.
+    any more loses the guest's.
     """
     wanted: list[str] = []
-    ours = False
     for records, version6 in ((seen.a.addresses, False), (seen.aaaa.addresses, True)):
         new = [address for address in present if (":" in address) == version6]
         others = [address for address in records if address not in old and address not in new]
-        ours = ours or len(others) < len(records)
         if records and new and len(others) == len(records):
             return None
         wanted += [*others, *new] if records else []
-    return (tuple(sorted(wanted)) or None) if ours else None
+    return tuple(sorted(wanted)) if set(wanted) & set(present) else None
 
 
 def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
