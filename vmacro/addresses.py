@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
@@ -94,10 +95,19 @@ def check_plain(text: str) -> str:
     return text
 
 
+def check_path(path: Path) -> Path:
+    """A file, wherever one stands. Raises ValueError."""
+    if not path.is_absolute():
+        raise ValueError(f"{shown(str(path))!r} is no absolute path")
+    check_plain(str(path))
+    return path
+
+
 Machine = Annotated[str, AfterValidator(check_machine)]
 Login = Annotated[str, AfterValidator(check_plain), AfterValidator(check_login)]
 LibvirtUri = Annotated[str, AfterValidator(check_libvirt)]
 Plain = Annotated[str, AfterValidator(check_plain)]
+File = Annotated[Path, AfterValidator(check_path)]
 DnsName = Annotated[str, AfterValidator(check_dns_name)]
 
 
