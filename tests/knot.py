@@ -60,6 +60,10 @@ class Knot:
     prefix: tuple[str, ...]
     _process: list[subprocess.Popen[bytes]]
 
+    @property
+    def pid(self) -> int:
+        return self._process[-1].pid
+
     def start(self) -> None:
         """Again, with what it had been told."""
         with private.opened(self.folder / "log", "w") as log:

@@ -57,7 +57,7 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
                 continue
             age_s, left_s = time.time() - carriage.began_s, carriage.deadline_s - time.time()
             ends = (carriage.home.name, carriage.at.name, carriage.leg.kind if carriage.leg else "none: it is home")
-            lingers_s = max(0, round(carriage.lingers_until_s - time.time()))
+            lingers_s = max(0, round(carriage.open_until_s - time.time()))
             common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s), lingers_s)
             try:
                 users = _users(as_the_inventory_has_it(carriage, settings.inventory), world)

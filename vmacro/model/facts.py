@@ -259,7 +259,8 @@ class HomedAddress:
 
 @dataclass(frozen=True)
 class Lingering:
-    """An old address that takes new connections until then, in seconds since 1970, whoever uses it."""
+    """An old address that takes new connections until then, in seconds since 1970, whoever uses it; 0.0: as long as a
+    name may lead there."""
 
     address: IpAddress
     until_s: Annotated[float, Number()]

@@ -120,9 +120,9 @@ class Plan:
 
     def lingers_until_s(self, address: str, wall_s: float) -> float:
         """When an old address stops taking new connections, if the move ends at `wall_s`; 0.0: it does not linger."""
-        earlier = max((old.until_s for old in self.lingering if old.address == address), default=0.0)
-        left = address in (self.address, self.address6)
-        return max(earlier, wall_s + self.linger_s if left and self.linger_s else 0.0)
+        earlier = [old.until_s for old in self.lingering if old.address == address]
+        left_now = address in (self.address, self.address6) or 0.0 in earlier
+        return max([*earlier, wall_s + self.linger_s if left_now and self.linger_s else 0.0])
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,8 @@ class Noted:
 class Carriage:
     """An old address that is still in use after a move. `home`: the host whose site routes it; `at`: where the guest
     is; `leg`: its tunnel, None where the guest is at home. Times in seconds since 1970: until `lingers_until_s` it
-    stays whether or not a connection uses it, for new ones."""
+    stays whether or not a connection uses it, for new ones. `named`: a name may still lead there, since the move could
+    not lead it elsewhere."""
 
     move_id: _Move
     guest: Guest
@@ -197,6 +198,12 @@ class Carriage:
     began_s: float
     deadline_s: float
     lingers_until_s: float = 0.0
+    named: bool = False
+
+    @property
+    def open_until_s(self) -> float:
+        """Until when it takes new connections; while a name may lead there, whoever asks for that comes there."""
+        return self.deadline_s if self.named else min(self.lingers_until_s, self.deadline_s)
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
             legs.get(address),
             wall_s,
             deadline_s,
-            # While a name may lead there, whoever asks for it comes there.
-            deadline_s if outcome.names_remain else plan.lingers_until_s(address, wall_s),
+            plan.lingers_until_s(address, wall_s),
+            named=outcome.names_remain,
         )
         for address in outcome.carried
         if address in homes  # a journal that others write to may name any
@@ -115,7 +115,7 @@ def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
             return Verdict.NEEDED  # an agent that has just started, or has not seen yet that its guest has moved
         if carriage.address not in facts.extra_addresses:
             return Verdict.UNNEEDED
-        if world.clock.wall_ns() < carriage.lingers_until_s * 1e9:
+        if world.clock.wall_ns() < carriage.open_until_s * 1e9:
             return Verdict.NEEDED
         return Verdict.UNNEEDED if agent.retire(carriage.address) else Verdict.NEEDED
 
