@@ -136,8 +136,13 @@ def test_a_name_that_the_last_move_left_behind_is_taken_along(fake: FakeWorld) -
     assert story.move().exit_code == 5
     fake.zone.up = True
     assert leads(fake)[WWW] == (OLD,)
-    assert story.move("bucharest").exit_code == 0
+    story.past = replace(story.past, lingering=(Lingering(OLD, 0.0),))
+    chosen = story.plan("bucharest")
+    outcome = migrate.run_move(chosen, fake.world, Straight())
+    assert outcome.exit_code == 0
     assert leads(fake)[WWW] == (fake.guest.address,) and fake.guest.address not in (OLD, NEW)
+    times = {c.address: c.open_until_s - fake.now_s for c in carry.carriages(chosen, outcome, fake.now_s)}
+    assert times == {OLD: 60, NEW: 60}, "who had asked for the name until now"
 
 
 def test_a_move_that_rolls_back_leaves_names_alone(fake: FakeWorld) -> None:
@@ -204,7 +209,8 @@ def test_it_is_retired_at_the_end_of_its_time_and_not_before(fake: FakeWorld) ->
 def test_the_deadline_of_carriages_comes_first(fake: FakeWorld) -> None:
     said(fake, carry_deadline_s=20.0)
     found, began = carriage(fake), fake.now_s
-    assert "deadline" in carry.run_carriage(found, fake.world, Straight())
+    assert found.open_until_s == found.deadline_s == began + 20
+    carry.run_carriage(found, fake.world, Straight())
     assert fake.now_s < began + 30 and fake.guest.kept == []
 
 
@@ -212,14 +218,14 @@ def test_while_a_name_may_lead_there_it_lingers_until_resume_has_led_it_elsewher
     chosen, book = plan(fake), Logbook()
     fake.zone.up = False
     (first,) = carry.carriages(chosen, book.attempt(chosen, fake.world, Faults()), fake.now_s)
-    assert first.lingers_until_s == first.deadline_s == fake.now_s + 86_400
+    assert first.open_until_s == first.deadline_s == fake.now_s + 86_400
     fake.zone.up = True
     (second,) = carry.carriages(chosen, book.attempt(chosen, fake.world, Faults()), fake.now_s)
-    assert second.lingers_until_s == fake.now_s + 60
+    assert second.open_until_s == fake.now_s + 60
     carry.run_carriage(second, fake.world, Straight())
     assert fake.guest.kept == []
     carry.run_carriage(first, fake.world, Straight())
-    assert fake.now_s < first.lingers_until_s - 80_000, "it sees that the address has gone"
+    assert fake.now_s < first.open_until_s - 80_000, "it sees that the address has gone"
     assert ends(fake) == {"bucharest": [], "berlin": []}
 
 

@@ -207,9 +207,8 @@ class Archive:
                 raise JournalError(f"carriage {carriage.trouble}; nothing was changed", "vmacro carried")
         legs = tuple(leg for plan in plans for leg in (*plan.new_legs, *plan.old_legs))
         carried = dict.fromkeys(HomedAddress(c.address, c.home) for c in mine)
-        return Past(
-            legs, tuple(carried), tuple(Lingering(c.address, c.lingers_until_s) for c in mine if c.lingers_until_s)
-        )
+        lingering = [(c.address, 0.0 if c.named else c.lingers_until_s) for c in mine if c.named or c.lingers_until_s]
+        return Past(legs, tuple(carried), tuple(Lingering(*item) for item in lingering))
 
     def forget(self, before_ms: int) -> int:
         """Delete moves that ended before then, with their attempts, and carriages. Returns how many moves.
