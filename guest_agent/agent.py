@@ -22,6 +22,7 @@ from vmacro.wire.agent_verbs import (
     ArriveArgs,
     ClaimArgs,
     ConsentArgs,
+    LingerArgs,
     PrepareArgs,
     ReleaseArgs,
     RetireArgs,
@@ -32,7 +33,7 @@ from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, R
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire"})
+ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire", "linger"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -62,6 +63,7 @@ class Agent:
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
+                _handler(agent_verbs.LINGER, self._linger),
             ]
         )
 
@@ -147,3 +149,6 @@ class Agent:
 
     async def _retire(self, args: RetireArgs) -> agent_verbs.Retired:
         return await retire(self._guest, args.address, args.force)
+
+    async def _linger(self, args: LingerArgs) -> agent_verbs.Retired:
+        return await retire(self._guest, args.address, keep=True)

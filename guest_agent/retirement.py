@@ -11,11 +11,12 @@ from vmacro.wire.messages import ProtocolError
 LOG = logging.getLogger(__name__)
 
 
-async def retire(guest: Guest, address: str, force: bool = False) -> Retired:
+async def retire(guest: Guest, address: str, force: bool = False, keep: bool = False) -> Retired:
     """Take an address that the guest had from connections that use the present one too.
 
     Where nobody else needs it: REMOVE_ADDR on all connections, then the /32 goes. Where somebody does,
     only the others' subflows on it are cut, and it stays; unless `force` cuts these connections too.
+    With `keep` it is withdrawn all the same, and stays for who connects to it anew.
     Raises ProtocolError: not-ready, in-use, or kernel.
     """
     present = await guest.present()
@@ -37,6 +38,8 @@ async def retire(guest: Guest, address: str, force: bool = False) -> Retired:
         return Retired(False, len(stuck))
     await guest.endpoints.withdraw(0, address)
     await guest.withdraw_all(address)
+    if keep:
+        return Retired(False, 0)
     await guest.link.move_out(address)
     if address in guest.state.prepared:
         guest.state.prepared = ("", "")

@@ -108,6 +108,19 @@ class AgentError(VmacroError):
         self.code = code
 
 
+class NamesError(VmacroError):
+    """The name server could not be asked, or did not do it. `code`: `silent`, `key` (it does not take our TSIG key, or
+    its answer is not signed with it), `changed` (somebody else has changed the name), or `refused`."""
+
+    def __init__(self, message: str, hint: str = "", code: str = "refused") -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
+class HookError(VmacroError):
+    """An executable of the operator's own failed, or could not be run."""
+
+
 class ProvisioningError(VmacroError):
     """A playbook failed at some host. It may be run again."""
 

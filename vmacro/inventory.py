@@ -15,10 +15,11 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from vmacro import addresses, config
-from vmacro.addresses import LibvirtUri, Login, Machine, Plain
+from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError, reason_of
 from vmacro.model import nouns
+from vmacro.outside import Dns, Hooks
 from vmacro.pki.store import OPERATOR
 from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
 
@@ -117,6 +118,9 @@ class Guest(Strict):
     domain: Plain = Field(default="", description="libvirt's name for it; default: the guest's name")
     probe: Probe | None = Field(default=None, description="how its round trips are measured; default: not at all")
     ssh: Login = Field(default="", description="USER@ADDRESS, or USER@ where its address is to be asked of its host")
+    names: tuple[DnsName, ...] = Field(
+        default=(), max_length=nouns.MOST_NAMES, description="names in DNS that follow it; needs [dns]"
+    )
     interface: Plain = Field(default="", description="the one that migrates; default: that of the default route")
     servers: tuple[str, ...] = Field(default=(), description="systemd units in it that are to speak MPTCP")
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
@@ -172,6 +176,9 @@ class Policy(Strict):
     """Longest that a move may take until the guest has arrived."""
     carry_deadline_s: float = Field(default=DEFAULTS.carry_deadline_s, ge=0, le=LONGEST_CARRIAGE_S)
     """Longest that an old address is carried for connections that still use it."""
+    linger_s: float | None = Field(default=DEFAULTS.linger_s, ge=0, le=LONGEST_CARRIAGE_S)
+    """How long an old address takes new connections after a seamless move; default: as long as others may keep the
+    guest's names (their TTL), 60 s at least and an hour at most."""
     auto_converge: bool = DEFAULTS.auto_converge
     """Whether QEMU may slow the guest down so that its copy converges."""
     allow_connection_loss: bool = DEFAULTS.allow_connection_loss
@@ -228,10 +235,13 @@ class Inventory(Strict):
     hosts: dict[Name, Host] = Field(min_length=1)
     guests: dict[Name, Guest] = Field(default_factory=dict)
     probers: dict[Name, Prober] = Field(default_factory=dict)
+    dns: Dns | None = None
+    hooks: Hooks = Hooks()
 
     @model_validator(mode="after")
     def _consistent(self) -> Inventory:
         problems = [*self._names_without_thing(), *self._overlaps(), *self._domains_of_two(), *self._names_of_two()]
+        problems += self._dns_names()
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -268,6 +278,16 @@ class Inventory(Strict):
             f"hosts {a} and {b}: both are {x!r} in their certificates: hosts.{b}.tls_name"
             for (a, x), (b, y) in itertools.combinations(named, 2)
             if x.lower() == y.lower()
+        ]
+
+    def _dns_names(self) -> list[str]:
+        """A name follows one guest only, and by somebody."""
+        named = [(guest, name) for guest, found in self.guests.items() for name in found.names]
+        problems = [f"guests.{guest}.names: there is no [dns]" for guest, _ in named[:1] if self.dns is None]
+        return problems + [
+            f"guests.{b}.names: {y!r} is one of guest {a}'s already"
+            for (a, x), (b, y) in itertools.combinations(named, 2)
+            if x == y
         ]
 
     def _names_without_thing(self) -> list[str]:
@@ -322,7 +342,7 @@ def settings_of(path: Path, read: Inventory) -> Settings:
     guests = tuple(_guest(name, guest) for name, guest in read.guests.items())
     policy = nouns.Policy(**read.policy.model_dump())
     orchestrator = read.orchestrator.model_copy(update={"database_url": _database_url(path, read.orchestrator)})
-    return Settings(path, nouns.Inventory(sites, guests, policy), orchestrator, read.probers, read)
+    return Settings(path, nouns.Inventory(sites, guests, policy, _hooks(read)), orchestrator, read.probers, read)
 
 
 def adjusted(policy: nouns.Policy, changes: Mapping[str, object]) -> nouns.Policy:
@@ -374,7 +394,13 @@ def _host(name: str, host: Host, network: GuestNetwork | None) -> nouns.Host:
 
 
 def _guest(name: str, guest: Guest) -> nouns.Guest:
-    return nouns.Guest(name, guest.domain or name, _target(guest.probe) if guest.probe is not None else None)
+    probe = _target(guest.probe) if guest.probe is not None else None
+    return nouns.Guest(name, guest.domain or name, probe, guest.names)
+
+
+def _hooks(read: Inventory) -> nouns.Hooks:
+    before, after = (tuple(map(str, paths)) for paths in (read.hooks.before, read.hooks.after))
+    return nouns.Hooks(before, after, read.hooks.deadline_s, read.hooks.on_failure == "stop")
 
 
 def _target(probe: Probe) -> nouns.ProbeTarget:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from vmacro.model.events import Event, What
@@ -27,6 +27,7 @@ from vmacro.model.facts import (
     Pool,
     Turn,
 )
+from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
 
 Result = TypeVar("Result")
@@ -204,6 +205,32 @@ class Agent(Protocol):
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
 
+    def linger(self, address: str) -> None:
+        """As retire(), but the address stays in any case: it takes new connections."""
+
+
+class Names(Protocol):
+    """The authoritative name server of guests' names. Every method raises NamesError; ConfigurationError where there is
+    no server, or its key cannot be used."""
+
+    def look(self, name: str) -> NameFacts:
+        """What it has for a name; nothing, where it has no such name. Raises NamesError also for a name that leads to
+        another one."""
+
+    def replace(self, seen: NameFacts, wanted: tuple[str, ...]) -> bool:
+        """Set a name's A and AAAA to the `wanted` addresses, with the TTLs that were `seen`, at once and only if they
+        are still what was seen. False: somebody else has changed them, and nothing was done. With what was seen as
+        `wanted` it changes nothing, and raises as any other change would."""
+
+
+class Hooks(Protocol):
+    """The operator's own executables."""
+
+    def run(self, path: str, told: str, deadline_s: float) -> HookEnd:
+        """Run one, with `told` on its standard input and nothing of our environment, until it has ended; at the
+        deadline it is ended, with all of its process group. Raises HookError where it cannot be run, or may not be,
+        since others could write to it."""
+
 
 class EventLog(Protocol):
     """All events of all moves, written as they happen and never changed. Several processes append to one log."""
@@ -232,6 +259,17 @@ def one_by_one(questions: Sequence[Callable[[], Result]], within_s: float) -> li
 
 
 @dataclass(frozen=True)
+class HookEnd:
+    """How an executable ended: its exit status, -N for signal N; `late`: at its deadline. `said`: the beginning of what
+    it wrote."""
+
+    code: int
+    took_ms: int
+    said: str
+    late: bool = False
+
+
+@dataclass(frozen=True)
 class World:
     """All ports together, and the `inventory` that says which hosts and guests there are. Those to hosts and guests
     open on demand, which may raise what their methods raise."""
@@ -245,6 +283,8 @@ class World:
     inventory: Inventory
     cancelled: Callable[[], bool] = lambda: False
     side_by_side: SideBySide = one_by_one
+    names: Names = field(kw_only=True)
+    hooks: Hooks = field(kw_only=True)
 
     def tell(self, move_id: str, what: What) -> None:
         """Publish what has just happened; '' where it concerns no move."""

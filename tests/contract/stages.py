@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tests.support import clients, on_host, other_site, site_of, virsh
+from vmacro.drivers import dns
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.fake import FakeWorld, connection, domain
+from vmacro.drivers.hooks import Executables
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
@@ -157,6 +159,8 @@ def in_lab(lab: Lab, known: Inventory) -> Iterator[Stage]:
             SystemClock(),
             lambda _event: None,
             known,
+            names=dns.NoNames(),
+            hooks=Executables(),
         )
         dead = replace(there, name="dead", uri=there.uri.replace("/system", ":9/system"))
         try:

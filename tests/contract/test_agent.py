@@ -128,6 +128,20 @@ def test_an_address_stays_for_who_cannot_follow_until_it_is_forced(stage: Stage,
         assert stuck.key not in {c.key for c in agent.connections()}
 
 
+@certifies("Agent.linger", "Agent.retire")
+def test_an_address_lingers_whether_or_not_somebody_uses_it(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    for _ in range(2):
+        agent.linger(coming)
+        assert agent.status().extra_addresses == (coming,)
+    with stage.backstage.plain_client(coming):
+        agent.linger(coming)
+        assert any(c.reaches(coming) for c in agent.connections()), "it takes new connections"
+    assert agent.retire(coming, force=True) and agent.status().extra_addresses == ()
+    with refused("in-use"):
+        agent.linger(agent.status().address)
+
+
 @certifies("Agent.arrive")
 def test_an_arrival_without_a_move_changes_nothing_and_may_be_asked_for_twice(agent: Agent, coming: str) -> None:
     address = agent.status().address

@@ -101,6 +101,9 @@ class _Channel:
             return agent.arrive(args.left)
         if verb == "retire":
             return agent_verbs.Retired(agent.retire(args.address, args.force), 0)
+        if verb == "linger":
+            agent.linger(args.address)
+            return agent_verbs.Retired(False, 0)
         if verb == "release":
             agent.release(args.move)
         else:

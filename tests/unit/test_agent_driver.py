@@ -45,6 +45,7 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "consent": (lambda a: a.consent(1500), CONNECTIONS),
     "prepare": (lambda a: a.prepare("10.2.0.9", "fd00:2::9"), messages.Nothing()),
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
+    "linger": (lambda a: a.linger("10.1.0.9"), agent_verbs.Retired(False, 1)),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),
 }
 

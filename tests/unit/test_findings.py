@@ -14,7 +14,6 @@ from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
 from vmacro.errors import HostError
 from vmacro.model.facts import NO_PAST, Claim, Disk, FoundLegEnd, Pool
 from vmacro.model.moves import Finding
-from vmacro.model.nouns import Policy
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -196,6 +195,23 @@ def _set(of: FakeHost, change: dict[str, object]) -> None:
         setattr(of, name, value)
 
 
+def named(*addresses: str, ttl_s: int = 30, **policy: float) -> Breaking:
+    """The guest has a name, which leads there."""
+
+    def broken(fake: FakeWorld) -> None:
+        fake.zone.put("www.example.net", *addresses, ttl_s=ttl_s)
+        guests = tuple(replace(guest, names=("www.example.net",)) for guest in fake.inventory.guests)
+        changed = replace(fake.inventory.policy, linger_s=None, **policy)  # type: ignore[arg-type]
+        fake.inventory = replace(fake.inventory, guests=guests, policy=changed)
+
+    return broken
+
+
+def zone(**change: object) -> Breaking:
+    return lambda fake: fake.zone.__dict__.update(change)
+
+
+HERE = "10.50.1.97"
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 CASES: dict[str, tuple[str, Breaking]] = {
     "all is well": (RENUMBER, lambda _fake: None),
@@ -269,13 +285,34 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "no network at the destination": (SEAMLESS, unknown_network),
     "a disk and a mute host side at the source": (SEAMLESS, with_disk(mute_side("bucharest"))),
     "a disk and a mute host side at the destination": (SEAMLESS, with_disk(mute_side("berlin"))),
+    "a name that leads to it": (SEAMLESS, named(HERE)),
+    "a name that leads to it and to others": (SEAMLESS, named(HERE, "10.9.9.9")),
+    "a name that leads elsewhere": (SEAMLESS, named("10.9.9.9", "10.9.9.8")),
+    "a name that leads elsewhere by IPv6": (SEAMLESS, both(named(HERE, "fd00::9"), guest(address6="fd50:1::9"))),
+    "a name that leads nowhere": (SEAMLESS, named()),
+    "a name whose TTL is followed": (SEAMLESS, named(HERE, ttl_s=3600)),
+    "a name that others keep for too long": (SEAMLESS, named(HERE, ttl_s=86_400)),
+    "a name that others keep for longer than carriages last": (
+        SEAMLESS,
+        named(HERE, ttl_s=600, carry_deadline_s=300.0),
+    ),
+    "a name server that is down": (SEAMLESS, both(named(HERE), zone(up=False))),
+    "a name server that does not take our key": (SEAMLESS, both(named(HERE), zone(key=False))),
+    "a name server that refuses to change a name": (SEAMLESS, both(named(HERE), zone(closed=True))),
+    "an agent that cannot have an address linger": (
+        SEAMLESS,
+        both(named(HERE), guest(verbs=("arrive", "claim", "connections", "prepare", "retire", "status"))),
+    ),
+    "a name, and no leg for who comes late": (RENUMBER, named(HERE)),
 }
 
 
 def found(handoff: str, broken: Breaking, take_over: bool = False, faults: Faults | None = None) -> list[Finding]:
     fake = FakeWorld()
     broken(fake)
-    wanted = Request(fake.inventory.guests[0], fake.inventory.sites[1], handoff, Policy(), take_over=take_over)
+    wanted = Request(
+        fake.inventory.guests[0], fake.inventory.sites[1], handoff, fake.inventory.policy, take_over=take_over
+    )
     world = faults.world(fake) if faults is not None else fake.world
     return checks.check(wanted, measured.look(fake.inventory, wanted, world, ask_clients=True))
 

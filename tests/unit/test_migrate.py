@@ -39,7 +39,7 @@ class Straight:
 
 
 def request(fake: FakeWorld, **bounds: object) -> Request:
-    policy = Policy(**bounds)  # type: ignore[arg-type]
+    policy = Policy(**{"linger_s": 0.0, **bounds})  # type: ignore[arg-type]
     return Request(fake.inventory.guests[0], fake.inventory.sites[1], _handoff[0], policy)
 
 

@@ -68,6 +68,15 @@ def test_a_follower_by_ipv6_counts_as_one(away: World) -> None:
     assert retired(away).retired
 
 
+def test_an_address_that_lingers_is_withdrawn_from_who_follows_and_stays_for_who_comes(away: World) -> None:
+    away.kernel.open = [FOLLOWER]
+    assert asyncio.run(retire(away.guest, HOME, keep=True)) == Retired(False, 0)
+    assert away.log == [f"withdraw initial {HOME}", f"withdraw {HOME}"] and away.kernel.kept == [HOME]
+    away.kernel.open.append(STUCK)  # a visitor
+    assert asyncio.run(retire(away.guest, HOME, keep=True)) == Retired(False, 1)
+    assert STUCK in away.kernel.open and away.kernel.kept == [HOME]
+
+
 @pytest.mark.parametrize("present", [AWAY, AWAY6])
 def test_the_present_addresses_are_never_retired(away: World, present: str) -> None:
     away.kernel.known6 = {AWAY6: True}

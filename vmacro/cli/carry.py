@@ -1,4 +1,4 @@
-"""carry, carried: old addresses that connections still use after their guest has moved."""
+"""carry, carried: old addresses that are still in use after their guest has moved, or linger for new connections."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def carry(
 
 
 def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None:
-    """Old addresses still in use, and by which connections."""
+    """Old addresses still in use, by which connections, and for how long they take new ones."""
     settings = wiring.load(inventory)
     with wiring.archive(settings) as archive:
         carriages = archive.carriages()
@@ -53,21 +53,24 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
     with wiring.opened(settings) as world:
         for carriage in carriages:
             if isinstance(carriage, UnreadableCarriage):
-                rows.append(("", carriage.address, *("",) * 3, None, None, "", "", None, carriage.trouble))
+                rows.append(("", carriage.address, *("",) * 3, None, None, None, "", "", None, carriage.trouble))
                 continue
             age_s, left_s = time.time() - carriage.began_s, carriage.deadline_s - time.time()
             ends = (carriage.home.name, carriage.at.name, carriage.leg.kind if carriage.leg else "none: it is home")
-            common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s))
+            lingers_s = max(0, round(carriage.open_until_s - time.time()))
+            common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s), lingers_s)
             try:
                 users = _users(as_the_inventory_has_it(carriage, settings.inventory), world)
             except VmacroError as error:
                 rows.append((*common, "", "", None, error.message))
                 continue
+            if not users:
+                rows.append((*common, "", "", None, ""))
             for user in users:
                 moved = sum(s.bytes for s in user.subflows if s.local == carriage.address)
                 rows.append((*common, user.client, "mptcp" if user.mptcp else "tcp", moved, ""))
     columns = (
-        *("guest", "address", "home", "carried to", "tunnel", "for s", "deadline in s"),
+        *("guest", "address", "home", "carried to", "tunnel", "for s", "deadline in s", "lingers for s"),
         *("client", "transport", "bytes", "trouble"),
     )
     if json:

@@ -193,7 +193,8 @@ def _show_report(report: Report) -> None:
     show_ending(report)
     if outcome.carried:
         addresses = ", ".join(outcome.carried)
-        render.say(f"carried on for clients that cannot follow: {addresses}. `vmacro carry` closes it in the end")
+        whom = "for clients that cannot follow, or have yet to hear of the new address"
+        render.say(f"carried on {whom}: {addresses}. `vmacro carry` closes it in the end")
     if not report.folder_trouble:
         render.say(f"report: {report.folder}/report.html")
 

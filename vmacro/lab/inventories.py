@@ -24,6 +24,8 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         "",
         "[policy]",
         "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
+        "# Nobody in a lab keeps a name: an old address goes with its last connection.",
+        "linger_s = 0",
         f"bandwidth_mib_s = {max(1, round(topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
     ]
     for site in topology.sites:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
 from vmacro.wire import host_verbs, names
 from vmacro.wire.agent_verbs import Arrival as Arrival
@@ -257,12 +258,22 @@ class HomedAddress:
 
 
 @dataclass(frozen=True)
+class Lingering:
+    """An old address that takes new connections until then, in seconds since 1970, whoever uses it; 0.0: as long as a
+    name may lead there."""
+
+    address: IpAddress
+    until_s: Annotated[float, Number()]
+
+
+@dataclass(frozen=True)
 class Past:
     """What moves of this journal have made for a guest: all `legs` that they ever planned, and the old addresses that
-    are `carried` for it now."""
+    are `carried` for it now, of which some are `lingering`."""
 
     legs: tuple[Leg, ...] = ()
     carried: tuple[HomedAddress, ...] = ()
+    lingering: tuple[Lingering, ...] = ()
 
 
 NO_PAST = Past()
@@ -304,7 +315,8 @@ class HostView:
 @dataclass(frozen=True)
 class Survey:
     """All that is known before a move, taken without changing anything. `hosts` are the inventory's, of which `views`
-    tells what was seen; `past` is what the journal knows. What the agent says of addresses is a guest's word."""
+    tells what was seen; `past` is what the journal knows, `names` what the name server has of the guest's. What the
+    agent says of addresses is a guest's word."""
 
     views: tuple[HostView, ...]
     agent: AgentFacts | None = None
@@ -313,6 +325,7 @@ class Survey:
     connections: tuple[Connection, ...] = ()
     hosts: tuple[Host, ...] = ()
     past: Past = NO_PAST
+    names: tuple[NameView, ...] = ()
 
     def view(self, host: str) -> HostView:
         """What was seen of one host of the inventory."""

@@ -16,12 +16,13 @@ from vmacro.model.facts import (
     HomedAddress,
     IpAddress,
     Leg,
+    Lingering,
     Mac,
     MaybeAddress,
 )
 from vmacro.model.nouns import Guest, Host, Policy
 from vmacro.wire.agent_verbs import MAX_ADDRESSES, MAX_CONNECTIONS
-from vmacro.wire.fields import Items, Said, Text, Word
+from vmacro.wire.fields import Items, Number, Said, Text, Word
 
 _Move = Annotated[str, Word()]
 _BootId = Annotated[str, Text(64)]
@@ -29,17 +30,22 @@ _Legs = Annotated[tuple[Leg, ...], Items(MAX_ADDRESSES)]
 _Addresses = Annotated[tuple[IpAddress, ...], Items(MAX_ADDRESSES)]
 _Connections = Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
 _Told = Annotated[str, Said(4000)]
+_Seconds = Annotated[float, Number(0, 366 * 86_400)]
 
 
 class Phase(StrEnum):
-    """In the order in which they run. After a failure before the point of no return, `undo` runs instead of the rest.
-    That point is the end of `copy`: the guest runs at the destination."""
+    """In the order in which they run; those of disks, names and hooks where there are some. After a failure before the
+    point of no return, `undo` runs instead of the rest. That point is the end of `copy`: the guest runs at the
+    destination."""
 
+    HOOKS_BEFORE = "hooks-before"
     SURVEY = "survey"
     DISKS = "disks"
     PREPARE = "prepare"
     COPY = "copy"
     ARRIVE = "arrive"
+    NAMES = "names"
+    HOOKS_AFTER = "hooks-after"
     SETTLE = "settle"
     VERIFY = "verify"
     CLEAN = "clean"
@@ -80,6 +86,9 @@ class Plan:
     `disks` are the guest's own, which move with it. `chosen_because`: why it goes to this host of its destination.
     `operator` is USER@MACHINE; `takes_over` is the move whose claim on the guest this one ignores. `memory_mib`: the
     guest's, 0 where the plan was written by a vmacro that did not keep it.
+
+    `linger_s`: how long the addresses that the guest has before the move, `address` and `address6`, take new
+    connections after it; `lingering`: those of earlier moves that still do.
     """
 
     move_id: _Move
@@ -93,6 +102,7 @@ class Plan:
     mac: Mac
     address: IpAddress
     boot_id: _BootId
+    address6: MaybeAddress = ""
     new_address: MaybeAddress = ""
     new_address6: MaybeAddress = ""
     new_legs: _Legs = ()
@@ -105,6 +115,14 @@ class Plan:
     disks: Annotated[tuple[DiskCopy, ...], Items(MOST_DISKS)] = ()
     chosen_because: _Told = ""
     memory_mib: int = 0
+    linger_s: _Seconds = 0.0
+    lingering: Annotated[tuple[Lingering, ...], Items(MAX_ADDRESSES)] = ()
+
+    def lingers_until_s(self, address: str, wall_s: float) -> float:
+        """When an old address stops taking new connections, if the move ends at `wall_s`; 0.0: it does not linger."""
+        earlier = [old.until_s for old in self.lingering if old.address == address]
+        left_now = address in (self.address, self.address6) or 0.0 in earlier
+        return max([*earlier, wall_s + self.linger_s if left_now and self.linger_s else 0.0])
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,7 @@ EXIT_CODES = {Ending.MOVED: 0, Ending.ROLLED_BACK: 4, Ending.INCOMPLETE: 5, Endi
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
-    connections still use."""
+    connections still use, or that linger. `names_remain`: a name may still lead to one of these."""
 
     ending: Ending
     reason: _Told = ""
@@ -145,6 +163,7 @@ class Outcome:
     wall_s: float = 0.0
     carried: _Addresses = ()
     remains: bool = False
+    names_remain: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -166,7 +185,9 @@ class Noted:
 @dataclass(frozen=True)
 class Carriage:
     """An old address that is still in use after a move. `home`: the host whose site routes it; `at`: where the guest
-    is; `leg`: its tunnel, None where the guest is at home. `began_s` and `deadline_s` in seconds since 1970."""
+    is; `leg`: its tunnel, None where the guest is at home. Times in seconds since 1970: until `lingers_until_s` it
+    stays whether or not a connection uses it, for new ones. `named`: a name may still lead there, since the move could
+    not lead it elsewhere."""
 
     move_id: _Move
     guest: Guest
@@ -176,6 +197,13 @@ class Carriage:
     leg: Leg | None
     began_s: float
     deadline_s: float
+    lingers_until_s: float = 0.0
+    named: bool = False
+
+    @property
+    def open_until_s(self) -> float:
+        """Until when it takes new connections; while a name may lead there, whoever asks for that comes there."""
+        return self.deadline_s if self.named else min(self.lingers_until_s, self.deadline_s)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
-from vmacro.wire.fields import Number, Text, Word
+from vmacro.wire.fields import Items, Number, Text, Word
 
 _Name = Annotated[str, Word()]
 _Machine = Annotated[str, Text(253)]
@@ -13,6 +13,7 @@ Subnet = Annotated[str, Text(50)]
 _Uri = Annotated[str, Text(2000)]
 _Milliseconds = Annotated[int, Number(0, 600_000)]
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
+MOST_NAMES = 16  # of a guest
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,13 @@ class ProbeTarget:
 
 @dataclass(frozen=True)
 class Guest:
-    """A virtual machine that may move; `domain` is libvirt's name for it."""
+    """A virtual machine that may move; `domain` is libvirt's name for it. `names` are those in DNS that lead to it, and
+    follow it."""
 
     name: _Name
     domain: _Machine
     probe: ProbeTarget | None = None
+    names: Annotated[tuple[_Machine, ...], Items(MOST_NAMES)] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Policy:
     phase_timeout_s: _Seconds = 90.0
     move_timeout_s: _Seconds = 3600.0
     remove_source_disks: bool = False
+    linger_s: _Seconds | None = None
 
     @property
     def claim_s(self) -> float:
@@ -115,6 +119,19 @@ class PolicyChanges(TypedDict, total=False):
     phase_timeout_s: float
     move_timeout_s: float
     remove_source_disks: bool
+    linger_s: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Executables of the operator's own, by path, that run before a move and after the guest's arrival. `deadline_s`
+    holds for each; `strict`: one that fails before stops the move, one that fails after leaves work. They are never
+    part of a plan: what the journal says is not run."""
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    deadline_s: float = 10.0
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,7 @@ class Inventory:
     sites: tuple[Site, ...]
     guests: tuple[Guest, ...]
     policy: Policy
+    hooks: Hooks = Hooks()
 
     @property
     def hosts(self) -> tuple[Host, ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, disks, seamless
+from vmacro.planning import capabilities, disks, names, seamless
 from vmacro.planning.addresses import claims, contains, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -33,7 +33,7 @@ SAFE_TCG = (9, 0, 0)  # older QEMU corrupts a guest that dirties memory while TC
 def check(request: Request, survey: Survey) -> list[Finding]:
     """All findings, blockers first. A rule whose facts are missing is silent: another rule reports what is missing."""
     placed = place(request, survey)
-    found = [f for rule in (*_RULES, *seamless.RULES) for f in rule(placed, survey)]
+    found = [f for rule in (*_RULES, *seamless.RULES, *names.RULES) for f in rule(placed, survey)]
     return sorted(found, key=lambda f: f.severity != Severity.BLOCKER)
 
 

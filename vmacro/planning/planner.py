@@ -7,7 +7,7 @@ from dataclasses import replace
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning import checks, disks, handoffs
+from vmacro.planning import checks, disks, handoffs, names
 from vmacro.planning.addresses import claims, next_address, next_address6
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
@@ -34,6 +34,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         accelerator=source.domain.accelerator,
         mac=mac,
         address=survey.agent.address,
+        address6=survey.agent.address6,
         boot_id=survey.agent.boot_id,
         earlier_legs=earlier,
         operator=request.operator,
@@ -55,6 +56,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         new_legs=tuple(handoffs.new_leg(move_id, survey, here, there, a) for a in (new, new6) if a),
         old_legs=handoffs.old_legs(move_id, survey, here, there, addresses),
         addresses=addresses,
+        linger_s=names.linger_s(request.policy, survey.names) if names.LINGER in survey.agent.verbs else 0.0,
+        lingering=survey.past.lingering,
         reserve=(new, mac.lower()) not in {(a, m.lower()) for a, m in network.reserved},
     )
 

@@ -1,4 +1,5 @@
-"""After a move: an old address stays reachable through its leg until the last connection that cannot follow has ended.
+"""After a move: an old address stays reachable through its leg until the last connection that cannot follow has ended,
+and as long as it lingers for new ones.
 
 Each such address has a durable workflow of its own, which outlives the move by hours. If a later move of the guest
 takes the address over, this workflow has nothing left to do.
@@ -35,6 +36,7 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
     """One for each address that is carried after the move; `wall_s`: now, in seconds since 1970."""
     legs = {leg.address: leg for leg in plan.old_legs}
     homes = {homed.address: homed.home for homed in plan.addresses}
+    deadline_s = wall_s + plan.policy.carry_deadline_s
     return [
         Carriage(
             plan.move_id,
@@ -44,7 +46,9 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
             plan.destination,
             legs.get(address),
             wall_s,
-            wall_s + plan.policy.carry_deadline_s,
+            deadline_s,
+            plan.lingers_until_s(address, wall_s),
+            named=outcome.names_remain,
         )
         for address in outcome.carried
         if address in homes  # a journal that others write to may name any
@@ -52,8 +56,8 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
 
 
 def run_carriage(carriage: Carriage, world: World, journal: Journal) -> str:
-    """Watch until no connection needs the address, its deadline has passed, or a later move has it. Returns how it
-    ended."""
+    """Watch until no connection needs the address and it lingers no more, its deadline has passed, or a later move has
+    it. Returns how it ended."""
     while True:
         verdict = journal.step("watch", Verdict, lambda: _watch(carriage, world))
         if verdict == Verdict.NEEDED:
@@ -102,7 +106,7 @@ def _look_after(carriage: Carriage, world: World) -> None:
 
 
 def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
-    """Have the guest give the address up, unless a connection needs it or a later move has it."""
+    """Have the guest give the address up, unless a connection needs it, it lingers, or a later move has it."""
     if not survey.where([carriage.at], carriage.guest, world):
         return Verdict.TAKEN_OVER if _taken_over(carriage, world) else Verdict.NEEDED
     with world.agent(carriage.at, carriage.guest.domain) as agent:
@@ -111,6 +115,8 @@ def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
             return Verdict.NEEDED  # an agent that has just started, or has not seen yet that its guest has moved
         if carriage.address not in facts.extra_addresses:
             return Verdict.UNNEEDED
+        if world.clock.wall_ns() < carriage.open_until_s * 1e9:
+            return Verdict.NEEDED
         return Verdict.UNNEEDED if agent.retire(carriage.address) else Verdict.NEEDED
 
 

@@ -17,9 +17,10 @@ from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
 from vmacro.planning.outcome import compare
 from vmacro.ports import World
-from vmacro.services import disks, whereabouts
+from vmacro.services import disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
+from vmacro.services.outside import Untold
 from vmacro.services.phases import Journal, Phases
 from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import Place
@@ -39,6 +40,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     before, failed = Before("", ()), None
     statistics: CopyStatistics | None = None
     try:
+        outside.before(plan, world, phases)
         seen = phases.run(Phase.SURVEY, Before, lambda w: _look_once_more(plan, w))
         if plan.disks:
             phases.do(Phase.DISKS, lambda w: disks.send_ahead(plan, w))
@@ -47,7 +49,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     except VmacroError as error:
         failed = _unless_it_arrived(plan, world, phases, error)
     if failed is None:
-        outcome = _go_forward(plan, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
+        outcome = _go_forward(plan, world, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
     else:
         outcome = failed
     if phases.unwritten:
@@ -57,12 +59,16 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 
-def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
+def _go_forward(
+    plan: Plan, world: World, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome
+) -> Outcome:
     """After the point of no return."""
     after: After | None = None
+    untold = Untold()
     try:
         arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: handoff.arrive(plan, w))
         outcome = replace(outcome, arrival=arrival)
+        untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
         found = compare(before.connections, after.connections, arrival.present, after.carried)
         outcome = replace(outcome, connections=tuple(found), carried=after.carried)
@@ -70,9 +76,11 @@ def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, ou
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
         outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
-        return outcome if Phase.CLEAN in phases.begun else _without_the_guest(plan, phases, handoff, after, outcome)
+        if Phase.CLEAN not in phases.begun:
+            outcome = _without_the_guest(plan, phases, handoff, after, outcome)
+        return untold.left_in(outcome)
     lost = [c for c in outcome.connections if not c.kept]
-    return _with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome
+    return untold.left_in(_with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome)
 
 
 def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: After | None, outcome: Outcome) -> Outcome:
@@ -218,8 +226,10 @@ def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     with troubles.of(VmacroError):
         if Phase.DISKS in begun:
             disks.undo(plan, world)
-    with troubles.of(VmacroError), world.agent(plan.source, plan.guest.domain) as agent:
-        agent.release(plan.move_id)
+    with troubles.of(VmacroError):
+        if Phase.SURVEY in begun:  # else it was not claimed
+            with world.agent(plan.source, plan.guest.domain) as agent:
+                agent.release(plan.move_id)
     troubles.raise_first()
 
 

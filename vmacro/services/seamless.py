@@ -16,7 +16,7 @@ from vmacro.model.events import Joined, Tunnelled, Turned
 from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
-from vmacro.ports import World
+from vmacro.ports import Agent, World
 from vmacro.services.handoff import ask_to_arrive, wait_until_followed
 from vmacro.services.troubles import Troubles
 from vmacro.wire.host_verbs import VXLAN
@@ -89,12 +89,13 @@ class Seamless:
         return arrival
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Withdraw old addresses from connections that follow; those that others still use are carried."""
+        """Withdraw old addresses from connections that follow; those that others still use, or that linger, are
+        carried."""
         expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, expected, arrival.present)
             old = [homed.address for homed in plan.addresses if homed.address not in arrival.present]
-            carried = [address for address in old if not agent.retire(address)]
+            carried = [address for address in old if not _gives_up(plan, world, agent, address)]
             return After(agent.connections(), tuple(carried))
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
@@ -223,6 +224,15 @@ def _point_into_the_tunnel(leg: Leg, world: World) -> None:
 def _hosts(plan: Plan) -> list[Host]:
     legs = [*plan.new_legs, *plan.old_legs]
     return list(dict.fromkeys([plan.source, plan.destination, *(h for leg in legs for h in (leg.home, leg.away))]))
+
+
+def _gives_up(plan: Plan, world: World, agent: Agent, address: str) -> bool:
+    """Whether the guest has given up an old address, which neither lingers nor is needed."""
+    now_s = world.clock.wall_ns() / 1e9
+    if plan.lingers_until_s(address, now_s) <= now_s:
+        return agent.retire(address)
+    agent.linger(address)
+    return False
 
 
 def _not_joined(found: tuple[Connection, ...], coming: list[str]) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vmacro.errors import AgentError, HostError, UnsupportedError
+from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
 from vmacro.model.facts import NO_PAST, Connection, DiskCopy, HostFacts, HostView, Past, Survey
+from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import disks
 from vmacro.planning.addresses import next_address
@@ -43,14 +44,18 @@ def survey(
     ask_host_sides: bool,
     counted: Callable[[Views], Views] = uncounted,
     past: Past = NO_PAST,
+    ask_names: bool = False,
 ) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
     `ask_clients`: find out which clients join an announced address, by announcing a borrowed
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
+    `ask_names`: the name server, whether it has the guest's names and would change them.
     """
     seen = Survey(counted(look_at(inventory.hosts, guest, world)), hosts=inventory.hosts, past=past)
+    if ask_names:
+        seen = replace(seen, names=_names(guest, world))
     if len(seen.running_at) != 1:
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
@@ -100,6 +105,26 @@ def _state(host: Host, inventory: Inventory, world: World) -> HostState:
         return HostState(host, facts, tuple(name for name, domain in found if domain is not None and domain.running))
     except HostError as error:
         return HostState(host, trouble=error.message)
+
+
+def _names(guest: Guest, world: World) -> tuple[NameView, ...]:
+    """Each as the name server has it. That it would change it is tried by a change to what it is, which changes
+    nothing (RFC 2136 section 3.4)."""
+    answers = world.side_by_side([partial(_name, name, world) for name in guest.names], HOST_DEADLINE_S)
+    late = [NameView(name, None, "silent", f"name server: {LATE}") for name in guest.names]
+    return tuple(answer or alternative for answer, alternative in zip(answers, late, strict=True))
+
+
+def _name(name: str, world: World) -> NameView:
+    facts = None
+    try:
+        facts = world.names.look(name)
+        world.names.replace(facts, facts.addresses)
+    except NamesError as error:
+        return NameView(name, facts, error.code, error.message, error.hint)
+    except ConfigurationError as error:
+        return NameView(name, facts, "key", error.message, error.hint)
+    return NameView(name, facts)
 
 
 def _completed(

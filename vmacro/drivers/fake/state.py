@@ -132,7 +132,7 @@ class FakeGuest:
     connections: list[Connection]
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
-    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "retire", "status")
+    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "linger", "prepare", "retire", "status")
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
     last: Arrival | None = None

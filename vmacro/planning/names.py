@@ -1,0 +1,88 @@
+"""Names that lead to a guest, and how long its old address goes on taking new connections. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from vmacro.model.facts import Survey
+from vmacro.model.moves import Finding, Severity
+from vmacro.model.names import NameFacts, NameView
+from vmacro.model.nouns import Policy
+from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.request import Request
+
+LINGER_S = 60.0  # where the policy says nothing: many resolvers keep a name so long at least, whatever its TTL
+LONGEST_FOLLOWED_S = 3600.0  # a longer TTL makes the old address linger only where the policy says so
+LINGER = "linger"  # the agent's verb
+_CODES = {"silent": "name-server", "key": "name-key"}
+_REFUSED = "name-refused"
+
+
+def linger_s(policy: Policy, names: Iterable[NameView]) -> float:
+    """How long the old address takes new connections: as the policy says, else as long as others may keep the names."""
+    if policy.linger_s is not None:
+        return policy.linger_s
+    ttls = [view.facts.ttl_s for view in names if view.facts is not None]
+    return min(float(max([LINGER_S, *ttls])), LONGEST_FOLLOWED_S)
+
+
+def addresses_wanted(seen: NameFacts, old: Collection[str], present: Collection[str]) -> tuple[str, ...] | None:
+    """To which addresses a name is to lead once its guest has moved from `old` addresses to the `present` ones. None
+    where it leads to somebody else: of a family that the guest has, there are records, and none is the guest's; or the
+    name would not lead to the guest at all.
+
+    Records of others beside the guest's stay. A family without records gets none; one that the guest has no address of
+    any more loses the guest's.
+    """
+    wanted: list[str] = []
+    for records, version6 in ((seen.a.addresses, False), (seen.aaaa.addresses, True)):
+        new = [address for address in present if (":" in address) == version6]
+        others = [address for address in records if address not in old and address not in new]
+        if records and new and len(others) == len(records):
+            return None
+        wanted += [*others, *new] if records else []
+    return tuple(sorted(wanted)) if set(wanted) & set(present) else None
+
+
+def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
+    for view in survey.names:
+        subject = f"name {view.name}"
+        if view.code:
+            code = _CODES.get(view.code, _REFUSED)
+            hint = f"{view.hint}; without it the move ends with exit code 5".removeprefix("; ")
+            yield Finding(code, Severity.WARNING, subject, view.trouble, hint)
+        if view.facts is None or survey.agent is None or not survey.agent.address:
+            continue
+        present = tuple(address for address in (survey.agent.address, survey.agent.address6) if address)
+        if addresses_wanted(view.facts, (), present) is None:
+            led = ", ".join(view.facts.addresses) or "nothing"
+            text = f"leads to {led}, and guest {request.guest.name} has {' and '.join(present)}"
+            hint = "set it to that: what somebody else has changed is not touched, and the move ends with exit code 5"
+            yield Finding("name-differs", Severity.WARNING, subject, text, hint)
+
+
+def _old_address_lingers(request: Request, survey: Survey) -> Iterator[Finding]:
+    subject, agent, wanted = f"guest {request.guest.name}", survey.agent, linger_s(request.policy, survey.names)
+    if request.handoff == RENUMBER:
+        if request.guest.names or request.policy.linger_s:
+            text = "`renumber` has no leg: who still has the old address gets no answer there after the move"
+            yield Finding("linger-missing", Severity.WARNING, subject, text, "--handoff seamless")
+        return
+    if wanted and agent is not None and LINGER not in agent.verbs:
+        text = f"its agent ({agent.version}) cannot have its old address take new connections after the move"
+        hint = "install the agent of this vmacro in the guest, or say linger_s = 0"
+        yield Finding("linger-missing", Severity.WARNING, subject, text, hint)
+        return
+    lasts = min(wanted, request.policy.carry_deadline_s)
+    for view in survey.names:
+        if view.facts is not None and view.facts.ttl_s > lasts:
+            text = (
+                f"others may keep it for {view.facts.ttl_s} s (its TTL), and the old address takes new connections for "
+                f"{lasts:g} s after the move"
+            )
+            hint = "lower its TTL, and wait for the old one to pass; or raise linger_s (carry_deadline_s comes first)"
+            yield Finding("name-ttl", Severity.WARNING, f"name {view.name}", text, hint)
+
+
+Rule = Callable[[Request, Survey], Iterator[Finding]]
+RULES: tuple[Rule, ...] = (_names_lead_here, _old_address_lingers)
