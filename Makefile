@@ -38,7 +38,7 @@ lint: setup ## ruff, mypy, import-linter
 bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/handoff.py --moves 4
 
-setup: packages .venv/ready ## packages and the environment in .venv
+setup: packages .venv/ready .venv/knot/ready ## packages and the environment in .venv
 
 packages:
 	@$(call installed,$(PACKAGES))
@@ -68,6 +68,16 @@ endef
 	$(PIP) --require-hashes --no-build-isolation -r requirements.lock
 	$(PIP) --no-index --no-deps --no-build-isolation -e .
 	$(BIN)/python -c 'from vmacro.provisioning import wheels; wheels.fetch()'
+	touch $@
+
+# A name server for the tests: unpacked, never installed, so that none is started on this machine. With the libraries that
+# it would bring along; apt checks what it fetches.
+.venv/knot/ready: .venv/ready
+	rm -rf .venv/knot && mkdir -p .venv/knot/debs
+	cd .venv/knot/debs && apt-get download -qq -o APT::Sandbox::User= $$(apt-get install -s --no-install-recommends knot \
+		| sed -n 's/^Inst \([^ ]*\).*/\1/p') knot
+	for deb in .venv/knot/debs/*.deb; do dpkg -x $$deb .venv/knot || exit 1; done
+	rm -r .venv/knot/debs
 	touch $@
 
 lock: setup ## requirements.lock after a change of pyproject.toml; `make lock UPGRADE=--upgrade` takes newer versions

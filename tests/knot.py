@@ -116,4 +116,4 @@ def _free_port(address: str) -> int:
 
 
 def installed() -> bool:
-    return (ROOT / "usr/sbin/knotd").exists()
+    return (ROOT / "ready").exists()

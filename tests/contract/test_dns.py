@@ -71,9 +71,10 @@ def _at_knot(folder: Path) -> Iterator[Stage]:
             question = dns.message.make_query(knot.ZONE, "SOA")
             return int(dns.query.tcp(question, server.address, 3, server.port).answer[0][0].serial)
 
-        yield Stage(
-            names, server.stop, server.start, lambda: knot.key_file(key, secret=knot.OTHER_SECRET) and None, serial
-        )
+        def forget_key() -> None:
+            knot.key_file(key, secret=knot.OTHER_SECRET)
+
+        yield Stage(names, server.stop, server.start, forget_key, serial)
 
 
 @certifies("Names.look")

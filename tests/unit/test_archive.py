@@ -56,11 +56,11 @@ def test_an_unfinished_move_is_not_forgotten_for_others(tmp_path: Path, monkeypa
 
 
 def test_what_lingers_is_known_to_the_next_move(tmp_path: Path) -> None:
-    found = stage(OUTSIDE)
+    found, another = stage(OUTSIDE), stage(OUTSIDE)
+    another.fake.zone.up = False
     with journal.open_journal(f"sqlite:///{tmp_path}/journal.sqlite", no_world, "test-1"):
         workflows.run(replace(found.plan, move_id="web-1"), found.fake.world)
-        found.fake.zone.up = False
-        workflows.run(replace(found.plan, move_id="web-2"), found.fake.world)
+        workflows.run(replace(another.plan, move_id="web-2"), another.fake.world)
     archive = Archive(f"sqlite:///{tmp_path}/journal.sqlite")
     first, named = archive.carriages()
     assert isinstance(first, Carriage) and isinstance(named, Carriage)

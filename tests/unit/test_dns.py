@@ -52,32 +52,26 @@ def server(answer: Answer) -> Iterator[int]:
         thread.join(5)
 
 
-def framed(wire: bytes) -> bytes:
+def framed(wire: bytes | None) -> bytes:
+    assert wire is not None
     return struct.pack("!H", len(wire)) + wire
 
 
-def response(question: bytes, *lines: str, aa: bool = True, rcode: int = 0, sign: bool = True) -> bytes:
-    asked = dns.message.from_wire(question, keyring=KEY)
-    answer = dns.message.make_response(asked)
+def response(question: bytes, *lines: str, aa: bool = True, rcode: int = 0) -> bytes:
+    """Signed. A line: NAME TTL TYPE TEXT."""
+    answer = dns.message.make_response(dns.message.from_wire(question, keyring=KEY))
     answer.flags |= dns.flags.AA if aa else 0
-    answer.set_rcode(rcode)
-    answer.answer += [dns.rrset.from_text(*line.split(maxsplit=3)[:1], *_parts(line)) for line in lines]
-    if not sign:
-        answer.tsig = None
-        answer.keyring = None
+    answer.set_rcode(dns.rcode.Rcode(rcode))
+    for name, ttl, kind, text in (line.split(maxsplit=3) for line in lines):
+        answer.answer.append(dns.rrset.from_text(name, int(ttl), "IN", kind, text))
     return framed(answer.to_wire())
-
-
-def _parts(line: str) -> tuple[int, str, str, str]:
-    _, ttl, kind, text = line.split(maxsplit=3)
-    return int(ttl), "IN", kind, text
 
 
 def signed_with_another(question: bytes) -> bytes:
     asked = dns.message.from_wire(question, keyring=KEY)
     answer = dns.message.make_response(asked)
     answer.use_tsig(dns.tsig.Key("vmacro.", OTHER_SECRET, "hmac-sha256"))
-    answer.request_mac = asked.mac
+    answer.request_mac = asked.mac or b""
     return framed(answer.to_wire())
 
 
