@@ -59,8 +59,10 @@ class _Plain:
 
 @dataclass
 class Endings:
-    """Of one watch. `missed`: the kernel has told of more than was heard or kept."""
+    """Of one watch. `last_s`: when the kernel was listened to last, at first when it began; what is heard of has
+    happened since then. `missed`: the kernel has told of more than was heard or kept."""
 
+    last_s: float
     missed: bool = False
     _mptcp: dict[int, _Mptcp] = field(default_factory=dict)
     _plain: dict[Ends, _Plain] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Endings:
                     self._end(found.key, found.young, _End(found.client, CLOSED, now_s))
             else:
                 self._freed(event, now_s)
+        self.last_s = now_s
 
     def told(
         self, connections: Iterable[Connection], closing: set[Ends], now_s: float, arrived_s: float
@@ -155,7 +158,7 @@ class Endings:
         client = plain.client if plain is not None else _peer(event.ends)
         goodbye = event.surplus > (plain.syn if plain is not None else 0)
         given_up = TIMED_OUT if event.retransmits else RESET
-        end = _End(client, CLOSED if goodbye else given_up, now_s, now_s - event.silent_s)
+        end = _End(client, CLOSED if goodbye else given_up, now_s, self.last_s - event.silent_s)
         self._end(plain.key if plain is not None else f"tcp {client}", plain is None, end)
 
     def _is_gone(self, key: str, now_s: float) -> bool:

@@ -21,7 +21,7 @@ class Watch:
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._endings = Endings()
+        self._endings = Endings(0.0)
         self._asked_at_s = self._began_at_s = 0.0
         self.name = ""
 
@@ -35,7 +35,7 @@ class Watch:
             except OSError as error:
                 LOG.warning("it will not be known how connections end: %s", error)
                 return
-            self.name, self._endings, self._began_at_s = secrets.token_hex(8), Endings(), self._asked_at_s
+            self.name, self._endings, self._began_at_s = secrets.token_hex(8), Endings(self._asked_at_s), self._asked_at_s
             self._guest.later(self._go_on(self.name))
         self._look()
         self._endings.watch(self._guest.sockets.connections())
@@ -77,4 +77,4 @@ class Watch:
 
     def _stop(self) -> None:
         self._guest.events.stop()
-        self.name, self._endings = "", Endings()
+        self.name, self._endings = "", Endings(0.0)

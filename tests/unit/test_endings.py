@@ -30,7 +30,7 @@ def gone(surplus: int = 0, retransmits: int = 0, silent_s: float = 60.0, ends: E
 
 def ended(*events: KernelEvent, there: tuple[Connection, ...] = (), goodbyes: Any = (), at_s: float = NOW_S) -> Any:
     """How, and whether it was lost; of those that were watched."""
-    found = Endings()
+    found = Endings(NOW_S)
     found.watch([MPTCP, TCP])
     found.hear(events, at_s)
     for later_s in (0, UNHEARD_FOR_S):
@@ -54,7 +54,7 @@ def test_plain_tcp(event: SocketGone, how: tuple[str, bool]) -> None:
 
 def test_one_that_the_guest_has_opened_has_sent_a_syn() -> None:
     (subflow,) = TCP.subflows
-    found = Endings()
+    found = Endings(NOW_S)
     found.watch([Connection(0, (agent_verbs.Subflow(*PLAIN, False, False, True, outgoing=True),))])
     found.hear([gone(surplus=1)], NOW_S)
     assert [e.lost for e in found.told((), set(), NOW_S, ARRIVED_S)] == [True]
@@ -64,7 +64,7 @@ def test_one_that_the_guest_has_opened_has_sent_a_syn() -> None:
 def test_plain_tcp_whose_socket_is_not_freed_yet() -> None:
     assert ended(there=(MPTCP,), goodbyes=[PLAIN]) == {TCP.key: (CLOSED, False)}
     assert ended(there=(MPTCP,)) == {TCP.key: (RESET, True)}, "its application has not looked"
-    found = Endings()
+    found = Endings(NOW_S)
     found.watch([TCP])
     assert found.told((), set(), NOW_S, ARRIVED_S) == [], "the kernel may be about to tell"
 
@@ -101,7 +101,7 @@ def test_a_subflows_socket_is_no_plain_connection() -> None:
 
 @pytest.mark.parametrize("arrived_s", [NOT_YET, NOW_S + 3])
 def test_what_ends_before_the_arrival_was_not_lost_by_it(arrived_s: float) -> None:
-    found = Endings()
+    found = Endings(NOW_S)
     found.watch([MPTCP, TCP])
     found.hear([gone(), closed(FIRST, 104), closed(SECOND, 104)], NOW_S)
     told = found.told((), set(), NOW_S, arrived_s)
@@ -109,7 +109,7 @@ def test_what_ends_before_the_arrival_was_not_lost_by_it(arrived_s: float) -> No
 
 
 def test_younger_ones_are_told_of_where_they_were_lost() -> None:
-    found = Endings()
+    found = Endings(NOW_S)
     one, two, three = (("10.1.0.9", 80, "10.9.0.15", port) for port in (1, 2, 3))
     found.hear([SubflowOpened(7, one), closed(one, 0), SubflowClosed(7, one, 104)], NOW_S)
     found.hear([SubflowOpened(8, two), Closed(8), gone(ends=three), gone(1, ends=("10.1.0.9", 80, "10.9.0.15", 4))], NOW_S)
@@ -122,21 +122,21 @@ def test_younger_ones_are_told_of_where_they_were_lost() -> None:
 
 @pytest.mark.parametrize("remote", [HOME, "127.0.0.1", "::1"])
 def test_connections_of_the_guest_with_itself_are_nobodys(remote: str) -> None:
-    found, ends = Endings(), (HOME, 80, remote, 5)
+    found, ends = Endings(NOW_S), (HOME, 80, remote, 5)
     found.hear([SubflowOpened(7, ends), SubflowClosed(7, ends, 104), gone(ends=ends)], NOW_S)
     assert found.told((), set(), NOW_S, ARRIVED_S) == []
 
 
 def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endings, "MOST_KEPT", 3)
-    crowd = Endings()
+    crowd = Endings(NOW_S)
     crowd.watch([connection(n, HOME) for n in range(1, 6)])
     assert crowd.missed and len(crowd._mptcp) == 3 and len(crowd._subflows) == 3
-    young = Endings()
+    young = Endings(NOW_S)
     for port in range(1, 10):
         young.hear([SubflowOpened(port, (HOME, 80, "10.9.0.15", port))], NOW_S)
     assert young.missed and len(young._mptcp) == 3 and len(young._subflows) <= 3
-    lost = Endings()
+    lost = Endings(NOW_S)
     lost.hear([gone(ends=(HOME, 80, "10.9.0.15", port)) for port in range(1, 10)], NOW_S)
     assert lost.missed and len(lost.told((), set(), NOW_S, ARRIVED_S)) == 3
 
