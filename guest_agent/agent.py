@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -15,6 +16,7 @@ from guest_agent.detect import Detector
 from guest_agent.guest import Guest
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
+from guest_agent.watch import Watch
 from vmacro.wire import agent_verbs, fields
 from vmacro.wire.agent_verbs import (
     MAX_ADDRESSES,
@@ -33,7 +35,7 @@ from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, R
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire", "linger"})
+ACTING = frozenset({"claim", "release", "watch", "endings", "prepare", "arrive", "retire", "linger"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -53,6 +55,7 @@ class Agent:
         self._guest = guest
         self._arrivals = Arrivals(guest)
         self._consent = Consent(guest)
+        self._watch = Watch(guest)
         self._handlers = dict(
             [
                 _handler(agent_verbs.STATUS, self._status),
@@ -60,6 +63,8 @@ class Agent:
                 _handler(agent_verbs.RELEASE, self._release),
                 _handler(agent_verbs.CONNECTIONS, self._connections),
                 _handler(agent_verbs.CONSENT, self._ask_consent),
+                _handler(agent_verbs.WATCH, self._begin_watch),
+                _handler(agent_verbs.ENDINGS, self._endings),
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
@@ -139,6 +144,13 @@ class Agent:
 
     async def _ask_consent(self, args: ConsentArgs) -> agent_verbs.Connections:
         return await self._consent.ask(args.timeout_ms / 1000)
+
+    async def _begin_watch(self, _args: Nothing) -> agent_verbs.Connections:
+        self._watch.begin()
+        return replace(self._consent.connections(), watch=self._watch.name)
+
+    async def _endings(self, _args: Nothing) -> agent_verbs.Endings:
+        return self._watch.endings(self._arrivals.seen_at_s)
 
     async def _prepare(self, args: PrepareArgs) -> Nothing:
         await prepare(self._guest, args)

@@ -15,7 +15,8 @@ LOG = logging.getLogger(__name__)
 LEASE_TIMEOUT_S = 30.0
 # Announces of one move come within 0.8 s; two moves are further apart than this.
 DEBOUNCE_S = 2.0
-ALONE_AFTER_S, ALONE_EVERY_S = 30.0, 10.0
+# Clearly longer than a move waits for its clients by default: never do both retire an address in the same second.
+ALONE_AFTER_S, ALONE_EVERY_S = 90.0, 10.0
 AGAIN_AFTER_S = 5.0
 NONE_PREPARED = ("", "")
 
@@ -36,10 +37,12 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
 
 
 class Arrivals:
-    """An arrival runs once, however many report it."""
+    """An arrival runs once, however many report it. `seen_at_s`: when the last one was seen, by the guest's clock."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
+        self.seen_at_s = float("-inf")
+        self._signs_since_s = float("inf")
         self._running: asyncio.Task[Arrival] | None = None
         self._arrived_at = float("-inf")
         self._heard_at = 0.0
@@ -86,6 +89,7 @@ class Arrivals:
     async def _arrive(self, seen_by: str) -> Arrival:
         guest, state = self._guest, self._guest.state
         began, old = guest.clock.now_s(), guest.present_lease().address
+        self._signs_since_s = min(self._signs_since_s, began)  # DHCP may be silent the first time
         prepared = state.prepared
         old6 = await guest.address6() if prepared[1] else ""
         if prepared[0] and seen_by != "restart":
@@ -102,6 +106,9 @@ class Arrivals:
             state.prepared = NONE_PREPARED
             if prepared[0] and seen_by == "restart":
                 await guest.prefer(prepared, (old, old6))
+        signs_since_s, self._signs_since_s = self._signs_since_s, float("inf")
+        if lease.address != old:
+            self.seen_at_s = signs_since_s
         await guest.link.move_in(lease, old)
         await guest.link.forget_neighbours(but=lease.gateway)
         state.lease = lease

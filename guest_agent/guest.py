@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guest_agent.endpoint_ids import fresh_id
-from guest_agent.ports import Clock, Endpoints, Leases, Link, Sockets
+from guest_agent.ports import Clock, Endpoints, KernelEvents, Leases, Link, Sockets
 from guest_agent.state import FILE, State
 from vmacro.wire.agent_verbs import Lease
 from vmacro.wire.messages import ProtocolError
@@ -26,6 +26,7 @@ class Guest:
     link: Link
     endpoints: Endpoints
     sockets: Sockets
+    events: KernelEvents
     leases: Leases
     clock: Clock
     state: State = field(default_factory=State)

@@ -17,6 +17,7 @@ from vmacro.model.facts import (
     CopyStatistics,
     DiskCopy,
     DomainFacts,
+    Endings,
     Fetching,
     HostFacts,
     Leaving,
@@ -26,6 +27,7 @@ from vmacro.model.facts import (
     Offer,
     Pool,
     Turn,
+    Watched,
 )
 from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
@@ -192,6 +194,14 @@ class Agent(Protocol):
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         """As connections(), after trying out whether the clients join an announced address, if that is not known."""
+
+    def watch(self) -> Watched:
+        """As connections(), and from now on the guest's kernel is listened to: endings() tells what becomes of them. A
+        watch that is under way goes on, of these connections too."""
+
+    def endings(self) -> Endings:
+        """How connections have ended since the watch began that is under way: of those watched all, of younger ones
+        those that the move may have ended."""
 
     def prepare(self, address: str, address6: str = "") -> None:
         """Take the new addresses, too, and announce them as backup, so that clients join while the guest is at the

@@ -27,6 +27,7 @@ from vmacro.lab.lab import Lab
 from vmacro.model.facts import Disk, DiskCopy
 from vmacro.model.nouns import Host, Inventory
 from vmacro.ports import World
+from vmacro.wire.agent_verbs import CLOSED
 
 SCRATCH = "scratch"
 SCRATCH_NUMBER = 0x5C
@@ -91,6 +92,8 @@ class FakeBackstage:
         client = connection(0, address, willing=False)
         self._fake.guest.connections.append(client)
         yield
+        if client in self._fake.guest.connections:
+            self._fake.guest.end(client, CLOSED)
 
 
 class LabBackstage:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract import certifies
 from tests.contract.stages import Stage
+from tests.support import eventually
 from vmacro.errors import AgentError, UnreachableError
 from vmacro.ports import Agent
 
@@ -37,7 +38,7 @@ def test_the_agent_answers_where_the_guest_runs_and_only_there(stage: Stage, age
     assert facts.boot_id and facts.address.rpartition(".")[0] == facts.gateway.rpartition(".")[0]
     assert facts.extra_addresses == () and facts.claim is None
     assert facts.boot_id == agent.status().boot_id
-    assert {"arrive", "claim", "connections", "prepare", "retire", "status"} <= set(facts.verbs)
+    assert {"arrive", "claim", "connections", "endings", "prepare", "retire", "status", "watch"} <= set(facts.verbs)
     with pytest.raises(AgentError), stage.world.agent(stage.there, "web") as other:
         other.status()
     with pytest.raises(UnreachableError), stage.world.agent(stage.dead, "web") as other:
@@ -140,6 +141,24 @@ def test_an_address_lingers_whether_or_not_somebody_uses_it(stage: Stage, agent:
     assert agent.retire(coming, force=True) and agent.status().extra_addresses == ()
     with refused("in-use"):
         agent.linger(agent.status().address)
+
+
+@certifies("Agent.watch", "Agent.endings")
+def test_a_watch_tells_how_those_that_it_began_with_have_ended(stage: Stage, agent: Agent) -> None:
+    agent.claim("web-1", "me@here", 60)
+    try:
+        with stage.backstage.plain_client(agent.status().address):
+            watched = agent.watch()
+            (plain,) = [c for c in watched.connections if not c.mptcp]
+            again = agent.watch()
+            assert watched.name and again.name == watched.name, "one that is under way goes on"
+            assert plain.key not in {e.key for e in agent.endings().endings}
+        eventually(lambda: plain.key in {e.key for e in agent.endings().endings}, "the end of a client")
+        found = agent.endings()
+        assert (found.watch, found.missed) == (watched.name, False)
+        assert not any(ended.lost for ended in found.endings), "the guest has moved nowhere"
+    finally:
+        agent.release("web-1")
 
 
 @certifies("Agent.arrive")

@@ -97,6 +97,11 @@ class _Channel:
         if verb in ("connections", "consent"):
             found = agent.consent(args.timeout_ms) if verb == "consent" else agent.connections()
             return agent_verbs.Connections(found, len(found))
+        if verb == "watch":
+            watched = agent.watch()
+            return agent_verbs.Connections(watched.connections, len(watched.connections), watched.name)
+        if verb == "endings":
+            return agent.endings()
         if verb == "arrive":
             return agent.arrive(args.left)
         if verb == "retire":

@@ -12,7 +12,7 @@ from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import AgentError, CopyError, HostError
 from vmacro.model.facts import NO_PAST, HomedAddress, Past
-from vmacro.model.moves import Ending, Finding, Outcome, Plan
+from vmacro.model.moves import Ending, Finding, Outcome, Plan, Verdict
 from vmacro.planning import checks, planner, seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -75,9 +75,9 @@ def test_who_cannot_follow_is_carried_and_its_address_is_given_to_nobody_else() 
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
     outcome = move(fake)
     assert outcome.ending == Ending.MOVED and outcome.carried == ("10.50.1.97",)
-    assert {c.key: (c.followed, c.carried) for c in outcome.connections} == {
-        "0x000000a1": (True, False),
-        "0x000000b2": (False, True),
+    assert {c.key: c.verdict for c in outcome.connections} == {
+        "0x000000a1": Verdict.FOLLOWED,
+        "0x000000b2": Verdict.CARRIED,
     }
     assert ends(fake) == {
         "bucharest": [("home", "10.50.1.97", "tunnel")],
@@ -172,7 +172,7 @@ def test_what_a_network_or_a_guest_lacks() -> None:
     fake = FakeWorld()
     front = fake.hosts["berlin"].networks
     front["front"] = replace(front["front"], forward="nat")
-    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "status"), 1
+    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "endings", "status", "watch"), 1
     assert {"network-filters", "agent-too-old", "guest-rp-filter"} <= set(findings(fake))
     assert set(findings(fake, RENUMBER)) == set()
 
@@ -305,7 +305,7 @@ def test_a_dual_stack_guest_takes_both_addresses_along() -> None:
     ]
     outcome = migrate.run_move(chosen, fake.world, Straight())
     assert outcome.ending == Ending.MOVED and outcome.carried == (OLD6,)
-    assert [(c.followed, c.carried) for c in outcome.connections] == [(True, False), (False, True)]
+    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED, Verdict.CARRIED]
     assert ends(fake) == {"bucharest": [("home", OLD6, "tunnel")], "berlin": [("away", OLD6, "guest")]}
     assert not any(h.networks["front"].reserved for h in fake.hosts.values())
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Connection
+from vmacro.model.facts import AgentFacts, Arrival, Connection, Endings, Watched
 from vmacro.model.nouns import Host
 from vmacro.ports import AgentStream, AgentTransport
 from vmacro.wire import agent_verbs, messages
@@ -58,6 +58,13 @@ class ChannelAgent:
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         args = agent_verbs.ConsentArgs(timeout_ms)
         return _that_have_subflows(self._ask(agent_verbs.CONSENT, args, wait_s=timeout_ms / 1000))
+
+    def watch(self) -> Watched:
+        said = self._ask(agent_verbs.WATCH, Nothing())
+        return Watched(said.watch, _that_have_subflows(said))
+
+    def endings(self) -> Endings:
+        return self._ask(agent_verbs.ENDINGS, Nothing())
 
     def arrive(self, left: str) -> Arrival:
         return self._ask(agent_verbs.ARRIVE, agent_verbs.ArriveArgs(left))

@@ -14,6 +14,8 @@ from vmacro.wire import host_verbs, names
 from vmacro.wire.agent_verbs import Arrival as Arrival
 from vmacro.wire.agent_verbs import Claim as Claim
 from vmacro.wire.agent_verbs import Connection as Connection
+from vmacro.wire.agent_verbs import Ended as Ended
+from vmacro.wire.agent_verbs import Endings as Endings
 from vmacro.wire.agent_verbs import Subflow as Subflow
 from vmacro.wire.fields import Address, Choice, Items, Matches, Number, Said, Text, Word
 from vmacro.wire.host_verbs import BaseFacts as BaseFacts
@@ -201,6 +203,14 @@ class AgentFacts:
     def claimed(self) -> tuple[str, ...]:
         """All addresses that the agent says the guest has, each once."""
         return tuple(a for a in dict.fromkeys((self.address, self.address6, *self.extra_addresses)) if a)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The connections that a watch of this name began with; '' where the guest cannot tell how connections end."""
+
+    name: str
+    connections: tuple[Connection, ...]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from vmacro.model.facts import (
     Connection,
     CopyStatistics,
     DiskCopy,
+    Endings,
     HomedAddress,
     IpAddress,
     Leg,
@@ -125,16 +126,33 @@ class Plan:
         return max([*earlier, wall_s + self.linger_s if left_now and self.linger_s else 0.0])
 
 
+class Verdict(StrEnum):
+    """What became of a connection. followed: it uses the new address. carried: it uses an old one, through a leg or at
+    home. ended: it was closed, by whom it belongs to. lost: the move may have ended it, or left it without a path.
+    unknown: it could not be found out."""
+
+    FOLLOWED = "followed"
+    CARRIED = "carried"
+    ENDED = "ended"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class ConnectionOutcome:
-    """`kept`: it was there after the move. `followed`: it uses the new address. `carried`: it uses an old one."""
+    """A connection that was there before a move, or came meanwhile and was lost; `why`, in words, '' where the verdict
+    says it all."""
 
     key: Annotated[str, Text(100)]
     client: Annotated[str, Text(100)]
     mptcp: bool
-    kept: bool
-    followed: bool
-    carried: bool = False
+    verdict: Verdict
+    why: Annotated[str, Said(300)] = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it goes on after the move."""
+        return self.verdict in (Verdict.FOLLOWED, Verdict.CARRIED)
 
 
 class Ending(StrEnum):
@@ -143,10 +161,17 @@ class Ending(StrEnum):
     MOVED = "moved"
     ROLLED_BACK = "rolled back"
     INCOMPLETE = "moved, work remains"
+    WITH_LOSSES = "moved, connections were lost"
     UNCERTAIN = "uncertain"
 
 
-EXIT_CODES = {Ending.MOVED: 0, Ending.ROLLED_BACK: 4, Ending.INCOMPLETE: 5, Ending.UNCERTAIN: 6}
+EXIT_CODES = {
+    Ending.MOVED: 0,
+    Ending.ROLLED_BACK: 4,
+    Ending.INCOMPLETE: 5,
+    Ending.WITH_LOSSES: 5,
+    Ending.UNCERTAIN: 6,
+}
 
 
 @dataclass(frozen=True)
@@ -208,15 +233,20 @@ class Carriage:
 
 @dataclass(frozen=True)
 class Before:
-    """What the guest was like just before the copy, to be compared with after."""
+    """What the guest was like just before the copy, to be compared with after. `watch`: see facts.Watched."""
 
     boot_id: _BootId
     connections: _Connections
+    watch: Annotated[str, Word(optional=True)] = ""
+
+
+NOTHING_HEARD = Endings("", False, (), 0)
 
 
 @dataclass(frozen=True)
 class After:
-    """The connections once the move has settled, and old addresses that some of them still need."""
+    """The connections once the move has settled, old addresses that some of them still need, and how others ended."""
 
     connections: _Connections
     carried: _Addresses = ()
+    endings: Endings = NOTHING_HEARD

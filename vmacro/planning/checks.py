@@ -270,6 +270,14 @@ def _nobody_else_moves_it(request: Request, survey: Survey) -> Iterator[Finding]
         yield Finding("guest-claimed", severity, subject, text, hint)
 
 
+def _agent_tells_of_ends(request: Request, survey: Survey) -> Iterator[Finding]:
+    agent = survey.agent
+    if agent is not None and "claim" in agent.verbs and not {"watch", "endings"} <= set(agent.verbs):
+        text = f"its agent ({agent.version}) cannot tell how connections end"
+        hint = "install the agent of this vmacro in the guest"
+        yield blocker("agent-too-old", f"guest {request.guest.name}", text, hint)
+
+
 def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
     """Only with `renumber`, which has no legs that could carry connections on the old address."""
     if request.handoff != RENUMBER:
@@ -320,6 +328,7 @@ _RULES: tuple[Rule, ...] = (
     _agent_answers,
     _address_is_its_own,
     _nobody_else_moves_it,
+    _agent_tells_of_ends,
     _clients_follow,
     _no_filter_in_the_way,
 )

@@ -14,8 +14,8 @@ from dataclasses import replace
 from vmacro.errors import AgentError, HostError, VmacroError
 from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
-from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
-from vmacro.planning.outcome import compare
+from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
+from vmacro.planning.outcome import judge
 from vmacro.ports import World
 from vmacro.services import disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
@@ -70,7 +70,7 @@ def _go_forward(
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found = compare(before.connections, after.connections, arrival.present, after.carried)
+        found = judge(before, after, arrival.present)
         outcome = replace(outcome, connections=tuple(found), carried=after.carried)
         phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
@@ -79,8 +79,7 @@ def _go_forward(
         if Phase.CLEAN not in phases.begun:
             outcome = _without_the_guest(plan, phases, handoff, after, outcome)
         return untold.left_in(outcome)
-    lost = [c for c in outcome.connections if not c.kept]
-    return untold.left_in(_with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome)
+    return untold.left_in(_with_verdicts(outcome, plan.policy.allow_connection_loss))
 
 
 def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: After | None, outcome: Outcome) -> Outcome:
@@ -107,8 +106,8 @@ def _look_once_more(plan: Plan, world: World) -> Before:
         if plan.takes_over:
             agent.release(plan.takes_over)
         agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
-        facts, connections = agent.status(), agent.connections()
-    return Before(facts.boot_id, connections)
+        facts, watched = agent.status(), agent.watch()
+    return Before(facts.boot_id, watched.connections, watched.name)
 
 
 def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:
@@ -233,6 +232,16 @@ def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     troubles.raise_first()
 
 
-def _with_losses(outcome: Outcome, lost: list[ConnectionOutcome]) -> Outcome:
-    names = ", ".join(c.client for c in lost[:5])
-    return replace(outcome, ending=Ending.INCOMPLETE, reason=f"{len(lost)} connections did not follow: {names}")
+def _with_verdicts(outcome: Outcome, may_lose: bool) -> Outcome:
+    """Says what was lost, which makes it another ending unless that was allowed, and of what nobody knows."""
+    lost = [c for c in outcome.connections if c.verdict == Verdict.LOST]
+    unknown = [c for c in outcome.connections if c.verdict == Verdict.UNKNOWN]
+    texts = [f"connections lost: {_named(lost)}"] if lost else []
+    texts += [f"it is not known what became of connections: {_named(unknown)}"] if unknown else []
+    ending = Ending.WITH_LOSSES if lost and not may_lose else outcome.ending
+    return replace(outcome, ending=ending, reason="; ".join(texts))
+
+
+def _named(found: list[ConnectionOutcome], most: int = 3) -> str:
+    some = ", ".join(f"{c.client} ({c.why})" for c in found[:most])
+    return f"{len(found)}: {some}" + (f" and {len(found) - most} more" if len(found) > most else "")

@@ -11,7 +11,8 @@ from typing import Any
 from vmacro import private
 from vmacro.errors import JournalError
 from vmacro.model.events import DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
-from vmacro.model.moves import Outcome, Phase, Plan
+from vmacro.model.moves import Outcome, Phase, Plan, Verdict
+from vmacro.planning.outcome import counted, told
 from vmacro.ports import EventLog
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report
@@ -79,12 +80,15 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
                 "token": c.key,
                 "client": c.client,
                 "mptcp": c.mptcp,
+                "verdict": c.verdict.value,
+                "why": c.why,
                 "kept": c.kept,
-                "followed": c.followed,
-                "carried": c.carried,
+                "followed": c.verdict == Verdict.FOLLOWED,
+                "carried": c.verdict == Verdict.CARRIED,
             }
             for c in outcome.connections
         ],
+        "verdicts": counted(outcome.connections),
         "carried_addresses": list(outcome.carried),
     }
     if felt is not None:
@@ -156,7 +160,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     """The figures as a person reads them, for terminal and page alike."""
     rows = [(name, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for name, s in _spreads(felt)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
-    facts = ("token", "client", "kept", "followed", "carried")
+    facts = ("token", "client", "verdict", "why")
     connections = tuple(tuple(c[fact] for fact in facts) for c in figures["connections"])
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
@@ -176,7 +180,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         Table("Round trips (ms)", columns, tuple(rows)),
         Table("What the client felt", ("", ""), felt_rows, f"Outage: {report.OUTAGE_MEANS}."),
         *report.visitors_table(felt),
-        Table("Connections", facts, connections),
+        Table("Connections", facts, connections, told(figures["verdicts"])),
         Table("The move", ("", ""), move_rows),
     ]
 

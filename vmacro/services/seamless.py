@@ -17,7 +17,7 @@ from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
-from vmacro.services.handoff import ask_to_arrive, wait_until_followed
+from vmacro.services.handoff import ask_to_arrive, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
 from vmacro.wire.host_verbs import VXLAN
 
@@ -51,9 +51,10 @@ class Seamless:
             while (waiting := _not_joined(found, coming)) and world.clock.monotonic_s() < deadline:
                 world.clock.sleep(JOIN_POLL_S)
                 found = agent.connections()
-        follow = sum(c.reaches(*coming) for c in found)
-        world.tell(plan.move_id, Joined(follow, carried=len(found) - follow, unwilling=waiting))
-        return Before(before.boot_id, found)
+            watched = agent.watch()
+        follow = sum(c.reaches(*coming) for c in watched.connections)
+        world.tell(plan.move_id, Joined(follow, carried=len(watched.connections) - follow, unwilling=waiting))
+        return Before(before.boot_id, watched.connections, watched.name)
 
     @contextmanager
     def watching(self, plan: Plan, world: World) -> Iterator[None]:
@@ -93,10 +94,10 @@ class Seamless:
         carried."""
         expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            wait_until_followed(plan, world, agent, expected, arrival.present)
+            wait_until_followed(plan, world, agent, before, expected, arrival.present)
             old = [homed.address for homed in plan.addresses if homed.address not in arrival.present]
-            carried = [address for address in old if not _gives_up(plan, world, agent, address)]
-            return After(agent.connections(), tuple(carried))
+            carried = tuple(address for address in old if not _gives_up(plan, world, agent, address))
+            return once_told(world, agent, before, carried)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Close legs that no address needs. DHCP gives a carried address to no other guest meanwhile."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional
 
-from vmacro.wire.fields import Address, Items, Number, Text, Word
+from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
@@ -13,6 +13,10 @@ MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256
 LONGEST_CLAIM_S = 7 * 86_400
 LONGEST_CONSENT_MS = 10_000
+# How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
+# client's application closed it at once. reset, timed-out: TCP gave it up. cut: the agent did, as it was told to.
+CLOSED, ABORTED, RESET, TIMED_OUT, CUT = "closed", "aborted", "reset", "timed-out", "cut"
+ENDED_HOW = (CLOSED, ABORTED, RESET, TIMED_OUT, CUT)
 
 _IpAddress = Annotated[str, Address()]
 _NoneOrIpAddress = Annotated[str, Address(optional=True)]
@@ -118,7 +122,8 @@ class Status:
 @dataclass(frozen=True)
 class Subflow:
     """One TCP connection below an MPTCP one, or a plain TCP connection. `bytes`: acknowledged and received so far
-    (tcp_info)."""
+    (tcp_info). `outgoing`: the guest has opened it. `unanswered`: how often what waits for an acknowledgement was sent
+    again since the peer was heard last."""
 
     local: _IpAddress
     local_port: _Port
@@ -128,6 +133,8 @@ class Subflow:
     backup: bool
     established: bool
     bytes: _Count = 0
+    outgoing: bool = False
+    unanswered: Annotated[int, Number(0, 255)] = 0
 
     @property
     def client(self) -> str:
@@ -164,12 +171,41 @@ class Connection:
         """Whether it has an established subflow on any of the guest's `addresses`."""
         return any(s.local in addresses and s.established for s in self.subflows)
 
+    def uses(self, *addresses: str) -> bool:
+        """Whether it has a subflow on any of the guest's `addresses`, even one whose client has said nothing yet."""
+        return any(s.local in addresses for s in self.subflows)
+
 
 @dataclass(frozen=True)
 class Connections:
-    """Those that fit a reply, and how many there are."""
+    """Those that fit a reply, and how many there are. `watch` names the watch that began with them, '' where none did
+    or the kernel does not tell of ends."""
 
     connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+    watch: Annotated[str, Word(optional=True)] = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A connection that is no more, named by Connection.key. `how` is one of ENDED_HOW; `lost`: neither side has ended
+    it, and the move may have."""
+
+    key: Annotated[str, Text(100)]
+    client: Annotated[str, Text(60)]
+    how: Annotated[str, Choice(ENDED_HOW)]
+    lost: bool
+
+
+@dataclass(frozen=True)
+class Endings:
+    """What became of connections since the watch of this name began ('': none is under way): of those that it began
+    with all that have ended, of younger ones those that were lost; those that fit a reply, and how many there are.
+    `missed`: some may be missing, as the kernel has told of more ends than the agent could keep."""
+
+    watch: Annotated[str, Word(optional=True)]
+    missed: bool
+    endings: Annotated[tuple[Ended, ...], Items(MAX_CONNECTIONS)]
     total: _Count
 
 
@@ -208,10 +244,15 @@ RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
 CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
 # Besides the wait for joins: the guest borrows an address from DHCP.
 CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
+WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
+ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
 LINGER = Verb("linger", LingerArgs, Retired, deadline_s=10)
 
-_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE, LINGER)
+_ALL: tuple[Verb[Any, Any], ...] = (
+    *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
+    *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE, LINGER),
+)
 VERBS = {verb.name: verb for verb in _ALL}

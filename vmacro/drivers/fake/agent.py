@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection
-from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
+from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Endings, Watched
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S
 from vmacro.wire.messages import is_identifier
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class FakeAgent:
         guest = self._guest("release")
         if guest.claim is not None and guest.claim.move == move_id:
             guest.claim = None
+            guest.restart_agent()  # who does not move it asks for no endings
 
     def connections(self) -> tuple[Connection, ...]:
         return tuple(self._guest("connections").connections)
@@ -65,6 +66,20 @@ class FakeAgent:
         if not 0 < timeout_ms <= LONGEST_CONSENT_MS:
             raise self._refused("bad-args", f"timeout_ms must be 1 to {LONGEST_CONSENT_MS}")
         return tuple(guest.connections)
+
+    def watch(self) -> Watched:
+        guest = self._guest("watch")
+        if not guest.watch:
+            guest.watches += 1
+            guest.restart_agent()
+            guest.watch, guest.arrived = f"watch-{guest.watches}", False
+        guest.watched |= {c.key for c in guest.connections}
+        return Watched(guest.watch, tuple(guest.connections))
+
+    def endings(self) -> Endings:
+        guest = self._guest("endings")
+        ended = tuple(guest.ended.values())
+        return Endings(guest.watch, guest.missed, ended, len(ended))
 
     def prepare(self, address: str, address6: str = "") -> None:
         guest = self._ready("prepare", address, *([address6] if address6 else []))
@@ -80,6 +95,7 @@ class FakeAgent:
         last, new, old = guest.last, self._leased(), guest.address
         if last is not None and (last.old, last.new) == (left, old) != (left, left):
             return last
+        guest.arrived = new != old
         if new == old:
             guest.last = Arrival("channel", old, old, _gateway(old), 0, 300, 400)
             return guest.last
@@ -162,7 +178,8 @@ def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
     stuck = _withdrawn(guest, address)
     if stuck and not force:
         return False
-    guest.connections = [c for c in guest.connections if c not in stuck]
+    for found in stuck:
+        guest.end(found, CUT)
     guest.kept = [a for a in guest.kept if a != address]
     if address in guest.prepared:
         guest.prepared = ("", "")

@@ -12,6 +12,7 @@ from vmacro.model.facts import (
     Connection,
     CopyStatistics,
     DomainFacts,
+    Ended,
     FoundLegEnd,
     HostFacts,
     LinkFacts,
@@ -21,6 +22,7 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
+from vmacro.wire.agent_verbs import ABORTED, CLOSED
 
 BASE_BYTES = 64 << 20
 QEMU = Capabilities(
@@ -122,7 +124,8 @@ class FakeHost:
 @dataclass
 class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
-    present ones; `prepared`: those to come; `until_s`: the end of its claim by the world's clock."""
+    present ones; `prepared`: those to come; `until_s`: the end of its claim by the world's clock. `watch`: the name of
+    the one under way, `watched`: keys of its connections; `ended`, `missed`: what the kernel has told since."""
 
     name: str
     mac: str
@@ -132,17 +135,37 @@ class FakeGuest:
     connections: list[Connection]
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
-    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "linger", "prepare", "retire", "status")
+    verbs: tuple[str, ...] = (
+        *("arrive", "claim", "connections", "endings", "linger"),
+        *("prepare", "retire", "status", "watch"),
+    )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
     last: Arrival | None = None
     answers: bool = True
     claim: Claim | None = None
     until_s: float = float("inf")
+    watch: str = ""
+    watches: int = 0
+    watched: set[str] = field(default_factory=set)
+    arrived: bool = False
+    ended: dict[str, Ended] = field(default_factory=dict)
+    missed: bool = False
 
     @property
     def present(self) -> tuple[str, ...]:
         return tuple(a for a in (self.address, self.address6) if a)
+
+    def end(self, found: Connection, how: str, heard: bool = False) -> None:
+        """A connection ends, and the kernel tells how. `heard`: its client was, since the guest has arrived."""
+        self.connections = [c for c in self.connections if c.key != found.key]
+        lost = how not in (CLOSED, ABORTED) and self.arrived and not heard
+        if self.watch and (lost or found.key in self.watched):
+            self.ended[found.key] = Ended(found.key, found.client, how, lost)
+
+    def restart_agent(self) -> None:
+        """What it has heard is gone; its file knows the rest."""
+        self.watch, self.watched, self.ended, self.missed = "", set(), {}, False
 
 
 def host(name: str, site: str = "", number: int = 1) -> Host:
