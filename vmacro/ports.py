@@ -25,6 +25,7 @@ from vmacro.model.facts import (
     NetworkFacts,
     Offer,
     Pool,
+    Tracked,
     Turn,
 )
 from vmacro.model.nouns import Host, Inventory, Policy
@@ -126,6 +127,9 @@ class HostNetwork(Protocol):
 
     def close(self, move_id: str, address: str = "") -> None:
         """Close all legs of a move that end here, or only the one for an address."""
+
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        """Flows of datagrams from and to addresses of a guest, MOST_ASKED at most, as the host's kernel tracks them."""
 
 
 class HostDisks(Protocol):

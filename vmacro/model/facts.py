@@ -17,9 +17,11 @@ from vmacro.wire.agent_verbs import Subflow as Subflow
 from vmacro.wire.fields import Address, Choice, Items, Matches, Number, Said, Text, Word
 from vmacro.wire.host_verbs import BaseFacts as BaseFacts
 from vmacro.wire.host_verbs import Fetching as Fetching
+from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
 from vmacro.wire.host_verbs import LinkFacts as LinkFacts
 from vmacro.wire.host_verbs import Offer as Offer
+from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 
 _SIX_BYTES = "(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
