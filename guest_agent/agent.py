@@ -14,7 +14,7 @@ from guest_agent.consent import Consent
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
 from guest_agent.ports import NoLeaseError
-from guest_agent.retirement import retire
+from guest_agent.retirement import retire, withdraw
 from vmacro.wire import agent_verbs, fields
 from vmacro.wire.agent_verbs import (
     MAX_ADDRESSES,
@@ -26,13 +26,14 @@ from vmacro.wire.agent_verbs import (
     ReleaseArgs,
     RetireArgs,
     Status,
+    WithdrawArgs,
 )
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, Result, Verb
 
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire"})
+ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire", "withdraw"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -62,6 +63,7 @@ class Agent:
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
+                _handler(agent_verbs.WITHDRAW, self._withdraw),
             ]
         )
 
@@ -147,3 +149,7 @@ class Agent:
 
     async def _retire(self, args: RetireArgs) -> agent_verbs.Retired:
         return await retire(self._guest, args.address, args.force)
+
+    async def _withdraw(self, args: WithdrawArgs) -> Nothing:
+        await withdraw(self._guest, args.address)
+        return Nothing()

@@ -208,6 +208,10 @@ class Agent(Protocol):
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
 
+    def withdraw(self, address: str) -> None:
+        """As retire(), but the guest keeps the address in any case. Agents of older vmacros do not know this
+        (AgentError, code bad-verb)."""
+
 
 class EventLog(Protocol):
     """All events of all moves, written as they happen and never changed. Several processes append to one log."""

@@ -30,6 +30,7 @@ LOOKS = {
     "turned",
     "leaving",
     "open agent",
+    "flows",
 }
 
 

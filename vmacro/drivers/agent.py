@@ -68,6 +68,9 @@ class ChannelAgent:
     def retire(self, address: str, force: bool = False) -> bool:
         return self._ask(agent_verbs.RETIRE, agent_verbs.RetireArgs(address, force)).retired
 
+    def withdraw(self, address: str) -> None:
+        self._ask(agent_verbs.WITHDRAW, agent_verbs.WithdrawArgs(address))
+
     def _ask(self, verb: Verb[Args, Result], args: Args, wait_s: float = 0.0) -> Result:
         """`wait_s`: what the request itself asks the agent to wait. Raises AgentError, whatever the guest says."""
         timeout_s = verb.deadline_s + wait_s

@@ -283,7 +283,8 @@ class Leaving(StrEnum):
 class HostView:
     """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing. `supported` is False
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
-    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host)."""
+    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`:
+    datagrams of the guest's addresses, None where nobody asked, or was answered."""
 
     host: str
     site: str
@@ -301,6 +302,7 @@ class HostView:
     bases: tuple[tuple[DiskCopy, BaseFacts], ...] = ()
     plain_tunnel: bool = False
     guard: bool = False
+    tracked: Tracked | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,14 @@ class Survey:
     def view(self, host: str) -> HostView:
         """What was seen of one host of the inventory."""
         return next(v for v in self.views if v.host == host)
+
+    @property
+    def flows(self) -> tuple[Flows, ...]:
+        """Of those addresses of the guest that have datagrams: the most that a host knows of. An address's home sees
+        all of them."""
+        every = [flows for v in self.views if v.tracked is not None for flows in v.tracked.flows if flows.any]
+        found = {flows.address: flows for flows in sorted(every, key=lambda f: f.udp + f.icmp)}
+        return tuple(found[address] for address in sorted(found))
 
     @property
     def running_at(self) -> tuple[HostView, ...]:

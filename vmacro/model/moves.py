@@ -13,6 +13,7 @@ from vmacro.model.facts import (
     Connection,
     CopyStatistics,
     DiskCopy,
+    Flows,
     HomedAddress,
     IpAddress,
     Leg,
@@ -27,6 +28,7 @@ _Move = Annotated[str, Word()]
 _BootId = Annotated[str, Text(64)]
 _Legs = Annotated[tuple[Leg, ...], Items(MAX_ADDRESSES)]
 _Addresses = Annotated[tuple[IpAddress, ...], Items(MAX_ADDRESSES)]
+_Flows = Annotated[tuple[Flows, ...], Items(MAX_ADDRESSES)]
 _Connections = Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
 _Told = Annotated[str, Said(4000)]
 
@@ -119,6 +121,20 @@ class ConnectionOutcome:
     carried: bool = False
 
 
+@dataclass(frozen=True)
+class FlowsOutcome:
+    """Flows of datagrams that an address had before the copy and has after the move. `carried`: it is still reached."""
+
+    before: Flows
+    after: Flows
+    carried: bool
+
+    @property
+    def address(self) -> str:
+        """Whose they are."""
+        return self.before.address
+
+
 class Ending(StrEnum):
     """How a move, or an attempt at it, ended: where the guest is, and whether there is work left."""
 
@@ -134,7 +150,7 @@ EXIT_CODES = {Ending.MOVED: 0, Ending.ROLLED_BACK: 4, Ending.INCOMPLETE: 5, Endi
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
-    connections still use."""
+    connections or datagrams still use."""
 
     ending: Ending
     reason: _Told = ""
@@ -145,6 +161,7 @@ class Outcome:
     wall_s: float = 0.0
     carried: _Addresses = ()
     remains: bool = False
+    flows: Annotated[tuple[FlowsOutcome, ...], Items(2 * MAX_ADDRESSES)] = ()
 
     @property
     def exit_code(self) -> int:
@@ -184,11 +201,13 @@ class Before:
 
     boot_id: _BootId
     connections: _Connections
+    flows: _Flows = ()
 
 
 @dataclass(frozen=True)
 class After:
-    """The connections once the move has settled, and old addresses that some of them still need."""
+    """The connections once the move has settled, and old addresses that some of them, or datagrams, still need."""
 
     connections: _Connections
     carried: _Addresses = ()
+    flows: _Flows = ()

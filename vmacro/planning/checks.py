@@ -292,6 +292,14 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
             yield Finding("client-refuses-add-addr", severity, subject, text, fix)
 
 
+def _datagrams_follow(request: Request, survey: Survey) -> Iterator[Finding]:
+    """As _clients_follow(), but UDP has no end that anybody could see: those that are over are among them."""
+    if request.handoff == RENUMBER and survey.flows:
+        text = f"{seamless.datagrams_told(request, survey)}: `renumber` has no legs"
+        hint = "clients have to ask at the new address; --handoff seamless carries them"
+        yield Finding("datagrams-end", Severity.WARNING, f"guest {request.guest.name}", text, hint)
+
+
 def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]:
     if request.handoff == RENUMBER and request.destination.anti_spoofing:
         text = (
@@ -321,6 +329,7 @@ _RULES: tuple[Rule, ...] = (
     _address_is_its_own,
     _nobody_else_moves_it,
     _clients_follow,
+    _datagrams_follow,
     _no_filter_in_the_way,
 )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmacro.model.facts import Connection
-from vmacro.model.moves import ConnectionOutcome
+from vmacro.model.facts import Connection, Flows
+from vmacro.model.moves import ConnectionOutcome, FlowsOutcome
 
 
 def compare(
@@ -23,6 +23,15 @@ def compare(
         kept = followed or is_carried or (new is not None and new.mptcp)
         outcomes.append(ConnectionOutcome(old.key, old.client, old.mptcp, kept, followed, is_carried))
     return outcomes
+
+
+def compare_flows(before: Iterable[Flows], after: Iterable[Flows], carried: Iterable[str]) -> list[FlowsOutcome]:
+    """What became of each address's datagrams."""
+    had, has, still = {f.address: f for f in before}, {f.address: f for f in after}, set(carried)
+    return [
+        FlowsOutcome(had.get(address, Flows(address)), has.get(address, Flows(address)), address in still)
+        for address in sorted(had.keys() | has.keys())
+    ]
 
 
 def all_followed(expected: Iterable[str], after: Iterable[Connection], present: tuple[str, ...]) -> bool:

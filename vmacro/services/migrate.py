@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError, VmacroError
 from vmacro.model import events
-from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
+from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
-from vmacro.planning.outcome import compare
+from vmacro.planning.outcome import compare, compare_flows
 from vmacro.ports import World
-from vmacro.services import disks, whereabouts
+from vmacro.services import datagrams, disks, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.phases import Journal, Phases
@@ -65,7 +65,8 @@ def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, ou
         outcome = replace(outcome, arrival=arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
         found = compare(before.connections, after.connections, arrival.present, after.carried)
-        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
+        flows = compare_flows(before.flows, after.flows, after.carried)
+        outcome = replace(outcome, connections=tuple(found), carried=after.carried, flows=tuple(flows))
         phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
@@ -100,7 +101,8 @@ def _look_once_more(plan: Plan, world: World) -> Before:
             agent.release(plan.takes_over)
         agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
         facts, connections = agent.status(), agent.connections()
-    return Before(facts.boot_id, connections)
+    homed = plan.addresses or (HomedAddress(plan.address, plan.source),)
+    return Before(facts.boot_id, connections, datagrams.known(homed, world))
 
 
 def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:

@@ -16,7 +16,8 @@ from vmacro.model.events import Joined, Tunnelled, Turned
 from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
-from vmacro.ports import World
+from vmacro.ports import Agent, World
+from vmacro.services import datagrams
 from vmacro.services.handoff import ask_to_arrive, wait_until_followed
 from vmacro.services.troubles import Troubles
 from vmacro.wire.host_verbs import VXLAN
@@ -53,7 +54,7 @@ class Seamless:
                 found = agent.connections()
         follow = sum(c.reaches(*coming) for c in found)
         world.tell(plan.move_id, Joined(follow, carried=len(found) - follow, unwilling=waiting))
-        return Before(before.boot_id, found)
+        return Before(before.boot_id, found, before.flows)
 
     @contextmanager
     def watching(self, plan: Plan, world: World) -> Iterator[None]:
@@ -89,13 +90,15 @@ class Seamless:
         return arrival
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Withdraw old addresses from connections that follow; those that others still use are carried."""
+        """Withdraw old addresses from connections that follow; those that others, or datagrams, still use are
+        carried."""
         expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, expected, arrival.present)
-            old = [homed.address for homed in plan.addresses if homed.address not in arrival.present]
-            carried = [address for address in old if not agent.retire(address)]
-            return After(agent.connections(), tuple(carried))
+            old = [homed for homed in plan.addresses if homed.address not in arrival.present]
+            carried = [homed.address for homed in old if not _given_up(homed, agent, world)]
+            flows = datagrams.known([homed for homed in old if homed.address in carried], world)
+            return After(agent.connections(), tuple(carried), flows)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Close legs that no address needs. DHCP gives a carried address to no other guest meanwhile."""
@@ -188,6 +191,23 @@ def _open(leg: Leg, world: World) -> None:
     if near.public_key:
         home.join(leg, far)
         away.join(leg, near)
+
+
+def _given_up(homed: HomedAddress, agent: Agent, world: World) -> bool:
+    """By the guest; not one for which datagrams come, or of which its home does not say: that is asked again by who
+    watches carried addresses (carry.py)."""
+    try:
+        needed = datagrams.in_use(homed.address, homed.home, world)
+    except HostError:
+        needed = True
+    if not needed:
+        return agent.retire(homed.address)
+    try:
+        agent.withdraw(homed.address)
+    except AgentError as error:
+        if error.code != "bad-verb":  # an older agent: those who follow keep a path that they do not need
+            raise
+    return False
 
 
 def _once_used(plan: Plan) -> list[HomedAddress]:

@@ -68,6 +68,13 @@ class RetireArgs:
 
 
 @dataclass(frozen=True)
+class WithdrawArgs:
+    """The address that is meant."""
+
+    address: _IpAddress
+
+
+@dataclass(frozen=True)
 class Lease:
     """What DHCP gave (RFC 2131), and for how long."""
 
@@ -204,6 +211,7 @@ CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
+WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 
-_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE)
+_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE, WITHDRAW)
 VERBS = {verb.name: verb for verb in _ALL}

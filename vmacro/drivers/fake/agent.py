@@ -97,6 +97,12 @@ class FakeAgent:
             raise self._refused("in-use", f"{address} is the guest's present address")
         return _retired(guest, address, force)
 
+    def withdraw(self, address: str) -> None:
+        guest = self._ready("withdraw", address)
+        if address in guest.present:
+            raise self._refused("in-use", f"{address} is the guest's present address")
+        _left(guest, address)
+
     def _leased(self) -> str:
         """What DHCP gives here: the guest's reservation, or else the same as ever."""
         here = self._world.hosts[self._place]
@@ -142,15 +148,21 @@ def _expire(guest: FakeGuest) -> None:
             _retired(guest, address, force=False)
 
 
-def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+def _left(guest: FakeGuest, address: str) -> list[Connection]:
+    """The connections that can leave it have; returns those that cannot."""
     stuck = [c for c in guest.connections if c.reaches(address) and not (c.mptcp and c.reaches(*guest.present))]
     guest.connections = [
         c if c in stuck else replace(c, subflows=tuple(s for s in c.subflows if s.local != address))
         for c in guest.connections
-        if not (force and c in stuck)
     ]
+    return stuck
+
+
+def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+    stuck = _left(guest, address)
     if stuck and not force:
         return False
+    guest.connections = [c for c in guest.connections if c not in stuck]
     guest.kept = [a for a in guest.kept if a != address]
     if address in guest.prepared:
         guest.prepared = ("", "")

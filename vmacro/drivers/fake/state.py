@@ -84,7 +84,7 @@ class FakeDisks:
 class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
-    `leaving`: where a copy under way goes."""
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -102,6 +102,7 @@ class FakeHost:
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
     leaving: dict[str, str] = field(default_factory=dict)
     disks: FakeDisks = field(default_factory=FakeDisks)
+    tracking: bool = True
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:
@@ -132,7 +133,7 @@ class FakeGuest:
     connections: list[Connection]
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
-    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "retire", "status")
+    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "retire", "status", "withdraw")
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
     last: Arrival | None = None
