@@ -100,11 +100,21 @@ def test_an_address_is_prepared_and_withdrawn_as_often_as_one_likes(agent: Agent
     assert agent.status().extra_addresses == ()
 
 
-@certifies("Agent.prepare", "Agent.retire", "Agent.arrive")
+@certifies("Agent.withdraw")
+def test_an_address_is_withdrawn_from_who_can_leave_it_and_kept(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    with stage.backstage.plain_client(coming):
+        for _ in range(2):
+            agent.withdraw(coming)
+            assert agent.status().extra_addresses == (coming,)
+        assert any(c.reaches(coming) and not c.mptcp for c in agent.connections())
+
+
+@certifies("Agent.prepare", "Agent.retire", "Agent.arrive", "Agent.withdraw")
 def test_what_is_no_address_or_the_present_one_is_refused(agent: Agent) -> None:
     present = agent.status().address
-    verbs: list[Callable[[str], object]] = [agent.prepare, agent.retire, agent.arrive]
-    for verb in verbs[:2]:
+    verbs: list[Callable[[str], object]] = [agent.prepare, agent.retire, agent.withdraw, agent.arrive]
+    for verb in verbs[:3]:
         with refused("in-use"):
             verb(present)
     for verb in verbs:

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.faults import Call, Faults
 from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
 from vmacro.errors import HostError
-from vmacro.model.facts import NO_PAST, Claim, Disk, FoundLegEnd, Pool
+from vmacro.model.facts import NO_PAST, Claim, Disk, Flows, FoundLegEnd, Pool
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks
@@ -196,6 +196,10 @@ def _set(of: FakeHost, change: dict[str, object]) -> None:
         setattr(of, name, value)
 
 
+def datagrams(fake: FakeWorld) -> None:
+    fake.flows["10.50.1.97"] = Flows("10.50.1.97", udp=2, icmp=1)
+
+
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 CASES: dict[str, tuple[str, Breaking]] = {
     "all is well": (RENUMBER, lambda _fake: None),
@@ -231,6 +235,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "somebody unnamed moves it": (RENUMBER, guest(claim=Claim("web-9", "", 42.0))),
     "clients that cannot follow": (RENUMBER, strangers),
     "a filter of sources": (RENUMBER, filtered),
+    "datagrams that nothing carries": (RENUMBER, datagrams),
+    "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
     "a disk goes along": (SEAMLESS, with_disk()),
     "a disk on a block device": (SEAMLESS, web(disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))),
     "a disk of no known format": (SEAMLESS, web(disks=(Disk("vda", "/images/web.vmdk", True, False),))),

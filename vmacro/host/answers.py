@@ -56,8 +56,9 @@ class Kept:
 
 def kept(ip: IPRoute) -> list[Kept]:
     """Those of this host, in order. Raises NetlinkError."""
-    names = {link["index"]: str(link.get("IFLA_IFNAME")) for link in ip.get_links()}
-    return sorted(Kept(names[i], mac, address) for i in names for address, mac in grants.granted(ip, i))
+    found = list(grants.everywhere(ip))
+    names = {link["index"]: str(link.get("IFLA_IFNAME")) for link in (ip.get_links() if found else ())}
+    return sorted(Kept(names[index], mac, address) for index, address, mac in found if index in names)
 
 
 def say(ip: IPRoute) -> None:
@@ -76,8 +77,8 @@ def say(ip: IPRoute) -> None:
 
 
 def ruleset(found: Iterable[Kept], standing: Iterable[str] = ()) -> str:
-    """The script for nft. `standing`: the sets that there are already: those that are needed stay as they are, with what
-    is noted in them. Without any address no table is left."""
+    """The script for nft. `standing`: the sets that there are already; those that are needed stay, with what is noted
+    in them. Without any address no table is left."""
     guests = [list(group) for _, group in groupby(sorted(found), lambda k: (k.bridge, k.mac, k.version))]
     if not guests:
         return nft.replaced("inet", TABLE, "")

@@ -56,7 +56,9 @@ def _peers(address: str, protocol: int) -> Iterator[str]:
     (ctnetlink_filter_match_tuple takes ipv6_addr_cmp() for equality, seen in 6.18), so that all are read."""
     packed = ipaddress.ip_address(address).packed
     asked = [_question(packed, protocol, end) for end in ((_SRC, _DST) if len(packed) == 4 else (None,))]
-    found = (_other_end(entry, packed) for question in asked for entry in _dump(question, len(packed)) if packed in entry)
+    found = (
+        _other_end(entry, packed) for question in asked for entry in _dump(question, len(packed)) if packed in entry
+    )
     yield from islice((str(ipaddress.ip_address(peer)) for peer in found if peer), MOST_FLOWS)
 
 
