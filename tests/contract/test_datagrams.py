@@ -101,10 +101,13 @@ def test_a_server_on_the_wildcard_answers_from_the_address_that_was_asked(legs: 
 def test_a_server_on_one_address_is_left_alone(legs: Legs, version: int) -> None:
     """DNS servers have a socket for each."""
     town, old, new = legs.town, legs.of(version).address, mine(legs.guest, version)
-    with serving(town.web, version, old) as of_old, serving(town.web, version, new) as of_new:
-        with asking(town, version) as asker:
-            for address, server in ((old, of_old), (new, of_new), (old, of_old)):
-                assert ask(asker, server, address) == address
+    with (
+        serving(town.web, version, old) as of_old,
+        serving(town.web, version, new) as of_new,
+        asking(town, version) as asker,
+    ):
+        for address, server in ((old, of_old), (new, of_new), (old, of_old)):
+            assert ask(asker, server, address) == address
 
 
 def test_echoes_come_from_the_address_that_was_asked(legs: Legs, version: int) -> None:

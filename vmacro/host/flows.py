@@ -1,6 +1,6 @@
-"""Which datagram flows of an address this host's kernel tracks (conntrack): UDP, and echoes of ICMP, which it forgets by
-timeouts of its own. Asked by netlink, with a filter that the kernel applies (Linux 5.8, CTA_FILTER): a busy host
-tracks hundreds of thousands of connections, and nobody here has the time to read them.
+"""Which flows of datagrams of an address this host's kernel tracks (conntrack): UDP, and echoes of ICMP, which it
+forgets by timeouts of its own. Asked by netlink, with a filter that the kernel applies (Linux 5.8, CTA_FILTER): a busy
+host tracks hundreds of thousands of connections, and nobody here has the time to read them.
 
 What a guest has with its host itself (DHCP, names) ends with its stay; so does what is for a link or a group.
 """

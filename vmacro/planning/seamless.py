@@ -180,10 +180,8 @@ def _datagrams_are_known(request: Request, survey: Survey) -> Iterator[Finding]:
     for name in dict.fromkeys([both[0].host, *homes]):
         view = survey.view(name)
         if view.links is not None and (view.tracked is None or not view.tracked.tracking):
-            text = (
-                "it does not say which flows of datagrams there are: they are carried only as long as connections are"
-            )
-            hint = "its kernel has to track them (conntrack): vmacro provision hosts --tags firewall,packages"
+            text = "does not say which flows of datagrams there are: they are carried only as long as connections are"
+            hint = "its kernel has to track them (conntrack): vmacro provision hosts --tags firewall,host_side"
             yield Finding("datagrams-unknown", Severity.WARNING, f"host {name}", text, hint)
 
 
