@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from guest_agent import __version__, claims
-from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare
+from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
 from guest_agent.consent import Consent
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
@@ -23,6 +23,7 @@ from vmacro.wire.agent_verbs import (
     ClaimArgs,
     ConsentArgs,
     PrepareArgs,
+    PublishArgs,
     ReleaseArgs,
     RetireArgs,
     Status,
@@ -33,7 +34,7 @@ from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, R
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire", "withdraw"})
+ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire", "publish", "withdraw"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -63,6 +64,7 @@ class Agent:
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
+                _handler(agent_verbs.PUBLISH, self._publish),
                 _handler(agent_verbs.WITHDRAW, self._withdraw),
             ]
         )
@@ -149,6 +151,10 @@ class Agent:
 
     async def _retire(self, args: RetireArgs) -> agent_verbs.Retired:
         return await retire(self._guest, args.address, args.force)
+
+    async def _publish(self, args: PublishArgs) -> Nothing:
+        publish(self._guest, args)
+        return Nothing()
 
     async def _withdraw(self, args: WithdrawArgs) -> Nothing:
         await withdraw(self._guest, args.address)

@@ -22,6 +22,7 @@ async def retire(guest: Guest, address: str, force: bool = False) -> Retired:
     if stuck and not force:
         return Retired(False, stuck)
     await guest.link.move_out(address)
+    guest.forget_public(address)
     if address in guest.state.prepared:
         guest.state.prepared = ("", "")
         guest.save()

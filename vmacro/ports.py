@@ -208,6 +208,9 @@ class Agent(Protocol):
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
 
+    def publish(self, address: str, public: str) -> None:
+        """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""
+
     def withdraw(self, address: str) -> None:
         """As retire(), but the guest keeps the address in any case. Agents of older vmacros do not know this
         (AgentError, code bad-verb)."""

@@ -110,6 +110,16 @@ def test_an_address_is_withdrawn_from_who_can_leave_it_and_kept(stage: Stage, ag
         assert any(c.reaches(coming) and not c.mptcp for c in agent.connections())
 
 
+@certifies("Agent.publish")
+def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming: str) -> None:
+    """What that does is in contract/test_public.py."""
+    for public in ("203.0.113.9", "203.0.113.10", coming):
+        agent.publish(coming, public)
+    for address, public in (("nowhere", "203.0.113.9"), (coming, "nowhere"), (coming, "2001:db8::1")):
+        with refused("bad-args"):
+            agent.publish(address, public)
+
+
 @certifies("Agent.prepare", "Agent.retire", "Agent.arrive", "Agent.withdraw")
 def test_what_is_no_address_or_the_present_one_is_refused(agent: Agent) -> None:
     present = agent.status().address

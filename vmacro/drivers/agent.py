@@ -68,6 +68,9 @@ class ChannelAgent:
     def retire(self, address: str, force: bool = False) -> bool:
         return self._ask(agent_verbs.RETIRE, agent_verbs.RetireArgs(address, force)).retired
 
+    def publish(self, address: str, public: str) -> None:
+        self._ask(agent_verbs.PUBLISH, agent_verbs.PublishArgs(address, public))
+
     def withdraw(self, address: str) -> None:
         self._ask(agent_verbs.WITHDRAW, agent_verbs.WithdrawArgs(address))
 

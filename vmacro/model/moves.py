@@ -81,7 +81,8 @@ class Plan:
 
     `disks` are the guest's own, which move with it. `chosen_because`: why it goes to this host of its destination.
     `operator` is USER@MACHINE; `takes_over` is the move whose claim on the guest this one ignores. `memory_mib`: the
-    guest's, 0 where the plan was written by a vmacro that did not keep it.
+    guest's, 0 where the plan was written by a vmacro that did not keep it. `new_public`: what clients know
+    `new_address` as, '' where that is itself.
     """
 
     move_id: _Move
@@ -107,6 +108,7 @@ class Plan:
     disks: Annotated[tuple[DiskCopy, ...], Items(MOST_DISKS)] = ()
     chosen_because: _Told = ""
     memory_mib: int = 0
+    new_public: MaybeAddress = ""
 
 
 @dataclass(frozen=True)

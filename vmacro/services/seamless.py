@@ -46,6 +46,8 @@ class Seamless:
         coming, kind = [leg.address for leg in plan.new_legs], next((leg.kind for leg in plan.new_legs), "")
         world.tell(plan.move_id, Tunnelled(tuple(coming), kind))
         with world.agent(plan.source, plan.guest.domain) as agent:
+            if plan.new_public:
+                agent.publish(plan.new_address, plan.new_public)
             agent.prepare(plan.new_address, plan.new_address6)
             deadline = world.clock.monotonic_s() + plan.policy.join_timeout_s
             found = agent.connections()

@@ -68,6 +68,14 @@ class RetireArgs:
 
 
 @dataclass(frozen=True)
+class PublishArgs:
+    """Clients know `address` as `public`: their network translates it, 1:1."""
+
+    address: _IpAddress
+    public: _IpAddress
+
+
+@dataclass(frozen=True)
 class WithdrawArgs:
     """The address that is meant."""
 
@@ -211,7 +219,19 @@ CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
+PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
 WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 
-_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE, WITHDRAW)
+_ALL: tuple[Verb[Any, Any], ...] = (
+    STATUS,
+    CLAIM,
+    RELEASE,
+    CONNECTIONS,
+    CONSENT,
+    PREPARE,
+    ARRIVE,
+    RETIRE,
+    PUBLISH,
+    WITHDRAW,
+)
 VERBS = {verb.name: verb for verb in _ALL}

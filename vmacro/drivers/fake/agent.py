@@ -97,6 +97,17 @@ class FakeAgent:
             raise self._refused("in-use", f"{address} is the guest's present address")
         return _retired(guest, address, force)
 
+    def publish(self, address: str, public: str) -> None:
+        guest = self._guest("publish")
+        for text in (address, public):
+            try:
+                ipaddress.ip_address(text)
+            except ValueError as error:
+                raise self._refused("bad-args", str(error)) from None
+        if (":" in address) != (":" in public):
+            raise self._refused("bad-args", f"{public} is not of {address}'s family")
+        guest.public[address] = public
+
     def withdraw(self, address: str) -> None:
         guest = self._ready("withdraw", address)
         if address in guest.present:

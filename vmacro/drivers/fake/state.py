@@ -123,7 +123,8 @@ class FakeHost:
 @dataclass
 class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
-    present ones; `prepared`: those to come; `until_s`: the end of its claim by the world's clock."""
+    present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
+    by the world's clock."""
 
     name: str
     mac: str
@@ -133,9 +134,10 @@ class FakeGuest:
     connections: list[Connection]
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
-    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "retire", "status", "withdraw")
+    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "publish", "retire", "status", "withdraw")
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
+    public: dict[str, str] = field(default_factory=dict)
     last: Arrival | None = None
     answers: bool = True
     claim: Claim | None = None
