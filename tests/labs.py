@@ -20,6 +20,7 @@ OWN = {
     "test_tunnels": "namespaces",
     "test_tunnel_ends": "namespaces",
     "test_datagrams": "namespaces",
+    "test_public": "namespaces",
     "test_stock_kernel": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.

@@ -313,8 +313,8 @@ def _clients_can_reach_it(request: Request, survey: Survey) -> Iterator[Finding]
         return
     beyond = sorted({s.remote for c in survey.connections for s in c.subflows if ip_address(s.remote).is_global})
     if beyond:
-        more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""
-        text = f"{address}, which will be announced, is not for the Internet, where it has clients: {', '.join(beyond[:3])}{more}"
+        some = ", ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        text = f"{address}, which will be announced, is not for the Internet, where it has clients: {some}"
         hint = f"is it translated there? networks: public_subnet; else [sites.{there.site}.public]; not with renumber"
         yield Finding("address-private", Severity.WARNING, f"guest {request.guest.name}", text, hint)
 
