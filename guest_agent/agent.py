@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from guest_agent import __version__, claims
-from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare
+from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
 from guest_agent.consent import Consent
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
 from guest_agent.ports import NoLeaseError
-from guest_agent.retirement import retire
+from guest_agent.retirement import retire, withdraw
 from guest_agent.watch import Watch
 from vmacro.wire import agent_verbs, fields
 from vmacro.wire.agent_verbs import (
@@ -24,18 +24,19 @@ from vmacro.wire.agent_verbs import (
     ArriveArgs,
     ClaimArgs,
     ConsentArgs,
-    LingerArgs,
     PrepareArgs,
+    PublishArgs,
     ReleaseArgs,
     RetireArgs,
     Status,
+    WithdrawArgs,
 )
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, Result, Verb
 
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "watch", "endings", "prepare", "arrive", "retire", "linger"})
+ACTING = frozenset({"claim", "release", "watch", "endings", "prepare", "arrive", "retire", "publish", "withdraw"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -68,7 +69,8 @@ class Agent:
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
-                _handler(agent_verbs.LINGER, self._linger),
+                _handler(agent_verbs.PUBLISH, self._publish),
+                _handler(agent_verbs.WITHDRAW, self._withdraw),
             ]
         )
 
@@ -162,5 +164,10 @@ class Agent:
     async def _retire(self, args: RetireArgs) -> agent_verbs.Retired:
         return await retire(self._guest, args.address, args.force)
 
-    async def _linger(self, args: LingerArgs) -> agent_verbs.Retired:
-        return await retire(self._guest, args.address, keep=True)
+    async def _publish(self, args: PublishArgs) -> Nothing:
+        publish(self._guest, args)
+        return Nothing()
+
+    async def _withdraw(self, args: WithdrawArgs) -> Nothing:
+        await withdraw(self._guest, args.address)
+        return Nothing()

@@ -8,7 +8,7 @@ import logging
 from guest_agent.guest import Guest, log_failure
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
-from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs
+from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs, PublishArgs
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ DEBOUNCE_S = 2.0
 ALONE_AFTER_S, ALONE_EVERY_S = 90.0, 10.0
 AGAIN_AFTER_S = 5.0
 NONE_PREPARED = ("", "")
+MOST_PUBLIC = 64
 
 
 async def prepare(guest: Guest, args: PrepareArgs) -> None:
@@ -30,9 +31,20 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
         raise ProtocolError("in-use", f"{args.address} is the guest's present address")
     for coming in (a for a in (args.address, args.address6) if a):
         await guest.link.borrow(coming)
-        if coming not in (await guest.endpoints.endpoints()).values():
+        if guest.seen_as(coming) not in (await guest.endpoints.endpoints()).values():
             await guest.announce(coming, backup=True)
     guest.state.prepared = (args.address, args.address6)
+    guest.save()
+
+
+def publish(guest: Guest, args: PublishArgs) -> None:
+    """Remember what clients know an address as; before it is announced. Raises ProtocolError: bad-args."""
+    if (":" in args.address) != (":" in args.public):
+        raise ProtocolError("bad-args", f"{args.public} is not of {args.address}'s family")
+    known = [*guest.state.public.items()][-MOST_PUBLIC:]
+    guest.state.public = {a: p for a, p in known if a != args.address and p != args.public}
+    if args.public != args.address:
+        guest.state.public[args.address] = args.public
     guest.save()
 
 
@@ -132,7 +144,8 @@ class Arrivals:
         """The id under which clients know the new address; 0 where nothing had to be announced."""
         guest = self._guest
         if prepared and lease.address == prepared:
-            return next((i for i, a in (await guest.endpoints.endpoints()).items() if a == prepared), 0)
+            announced = guest.seen_as(prepared)
+            return next((i for i, a in (await guest.endpoints.endpoints()).items() if a == announced), 0)
         if lease.address == old:
             return 0
         # Left over where nobody retired it: one address cannot be announced under two ids.

@@ -64,6 +64,9 @@ class Endpoints(Protocol):
     async def announce(self, address: str, endpoint_id: int, backup: bool = False) -> None:
         """ADD_ADDR on every connection."""
 
+    async def hold(self, address: str, endpoint_id: int, backup: bool = False) -> None:
+        """An endpoint for subflows on an address that is announced as another one: it is not announced itself."""
+
     async def prefer(self, address: str, preferred: bool) -> None:
         """Tell all peers that subflows on an address are backup, or no longer."""
 

@@ -16,9 +16,27 @@ async def retire(guest: Guest, address: str, force: bool = False, keep: bool = F
 
     Where nobody else needs it: REMOVE_ADDR on all connections, then the /32 goes. Where somebody does,
     only the others' subflows on it are cut, and it stays; unless `force` cuts these connections too.
-    With `keep` it is withdrawn all the same, and stays for who connects to it anew.
     Raises ProtocolError: not-ready, in-use, or kernel.
     """
+    stuck = await _left(guest, address, force)
+    if stuck and not force:
+        return Retired(False, stuck)
+    await guest.link.move_out(address)
+    guest.forget_public(address)
+    if address in guest.state.prepared:
+        guest.state.prepared = ("", "")
+        guest.save()
+    return Retired(True, 0)
+
+
+async def withdraw(guest: Guest, address: str) -> None:
+    """As retire(), but the guest keeps the address: datagrams still come for it, or new connections are to. Raises
+    as that."""
+    await _left(guest, address, force=False)
+
+
+async def _left(guest: Guest, address: str, force: bool) -> int:
+    """The connections that can leave it have; returns how many cannot."""
     present = await guest.present()
     if address in present:
         raise ProtocolError("in-use", f"{address} is the guest's present address")
@@ -34,14 +52,7 @@ async def retire(guest: Guest, address: str, force: bool = False, keep: bool = F
         if force:
             raise ProtocolError("kernel", f"cannot cut connections: {error}") from None
         LOG.warning("followers keep their old subflows on %s as backup: %s", address, error)
-    if stuck and not force:
-        return Retired(False, len(stuck))
-    await guest.endpoints.withdraw(0, address)
-    await guest.withdraw_all(address)
-    if keep:
-        return Retired(False, 0)
-    await guest.link.move_out(address)
-    if address in guest.state.prepared:
-        guest.state.prepared = ("", "")
-        guest.save()
-    return Retired(True, 0)
+    if force or not stuck:
+        await guest.endpoints.withdraw(0, address)
+        await guest.withdraw_all(address)
+    return len(stuck)

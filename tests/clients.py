@@ -18,10 +18,12 @@ from collections.abc import Callable
 
 from vmacro.rtt import wire
 
-WEB, ECHO = 80, 7000
+WEB, ECHO, DATAGRAMS = 80, 7000, 7001
 DOWNLOAD_PARTS = 13  # of 16 MiB: 208 MiB by one connection
 UPLOAD_BYTES = 24 << 20
 PATIENCE_S = 120.0
+DATAGRAM_PATIENCE_S = 5.0  # longer than a guest pauses, also under emulation
+MOST_LOST = 3  # of all that are asked during a test's moves
 RANDOM = hashlib.sha256(random.Random(1).randbytes(16 << 20)).hexdigest()
 Client = Callable[[str, threading.Event, threading.Event], str]
 
@@ -182,6 +184,30 @@ def upload(address: str, ready: threading.Event, over: threading.Event) -> str:
     return "" if sent.digest() == came.digest() else "what came back is not what was sent"
 
 
+def datagrams(address: str, ready: threading.Event, over: threading.Event) -> str:
+    """A question every 50 ms from one socket, as a resolver or QUIC asks; the server listens on the wildcard. Nobody
+    sends one again, and answers count only if they come from where was asked."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    asked, came, strange = 0, 0, set()
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DATAGRAM_PATIENCE_S)
+        while not over.is_set():
+            sock.sendto(wire.encode(asked), (address, DATAGRAMS))
+            try:
+                answer, sender = sock.recvfrom(100)
+                while answer != wire.encode(asked):  # a late one
+                    answer, sender = sock.recvfrom(100)
+                came += sender[0] == address
+                strange |= {sender[0]} - {address}
+                ready.set()
+            except TimeoutError:
+                pass
+            asked += 1
+            time.sleep(0.05)
+    lost = asked - came
+    return f"{lost} of {asked} were not answered; from elsewhere: {strange}" if lost > MOST_LOST or strange else ""
+
+
 KINDS: dict[str, Client] = {
     "chatter": chatter(mptcp=True),
     "tcp-chatter": chatter(mptcp=False),
@@ -195,6 +221,7 @@ KINDS: dict[str, Client] = {
     "upload": upload,
     "visits": visits(0.02),
     "keep-alive-20": keep_alive(20, 0.2),
+    "datagrams": datagrams,
 }
 
 

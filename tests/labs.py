@@ -19,6 +19,8 @@ OWN = {
     "test_spoofing": "namespaces",
     "test_tunnels": "namespaces",
     "test_tunnel_ends": "namespaces",
+    "test_datagrams": "namespaces",
+    "test_public": "namespaces",
     "test_stock_kernel": "namespaces",
     "test_kernel_events": "namespaces",
 }

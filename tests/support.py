@@ -153,6 +153,7 @@ def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
     looks = [
         ("sh", "-c", "ip -o -brief link show | grep vmac-; true"),
         ("sh", "-c", "nft list table inet vmacro-legs 2>&1; true"),
+        ("sh", "-c", "nft --terse list table inet vmacro-answers 2>&1; true"),
         ("sh", "-c", "systemctl list-units --plain --no-legend --all 'vmac-*'; true"),
         ("ip", "-4", "rule"),
         ("ip", "-6", "rule"),

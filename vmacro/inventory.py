@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -41,6 +42,9 @@ class GuestNetwork(Strict):
     subnet6: IPv6Network | None = Field(default=None, description="a /64, for SLAAC")
     lease_minutes: int = Field(default=60, ge=2, le=525_600, description="how long a DHCP lease is valid")
     guard: bool = Field(default=True, description="hold each guest to its own MAC and addresses")
+    public_subnet: IPv4Network | None = Field(
+        default=None, description="as clients elsewhere know it: a 1:1 NAT translates each address; of the same size"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> GuestNetwork:
@@ -50,6 +54,8 @@ class GuestNetwork(Strict):
         outside = [str(a) for a in (first, last) if a not in self.subnet or a == self.gateway]
         if outside or last < first:
             raise ValueError(f"dhcp {first} to {last} is no range of {self.subnet} without its gateway {self.gateway}")
+        if self.public_subnet is not None and self.public_subnet.prefixlen != self.subnet.prefixlen:
+            raise ValueError(f"public_subnet {self.public_subnet} is not of the size of {self.subnet}")
         if self.subnet6 is not None and self.subnet6.prefixlen != 64:
             raise ValueError(f"subnet6 {self.subnet6}: SLAAC needs a /64")
         return self
@@ -71,6 +77,19 @@ class Site(Strict):
 
     anti_spoofing: bool = Field(default=False, description="its network drops packets with other sites' sources")
     network: GuestNetwork | None = Field(default=None, description="what to provision; default: leave it alone")
+    public: dict[IPv4Address, IPv4Address] = Field(
+        default_factory=dict,
+        max_length=nouns.MOST_PUBLIC,
+        description="as public_subnet, address by address: a guest's = the one that clients elsewhere know it as",
+    )
+
+    @field_validator("public")
+    @classmethod
+    def _one_each(cls, public: dict[IPv4Address, IPv4Address]) -> dict[IPv4Address, IPv4Address]:
+        twice = sorted(str(p) for p, count in Counter(public.values()).items() if count > 1)
+        if twice:
+            raise ValueError(f"{twice[0]} stands for several addresses")
+        return public
 
 
 class Host(Strict):
@@ -334,7 +353,7 @@ def load(path: Path) -> Settings:
 
 def settings_of(path: Path, read: Inventory) -> Settings:
     """What was read from there, for all who work with it."""
-    hosts = [_host(name, host, read.network_of(name)) for name, host in read.hosts.items()]
+    hosts = [_host(name, host, read) for name, host in read.hosts.items()]
     sites = tuple(
         nouns.Site(name, tuple(h for h in hosts if h.site == name), _filters_sources(read, name))
         for name, site in read.sites.items()
@@ -383,10 +402,12 @@ def _filters_sources(read: Inventory, site: str) -> bool:
     return read.sites[site].anti_spoofing or any(n is not None and n.guard for n in networks)
 
 
-def _host(name: str, host: Host, network: GuestNetwork | None) -> nouns.Host:
-    given = host.model_dump()
+def _host(name: str, host: Host, read: Inventory) -> nouns.Host:
+    given, network = host.model_dump(), read.network_of(name)
     defaults = {"name": name, "peer_uri": host.peer_uri or host.uri, "tls_name": host.tls_name or name}
     defaults["subnet"] = str(network.subnet) if network is not None else ""
+    defaults["public_subnet"] = str(network.public_subnet or "") if network is not None else ""
+    given["public"] = tuple((str(a), str(p)) for a, p in read.sites[host.site].public.items())
     given["guard"] = network is not None and network.guard
     defaults["subnet6"] = str(network.subnet6 or "") if network is not None else ""
     fields = {f.name for f in dataclasses.fields(nouns.Host)}

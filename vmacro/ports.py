@@ -26,6 +26,7 @@ from vmacro.model.facts import (
     NetworkFacts,
     Offer,
     Pool,
+    Tracked,
     Turn,
     Watched,
 )
@@ -130,6 +131,9 @@ class HostNetwork(Protocol):
     def close(self, move_id: str, address: str = "") -> None:
         """Close all legs of a move that end here, or only the one for an address."""
 
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        """Flows of datagrams from and to addresses of a guest, MOST_ASKED at most, as the host's kernel tracks them."""
+
 
 class HostDisks(Protocol):
     """Disks of guests on one host, by its host side. Every method raises HostError, and may be repeated."""
@@ -215,8 +219,13 @@ class Agent(Protocol):
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
 
-    def linger(self, address: str) -> None:
-        """As retire(), but the address stays in any case: it takes new connections."""
+    def publish(self, address: str, public: str) -> None:
+        """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""
+
+    def withdraw(self, address: str) -> None:
+        """As retire(), but the guest keeps the address in any case, for datagrams or new connections.
+        Agents of older vmacros do not know this
+        (AgentError, code bad-verb)."""
 
 
 class Names(Protocol):

@@ -12,7 +12,7 @@ from tests.contract import certifies
 from tests.contract.stages import Stage, mac
 from tests.support import eventually
 from vmacro.errors import HostError
-from vmacro.model.facts import FoundLegEnd, Leaving, Leg, Offer, Turn
+from vmacro.model.facts import Flows, FoundLegEnd, Leaving, Leg, Offer, Tracked, Turn
 from vmacro.model.nouns import Host
 
 MOVE, OTHER_MOVE = "contract-1", "contract-2"
@@ -69,6 +69,17 @@ def test_who_uses_an_address_is_found_out_by_asking(stage: Stage) -> None:
         address = agent.status().address
     assert domain is not None and side.facts(bridge, "", address).used_by == domain.mac
     assert side.facts(bridge, "", address.rpartition(".")[0] + ".242").used_by == ""
+
+
+@certifies("HostNetwork.flows")
+def test_flows_are_told_of_each_address_that_was_asked_about(stage: Stage) -> None:
+    """contract/test_datagrams.py sends some."""
+    side, prefix = stage.world.host_network(stage.here), gateway_of(stage, stage.here).rpartition(".")[0]
+    assert side.flows(()) == Tracked(True)
+    nobodys = (f"{prefix}.243", "2001:db8::76")
+    assert side.flows(nobodys) == Tracked(True, tuple(Flows(address) for address in nobodys))
+    with pytest.raises(HostError, match=stage.here.name):
+        side.flows(("an address",))
 
 
 @certifies("HostNetwork.facts", "HostNetwork.open", "HostNetwork.join", "HostNetwork.point")

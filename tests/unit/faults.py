@@ -31,6 +31,7 @@ LOOKS = {
     "leaving",
     "look",
     "open agent",
+    "flows",
 }
 
 

@@ -138,6 +138,10 @@ class FakeKernel:
     async def endpoints(self) -> dict[int, str]:
         return dict(self.announced)
 
+    async def hold(self, address: str, endpoint_id: int, backup: bool = False) -> None:
+        self.log.append(f"hold {address}{' as backup' if backup else ''}")
+        self.announced[endpoint_id] = address
+
     async def announce(self, address: str, endpoint_id: int, backup: bool = False) -> None:
         self.log.append(f"announce {address}{' as backup' if backup else ''}")
         if self.refuses_announce:

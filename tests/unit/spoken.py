@@ -106,11 +106,12 @@ class _Channel:
             return agent.arrive(args.left)
         if verb == "retire":
             return agent_verbs.Retired(agent.retire(args.address, args.force), 0)
-        if verb == "linger":
-            agent.linger(args.address)
-            return agent_verbs.Retired(False, 0)
         if verb == "release":
             agent.release(args.move)
+        elif verb == "withdraw":
+            agent.withdraw(args.address)
+        elif verb == "publish":
+            agent.publish(args.address, args.public)
         else:
             agent.prepare(args.address, args.address6)
         return messages.Nothing()
@@ -178,6 +179,8 @@ class _HostSide:
             return host_verbs.Turned(self._network.turned(args.domain))
         if verb == "leaving":
             return host_verbs.Departure(self._network.leaving(args.domain).value)
+        if verb == "flows":
+            return self._network.flows(args.addresses)
         if verb.startswith("disk-"):
             return self._of_disk(verb, args)
         if verb == "join":

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.faults import Call, Faults
 from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
 from vmacro.errors import HostError
-from vmacro.model.facts import NO_PAST, Claim, Disk, FoundLegEnd, Pool
+from vmacro.model.facts import NO_PAST, Claim, Disk, Flows, FoundLegEnd, Pool
 from vmacro.model.moves import Finding
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
@@ -212,6 +212,24 @@ def zone(**change: object) -> Breaking:
 
 
 HERE = "10.50.1.97"
+
+
+def datagrams(fake: FakeWorld) -> None:
+    fake.flows["10.50.1.97"] = Flows("10.50.1.97", udp=2, icmp=1)
+
+
+def client_on_the_internet(fake: FakeWorld) -> None:
+    (first,) = fake.guest.connections
+    fake.guest.connections = [replace(first, subflows=tuple(replace(s, remote="8.8.4.4") for s in first.subflows))]
+
+
+def translated(fake: FakeWorld) -> None:
+    """Berlin is behind 1:1 NAT, and the guest's agent is older."""
+    client_on_the_internet(fake)
+    written("berlin", subnet="10.50.2.0/24", public_subnet="203.0.113.0/24")(fake)
+    fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "publish")
+
+
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 CASES: dict[str, tuple[str, Breaking]] = {
     "all is well": (RENUMBER, lambda _fake: None),
@@ -247,6 +265,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "somebody unnamed moves it": (RENUMBER, guest(claim=Claim("web-9", "", 42.0))),
     "clients that cannot follow": (RENUMBER, strangers),
     "a filter of sources": (RENUMBER, filtered),
+    "datagrams that nothing carries": (RENUMBER, datagrams),
+    "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
+    "a client beyond private addresses": (SEAMLESS, client_on_the_internet),
+    "an agent that cannot announce what clients know": (SEAMLESS, translated),
     "a disk goes along": (SEAMLESS, with_disk()),
     "a disk on a block device": (SEAMLESS, web(disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))),
     "a disk of no known format": (SEAMLESS, web(disks=(Disk("vda", "/images/web.vmdk", True, False),))),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmacro.host import grants, guard, nft, tunnels
+from vmacro.host import answers, grants, guard, nft, tunnels
 from vmacro.host.guests import Bridge
 from vmacro.host.legs import LegEnd
 
@@ -177,6 +177,7 @@ def rules(folders: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
     monkeypatch.setattr(guard, "SAID", folders / "said")
     monkeypatch.setattr(nft, "alone", contextlib.nullcontext)
+    monkeypatch.setattr(answers, "say", lambda _ip: None)
     monkeypatch.setattr(nft, "apply", said.append)
     monkeypatch.setattr(nft, "stands", lambda *_: True)
     leg = LegEnd("home", "wireguard", "web-1", "web", "10.1.0.7", NEW, "front0", "192.0.2.1")

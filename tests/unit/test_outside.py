@@ -246,7 +246,7 @@ def test_an_address_of_an_earlier_move_lingers_no_longer_for_a_further_one(fake:
 
 
 def test_an_agent_that_cannot_is_not_asked_to(fake: FakeWorld) -> None:
-    fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "linger")
+    fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "withdraw")
     assert "linger-missing" in findings(fake)
     outcome = moved(fake)
     assert (outcome.ending, outcome.carried) == (Ending.MOVED, ()) and fake.guest.kept == []

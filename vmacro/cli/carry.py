@@ -16,6 +16,7 @@ from vmacro.model.facts import Connection
 from vmacro.model.moves import Carriage
 from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
+from vmacro.services import datagrams
 from vmacro.services.archive import UnreadableCarriage
 from vmacro.services.survey import where
 
@@ -45,7 +46,7 @@ def carry(
 
 
 def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None:
-    """Old addresses still in use, by which connections, and for how long they take new ones."""
+    """Old addresses still in use, by which connections and flows of datagrams, and for how long they take new ones."""
     settings = wiring.load(inventory)
     with wiring.archive(settings) as archive:
         carriages = archive.carriages()
@@ -60,11 +61,14 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
             lingers_s = max(0, round(carriage.open_until_s - time.time()))
             common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s), lingers_s)
             try:
-                users = _users(as_the_inventory_has_it(carriage, settings.inventory), world)
+                carriage = as_the_inventory_has_it(carriage, settings.inventory)
+                users, flows = _users(carriage, world), _datagrams(carriage, world)
             except VmacroError as error:
                 rows.append((*common, "", "", None, error.message))
                 continue
-            if not users:
+            for kind, count in flows:
+                rows.append((*common, f"{count} flows", kind, None, ""))
+            if not users and not flows:
                 rows.append((*common, "", "", None, ""))
             for user in users:
                 moved = sum(s.bytes for s in user.subflows if s.local == carriage.address)
@@ -84,3 +88,9 @@ def _users(carriage: Carriage, world: World) -> list[Connection]:
         raise VmacroError(f"the guest has gone elsewhere than {carriage.at.name}", "vmacro carry ends this entry")
     with world.agent(carriage.at, carriage.guest.domain) as agent:
         return [c for c in agent.connections() if c.reaches(carriage.address)]
+
+
+def _datagrams(carriage: Carriage, world: World) -> list[tuple[str, int]]:
+    """How many flows of each kind there are, as the address's home says."""
+    found = datagrams.at(carriage.home, [carriage.address], world).flows
+    return [(kind, count) for flows in found for kind, count in (("udp", flows.udp), ("icmp", flows.icmp)) if count]

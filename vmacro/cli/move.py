@@ -19,6 +19,7 @@ from vmacro.model.moves import Ending, Finding
 from vmacro.planning.checks import blockers
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
+from vmacro.planning.seamless import amount
 from vmacro.rtt import report as rtt_report
 from vmacro.services import report as reports
 from vmacro.services.moves import Control, Moves, Report
@@ -72,6 +73,8 @@ def check(
         render.say(f"to {checked.host}, chosen because: {checked.because}")
         if checked.legs:
             render.say(f"legs by {checked.legs}")
+        if checked.datagrams:
+            render.say(f"datagrams: {checked.datagrams}")
     raise typer.Exit(3 if checked.blocked else 0)
 
 
@@ -195,6 +198,9 @@ def _show_report(report: Report) -> None:
         addresses = ", ".join(outcome.carried)
         whom = "for clients that cannot follow, or have yet to hear of the new address"
         render.say(f"carried on {whom}: {addresses}. `vmacro carry` closes it in the end")
+    for flows in outcome.flows:
+        became = f"carried: {amount(flows.after)} now" if flows.after.any else "none now"
+        render.say(f"datagrams of {flows.address}: {amount(flows.before)} before the move; {became}")
     if not report.folder_trouble:
         render.say(f"report: {report.folder}/report.html")
 

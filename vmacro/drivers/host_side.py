@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmacro.errors import HostError, UnreachableError
-from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Turn
+from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Tracked, Turn
 from vmacro.model.nouns import Host
 from vmacro.wire import host_verbs, messages, names
 from vmacro.wire.framing import LineReader
@@ -76,6 +76,9 @@ class SshHostSide:
 
     def close(self, move_id: str, address: str = "") -> None:
         self._ask(host_verbs.CLOSE, host_verbs.Close(move_id, address))
+
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        return self._ask(host_verbs.FLOWS, host_verbs.FlowsOf(addresses))
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         return self._ask(host_verbs.DISK_LOOK, _disk(disk))

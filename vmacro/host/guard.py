@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from pyroute2.iproute.linux import IPRoute
 
-from vmacro.host import grants, guests, leg_rules, nft, tunnels
+from vmacro.host import answers, grants, guests, leg_rules, nft, tunnels
 from vmacro.host.guests import Bridge, Card, Pair
 from vmacro.wire.names import DHCP_BORROWER
 
@@ -85,6 +85,8 @@ def refresh(ip: IPRoute) -> None:
     bridges = guarded()
     if bridges:
         look(ip, bridges)
+    else:
+        answers.say(ip)
 
 
 def folders() -> list[Path]:
@@ -110,6 +112,7 @@ def look(ip: IPRoute, bridges: Iterable[str]) -> None:
             SAID.write_text(rules)
     if tunnels.ends(ip) and not nft.stands("inet", leg_rules.TABLE):
         tunnels.filter_legs(ip)  # somebody has flushed all rules
+    answers.say(ip)
 
 
 def _said() -> str:

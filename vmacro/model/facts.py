@@ -20,9 +20,11 @@ from vmacro.wire.agent_verbs import Subflow as Subflow
 from vmacro.wire.fields import Address, Choice, Items, Matches, Number, Said, Text, Word
 from vmacro.wire.host_verbs import BaseFacts as BaseFacts
 from vmacro.wire.host_verbs import Fetching as Fetching
+from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
 from vmacro.wire.host_verbs import LinkFacts as LinkFacts
 from vmacro.wire.host_verbs import Offer as Offer
+from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 
 _SIX_BYTES = "(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
@@ -302,7 +304,8 @@ class Leaving(StrEnum):
 class HostView:
     """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing. `supported` is False
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
-    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host)."""
+    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`:
+    datagrams of the guest's addresses, None where nobody asked, or was answered."""
 
     host: str
     site: str
@@ -320,6 +323,7 @@ class HostView:
     bases: tuple[tuple[DiskCopy, BaseFacts], ...] = ()
     plain_tunnel: bool = False
     guard: bool = False
+    tracked: Tracked | None = None
 
 
 @dataclass(frozen=True)
@@ -340,6 +344,14 @@ class Survey:
     def view(self, host: str) -> HostView:
         """What was seen of one host of the inventory."""
         return next(v for v in self.views if v.host == host)
+
+    @property
+    def flows(self) -> tuple[Flows, ...]:
+        """Of those addresses of the guest that have datagrams: the most that a host knows of. An address's home sees
+        all of them."""
+        every = [flows for v in self.views if v.tracked is not None for flows in v.tracked.flows if flows.any]
+        found = {flows.address: flows for flows in sorted(every, key=lambda f: f.udp + f.icmp)}
+        return tuple(found[address] for address in sorted(found))
 
     @property
     def running_at(self) -> tuple[HostView, ...]:

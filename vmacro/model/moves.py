@@ -14,6 +14,7 @@ from vmacro.model.facts import (
     CopyStatistics,
     DiskCopy,
     Endings,
+    Flows,
     HomedAddress,
     IpAddress,
     Leg,
@@ -29,6 +30,7 @@ _Move = Annotated[str, Word()]
 _BootId = Annotated[str, Text(64)]
 _Legs = Annotated[tuple[Leg, ...], Items(MAX_ADDRESSES)]
 _Addresses = Annotated[tuple[IpAddress, ...], Items(MAX_ADDRESSES)]
+_Flows = Annotated[tuple[Flows, ...], Items(MAX_ADDRESSES)]
 _Connections = Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
 _Told = Annotated[str, Said(4000)]
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
@@ -86,7 +88,8 @@ class Plan:
 
     `disks` are the guest's own, which move with it. `chosen_because`: why it goes to this host of its destination.
     `operator` is USER@MACHINE; `takes_over` is the move whose claim on the guest this one ignores. `memory_mib`: the
-    guest's, 0 where the plan was written by a vmacro that did not keep it.
+    guest's, 0 where the plan was written by a vmacro that did not keep it. `new_public`: what clients know
+    `new_address` as, '' where that is itself.
 
     `linger_s`: how long the addresses that the guest has before the move, `address` and `address6`, take new
     connections after it; `lingering`: those of earlier moves that still do.
@@ -116,6 +119,7 @@ class Plan:
     disks: Annotated[tuple[DiskCopy, ...], Items(MOST_DISKS)] = ()
     chosen_because: _Told = ""
     memory_mib: int = 0
+    new_public: MaybeAddress = ""
     linger_s: _Seconds = 0.0
     lingering: Annotated[tuple[Lingering, ...], Items(MAX_ADDRESSES)] = ()
 
@@ -155,6 +159,20 @@ class ConnectionOutcome:
         return self.verdict in (Verdict.FOLLOWED, Verdict.CARRIED)
 
 
+@dataclass(frozen=True)
+class FlowsOutcome:
+    """Flows of datagrams that an address had before the copy and has after the move. `carried`: it is still reached."""
+
+    before: Flows
+    after: Flows
+    carried: bool
+
+    @property
+    def address(self) -> str:
+        """Whose they are."""
+        return self.before.address
+
+
 class Ending(StrEnum):
     """How a move, or an attempt at it, ended: where the guest is, and whether there is work left."""
 
@@ -177,7 +195,7 @@ EXIT_CODES = {
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
-    connections still use, or that linger. `names_remain`: a name may still lead to one of these."""
+    connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these."""
 
     ending: Ending
     reason: _Told = ""
@@ -189,6 +207,7 @@ class Outcome:
     carried: _Addresses = ()
     remains: bool = False
     names_remain: bool = False
+    flows: Annotated[tuple[FlowsOutcome, ...], Items(2 * MAX_ADDRESSES)] = ()
 
     @property
     def exit_code(self) -> int:
@@ -238,6 +257,7 @@ class Before:
     boot_id: _BootId
     connections: _Connections
     watch: Annotated[str, Word(optional=True)] = ""
+    flows: _Flows = ()
 
 
 NOTHING_HEARD = Endings("", False, (), 0)
@@ -245,8 +265,10 @@ NOTHING_HEARD = Endings("", False, (), 0)
 
 @dataclass(frozen=True)
 class After:
-    """The connections once the move has settled, old addresses that some of them still need, and how others ended."""
+    """The connections once the move has settled, old addresses that some of them, or datagrams, still need, and how
+    others ended."""
 
     connections: _Connections
     carried: _Addresses = ()
     endings: Endings = NOTHING_HEARD
+    flows: _Flows = ()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
-from vmacro.wire.fields import Items, Number, Text, Word
+from vmacro.wire.fields import Address, Items, Number, Text, Word
 
 _Name = Annotated[str, Word()]
 _Machine = Annotated[str, Text(253)]
 Subnet = Annotated[str, Text(50)]
 _Uri = Annotated[str, Text(2000)]
 _Milliseconds = Annotated[int, Number(0, 600_000)]
+_Address = Annotated[str, Address()]
+MOST_PUBLIC = 4096
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
 MOST_NAMES = 16  # of a guest
 
@@ -22,7 +24,9 @@ class Host:
     `address` is where they send migration data; `tls_name` is the name in its certificate; `network` is the libvirt
     network that guests attach to; `ssh` is USER@ADDRESS of its host side, '' where it has none; `subnet` and `subnet6`
     are those of its guests, '' where the inventory says nothing. `plain_tunnel`: its path to other hosts that say so is
-    private, and legs between them need no encryption. `guard`: it holds its guests to their own addresses."""
+    private, and legs between them need no encryption. `guard`: it holds its guests to their own addresses.
+    Clients elsewhere know those in its `subnet` as the ones at the same places of `public_subnet`, or as
+    the pairs of `public` say."""
 
     name: _Name
     site: _Name
@@ -37,6 +41,8 @@ class Host:
     subnet6: Subnet = ""
     plain_tunnel: bool = False
     guard: bool = False
+    public_subnet: Subnet = ""
+    public: Annotated[tuple[tuple[_Address, _Address], ...], Items(MOST_PUBLIC)] = ()
 
 
 @dataclass(frozen=True)

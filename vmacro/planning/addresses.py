@@ -87,6 +87,15 @@ def next_address(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str
     return next((a for a in candidates if usable(a)), "")
 
 
+def public_of(host: Host, address: str) -> str:
+    """What clients elsewhere know an address of a host's guests as; '' where the inventory says nothing of that."""
+    listed = dict(host.public).get(address, "")
+    subnet, public = _subnet(host.subnet), _subnet(host.public_subnet)
+    if listed or subnet is None or public is None or not contains(subnet, address):
+        return listed
+    return str(public[int(ipaddress.ip_address(address)) - int(subnet.network_address)])
+
+
 def next_address6(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str:
     """The IPv6 address that a card gives itself on a network, or another of its own that is not in `claimed`; '' where
     the network has no /64, or all are claimed."""

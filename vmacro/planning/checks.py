@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
 from vmacro.planning import capabilities, disks, names, seamless
-from vmacro.planning.addresses import claims, contains, subnets
+from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
     Candidate,
@@ -300,6 +301,32 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
             yield Finding("client-refuses-add-addr", severity, subject, text, fix)
 
 
+def _datagrams_follow(request: Request, survey: Survey) -> Iterator[Finding]:
+    """As _clients_follow(), but UDP has no end that anybody could see: those that are over are among them."""
+    if request.handoff == RENUMBER and survey.flows:
+        text = f"{seamless.datagrams_told(request, survey)}: `renumber` has no legs"
+        hint = "clients have to ask at the new address; --handoff seamless carries them"
+        yield Finding("datagrams-end", Severity.WARNING, f"guest {request.guest.name}", text, hint)
+
+
+def _clients_can_reach_it(request: Request, survey: Survey) -> Iterator[Finding]:
+    """An address that is announced to a client is of no use where its network does not lead there."""
+    source, target, there = source_view(survey), target_view(request, survey), destination_host(request, survey)
+    known = source is not None and source.domain is not None and target is not None and target.network is not None
+    if not known or survey.agent is None or there is None or source.site == target.site:
+        return
+    address = next_address(target.network, source.domain.mac, survey.agent.claimed)
+    public = public_of(there, address) if address and request.handoff != RENUMBER else ""
+    if not address or public or ip_address(address).is_global:
+        return
+    beyond = sorted({s.remote for c in survey.connections for s in c.subflows if ip_address(s.remote).is_global})
+    if beyond:
+        some = ", ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        text = f"{address}, which will be announced, is not for the Internet, where it has clients: {some}"
+        hint = f"is it translated there? networks: public_subnet; else [sites.{there.site}.public]; not with renumber"
+        yield Finding("address-private", Severity.WARNING, f"guest {request.guest.name}", text, hint)
+
+
 def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]:
     if request.handoff == RENUMBER and request.destination.anti_spoofing:
         text = (
@@ -330,6 +357,8 @@ _RULES: tuple[Rule, ...] = (
     _nobody_else_moves_it,
     _agent_tells_of_ends,
     _clients_follow,
+    _datagrams_follow,
+    _clients_can_reach_it,
     _no_filter_in_the_way,
 )
 

@@ -13,7 +13,7 @@ from vmacro.planning.request import Request
 
 LINGER_S = 60.0  # where the policy says nothing: many resolvers keep a name so long at least, whatever its TTL
 LONGEST_FOLLOWED_S = 3600.0  # a longer TTL makes the old address linger only where the policy says so
-LINGER = "linger"  # the agent's verb
+WITHDRAW = "withdraw"  # the agent's verb, which leaves the address in place
 _CODES = {"silent": "name-server", "key": "name-key"}
 _REFUSED = "name-refused"
 
@@ -68,7 +68,7 @@ def _old_address_lingers(request: Request, survey: Survey) -> Iterator[Finding]:
             text = "`renumber` has no leg: who still has the old address gets no answer there after the move"
             yield Finding("linger-missing", Severity.WARNING, subject, text, "--handoff seamless")
         return
-    if wanted and agent is not None and LINGER not in agent.verbs:
+    if wanted and agent is not None and WITHDRAW not in agent.verbs:
         text = f"its agent ({agent.version}) cannot have its old address take new connections after the move"
         hint = "install the agent of this vmacro in the guest, or say linger_s = 0"
         yield Finding("linger-missing", Severity.WARNING, subject, text, hint)

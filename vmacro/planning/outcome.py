@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from vmacro.model.facts import Connection, Ended
-from vmacro.model.moves import After, Before, ConnectionOutcome, Verdict
+from vmacro.model.facts import Connection, Ended, Flows
+from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Verdict
 from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT
 
 UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
@@ -39,6 +39,15 @@ def judge(before: Before, after: After, present: tuple[str, ...]) -> list[Connec
     found = [_judged(old, now.get(old.key), ended.get(old.key), before, after, present) for old in before.connections]
     found += _younger({old.key for old in before.connections}, now.values(), ended.values(), after, present)
     return found if len(found) <= MAX_CONNECTIONS else sorted(found, key=_badness)[:MAX_CONNECTIONS]
+
+
+def compare_flows(before: Iterable[Flows], after: Iterable[Flows], carried: Iterable[str]) -> list[FlowsOutcome]:
+    """What became of each address's datagrams."""
+    had, has, still = {f.address: f for f in before}, {f.address: f for f in after}, set(carried)
+    return [
+        FlowsOutcome(had.get(address, Flows(address)), has.get(address, Flows(address)), address in still)
+        for address in sorted(had.keys() | has.keys())
+    ]
 
 
 def counted(outcomes: Iterable[ConnectionOutcome]) -> dict[str, int]:

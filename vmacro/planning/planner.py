@@ -8,7 +8,7 @@ from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
 from vmacro.planning import checks, disks, handoffs, names
-from vmacro.planning.addresses import claims, next_address, next_address6
+from vmacro.planning.addresses import claims, next_address, next_address6, public_of
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
 from vmacro.planning.standing import standing
@@ -56,8 +56,9 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         new_legs=tuple(handoffs.new_leg(move_id, survey, here, there, a) for a in (new, new6) if a),
         old_legs=handoffs.old_legs(move_id, survey, here, there, addresses),
         addresses=addresses,
-        linger_s=names.linger_s(request.policy, survey.names) if names.LINGER in survey.agent.verbs else 0.0,
+        linger_s=names.linger_s(request.policy, survey.names) if names.WITHDRAW in survey.agent.verbs else 0.0,
         lingering=survey.past.lingering,
+        new_public=public_of(there, new) if new else "",
         reserve=(new, mac.lower()) not in {(a, m.lower()) for a, m in network.reserved},
     )
 

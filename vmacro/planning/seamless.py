@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vmacro.model.facts import HostView, Survey
+from vmacro.model.facts import Flows, HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning.addresses import claims, next_address
 from vmacro.planning.handoffs import MOST_ADDRESSES, SEAMLESS, best_tunnel, can_be_carried, that_go_along
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
 from vmacro.planning.standing import standing, told
-from vmacro.wire.host_verbs import USERSPACE, VXLAN, WIREGUARD
+from vmacro.wire.host_verbs import MOST_FLOWS, USERSPACE, VXLAN, WIREGUARD
 
 LEAST_PATH_MTU = 1350  # 1280, which every IPv6 link takes (RFC 8200 section 5), and a tunnel's headers
 _FALL_BACK = "or --handoff renumber, which needs no host side"
@@ -170,6 +170,35 @@ def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
         yield Finding("addresses-stay", Severity.WARNING, subject, text, hint)
 
 
+def _datagrams_are_known(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Where an address is at home, all that comes for it passes. A host of which nothing else is known, either, has
+    findings enough."""
+    both = _both(request, survey)
+    if both is None or both[0].domain is None or survey.agent is None:
+        return
+    homes = [h.home.name for h in claims(survey, standing(survey, both[0].domain, request.take_over).ours).homed]
+    for name in dict.fromkeys([both[0].host, *homes]):
+        view = survey.view(name)
+        if view.links is not None and (view.tracked is None or not view.tracked.tracking):
+            text = "does not say which flows of datagrams there are: they are carried only as long as connections are"
+            hint = "its kernel has to track them (conntrack): vmacro provision hosts --tags firewall,host_side"
+            yield Finding("datagrams-unknown", Severity.WARNING, f"host {name}", text, hint)
+
+
+def datagrams_told(request: Request, survey: Survey) -> str:
+    """Which flows of datagrams there are, and what will become of them, for people; '' where there are none."""
+    how = "are carried, as long as they are used" if request.handoff == SEAMLESS else "end with the move"
+    found = "; ".join(f"{amount(flows)} of {flows.address}" for flows in survey.flows)
+    return f"{found} {how}" if found else ""
+
+
+def amount(flows: Flows) -> str:
+    """How many, in words."""
+    kinds = ((flows.udp, "UDP"), (flows.icmp, "ICMP"))
+    many = [f"{n}{' or more' if n == MOST_FLOWS else ''} {kind}" for n, kind in kinds if n]
+    return f"{' and '.join(many)} flow{'' if flows.udp + flows.icmp == 1 else 's'}"
+
+
 def _legs_are_known(request: Request, survey: Survey) -> Iterator[Finding]:
     source = source_view(survey)
     if request.handoff != SEAMLESS or source is None or source.domain is None:
@@ -186,6 +215,10 @@ def _agent_can(request: Request, survey: Survey) -> Iterator[Finding]:
     if "prepare" not in agent.verbs:
         text = f"its agent ({agent.version}) cannot prepare an address"
         yield blocker("agent-too-old", subject, text, f"install the agent of this vmacro; {_FALL_BACK}")
+    there = destination_host(request, survey)
+    if there is not None and (there.public or there.public_subnet) and "publish" not in agent.verbs:
+        text = f"its agent ({agent.version}) cannot announce an address as clients know it (public)"
+        yield blocker("agent-too-old", subject, text, "install the agent of this vmacro")
     if agent.rp_filter == 1:
         text = "its reverse-path filter is strict (rp_filter=1): it would drop what comes for one site's address"
         yield blocker("guest-rp-filter", subject, text, "in the guest: sysctl net.ipv4.conf.all.rp_filter=2")
@@ -197,6 +230,7 @@ RULES: tuple[Rule, ...] = (
     _hosts_fit_together,
     _address_is_free,
     _addresses_go_along,
+    _datagrams_are_known,
     _legs_are_known,
     _agent_can,
 )

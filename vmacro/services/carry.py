@@ -1,5 +1,5 @@
 """After a move: an old address stays reachable through its leg until the last connection that cannot follow has ended,
-and as long as it lingers for new ones.
+as long as datagrams come for it, and as long as it lingers for new connections.
 
 Each such address has a durable workflow of its own, which outlives the move by hours. If a later move of the guest
 takes the address over, this workflow has nothing left to do.
@@ -14,7 +14,7 @@ from vmacro.errors import HostError, VmacroError
 from vmacro.model.events import CarryEnded, CarryTrouble, Note
 from vmacro.model.moves import Carriage, Outcome, Plan
 from vmacro.ports import World
-from vmacro.services import seamless, survey
+from vmacro.services import datagrams, seamless, survey
 from vmacro.services.phases import Journal
 from vmacro.services.troubles import Troubles
 
@@ -106,7 +106,8 @@ def _look_after(carriage: Carriage, world: World) -> None:
 
 
 def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
-    """Have the guest give the address up, unless a connection needs it, it lingers, or a later move has it."""
+    """Have the guest give the address up, unless connections or datagrams need it, it lingers, or a later move has
+    it."""
     if not survey.where([carriage.at], carriage.guest, world):
         return Verdict.TAKEN_OVER if _taken_over(carriage, world) else Verdict.NEEDED
     with world.agent(carriage.at, carriage.guest.domain) as agent:
@@ -115,7 +116,8 @@ def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
             return Verdict.NEEDED  # an agent that has just started, or has not seen yet that its guest has moved
         if carriage.address not in facts.extra_addresses:
             return Verdict.UNNEEDED
-        if world.clock.wall_ns() < carriage.open_until_s * 1e9:
+        lingers = world.clock.wall_ns() < carriage.open_until_s * 1e9
+        if lingers or datagrams.in_use(carriage.address, carriage.home, world):
             return Verdict.NEEDED
         return Verdict.UNNEEDED if agent.retire(carriage.address) else Verdict.NEEDED
 

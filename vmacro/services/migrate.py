@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError, VmacroError
 from vmacro.model import events
-from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
+from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
-from vmacro.planning.outcome import judge
+from vmacro.planning.outcome import compare_flows, judge
 from vmacro.ports import World
-from vmacro.services import disks, outside, whereabouts
+from vmacro.services import datagrams, disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.outside import Untold
@@ -70,8 +70,8 @@ def _go_forward(
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found = judge(before, after, arrival.present)
-        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
+        found, flows = judge(before, after, arrival.present), compare_flows(before.flows, after.flows, after.carried)
+        outcome = replace(outcome, connections=tuple(found), carried=after.carried, flows=tuple(flows))
         phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
@@ -107,7 +107,8 @@ def _look_once_more(plan: Plan, world: World) -> Before:
             agent.release(plan.takes_over)
         agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
         facts, watched = agent.status(), agent.watch()
-    return Before(facts.boot_id, watched.connections, watched.name)
+    homed = plan.addresses or (HomedAddress(plan.address, plan.source),)
+    return Before(facts.boot_id, watched.connections, watched.name, datagrams.known(homed, world))
 
 
 def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:

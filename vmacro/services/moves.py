@@ -92,12 +92,14 @@ class Control:
 @dataclass(frozen=True)
 class Checked:
     """What stands against a move, blockers first; `host` is where it would go, and `because` says why there. `legs`:
-    by which tunnels, and why; '' where it would use none."""
+    by which tunnels, and why; '' where it would use none. `datagrams`: which flows of them there are, and what will
+    become of them; '' where there are none."""
 
     host: str
     because: str
     findings: tuple[Finding, ...]
     legs: str = ""
+    datagrams: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -138,7 +140,8 @@ class Moves:
         seen = self._seen(request)
         placed = checks.place(request, seen)
         legs = seamless.tunnel_between(placed, seen)
-        return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs)
+        told = seamless.datagrams_told(placed, seen)
+        return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs, told)
 
     def plan(self, request: Request) -> Plan:
         """What a move would do. Changes nothing. Raises PlanRejectedError with all blockers."""

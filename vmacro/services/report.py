@@ -89,6 +89,17 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
             for c in outcome.connections
         ],
         "verdicts": counted(outcome.connections),
+        "datagrams": [
+            {
+                "address": f.address,
+                "udp_before": f.before.udp,
+                "icmp_before": f.before.icmp,
+                "udp_after": f.after.udp,
+                "icmp_after": f.after.icmp,
+                "carried": f.carried,
+            }
+            for f in outcome.flows
+        ],
         "carried_addresses": list(outcome.carried),
     }
     if felt is not None:
@@ -162,6 +173,9 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
     facts = ("token", "client", "verdict", "why")
     connections = tuple(tuple(c[fact] for fact in facts) for c in figures["connections"])
+    flows = ("address", "udp_before", "icmp_before", "udp_after", "icmp_after", "carried")
+    datagrams = tuple(tuple(f[fact] for fact in flows) for f in figures["datagrams"])
+    named = tuple(column.replace("_", " ") for column in flows)
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
         ("guest's own downtime", f"{figures['guest_downtime_ms']} ms"),
@@ -181,6 +195,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         Table("What the client felt", ("", ""), felt_rows, f"Outage: {report.OUTAGE_MEANS}."),
         *report.visitors_table(felt),
         Table("Connections", facts, connections, told(figures["verdicts"])),
+        *([Table("Flows of datagrams", named, datagrams)] if datagrams else []),
         Table("The move", ("", ""), move_rows),
     ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError
 from vmacro.model.events import Joined, Tunnelled, Turned
@@ -17,6 +18,7 @@ from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
+from vmacro.services import datagrams
 from vmacro.services.handoff import ask_to_arrive, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
 from vmacro.wire.host_verbs import VXLAN
@@ -45,6 +47,8 @@ class Seamless:
         coming, kind = [leg.address for leg in plan.new_legs], next((leg.kind for leg in plan.new_legs), "")
         world.tell(plan.move_id, Tunnelled(tuple(coming), kind))
         with world.agent(plan.source, plan.guest.domain) as agent:
+            if plan.new_public:
+                agent.publish(plan.new_address, plan.new_public)
             agent.prepare(plan.new_address, plan.new_address6)
             deadline = world.clock.monotonic_s() + plan.policy.join_timeout_s
             found = agent.connections()
@@ -54,7 +58,7 @@ class Seamless:
             watched = agent.watch()
         follow = sum(c.reaches(*coming) for c in watched.connections)
         world.tell(plan.move_id, Joined(follow, carried=len(watched.connections) - follow, unwilling=waiting))
-        return Before(before.boot_id, watched.connections, watched.name)
+        return Before(before.boot_id, watched.connections, watched.name, before.flows)
 
     @contextmanager
     def watching(self, plan: Plan, world: World) -> Iterator[None]:
@@ -90,14 +94,15 @@ class Seamless:
         return arrival
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Withdraw old addresses from connections that follow; those that others still use, or that linger, are
-        carried."""
+        """Withdraw old addresses from connections that follow; those that others, or datagrams, still use, or that
+        linger, are carried."""
         expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, before, expected, arrival.present)
-            old = [homed.address for homed in plan.addresses if homed.address not in arrival.present]
-            carried = tuple(address for address in old if not _gives_up(plan, world, agent, address))
-            return once_told(world, agent, before, carried)
+            old = [homed for homed in plan.addresses if homed.address not in arrival.present]
+            carried = tuple(homed.address for homed in old if not _given_up(plan, homed, agent, world))
+            flows = datagrams.known([homed for homed in old if homed.address in carried], world)
+            return replace(once_told(world, agent, before, carried), flows=flows)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Close legs that no address needs. DHCP gives a carried address to no other guest meanwhile."""
@@ -192,6 +197,25 @@ def _open(leg: Leg, world: World) -> None:
         away.join(leg, near)
 
 
+def _given_up(plan: Plan, homed: HomedAddress, agent: Agent, world: World) -> bool:
+    """Whether the guest has given up an old address, which neither lingers nor is needed by connections or datagrams.
+    Where nobody can know of datagrams, it is kept: the carriage looks again."""
+    now_s = world.clock.wall_ns() / 1e9
+    lingers = plan.lingers_until_s(homed.address, now_s) > now_s
+    try:
+        needed = lingers or datagrams.in_use(homed.address, homed.home, world)
+    except HostError:
+        needed = True
+    if not needed:
+        return agent.retire(homed.address)
+    try:
+        agent.withdraw(homed.address)
+    except AgentError as error:
+        if error.code != "bad-verb":  # an older agent: those who follow keep a path that they do not need
+            raise
+    return False
+
+
 def _once_used(plan: Plan) -> list[HomedAddress]:
     """The guest's addresses, and those that earlier moves carried for it and that it has no more."""
     earlier = (HomedAddress(leg.address, leg.home) for leg in plan.earlier_legs)
@@ -225,15 +249,6 @@ def _point_into_the_tunnel(leg: Leg, world: World) -> None:
 def _hosts(plan: Plan) -> list[Host]:
     legs = [*plan.new_legs, *plan.old_legs]
     return list(dict.fromkeys([plan.source, plan.destination, *(h for leg in legs for h in (leg.home, leg.away))]))
-
-
-def _gives_up(plan: Plan, world: World, agent: Agent, address: str) -> bool:
-    """Whether the guest has given up an old address, which neither lingers nor is needed."""
-    now_s = world.clock.wall_ns() / 1e9
-    if plan.lingers_until_s(address, now_s) <= now_s:
-        return agent.retire(address)
-    agent.linger(address)
-    return False
 
 
 def _not_joined(found: tuple[Connection, ...], coming: list[str]) -> int:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
-from vmacro.model.facts import NO_PAST, Connection, DiskCopy, HostFacts, HostView, Past, Survey
+from vmacro.model.facts import NO_PAST, Connection, DiskCopy, HostFacts, HostView, Past, Survey, Tracked
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import disks
 from vmacro.planning.addresses import next_address
 from vmacro.ports import World
+from vmacro.services import datagrams
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -69,6 +70,11 @@ def survey(
         mac, claimed = at.domain.mac, seen.agent.claimed if seen.agent is not None else ()
         views = _completed(seen.views, lambda v: _with_links(v, inventory, host, mac, claimed, world), world)
         seen = replace(seen, views=views)
+    if seen.agent is not None:
+        claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
+        answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
+        tracked = {h.name: answer for h, answer in zip(asked, answers, strict=True)}
+        seen = replace(seen, views=tuple(replace(v, tracked=tracked.get(v.host)) for v in seen.views))
     return seen
 
 
@@ -155,6 +161,17 @@ def _with_links(
         return replace(view, links=world.host_network(host).facts(network.bridge, peer, probe), probed=probe)
     except HostError as error:
         return replace(view, links_trouble=error.message, links_hint=error.hint)
+
+
+def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> Tracked | None:
+    """Not known is a finding of its own, where it matters."""
+    view = seen.view(host.name)
+    if view.trouble or view.links_trouble:
+        return None
+    try:
+        return datagrams.at(host, addresses, world)
+    except HostError:
+        return None
 
 
 def _with_disks(view: HostView, inventory: Inventory, copies: tuple[DiskCopy, ...], world: World) -> HostView:

@@ -72,8 +72,16 @@ class RetireArgs:
 
 
 @dataclass(frozen=True)
-class LingerArgs:
-    """An old address that is to take new connections."""
+class PublishArgs:
+    """Clients know `address` as `public`: their network translates it, 1:1."""
+
+    address: _IpAddress
+    public: _IpAddress
+
+
+@dataclass(frozen=True)
+class WithdrawArgs:
+    """The address that is meant."""
 
     address: _IpAddress
 
@@ -249,10 +257,12 @@ ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
-LINGER = Verb("linger", LingerArgs, Retired, deadline_s=10)
+PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
+WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 
 _ALL: tuple[Verb[Any, Any], ...] = (
     *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
-    *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE, LINGER),
+    *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE),
+    *(PUBLISH, WITHDRAW),
 )
 VERBS = {verb.name: verb for verb in _ALL}

@@ -15,6 +15,8 @@ GUEST, TUNNEL = "guest", "tunnel"
 STAYED, FENCED, UNKNOWN = "stayed", "fenced", "unknown"
 FORMATS = ("qcow2", "raw")
 MOST_TURNS = 64
+MOST_FLOWS = 4096  # of an address, of a kind: that many or more
+MOST_ASKED = 16  # addresses at once
 
 _Address = Annotated[str, Unicast()]
 _MaybeAddress = Annotated[str, Unicast(optional=True)]
@@ -171,6 +173,36 @@ class Departure:
 
 
 @dataclass(frozen=True)
+class FlowsOf:
+    """The addresses of a guest that are meant."""
+
+    addresses: Annotated[tuple[_Address, ...], Items(MOST_ASKED)]
+
+
+@dataclass(frozen=True)
+class Flows:
+    """How many flows of datagrams an address has: of UDP, and of ICMP's echoes. MOST_FLOWS: that many or more."""
+
+    address: _Address
+    udp: Annotated[int, Number(0, MOST_FLOWS)] = 0
+    icmp: Annotated[int, Number(0, MOST_FLOWS)] = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether the address is in use by datagrams."""
+        return self.udp + self.icmp > 0
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a host's kernel tracks (conntrack) of the addresses asked about. Where it tracks nothing at all, `tracking`
+    is False, and nobody knows."""
+
+    tracking: bool
+    flows: Annotated[tuple[Flows, ...], Items(MOST_ASKED)] = ()
+
+
+@dataclass(frozen=True)
 class Close:
     """All legs of a move, or its one of an address."""
 
@@ -254,6 +286,7 @@ TURN = Verb("turn", TurnAll, Nothing, _NETWORK_S)
 POINT = Verb("point", Point, Nothing, _NETWORK_S)
 LEAVING = Verb("leaving", Domain, Departure, _NETWORK_S)
 CLOSE = Verb("close", Close, Nothing, _NETWORK_S)
+FLOWS = Verb("flows", FlowsOf, Tracked, _NETWORK_S)
 DISK_LOOK = Verb("disk-look", Disk, BaseFacts, _DISK_S)
 DISK_SERVE = Verb("disk-serve", Serve, Served, _DISK_S)
 DISK_FETCH = Verb("disk-fetch", Fetch, Nothing, _DISK_S)
@@ -262,6 +295,6 @@ DISK_CREATE_OVERLAY = Verb("disk-create-overlay", Disk, Nothing, _DISK_S)
 DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
-_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE)
+_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE, FLOWS)
 _DISKS = (DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

@@ -113,11 +113,22 @@ class FakeAgent:
             raise self._refused("in-use", f"{address} is the guest's present address")
         return _retired(guest, address, force)
 
-    def linger(self, address: str) -> None:
-        guest = self._ready("linger", address)
+    def publish(self, address: str, public: str) -> None:
+        guest = self._guest("publish")
+        for text in (address, public):
+            try:
+                ipaddress.ip_address(text)
+            except ValueError as error:
+                raise self._refused("bad-args", str(error)) from None
+        if (":" in address) != (":" in public):
+            raise self._refused("bad-args", f"{public} is not of {address}'s family")
+        guest.public[address] = public
+
+    def withdraw(self, address: str) -> None:
+        guest = self._ready("withdraw", address)
         if address in guest.present:
             raise self._refused("in-use", f"{address} is the guest's present address")
-        _withdrawn(guest, address)
+        _left(guest, address)
 
     def _leased(self) -> str:
         """What DHCP gives here: the guest's reservation, or else the same as ever."""
@@ -164,8 +175,8 @@ def _expire(guest: FakeGuest) -> None:
             _retired(guest, address, force=False)
 
 
-def _withdrawn(guest: FakeGuest, address: str) -> list[Connection]:
-    """From connections that follow; returns those that need it."""
+def _left(guest: FakeGuest, address: str) -> list[Connection]:
+    """The connections that can leave it have; returns those that cannot."""
     stuck = [c for c in guest.connections if c.reaches(address) and not (c.mptcp and c.reaches(*guest.present))]
     guest.connections = [
         c if c in stuck else replace(c, subflows=tuple(s for s in c.subflows if s.local != address))
@@ -175,7 +186,7 @@ def _withdrawn(guest: FakeGuest, address: str) -> list[Connection]:
 
 
 def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
-    stuck = _withdrawn(guest, address)
+    stuck = _left(guest, address)
     if stuck and not force:
         return False
     for found in stuck:

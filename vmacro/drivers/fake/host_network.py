@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeHost
 from vmacro.errors import HostError
-from vmacro.model.facts import FoundLegEnd, Leaving, Leg, LinkFacts, Offer, Turn
+from vmacro.model.facts import Flows, FoundLegEnd, Leaving, Leg, LinkFacts, Offer, Tracked, Turn
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -82,6 +82,13 @@ class FakeHostNetwork:
     def close(self, move_id: str, address: str = "") -> None:
         with self._host("close") as host:
             host.legs = {k: e for k, e in host.legs.items() if k[0] != move_id or address not in ("", k[1])}
+
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        with self._host("flows") as host:
+            for address in addresses:
+                self._needs_address(address)
+            found = tuple(self._world.flows.get(address, Flows(address)) for address in addresses)
+            return Tracked(True, found) if host.tracking else Tracked(False)
 
     def _host(self, effect: str, guest: str = "") -> AbstractContextManager[FakeHost]:
         return self._world.reached(Effect(f"link.{effect} {self._name}", self._name, guest), "no SSH")

@@ -86,7 +86,7 @@ class FakeDisks:
 class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
-    `leaving`: where a copy under way goes."""
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -104,6 +104,7 @@ class FakeHost:
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
     leaving: dict[str, str] = field(default_factory=dict)
     disks: FakeDisks = field(default_factory=FakeDisks)
+    tracking: bool = True
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:
@@ -124,8 +125,9 @@ class FakeHost:
 @dataclass
 class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
-    present ones; `prepared`: those to come; `until_s`: the end of its claim by the world's clock. `watch`: the name of
-    the one under way, `watched`: keys of its connections; `ended`, `missed`: what the kernel has told since."""
+    present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
+    by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
+    what the kernel has told since."""
 
     name: str
     mac: str
@@ -136,11 +138,12 @@ class FakeGuest:
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
     verbs: tuple[str, ...] = (
-        *("arrive", "claim", "connections", "endings", "linger"),
-        *("prepare", "retire", "status", "watch"),
+        *("arrive", "claim", "connections", "endings", "prepare"),
+        *("publish", "retire", "status", "watch", "withdraw"),
     )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
+    public: dict[str, str] = field(default_factory=dict)
     last: Arrival | None = None
     answers: bool = True
     claim: Claim | None = None

@@ -21,7 +21,7 @@ from vmacro.drivers.fake.names import FakeHooks, FakeNames, FakeZone
 from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, domain, fake_host, host, mac_of
 from vmacro.errors import AgentError, CopyError, UnreachableError
 from vmacro.model.events import Event
-from vmacro.model.facts import CopyStatistics, Disk, Turn
+from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
 
@@ -42,6 +42,7 @@ class FakeWorld:
         self.interrupted = False
         self.unheard = False
         self.events: list[Event] = []
+        self.flows: dict[str, Flows] = {}  # of datagrams, by address, at each host that tracks them
         self.before: Callable[[Effect], None] = lambda _effect: None
         self.hosts: dict[str, FakeHost] = {}
         nouns = []
