@@ -224,8 +224,7 @@ class Agent(Protocol):
 
     def withdraw(self, address: str) -> None:
         """As retire(), but the guest keeps the address in any case, for datagrams or new connections.
-        Agents of older vmacros do not know this
-        (AgentError, code bad-verb)."""
+        Agents of older vmacros do not know this (AgentError, code bad-verb)."""
 
 
 class Names(Protocol):

@@ -20,7 +20,7 @@ from vmacro.errors import AgentError, HostError, UnreachableError
 from vmacro.host import answers, flows
 from vmacro.host.answers import Kept
 from vmacro.model.facts import Flows, Survey
-from vmacro.model.moves import Ending
+from vmacro.model.moves import Ending, Verdict
 from vmacro.planning import seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.services import carry, measured, migrate, report
@@ -63,13 +63,13 @@ def test_an_address_is_carried_as_long_as_datagrams_come_for_it(fake: FakeWorld)
 def test_who_follows_leaves_an_address_that_datagrams_keep(fake: FakeWorld) -> None:
     outcome = move(fake)
     (one,) = fake.guest.connections
-    assert [c.followed for c in outcome.connections] == [True] and not one.reaches(OLD)
+    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED] and not one.reaches(OLD)
 
 
 def test_connections_that_cannot_follow_stay_beside_datagrams(fake: FakeWorld) -> None:
     fake.guest.connections.append(connection(0xB2, OLD, willing=False))
     outcome = move(fake)
-    assert [(c.followed, c.carried) for c in outcome.connections] == [(True, False), (False, True)]
+    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED, Verdict.CARRIED]
     assert outcome.carried == (OLD,)
 
 
