@@ -115,6 +115,18 @@ def test_what_the_name_server_does_not_do_is_left_for_resume_and_never_undoes_a_
     assert "agent.retire" not in asked and "agent.arrive" not in asked, "what was done is not done again"
 
 
+@pytest.mark.parametrize("trouble", [down, wrong_key])
+def test_a_server_that_does_not_answer_is_not_asked_for_every_name(
+    fake: FakeWorld, trouble: Callable[[FakeWorld], None]
+) -> None:
+    """Sixteen names would keep the guest's connections waiting for a minute."""
+    chosen, asked = plan(fake), list[str]()
+    trouble(fake)
+    fake.before = asked.append
+    assert moved(fake, chosen).exit_code == 5 and asked.count("names.look") == 1
+    assert asked[asked.index("names.look") - 1] == "agent.claim", "or the agent would settle the arrival by itself"
+
+
 def test_others_may_change_it_at_the_same_time(fake: FakeWorld) -> None:
     """One more record beside ours is no reason to give up, nor is it overwritten."""
     fake.before = lambda effect: fake.zone.meddlers.append(led(WWW, OLD, OTHER)) if effect == "agent.arrive" else None
