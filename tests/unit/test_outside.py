@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.faults import Faults, Logbook
+from tests.unit.faults import Crash, Faults, Logbook
 from tests.unit.test_migrate import Straight
 from tests.unit.test_seamless import Story, ends, findings, plan
 from vmacro.drivers.fake import FakeWorld, connection
@@ -345,6 +345,25 @@ def test_where_a_failure_is_only_told_the_move_goes_on(fake: FakeWorld) -> None:
     troubles = {e.what.path: e.what.trouble for e in fake.events if isinstance(e.what, HookEnded)}
     assert troubles["/b1"] == "exit status 3" and "no such file" in troubles["/b2"] and troubles["/a1"] == ""
     assert "7 s" in troubles["/a2"]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake: FakeWorld, arrived: bool) -> None:
+    chosen, book = plan(fake), Logbook()
+
+    def crash(effect: str) -> None:
+        if effect == ("agent.linger" if arrived else "agent.prepare"):
+            raise Crash
+
+    fake.before = crash
+    with pytest.raises(Crash):
+        book.attempt(chosen, fake.world, Faults())
+    fake.before = lambda _effect: None
+    hooked(fake)
+    fake.hooks.ends["/b1"] = FAILED
+    outcome = book.attempt(chosen, fake.world, Faults())
+    assert fake.running_at() == (["berlin"] if arrived else ["bucharest"])
+    assert outcome.ending == (Ending.MOVED if arrived else Ending.ROLLED_BACK), outcome
 
 
 def test_what_a_plan_says_is_never_run(fake: FakeWorld) -> None:
