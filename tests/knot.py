@@ -39,6 +39,9 @@ acl:
   - id: updates
     key: {key}
     action: update
+    update-owner: name
+    update-owner-match: equal
+    update-owner-name: [www, both, none, many]
 zone:
   - domain: {zone}
     storage: {folder}

@@ -142,6 +142,19 @@ def test_the_wrong_key_is_told_apart_from_silence(stage: Stage) -> None:
         assert knot.SECRET not in str(refused.value) and knot.OTHER_SECRET not in str(refused.value)
 
 
+@certifies("Names.replace")
+def test_that_a_name_may_not_be_changed_is_seen_without_changing_it(tmp_path: Path) -> None:
+    if not knot.installed():
+        pytest.skip("no Knot: `make setup` unpacks it")
+    key = knot.key_file(tmp_path / "key")
+    with knot.running(tmp_path / "knot", f"closed 30 A {OLD}\n") as server:
+        names = DnsNames(server.address, server.port, key)
+        seen = names.look("closed.example.test")
+        with pytest.raises(NamesError) as refused:
+            names.replace(seen, seen.addresses)
+        assert refused.value.code in ("refused", "key") and names.look("closed.example.test") == seen
+
+
 @certifies("Names.look")
 def test_an_alias_is_no_name_of_a_guest_and_another_zone_is_refused(tmp_path: Path) -> None:
     if not knot.installed():

@@ -70,7 +70,7 @@ def test_what_a_plan_counts_on_is_counted_whatever_it_is(name: str) -> None:
 
 
 ROLLED_BACK = Outcome(Ending.ROLLED_BACK, "the journal's disk is full", remains=True)
-UP_TO_ARRIVAL = ("survey", "disks", "prepare", "copy")
+UP_TO_ARRIVAL = ("hooks-before", "survey", "disks", "prepare", "copy")
 
 
 @pytest.mark.parametrize("known", [(), ("survey",), ("survey", "disks"), ("survey", "prepare"), UP_TO_ARRIVAL])

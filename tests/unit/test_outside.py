@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.faults import Faults, Logbook
+from tests.unit.faults import Crash, Faults, Logbook
 from tests.unit.test_migrate import Straight
 from tests.unit.test_seamless import Story, ends, findings, plan
 from vmacro.drivers.fake import FakeWorld, connection
@@ -113,6 +113,18 @@ def test_what_the_name_server_does_not_do_is_left_for_resume_and_never_undoes_a_
     assert (done.ending, done.remains, done.names_remain) == (Ending.MOVED, False, False), done
     assert all(c.kept for c in done.connections) and NEW in leads(fake)[WWW] and leads(fake)[MAIL] == (NEW,)
     assert "agent.retire" not in asked and "agent.arrive" not in asked, "what was done is not done again"
+
+
+@pytest.mark.parametrize("trouble", [down, wrong_key])
+def test_a_server_that_does_not_answer_is_not_asked_for_every_name(
+    fake: FakeWorld, trouble: Callable[[FakeWorld], None]
+) -> None:
+    """Sixteen names would keep the guest's connections waiting for a minute."""
+    chosen, asked = plan(fake), list[str]()
+    trouble(fake)
+    fake.before = asked.append
+    assert moved(fake, chosen).exit_code == 5 and asked.count("names.look") == 1
+    assert asked[asked.index("names.look") - 1] == "agent.claim", "or the agent would settle the arrival by itself"
 
 
 def test_others_may_change_it_at_the_same_time(fake: FakeWorld) -> None:
@@ -333,6 +345,25 @@ def test_where_a_failure_is_only_told_the_move_goes_on(fake: FakeWorld) -> None:
     troubles = {e.what.path: e.what.trouble for e in fake.events if isinstance(e.what, HookEnded)}
     assert troubles["/b1"] == "exit status 3" and "no such file" in troubles["/b2"] and troubles["/a1"] == ""
     assert "7 s" in troubles["/a2"]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake: FakeWorld, arrived: bool) -> None:
+    chosen, book = plan(fake), Logbook()
+
+    def crash(effect: str) -> None:
+        if effect == ("agent.linger" if arrived else "agent.prepare"):
+            raise Crash
+
+    fake.before = crash
+    with pytest.raises(Crash):
+        book.attempt(chosen, fake.world, Faults())
+    fake.before = lambda _effect: None
+    hooked(fake)
+    fake.hooks.ends["/b1"] = FAILED
+    outcome = book.attempt(chosen, fake.world, Faults())
+    assert fake.running_at() == (["berlin"] if arrived else ["bucharest"])
+    assert outcome.ending == (Ending.MOVED if arrived else Ending.ROLLED_BACK), outcome
 
 
 def test_what_a_plan_says_is_never_run(fake: FakeWorld) -> None:

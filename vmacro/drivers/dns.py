@@ -177,7 +177,8 @@ def _see_that_it_is(update: dns.update.UpdateMessage, name: str, kind: str, seen
 
 
 def _set(update: dns.update.UpdateMessage, name: str, kind: str, seen: RecordSet, wanted: list[str]) -> None:
+    """Also what is there already: to add that changes nothing (RFC 2136 section 3.4.2.2), and shows whether we may."""
     for address in sorted(set(seen.addresses) - set(wanted)):
         update.delete(_absolute(name), kind, address)
-    for address in sorted(set(wanted) - set(seen.addresses)):
+    for address in sorted(wanted):
         update.add(_absolute(name), seen.ttl_s, kind, address)

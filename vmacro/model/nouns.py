@@ -125,7 +125,7 @@ class PolicyChanges(TypedDict, total=False):
     phase_timeout_s: float
     move_timeout_s: float
     remove_source_disks: bool
-    linger_s: float
+    linger_s: float | None
 
 
 @dataclass(frozen=True)

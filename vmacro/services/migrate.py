@@ -47,7 +47,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
         before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
         statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again))
     except VmacroError as error:
-        failed = _unless_it_arrived(plan, world, phases, error)
+        failed = _unless_it_arrived(plan, world, phases, error, again)
     if failed is None:
         outcome = _go_forward(plan, world, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
     else:
@@ -197,10 +197,12 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
         agent.release(plan.move_id)
 
 
-def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError) -> Outcome | None:
+def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError, again: bool) -> Outcome | None:
     """Find out where the guest is, and only then undo. If that cannot be known, touch nothing. None: it has arrived, in
     spite of the error."""
-    if Phase.COPY in phases.begun:
+    # Hooks that the inventory has only had since an earlier attempt: that one may have come further.
+    hooks_are_new = again and phases.begun == [Phase.HOOKS_BEFORE]
+    if Phase.COPY in phases.begun or hooks_are_new:
         seen = whereabouts.settled(plan, world)
         if seen.place == Place.UNKNOWN:
             said = f"GUEST UNCERTAIN: {error.message}; seen: {whereabouts.told(seen, plan)}"

@@ -22,6 +22,7 @@ from vmacro.services.phases import Phases
 from vmacro.services.troubles import Troubles
 
 BEFORE, AFTER = "before", "after"
+_OF_THE_SERVER = ("silent", "key")  # codes of NamesError that are none of a name's
 ATTEMPTS = 5  # at a name that others change at the same time
 
 
@@ -73,13 +74,19 @@ def _trouble(phases: Phases, phase: Phase, act: partial[None]) -> VmacroError | 
 
 
 def _lead_names(plan: Plan, arrival: Arrival, world: World) -> None:
-    """All of them, whatever fails. Idempotent. Raises the first error."""
+    """All of them, whatever is the matter with one; but a server that does not answer, or takes no key, is asked no
+    more. Idempotent. Raises the first error."""
     _have_the_agent_wait(plan, world)
-    troubles = Troubles()
+    first: NamesError | None = None
     for name in plan.guest.names:
-        with troubles.of(VmacroError):
+        try:
             _lead(name, plan, arrival, world)
-    troubles.raise_first()
+        except NamesError as error:
+            first = first or error
+            if error.code in _OF_THE_SERVER:
+                break
+    if first is not None:
+        raise first
 
 
 def _lead(name: str, plan: Plan, arrival: Arrival, world: World) -> None:
