@@ -108,12 +108,10 @@ class _Channel:
             return agent_verbs.Retired(agent.retire(args.address, args.force), 0)
         if verb == "release":
             agent.release(args.move)
-        elif verb == "withdraw":
-            agent.withdraw(args.address)
         elif verb == "publish":
             agent.publish(args.address, args.public)
         else:
-            agent.prepare(args.address, args.address6)
+            agent.withdraw(args.address) if verb == "withdraw" else agent.prepare(args.address, args.address6)
         return messages.Nothing()
 
 

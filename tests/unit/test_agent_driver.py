@@ -52,6 +52,8 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
     "withdraw": (lambda a: a.withdraw("10.1.0.9"), messages.Nothing()),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),
+    "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
+    "withdraw": (lambda a: a.withdraw("10.1.0.9"), messages.Nothing()),
 }
 
 

@@ -21,6 +21,7 @@ from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
 from vmacro.lab import lab
 from vmacro.model.events import Event, Note
+from vmacro.model.facts import Flows
 from vmacro.model.moves import Ending
 from vmacro.services.event_log import DatabaseEventLog
 
@@ -230,6 +231,20 @@ def test_a_key_and_hooks_are_looked_at_before_anything_is(
     (tmp_path / "hook").chmod(0o755)
     town.fake.zone.put("www.example.net", town.fake.guest.address)
     assert vmacro(verb, "g1", "--to", "berlin").returncode == 0 and effects != []
+
+
+def test_datagrams_are_told_before_and_after_a_move(vmacro: Vmacro, town: Town) -> None:
+    old, found = "10.50.1.97", town.fake.flows
+    found[old] = Flows(old, udp=3, icmp=1)
+    assert f"datagrams: 3 UDP and 1 ICMP flows of {old} are carried" in vmacro("check", "g1", "--to", "berlin").stdout
+    done = vmacro("migrate", "g1", "--to", "berlin")
+    told = f"datagrams of {old}: 3 UDP and 1 ICMP flows before the move; carried: 3 UDP and 1 ICMP flows now"
+    assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+    rows = json.loads(vmacro("carried", "--json").stdout)
+    assert [(r["client"], r["transport"]) for r in rows] == [("3 flows", "udp"), ("1 flow", "icmp")]
+    town.fake.hosts["bucharest"].reachable = False
+    (row,) = json.loads(vmacro("carried", "--json").stdout)
+    assert "bucharest" in row["trouble"]
 
 
 def test_the_help_tells_the_story(tmp_path: Path) -> None:

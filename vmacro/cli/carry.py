@@ -12,8 +12,8 @@ from vmacro import wiring
 from vmacro.cli import interrupts, render, telling
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import VmacroError
-from vmacro.model.facts import Connection
 from vmacro.model.moves import Carriage
+from vmacro.model.nouns import Inventory
 from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
 from vmacro.services import datagrams
@@ -55,24 +55,8 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
         for carriage in carriages:
             if isinstance(carriage, UnreadableCarriage):
                 rows.append(("", carriage.address, *("",) * 3, None, None, None, "", "", None, carriage.trouble))
-                continue
-            age_s, left_s = time.time() - carriage.began_s, carriage.deadline_s - time.time()
-            ends = (carriage.home.name, carriage.at.name, carriage.leg.kind if carriage.leg else "none: it is home")
-            lingers_s = max(0, round(carriage.open_until_s - time.time()))
-            common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s), lingers_s)
-            try:
-                carriage = as_the_inventory_has_it(carriage, settings.inventory)
-                users, flows = _users(carriage, world), _datagrams(carriage, world)
-            except VmacroError as error:
-                rows.append((*common, "", "", None, error.message))
-                continue
-            for kind, count in flows:
-                rows.append((*common, f"{count} flows", kind, None, ""))
-            if not users and not flows:
-                rows.append((*common, "", "", None, ""))
-            for user in users:
-                moved = sum(s.bytes for s in user.subflows if s.local == carriage.address)
-                rows.append((*common, user.client, "mptcp" if user.mptcp else "tcp", moved, ""))
+            else:
+                rows += _rows(carriage, settings.inventory, world)
     columns = (
         *("guest", "address", "home", "carried to", "tunnel", "for s", "deadline in s", "lingers for s"),
         *("client", "transport", "bytes", "trouble"),
@@ -83,14 +67,40 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
         render.table(render.rows("", columns, rows))
 
 
-def _users(carriage: Carriage, world: World) -> list[Connection]:
+def _rows(carriage: Carriage, inventory: Inventory, world: World) -> list[tuple[object, ...]]:
+    """One for each connection, and for each kind of datagrams, or one where it only lingers; who cannot be asked hides
+    no other."""
+    age_s, left_s = time.time() - carriage.began_s, carriage.deadline_s - time.time()
+    ends = (carriage.home.name, carriage.at.name, carriage.leg.kind if carriage.leg else "none: it is home")
+    lingers_s = max(0, round(carriage.open_until_s - time.time()))
+    common = (carriage.guest.name, carriage.address, *ends, round(age_s), round(left_s), lingers_s)
+    rows: list[tuple[object, ...]] = []
+    troubles = []
+    for look in (_datagrams, _users):
+        try:
+            rows += [(*common, *row, "") for row in look(as_the_inventory_has_it(carriage, inventory), world)]
+        except VmacroError as error:
+            troubles.append(error.message)
+    rows += [(*common, "", "", None, trouble) for trouble in dict.fromkeys(troubles)]
+    return rows or [(*common, "", "", None, "")]
+
+
+def _users(carriage: Carriage, world: World) -> list[tuple[object, ...]]:
+    """Client, transport and bytes of each connection."""
     if not where([carriage.at], carriage.guest, world):
         raise VmacroError(f"the guest has gone elsewhere than {carriage.at.name}", "vmacro carry ends this entry")
     with world.agent(carriage.at, carriage.guest.domain) as agent:
-        return [c for c in agent.connections() if c.reaches(carriage.address)]
+        users = [c for c in agent.connections() if c.reaches(carriage.address)]
+    moved = [sum(s.bytes for s in user.subflows if s.local == carriage.address) for user in users]
+    return [(u.client, "mptcp" if u.mptcp else "tcp", n) for u, n in zip(users, moved, strict=True)]
 
 
-def _datagrams(carriage: Carriage, world: World) -> list[tuple[str, int]]:
+def _datagrams(carriage: Carriage, world: World) -> list[tuple[object, ...]]:
     """How many flows of each kind there are, as the address's home says."""
     found = datagrams.at(carriage.home, [carriage.address], world).flows
-    return [(kind, count) for flows in found for kind, count in (("udp", flows.udp), ("icmp", flows.icmp)) if count]
+    return [
+        (f"{count} flow{'s' if count > 1 else ''}", kind, None)
+        for flows in found
+        for kind, count in (("udp", flows.udp), ("icmp", flows.icmp))
+        if count
+    ]

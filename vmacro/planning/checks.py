@@ -312,9 +312,9 @@ def _datagrams_follow(request: Request, survey: Survey) -> Iterator[Finding]:
 def _clients_can_reach_it(request: Request, survey: Survey) -> Iterator[Finding]:
     """An address that is announced to a client is of no use where its network does not lead there."""
     source, target, there = source_view(survey), target_view(request, survey), destination_host(request, survey)
-    if source is None or source.domain is None or target is None or target.network is None:
+    if source is None or source.domain is None or target is None or target.network is None or there is None:
         return
-    if survey.agent is None or there is None or source.site == target.site:
+    if survey.agent is None or source.site == target.site:
         return
     address = next_address(target.network, source.domain.mac, survey.agent.claimed)
     public = public_of(there, address) if address and request.handoff != RENUMBER else ""
