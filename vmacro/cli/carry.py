@@ -80,4 +80,7 @@ def _users(carriage: Carriage, world: World) -> list[Connection]:
     if not where([carriage.at], carriage.guest, world):
         raise VmacroError(f"the guest has gone elsewhere than {carriage.at.name}", "vmacro carry ends this entry")
     with world.agent(carriage.at, carriage.guest.domain) as agent:
-        return [c for c in agent.connections() if c.reaches(carriage.address)]
+        facts = agent.status()
+        present = [address for address in (facts.address, facts.address6) if address]
+        found = [c for c in agent.connections() if c.uses(carriage.address)]
+    return [c for c in found if not c.reaches(*present)]  # others have it as backup

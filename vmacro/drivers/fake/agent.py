@@ -160,14 +160,13 @@ def _expire(guest: FakeGuest) -> None:
 
 def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
     stuck = [c for c in guest.connections if c.reaches(address) and not (c.mptcp and c.reaches(*guest.present))]
-    for found in stuck if force else ():
-        guest.end(found, CUT)
-    guest.connections = [
-        c if c in stuck else replace(c, subflows=tuple(s for s in c.subflows if s.local != address))
-        for c in guest.connections
-    ]
     if stuck and not force:
         return False
+    for found in stuck:
+        guest.end(found, CUT)
+    guest.connections = [
+        replace(c, subflows=tuple(s for s in c.subflows if s.local != address)) for c in guest.connections
+    ]
     guest.kept = [a for a in guest.kept if a != address]
     if address in guest.prepared:
         guest.prepared = ("", "")
