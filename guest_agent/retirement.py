@@ -21,6 +21,7 @@ async def retire(guest: Guest, address: str, force: bool = False) -> Retired:
     users = [c for c in guest.sockets.connections() if c.uses(address)]
     free = {c.token for c in users if c.reaches(*present)}  # never plain TCP, which has one address
     stuck = [c for c in users if c.token not in free]
+    guest.stuck = guest.stuck - free | {c.token for c in stuck if c.mptcp}
     if stuck and not force:
         return Retired(False, len(stuck))
     try:

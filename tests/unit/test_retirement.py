@@ -106,5 +106,14 @@ def test_nothing_is_retired_before_there_is_a_lease(away: World) -> None:
     assert refused.value.code == "not-ready"
 
 
+def test_who_needs_an_old_address_is_remembered_until_it_follows(away: World) -> None:
+    away.kernel.open = [FOLLOWER, STUCK, connection(0, HOME)]
+    retired(away)
+    assert away.guest.stuck == {2}
+    away.kernel.joins(AWAY, 2)
+    retired(away)
+    assert away.guest.stuck == set()
+
+
 def test_it_may_be_asked_again(away: World) -> None:
     assert retired(away) == retired(away) == Retired(True, 0)

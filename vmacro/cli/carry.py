@@ -15,6 +15,7 @@ from vmacro.errors import VmacroError
 from vmacro.model.facts import Connection
 from vmacro.model.moves import Carriage
 from vmacro.planning.resuming import as_the_inventory_has_it
+from vmacro.planning.outcome import why_carried
 from vmacro.ports import World
 from vmacro.services.archive import UnreadableCarriage
 from vmacro.services.survey import where
@@ -53,7 +54,7 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
     with wiring.opened(settings) as world:
         for carriage in carriages:
             if isinstance(carriage, UnreadableCarriage):
-                rows.append(("", carriage.address, *("",) * 3, None, None, "", "", None, carriage.trouble))
+                rows.append(("", carriage.address, *("",) * 3, None, None, "", "", "", None, carriage.trouble))
                 continue
             age_s, left_s = time.time() - carriage.began_s, carriage.deadline_s - time.time()
             ends = (carriage.home.name, carriage.at.name, carriage.leg.kind if carriage.leg else "none: it is home")
@@ -61,14 +62,15 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
             try:
                 users = _users(as_the_inventory_has_it(carriage, settings.inventory), world)
             except VmacroError as error:
-                rows.append((*common, "", "", None, error.message))
+                rows.append((*common, "", "", "", None, error.message))
                 continue
             for user in users:
                 moved = sum(s.bytes for s in user.subflows if s.local == carriage.address)
-                rows.append((*common, user.client, "mptcp" if user.mptcp else "tcp", moved, ""))
+                transport = "mptcp" if user.mptcp else "tcp"
+                rows.append((*common, user.client, transport, why_carried(user), moved, ""))
     columns = (
         *("guest", "address", "home", "carried to", "tunnel", "for s", "deadline in s"),
-        *("client", "transport", "bytes", "trouble"),
+        *("client", "transport", "why", "bytes", "trouble"),
     )
     if json:
         render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
