@@ -8,6 +8,7 @@ import logging
 from guest_agent.guest import Guest, log_failure
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
+from guest_agent.slots import make_room
 from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs, PublishArgs
 from vmacro.wire.messages import ProtocolError
 
@@ -29,7 +30,10 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
     """
     if args.address == guest.present_lease().address:
         raise ProtocolError("in-use", f"{args.address} is the guest's present address")
-    for coming in (a for a in (args.address, args.address6) if a):
+    addresses = [a for a in (args.address, args.address6) if a]
+    if not set(addresses) & set((await guest.endpoints.endpoints()).values()):
+        await make_room(guest)
+    for coming in addresses:
         await guest.link.borrow(coming)
         if guest.seen_as(coming) not in (await guest.endpoints.endpoints()).values():
             await guest.announce(coming, backup=True)

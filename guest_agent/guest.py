@@ -21,7 +21,8 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class Guest:
-    """Shared by all that decides about the guest."""
+    """Shared by all that decides about the guest. `stuck`: tokens of MPTCP connections that needed an old address when
+    it was last to be retired, though the present one had been announced to them."""
 
     link: Link
     endpoints: Endpoints
@@ -31,6 +32,7 @@ class Guest:
     clock: Clock
     state: State = field(default_factory=State)
     state_file: Path = FILE
+    stuck: set[int] = field(default_factory=set)
     _current6: str = ""
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 

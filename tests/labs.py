@@ -23,6 +23,7 @@ OWN = {
     "test_public": "namespaces",
     "test_stock_kernel": "namespaces",
     "test_kernel_events": "namespaces",
+    "test_following": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.
 ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "namespaces", UNIT)

@@ -88,7 +88,7 @@ def nat(tmp_path: Path) -> Iterator[Nat]:
         process.run(client.inner("ip", "mptcp", "limits", "set", "subflows", "2", "add_addr_accepted", "2"))
         kernel, clock = FakeKernel(), FakeClock()
         state, leases = State(lease(private(2))), FakeLeases(clock, [])
-        guest = Guest(kernel, mptcp, connections, leases, clock, state, tmp_path / "state.json")
+        guest = Guest(kernel, mptcp, connections, kernel, leases, clock, state, tmp_path / "state.json")
         found = Nat(client, router, server, guest)
         found.act(mptcp.raise_limits())
         yield found

@@ -49,8 +49,6 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "endings": (lambda a: a.endings(), ENDINGS),
     "prepare": (lambda a: a.prepare("10.2.0.9", "fd00:2::9"), messages.Nothing()),
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
-    "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
-    "withdraw": (lambda a: a.withdraw("10.1.0.9"), messages.Nothing()),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),
     "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
     "withdraw": (lambda a: a.withdraw("10.1.0.9"), messages.Nothing()),

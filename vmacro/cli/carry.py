@@ -14,6 +14,7 @@ from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import VmacroError
 from vmacro.model.moves import Carriage
 from vmacro.model.nouns import Inventory
+from vmacro.planning.outcome import why_carried
 from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
 from vmacro.services import datagrams
@@ -54,12 +55,12 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
     with wiring.opened(settings) as world:
         for carriage in carriages:
             if isinstance(carriage, UnreadableCarriage):
-                rows.append(("", carriage.address, *("",) * 3, None, None, None, "", "", None, carriage.trouble))
+                rows.append(("", carriage.address, *("",) * 3, None, None, None, "", "", "", None, carriage.trouble))
             else:
                 rows += _rows(carriage, settings.inventory, world)
     columns = (
         *("guest", "address", "home", "carried to", "tunnel", "for s", "deadline in s", "lingers for s"),
-        *("client", "transport", "bytes", "trouble"),
+        *("client", "transport", "why", "bytes", "trouble"),
     )
     if json:
         render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -81,25 +82,28 @@ def _rows(carriage: Carriage, inventory: Inventory, world: World) -> list[tuple[
             rows += [(*common, *row, "") for row in look(as_the_inventory_has_it(carriage, inventory), world)]
         except VmacroError as error:
             troubles.append(error.message)
-    rows += [(*common, "", "", None, trouble) for trouble in dict.fromkeys(troubles)]
-    return rows or [(*common, "", "", None, "")]
+    rows += [(*common, "", "", "", None, trouble) for trouble in dict.fromkeys(troubles)]
+    return rows or [(*common, "", "", "", None, "")]
 
 
 def _users(carriage: Carriage, world: World) -> list[tuple[object, ...]]:
-    """Client, transport and bytes of each connection."""
+    """Client, transport, why it is carried, and bytes of each connection."""
     if not where([carriage.at], carriage.guest, world):
         raise VmacroError(f"the guest has gone elsewhere than {carriage.at.name}", "vmacro carry ends this entry")
     with world.agent(carriage.at, carriage.guest.domain) as agent:
-        users = [c for c in agent.connections() if c.reaches(carriage.address)]
+        facts = agent.status()
+        present = [address for address in (facts.address, facts.address6) if address]
+        found = [c for c in agent.connections() if c.uses(carriage.address)]
+    users = [c for c in found if not c.reaches(*present)]  # others have it as backup
     moved = [sum(s.bytes for s in user.subflows if s.local == carriage.address) for user in users]
-    return [(u.client, "mptcp" if u.mptcp else "tcp", n) for u, n in zip(users, moved, strict=True)]
+    return [(u.client, "mptcp" if u.mptcp else "tcp", why_carried(u), n) for u, n in zip(users, moved, strict=True)]
 
 
 def _datagrams(carriage: Carriage, world: World) -> list[tuple[object, ...]]:
     """How many flows of each kind there are, as the address's home says."""
     found = datagrams.at(carriage.home, [carriage.address], world).flows
     return [
-        (f"{count} flow{'s' if count > 1 else ''}", kind, None)
+        (f"{count} flow{'s' if count > 1 else ''}", kind, "", None)
         for flows in found
         for kind, count in (("udp", flows.udp), ("icmp", flows.icmp))
         if count

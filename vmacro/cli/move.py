@@ -118,7 +118,7 @@ def migrate(
     """Move a running guest to another site, live, with its connections.
 
     Exit codes: 0 moved; 2 configuration; 3 rejected, nothing changed; 4 rolled back, it runs at the
-    source; 5 moved, work remains; 6 uncertain, a person must look.
+    source; 5 moved, work remains or connections were lost; 6 uncertain, a person must look.
     """
     bounds: dict[str, float | None] = {
         "bandwidth_mib_s": bandwidth_mib_s,
@@ -225,7 +225,9 @@ def show_ending(report: Report) -> None:
 def _follows(connection: Connection) -> str:
     if not connection.mptcp:
         return "no: plain TCP"
-    return "yes" if connection.willing else "no: refuses ADD_ADDR"
+    if connection.willing:
+        return "yes"
+    return "no: its client's slots are taken" if any(s.joined for s in connection.subflows) else "no: refuses ADD_ADDR"
 
 
 def _subflows(connection: Connection) -> str:

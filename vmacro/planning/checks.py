@@ -292,6 +292,21 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
         if not connection.mptcp:
             text = "speaks plain TCP: its connection cannot follow the guest to a new address"
             yield Finding("client-plain-tcp", severity, subject, text, hint)
+        elif all(":" in s.remote for s in connection.subflows):
+            text = (
+                f"MPTCP connection {connection.key}: its client uses IPv6, and did not join the IPv4 address that it "
+                "was asked to; `renumber` announces no other"
+            )
+            yield Finding(
+                "client-ipv6-only", severity, subject, text, f"IPv4 at the client; --handoff seamless; {hint}"
+            )
+        elif any(s.joined for s in connection.subflows):
+            text = (
+                f"MPTCP connection {connection.key}: its client has joined an address before, and did not join "
+                "another: its slots are taken (add_addr_accepted)"
+            )
+            fix = f"more of them at the client; --handoff seamless; {hint}"
+            yield Finding("client-slots-taken", severity, subject, text, fix)
         else:
             text = (
                 f"MPTCP connection {connection.key}: refuses ADD_ADDR (asked to join an announced address, it did "

@@ -100,10 +100,19 @@ def _verdict_of_one_there(new: Connection, after: After, present: tuple[str, ...
         mute = all(s.unanswered >= UNANSWERED for s in good)
         return (Verdict.UNKNOWN, _MUTE) if mute else (Verdict.FOLLOWED, "")
     if new.uses(*after.carried):
-        return Verdict.CARRIED, "its client did not join the new address" if new.mptcp else "plain TCP"
+        return Verdict.CARRIED, why_carried(new)
     if new.uses(*present):
         return Verdict.UNKNOWN, _JOINING
     return Verdict.LOST, _NO_PATH.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)) or "no address")
+
+
+def why_carried(connection: Connection) -> str:
+    """Why a connection that uses none of the guest's present addresses does not."""
+    if not connection.mptcp:
+        return "plain TCP"
+    if any(s.joined for s in connection.subflows):
+        return "its client has no slot left for the new address (add_addr_accepted), and no other path meanwhile"
+    return "its client did not join the new address"
 
 
 def _verdict_of_one_gone(end: Ended | None) -> tuple[Verdict, str]:

@@ -24,7 +24,7 @@ from vmacro.services.survey import Views, survey, uncounted
 # Long enough before and after the move for a meaningful median.
 LEAD_IN_S, LEAD_OUT_S = 3.0, 4.0
 LOOKS = 5
-_ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr")
+_ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr", "client-ipv6-only", "client-slots-taken")
 
 
 class Prober(Protocol):

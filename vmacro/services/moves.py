@@ -196,9 +196,12 @@ class Moves:
         return self.resume(move_id, control, folder)
 
     def the_unfinished(self) -> str:
-        """The one move that has not ended. Raises ConfigurationError where there are none, or several."""
+        """The one move that has not ended; where all have, the last one, if that lost connections: there is nothing to
+        do for it, which is told. Raises ConfigurationError where there are none, or several."""
         with self._tools.archive() as archive:
             found = [record.plan.move_id for record in archive.unfinished()]
+            last = archive.readable(limit=1) if not found else []
+            found += [r.plan.move_id for r in last if r.outcome and r.outcome.ending == Ending.WITH_LOSSES]
         if len(found) != 1:
             raise ConfigurationError(f"which move? {', '.join(found) or 'no move is unfinished'}", "name it")
         return found[0]

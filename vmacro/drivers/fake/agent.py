@@ -175,22 +175,22 @@ def _expire(guest: FakeGuest) -> None:
             _retired(guest, address, force=False)
 
 
-def _left(guest: FakeGuest, address: str) -> list[Connection]:
-    """The connections that can leave it have; returns those that cannot."""
+def _left(guest: FakeGuest, address: str, force: bool = False) -> bool:
+    """Withdrawn, unless connections need it; `force` ends these."""
     stuck = [c for c in guest.connections if c.reaches(address) and not (c.mptcp and c.reaches(*guest.present))]
-    guest.connections = [
-        c if c in stuck else replace(c, subflows=tuple(s for s in c.subflows if s.local != address))
-        for c in guest.connections
-    ]
-    return stuck
-
-
-def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
-    stuck = _left(guest, address)
     if stuck and not force:
         return False
     for found in stuck:
         guest.end(found, CUT)
+    guest.connections = [
+        replace(c, subflows=tuple(s for s in c.subflows if s.local != address)) for c in guest.connections
+    ]
+    return True
+
+
+def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+    if not _left(guest, address, force):
+        return False
     guest.kept = [a for a in guest.kept if a != address]
     if address in guest.prepared:
         guest.prepared = ("", "")
