@@ -20,10 +20,10 @@ help: ## this list
 demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
 	$(BIN)/vmacro lab demo
 
-test: setup ## unit, contract and lab tests, but for those marked slow: some 40 minutes
+test: setup .venv/knot/ready ## unit, contract and lab tests, but for those marked slow: some 40 minutes
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
-test-all: setup ## all tests there are; docs/testing.md says what is slow
+test-all: setup .venv/knot/ready ## all tests there are; docs/testing.md says what is slow
 	$(BIN)/pytest -m "" $(WORKERS)
 
 mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
@@ -36,7 +36,7 @@ lint: setup ## ruff, mypy, import-linter
 bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/handoff.py --moves 4
 
-setup: packages .venv/ready .venv/knot/ready ## packages and the environment in .venv
+setup: packages .venv/ready ## packages and the environment in .venv
 
 packages:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${db:Status-Status}\n' $$p 2>/dev/null \
