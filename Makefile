@@ -22,10 +22,12 @@ help: ## this list
 demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
 	$(BIN)/vmacro lab demo
 
-test: test-packages setup ## unit, contract and lab tests, but for those marked slow: some 40 minutes
+TEST_SETUP := test-packages setup .venv/knot/ready
+
+test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 30 minutes
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
-test-all: test-packages setup ## all tests there are; docs/testing.md says what is slow
+test-all: $(TEST_SETUP) ## all tests there are; docs/testing.md says what is slow
 	$(BIN)/pytest -m "" $(WORKERS)
 
 mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
@@ -38,7 +40,7 @@ lint: setup ## ruff, mypy, import-linter
 bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/handoff.py --moves 4
 
-setup: packages .venv/ready .venv/knot/ready ## packages and the environment in .venv
+setup: packages .venv/ready ## packages and the environment in .venv
 
 packages:
 	@$(call installed,$(PACKAGES))

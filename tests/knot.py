@@ -1,4 +1,4 @@
-"""A name server of our own: Debian's Knot, unpacked by `make setup` and never installed, on an unprivileged port."""
+"""A name server of our own: Debian's Knot, unpacked by `make test` and never installed, on an unprivileged port."""
 
 from __future__ import annotations
 

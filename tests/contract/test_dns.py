@@ -57,7 +57,7 @@ def _in_memory() -> Iterator[Stage]:
 @contextmanager
 def _at_knot(folder: Path) -> Iterator[Stage]:
     if not knot.installed():
-        pytest.skip("no Knot: `make setup` unpacks it")
+        pytest.skip("no Knot: `make test` unpacks it")
     key = knot.key_file(folder / "key")
     lines = [
         f"{name}. 30 {'AAAA' if ':' in address else 'A'} {address}\n"
@@ -145,7 +145,7 @@ def test_the_wrong_key_is_told_apart_from_silence(stage: Stage) -> None:
 @certifies("Names.replace")
 def test_that_a_name_may_not_be_changed_is_seen_without_changing_it(tmp_path: Path) -> None:
     if not knot.installed():
-        pytest.skip("no Knot: `make setup` unpacks it")
+        pytest.skip("no Knot: `make test` unpacks it")
     key = knot.key_file(tmp_path / "key")
     with knot.running(tmp_path / "knot", f"closed 30 A {OLD}\n") as server:
         names = DnsNames(server.address, server.port, key)
@@ -158,7 +158,7 @@ def test_that_a_name_may_not_be_changed_is_seen_without_changing_it(tmp_path: Pa
 @certifies("Names.look")
 def test_an_alias_is_no_name_of_a_guest_and_another_zone_is_refused(tmp_path: Path) -> None:
     if not knot.installed():
-        pytest.skip("no Knot: `make setup` unpacks it")
+        pytest.skip("no Knot: `make test` unpacks it")
     key = knot.key_file(tmp_path / "key")
     with knot.running(tmp_path / "knot", f"www 30 A {OLD}\nalias 30 CNAME www\n") as server:
         names = DnsNames(server.address, server.port, key)

@@ -23,7 +23,7 @@ from vmacro.lab.topology import OPERATOR
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.skipif(not knot.installed(), reason="no Knot: `make setup` unpacks it"),
+    pytest.mark.skipif(not knot.installed(), reason="no Knot: `make test` unpacks it"),
 ]
 PORT, TTL_S, LINGER_S = 15353, 4, 15
 WWW = "www.example.test"

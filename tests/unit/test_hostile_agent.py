@@ -210,7 +210,8 @@ class Stage:
         self.happened(plan, outcome)
 
     def happened(self, plan: Plan, outcome: Outcome) -> None:
-        at = {Ending.ROLLED_BACK: plan.source, Ending.MOVED: plan.destination, Ending.INCOMPLETE: plan.destination}
+        arrived = dict.fromkeys((Ending.MOVED, Ending.WITH_LOSSES, Ending.INCOMPLETE), plan.destination)
+        at = {Ending.ROLLED_BACK: plan.source, **arrived}
         assert self.fake.running_at() == [at[outcome.ending].name]
         carried = tuple(HomedAddress(c.address, c.home) for c in self.carriages)
         self.past = Past((*self.past.legs, *plan.new_legs, *plan.old_legs), carried)

@@ -59,7 +59,7 @@ def leads(fake: FakeWorld) -> dict[str, tuple[str, ...]]:
 
 def test_names_lead_to_the_new_address_before_the_old_one_is_withdrawn(fake: FakeWorld) -> None:
     seen: list[tuple[str, ...]] = []
-    fake.before = lambda effect: seen.append(leads(fake)[WWW]) if effect in ("agent.linger", "agent.arrive") else None
+    fake.before = lambda effect: seen.append(leads(fake)[WWW]) if effect in ("agent.withdraw", "agent.arrive") else None
     outcome = moved(fake)
     assert (outcome.ending, outcome.exit_code) == (Ending.MOVED, 0)
     assert leads(fake) == {WWW: (NEW,), MAIL: (NEW,)} and seen == [(OLD,), (NEW,)]
@@ -208,7 +208,7 @@ def test_the_old_address_takes_new_connections_for_as_long_as_it_lingers(fake: F
     fake.before = before
     assert "last connection" in carry.run_carriage(found, fake.world, Straight())
     assert fake.now_s > began + 200 and fake.guest.kept == [] and ends(fake) == {"bucharest": [], "berlin": []}
-    assert "agent.linger" not in asked
+    assert "agent.withdraw" not in asked
 
 
 def test_it_is_retired_at_the_end_of_its_time_and_not_before(fake: FakeWorld) -> None:
@@ -279,7 +279,7 @@ def test_hooks_run_before_anything_is_touched_and_once_the_guest_has_arrived(fak
     assert [path for path, _ in told(fake)] == ["/b1", "/b2", "/a1", "/a2"]
     assert calls[:2] == ["hook", "hook"]
     last = len(calls) - 1 - calls[::-1].index("hook")
-    assert calls.index("agent.arrive") < last < calls.index("agent.linger")
+    assert calls.index("agent.arrive") < last < calls.index("agent.withdraw")
     assert calls.index("names.replace") < last
     (_, first), (_, after) = told(fake)[0], told(fake)[-1]
     assert first == {
@@ -352,7 +352,7 @@ def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake:
     chosen, book = plan(fake), Logbook()
 
     def crash(effect: str) -> None:
-        if effect == ("agent.linger" if arrived else "agent.prepare"):
+        if effect == ("agent.withdraw" if arrived else "agent.prepare"):
             raise Crash
 
     fake.before = crash
