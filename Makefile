@@ -75,6 +75,7 @@ endef
 # A name server for the tests: unpacked, never installed, so that none is started on this machine. With the libraries that
 # it would bring along; apt checks what it fetches.
 .venv/knot/ready: .venv/ready
+	apt-get update -qq
 	rm -rf .venv/knot && mkdir -p .venv/knot/debs
 	cd .venv/knot/debs && apt-get download -qq -o APT::Sandbox::User= $$(apt-get install -s --no-install-recommends knot \
 		| sed -n 's/^Inst \([^ ]*\).*/\1/p') knot

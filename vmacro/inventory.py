@@ -20,7 +20,7 @@ from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError, reason_of
 from vmacro.model import nouns
-from vmacro.outside import Dns, Hooks
+from vmacro.outside import Dns, Hooks, Probe, Prober
 from vmacro.pki.store import OPERATOR
 from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
 
@@ -28,7 +28,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 DATABASE_URL = "VMACRO_DATABASE_URL"  # of the environment
 DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
 DEFAULTS = nouns.Policy()  # the one place of a policy's defaults
-NAMESPACE = r"^[A-Za-z0-9._-]{0,255}$"
 LONGEST_CARRIAGE_S = 366 * 86_400
 
 
@@ -113,24 +112,6 @@ class Host(Strict):
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
 
-class Probe(Strict):
-    """How a guest's round trips are measured, for ever or while it moves. The guest needs a responder."""
-
-    # `from` is a keyword in Python, but not in TOML.
-    from_: str = Field(alias="from", description="the prober that measures")
-    address: Plain = Field(default="", description="the name that clients use; default: the guest's address")
-    port: int = Field(default=7000, ge=1, le=65535, description="where the guest's responder listens (TCP)")
-    mptcp: bool = Field(default=True, description="by MPTCP; else by plain TCP")
-    interval_ms: float = Field(default=10.0, ge=1, le=60_000, description="time from one request to the next")
-    visit_every_ms: float = Field(
-        default=0,
-        ge=0,
-        le=60_000,
-        description="while it moves, time from one new connection to the next, MPTCP and plain TCP in turns; 20 at "
-        "least, 0 for none",
-    )
-
-
 class Guest(Strict):
     """A virtual machine that may move."""
 
@@ -150,22 +131,6 @@ class Guest(Strict):
         if ssh and not ssh.partition("@")[1]:
             raise ValueError("must be USER@ADDRESS, or USER@ where its address is to be asked of its host")
         return ssh
-
-
-class Prober(Strict):
-    """What measures as a client would: a machine that SSH reaches, or a network namespace of this one."""
-
-    ssh: Login = Field(default="", description="USER@ADDRESS of the machine")
-    network_namespace: str = Field(default="", pattern=NAMESPACE, description="of this machine")
-    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
-
-    @model_validator(mode="after")
-    def _is_somewhere(self) -> Prober:
-        if bool(self.ssh) == bool(self.network_namespace):
-            raise ValueError('needs either ssh = "USER@ADDRESS" or network_namespace')
-        if self.ssh and not all(self.ssh.rpartition("@")):
-            raise ValueError(f"ssh = {shown(self.ssh)!r}: must be USER@ADDRESS")
-        return self
 
 
 class Policy(Strict):

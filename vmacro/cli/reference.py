@@ -36,8 +36,8 @@ TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[sites.NAME.network]` and `[hosts.NAME.guest_network]", inventory.GuestNetwork),
     ("[hosts.NAME]", inventory.Host),
     ("[guests.NAME]", inventory.Guest),
-    ("[guests.NAME.probe]", inventory.Probe),
-    ("[probers.NAME]", inventory.Prober),
+    ("[guests.NAME.probe]", outside.Probe),
+    ("[probers.NAME]", outside.Prober),
     ("[dns]", outside.Dns),
     ("[hooks]", outside.Hooks),
 )
