@@ -34,7 +34,7 @@ def busy(vmacro: Vmacro) -> Vmacro:
 
 @contextmanager
 def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
-    """curl and wget, by MPTCP and plain TCP, one after another all the while; how often each ended with which status."""
+    """curl and wget, by MPTCP and plain TCP in turns, all the while; how often each ended with which status."""
     missing = [name for name in WANTED if shutil.which(name) is None]
     assert not missing, f"{missing}: `make test` installs them"
     url, ended, over = f"http://{address}/", Counter[tuple[str, int]](), threading.Event()

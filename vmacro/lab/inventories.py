@@ -23,9 +23,9 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         f'network_namespace = "{topology.network_namespace(OPERATOR)}"',
         "",
         "[policy]",
+        "# Nobody in a lab keeps a name; its visitors may know no other address.",
+        f"linger_s = {topology.linger_s:g}",
         "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
-        "# Nobody in a lab keeps a name: an old address goes with its last connection.",
-        "linger_s = 0",
         f"bandwidth_mib_s = {max(1, round(topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
     ]
     for site in topology.sites:

@@ -99,6 +99,7 @@ class Topology(Strict):
     sites: dict[Name, Site] = Field(min_length=1)
     clients: dict[Name, Client] = Field(default_factory=dict)
     guests: dict[Name, Guest] = Field(default_factory=dict)
+    linger_s: float = Field(default=0, ge=0, description="policy of its inventory: old addresses take new connections")
 
     @model_validator(mode="after")
     def _consistent(self) -> Topology:
