@@ -28,8 +28,7 @@ class Consent:
         found = self._look()
         willing = self._willing - self._declined - self._guest.stuck
         listed = [
-            replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in willing)
-            for c in found[:MAX_CONNECTIONS]
+            replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in willing) for c in found[:MAX_CONNECTIONS]
         ]
         return Connections(tuple(listed), len(found))
 

@@ -35,7 +35,11 @@ class Watch:
             except OSError as error:
                 LOG.warning("it will not be known how connections end: %s", error)
                 return
-            self.name, self._endings, self._began_at_s = secrets.token_hex(8), Endings(self._asked_at_s), self._asked_at_s
+            self.name, self._endings, self._began_at_s = (
+                secrets.token_hex(8),
+                Endings(self._asked_at_s),
+                self._asked_at_s,
+            )
             self._guest.later(self._go_on(self.name))
         self._look()
         self._endings.watch(self._guest.sockets.connections())

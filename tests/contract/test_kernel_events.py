@@ -360,5 +360,3 @@ def test_an_attempt_that_is_refused_is_no_loss(scene: Scene) -> None:
     near.close()
     time.sleep(0.2)
     assert scene.told() == {}
-
-

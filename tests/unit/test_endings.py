@@ -112,7 +112,9 @@ def test_younger_ones_are_told_of_where_they_were_lost() -> None:
     found = Endings(NOW_S)
     one, two, three = (("10.1.0.9", 80, "10.9.0.15", port) for port in (1, 2, 3))
     found.hear([SubflowOpened(7, one), closed(one, 0), SubflowClosed(7, one, 104)], NOW_S)
-    found.hear([SubflowOpened(8, two), Closed(8), gone(ends=three), gone(1, ends=("10.1.0.9", 80, "10.9.0.15", 4))], NOW_S)
+    found.hear(
+        [SubflowOpened(8, two), Closed(8), gone(ends=three), gone(1, ends=("10.1.0.9", 80, "10.9.0.15", 4))], NOW_S
+    )
     assert set(found.told((), set(), NOW_S, ARRIVED_S)) == {
         Ended("0x00000007", "10.9.0.15:1", RESET, True),
         Ended("tcp 10.9.0.15:3", "10.9.0.15:3", RESET, True),
@@ -158,7 +160,9 @@ def run(world: World, *steps: Any) -> list[Any]:
     async def story() -> None:
         for step in steps:
             if isinstance(step, str):
-                args = {"left": HOME} if step == "arrive" else {"move": "web-1", "seconds": 600} if step == "claim" else {}
+                args = (
+                    {"left": HOME} if step == "arrive" else {"move": "web-1", "seconds": 600} if step == "claim" else {}
+                )
                 args = {"move": "web-1"} if step == "release" else args
                 reply = await world.clock.run(agent.handle(Request("a", step, args)))
                 assert reply.ok, reply

@@ -177,7 +177,9 @@ def on(*addresses: str, token: int = 1, established: bool = True, unanswered: in
     return Connection(token, tuple(made))
 
 
-def verdict(old: Connection, *now: Connection, carried: tuple[str, ...] = (), heard: Endings = NOTHING_HEARD) -> Verdict:
+def verdict(
+    old: Connection, *now: Connection, carried: tuple[str, ...] = (), heard: Endings = NOTHING_HEARD
+) -> Verdict:
     (found,) = judge(Before("boot-1", (old,), WATCH), After(now, carried, heard), (NEW,))
     return found.verdict
 
@@ -225,7 +227,9 @@ def test_younger_ones_are_named_where_they_were_lost() -> None:
 def test_of_too_many_the_worst_are_kept() -> None:
     old = tuple(on(OLD, token=n) for n in range(1, MAX_CONNECTIONS + 1))
     young = tuple(Ended(f"tcp 10.9.0.15:{n}", f"10.9.0.15:{n}", CUT, True) for n in range(1, 6))
-    found = judge(Before("boot-1", old, WATCH), After(tuple(on(NEW, token=c.token) for c in old), (), told(*young)), (NEW,))
+    found = judge(
+        Before("boot-1", old, WATCH), After(tuple(on(NEW, token=c.token) for c in old), (), told(*young)), (NEW,)
+    )
     assert len(found) == MAX_CONNECTIONS and counted(found)["lost"] == 5
 
 

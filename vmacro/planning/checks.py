@@ -296,7 +296,9 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
                 f"MPTCP connection {connection.key}: its client uses IPv6, and did not join the IPv4 address that it "
                 "was asked to; `renumber` announces no other"
             )
-            yield Finding("client-ipv6-only", severity, subject, text, f"IPv4 at the client; --handoff seamless; {hint}")
+            yield Finding(
+                "client-ipv6-only", severity, subject, text, f"IPv4 at the client; --handoff seamless; {hint}"
+            )
         elif any(s.joined for s in connection.subflows):
             text = (
                 f"MPTCP connection {connection.key}: its client has joined an address before, and did not join "

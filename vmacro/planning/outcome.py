@@ -64,9 +64,11 @@ def untold(before: Before, after: After) -> set[str]:
     """Those that are gone, and of which the kernel will soon tell how."""
     if not _is_unbroken(before, after) or after.endings.missed:
         return set()
-    return {c.key for c in before.connections} - {c.key for c in after.connections} - {
-        e.key for e in after.endings.endings
-    }
+    return (
+        {c.key for c in before.connections}
+        - {c.key for c in after.connections}
+        - {e.key for e in after.endings.endings}
+    )
 
 
 def _is_unbroken(before: Before, after: After) -> bool:
