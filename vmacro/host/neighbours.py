@@ -1,5 +1,5 @@
-"""Does anybody on a bridge use an address already? An ARP probe (RFC 5227 section 2.1.1). And by which port has it heard
-a MAC? Its forwarding table says."""
+"""Does anybody on a bridge use an address already? An ARP probe asks (RFC 5227 section 2.1.1). By which port has the
+bridge heard a MAC? Its forwarding table says."""
 
 from __future__ import annotations
 

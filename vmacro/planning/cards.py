@@ -1,4 +1,4 @@
-"""Which of a guest's network cards moves with its addresses, what becomes of the others, and who else has its MAC. Pure.
+"""Which of a guest's network cards moves with its addresses, what becomes of the others, who else has its MAC. Pure.
 
 libvirt says which cards a domain has and where they are. The agent's MAC only selects among those that are on the
 network for guests of the host where the guest runs: what it names otherwise is nobody's (docs/decisions/0025).
@@ -75,7 +75,7 @@ def _unknown(request: Request, survey: Survey, source: HostView, domain: DomainF
         text, hint = "its domain has no network card with a MAC", "add an <interface> with a <mac/> to the domain"
         return blocker("no-card", subject, text, hint)
     if source.network is None:
-        text, hint = f"has no libvirt network {network!r}, on which the guest is to be", "in the inventory: hosts.NAME.network"
+        text, hint = f"has no libvirt network {network!r}, on which the guest is to be", "hosts.NAME.network names it"
         return blocker("network-missing", f"host {source.host}", text, hint)
     if not there:
         text = f"it has no card on {source.host}'s network for guests, {network!r}, but {_some(domain.cards)}"
@@ -129,7 +129,7 @@ def _goes_to_guests(chosen: Card, target: HostView) -> Iterator[Finding]:
 def _others(request: Request, domain: DomainFacts, chosen: Card) -> Iterator[Finding]:
     for each in domain.cards:
         if each != chosen:
-            text = f"it has another card, {each.mac or 'without a MAC'} ({place(each)}): its addresses there do not move"
+            text = f"it has another card, {each.mac or 'of no MAC'} ({place(each)}): its addresses there do not move"
             hint = "connections to those end, unless what it is attached to is one network at both sites"
             yield Finding("cards-several", Severity.WARNING, f"guest {request.guest.name}", text, hint)
 

@@ -64,4 +64,5 @@ def _leg(move_id: str, survey: Survey, source: Host, address: str, home: Host, a
     bridges = {n: v.network.bridge if v.network is not None else "" for n, v in views.items()}
     assert domain is not None
     kind, subnet = best_tunnel(views[home.name], views[away.name]), routes(home, views[home.name].network, address)
-    return Leg(move_id, domain.name, cards.mac(survey), address, kind, home, away, bridges[home.name], bridges[away.name], subnet)
+    mac = cards.mac(survey)
+    return Leg(move_id, domain.name, mac, address, kind, home, away, bridges[home.name], bridges[away.name], subnet)

@@ -76,8 +76,8 @@ class FoundLegEnd(End):
 @dataclass(frozen=True)
 class Facts:
     """Which bridge is meant; `peer`: the other host's address, '' for none; `probe`: an address of which to find out
-    who on the bridge uses it, '' for none; `mac`: of which to find out who has it here, '' for none; `devices`: of which
-    to find out whether there are any."""
+    who on the bridge uses it, '' for none; `mac`: of which to find out who has it here, '' for none; `devices`: of
+    which to find out whether there are any."""
 
     bridge: _Interface
     peer: _MaybeAddress = ""
