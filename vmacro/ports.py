@@ -102,8 +102,8 @@ class HostNetwork(Protocol):
 
     def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
         """Facts about the host's links. `bridge`: of its guests' network; `peer`: the other host's address, for the
-        path's MTU; `probe`: an address for which to find out who uses it, or ''; `mac`: one for which to find out who has
-        it, or ''; `devices`: for which to find out whether they exist."""
+        path's MTU; `probe`: an address for which to find out who uses it, or ''; `mac`: one for which to find out who
+        has it, or ''; `devices`: for which to find out whether they exist."""
 
     def open(self, leg: Leg) -> Offer:
         """Open this host's end of a leg. Returns what the other end must know."""
