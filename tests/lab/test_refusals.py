@@ -97,10 +97,8 @@ def test_an_exhausted_pool(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
 def a_clone(lab: Lab, host: str, mac: str) -> Iterator[None]:
     """A domain that has this card, and is shut off."""
     card = f"<interface type='network'><source network='front'/><mac address='{mac}'/></interface>"
-    xml = (
-        f"<domain type='qemu'><name>clone</name><memory unit='MiB'>32</memory><os><type>hvm</type></os><devices>{card}"
-    )
-    define = f'echo "{xml}</devices></domain>" > /run/clone.xml && virsh -q define /run/clone.xml >&2'
+    head = "<domain type='qemu'><name>clone</name><memory unit='MiB'>32</memory><os><type>hvm</type></os>"
+    define = f'echo "{head}<devices>{card}</devices></domain>" > /run/clone.xml && virsh -q define /run/clone.xml >&2'
     on_host(lab, host, "sh", "-c", define)
     try:
         yield
@@ -115,12 +113,8 @@ def test_a_clone_with_its_mac_at_the_destination(lab: Lab, vmacro: Vmacro, web_a
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert "mac-shared: host berlin: its domain 'clone', which is shut off" in checked.stdout
         virsh(lab, "berlin", "start", "clone")
-        refused(
-            lab,
-            vmacro("migrate", "web", "--to", "berlin"),
-            3,
-            f"domain 'clone' has a card of the MAC of guest web, {mac}",
-        )
+        done = vmacro("migrate", "web", "--to", "berlin")
+        refused(lab, done, 3, f"domain 'clone' has a card of the MAC of guest web, {mac}")
 
 
 def test_too_little_memory(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import TypeVar
 import pytest
 
 from tests.unit.faults import Call, Faults
-from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, card, connection, domain
-from vmacro.errors import HostError
+from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
+from vmacro.errors import HostError, UnsupportedError
 from vmacro.model.facts import NO_PAST, Card, Claim, Disk, FoundLegEnd, Pool
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
@@ -114,6 +115,28 @@ def mute_side(name: str) -> Breaking:
         fake.before = before
 
     return broken
+
+
+def unsupported(name: str) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        def before(effect: Effect) -> None:
+            if effect == f"facts {name}":
+                raise UnsupportedError(f"host {name}: runs Xen: this vmacro drives QEMU only", "take it out")
+
+        fake.before = before
+
+    return broken
+
+
+def lesser(name: str, **lacks: bool) -> Breaking:
+    return facts(name, capabilities=replace(QEMU, **lacks))
+
+
+def at_berlin(fake: FakeWorld) -> None:
+    here, there = fake.hosts["bucharest"], fake.hosts["berlin"]
+    there.domains["web"] = here.domains.pop("web")
+    fake.guest.address, there.leases[fake.guest.mac] = "10.50.2.97", "10.50.2.97"
+    fake.guest.connections.clear()
 
 
 def used_address(fake: FakeWorld) -> None:
@@ -262,6 +285,18 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "another hypervisor": (RENUMBER, facts("berlin", hypervisor="Xen")),
     "an older hypervisor": (RENUMBER, facts("berlin", hypervisor_version=(9, 2, 1))),
     "an unknown machine type": (RENUMBER, facts("berlin", machine_types=("pc-q35-9.2",))),
+    "it is there": (RENUMBER, at_berlin),
+    "a destination of another kind": (RENUMBER, unsupported("berlin")),
+    "a source of another kind": (RENUMBER, unsupported("bucharest")),
+    "QEMU without KVM before 9.0": (
+        RENUMBER,
+        both(web(accelerator="qemu"), facts("berlin", hypervisor_version=(8, 2, 2))),
+    ),
+    "a hypervisor that cannot do much": (
+        SEAMLESS,
+        with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
+    ),
+    "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
     "too little memory": (RENUMBER, facts("berlin", free_memory_mib=255)),
     "a network that is down": (RENUMBER, network("berlin", active=False)),
     "no network": (RENUMBER, unknown_network),
@@ -374,6 +409,14 @@ def rendered() -> str:
 def test_all_words_are_as_they_were_read_last() -> None:
     """Changed on purpose? python -m tests.unit.test_findings, and read what changed."""
     assert rendered() == WORDS.read_text()
+
+
+def test_every_finding_of_the_page_is_provoked() -> None:
+    """So that what follows is about all of them."""
+    page = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)) == {
+        f.code for handoff, broken in CASES.values() for f in found(handoff, broken)
+    }
 
 
 def test_who_takes_over_is_only_warned() -> None:
