@@ -13,7 +13,7 @@ from vmacro.drivers.fake import FakeWorld, card, connection
 from vmacro.errors import AgentError, CopyError, HostError
 from vmacro.model.facts import NO_PAST, HomedAddress, Past
 from vmacro.model.moves import Ending, Finding, Outcome, Plan
-from vmacro.planning import checks, planner, seamless
+from vmacro.planning import cards, checks, planner, seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import carry, measured, migrate
@@ -106,6 +106,18 @@ def test_a_card_on_another_network_before_the_one_that_moves_is_left_alone() -> 
     assert {e.mac for h in fake.hosts.values() for e in h.legs.values()} == {fake.guest.mac}
     assert first.mac not in {m for h in fake.hosts.values() for m in h.leases}
     assert fake.hosts["berlin"].domains["web"].cards[0] == first
+
+
+def test_hosts_are_asked_about_devices_that_a_kernel_can_have_and_once_each() -> None:
+    """What else a source's libvirt says would have the destination's host side refuse to answer anything."""
+    others = (card(f"52:54:00:00:07:{n:02x}", "", name) for n, name in enumerate(("x" * 16, "br7", "br7")))
+    fake = FakeWorld()
+    domains = fake.hosts["bucharest"].domains
+    domains["web"] = replace(domains["web"], cards=(*others, *domains["web"].cards))
+    assert cards.devices(domains["web"]) == ("br7",)
+    fake.hosts["berlin"].devices.add("br7")
+    found = findings(fake)
+    assert "x" * 16 in found["bridge-missing"].message and "no-host-side" not in found
 
 
 @pytest.mark.parametrize("mac", ["52:54:00:00:07:01", "52:54:00:00:00:02", "52:54:00:00:00:77"])

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from vmacro.model.facts import Card, DomainFacts, HostView, NetworkFacts, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
+from vmacro.wire.host_verbs import LONGEST_DEVICE
 
 _AGENTS = "in the guest, `vmacro-agent --interface NAME` names the one that migrates"
 
@@ -36,8 +37,10 @@ def mac(survey: Survey) -> str:
 
 
 def devices(domain: DomainFacts) -> tuple[str, ...]:
-    """Bridges and interfaces that its cards need wherever it runs; of a libvirt network's that is its own affair."""
-    return tuple(dict.fromkeys(c.device for c in domain.cards if c.device and not c.network))
+    """Bridges and interfaces that its cards need wherever it runs, of names that a kernel can have; of a libvirt
+    network's that is its own affair."""
+    found = dict.fromkeys(c.device for c in domain.cards if c.device and not c.network)
+    return tuple(name for name in found if len(name) <= LONGEST_DEVICE)
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ FORMATS = ("qcow2", "raw")
 MOST_TURNS = 64
 MOST_USERS = 64  # of a MAC that are told
 MOST_DEVICES = 256
+LONGEST_DEVICE = 15  # characters of a name (IFNAMSIZ)
 
 _Address = Annotated[str, Unicast()]
 _MaybeAddress = Annotated[str, Unicast(optional=True)]
@@ -27,7 +28,7 @@ _Move = Annotated[str, Word()]
 # Neither a slash nor a leading dot: interfaces' names go into paths below /proc/sys.
 _Interface = Annotated[str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", "an interface's name")]
 _MaybeMac = Annotated[str, Matches(f"(?:{_MAC})?", "six bytes in lower case")]
-_Device = Annotated[str, Text(15)]  # as long as the kernel lets it be (IFNAMSIZ)
+_Device = Annotated[str, Text(LONGEST_DEVICE)]
 _MaybeSubnet = Annotated[str, Matches("(?:[0-9a-f:.]+/[0-9]{1,3})?", "a subnet", 50)]
 _PublicKey = Annotated[str, Matches("(?:[A-Za-z0-9+/]{43}=)?", "a WireGuard key")]
 _DiskId = Annotated[str, Matches("[a-z0-9]{4,32}", "a disk's id")]
