@@ -61,6 +61,9 @@ class Hypervisor(Protocol):
     def network(self, name: str) -> NetworkFacts | None:
         """A virtual network; None if there is none of this name."""
 
+    def networks(self) -> tuple[str, ...]:
+        """The names of all virtual networks that are active."""
+
     def copy(
         self,
         domain: str,
@@ -101,9 +104,10 @@ class Hypervisor(Protocol):
 class HostNetwork(Protocol):
     """Legs, turns and fences of one host, by its host side. Every method raises HostError, and may be repeated."""
 
-    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+    def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
         """Facts about the host's links. `bridge`: of its guests' network; `peer`: the other host's address, for the
-        path's MTU; `probe`: an address for which to find out who uses it, or ''."""
+        path's MTU; `probe`: an address for which to find out who uses it, or ''; `mac`: one for which to find out who
+        has it, or ''; `devices`: for which to find out whether they exist."""
 
     def open(self, leg: Leg) -> Offer:
         """Open this host's end of a leg. Returns what the other end must know."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from tests.support import clients, on_host, other_site, site_of, virsh
 from vmacro.drivers import dns
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.fake import FakeWorld, connection, domain
+from vmacro.drivers.fake import FakeWorld, card, connection, domain
 from vmacro.drivers.hooks import Executables
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
@@ -31,9 +31,11 @@ from vmacro.wire.agent_verbs import CLOSED
 
 SCRATCH = "scratch"
 SCRATCH_NUMBER = 0x5C
+FIRST_MAC = "52:54:00:ab:cd:5b"  # of a card that the scratch domain has before its own
 POOL = "/var/lib/libvirt/contract"
 _XML = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type>hvm</type></os><devices>
-<interface type='network'><source network='front'/><mac address='{mac}'/></interface>
+<interface type='network'><source network='front'/><mac address='{first}'/></interface>
+<interface type='network'><source network='front'/><mac address='{mac}'/><model type='virtio'/></interface>
 <disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>
 </devices></domain>"""
 
@@ -46,6 +48,9 @@ class Backstage(Protocol):
 
     def stop_scratch(self) -> None:
         """And nothing is left of it at either host."""
+
+    def shut_scratch_off(self) -> None:
+        """Its definition stays at `here`."""
 
     def set_running(self, running: bool) -> None: ...
 
@@ -75,11 +80,17 @@ class FakeBackstage:
     def start_scratch(self) -> None:
         here = self._fake.hosts["bucharest"]
         disk = Disk("vda", self._disk.base, True, False, "file", "raw")
-        here.domains[SCRATCH] = replace(domain("qemu", SCRATCH, SCRATCH_NUMBER), disks=(disk,), has_agent_channel=False)
+        found = domain("qemu", SCRATCH, SCRATCH_NUMBER)
+        cards = (card(FIRST_MAC), *found.cards)
+        here.domains[SCRATCH] = replace(found, cards=cards, disks=(disk,), has_agent_channel=False)
         here.disks.bases[self._disk.base] = ""
 
     def stop_scratch(self) -> None:
         self._fake.hosts["bucharest"].domains.pop(SCRATCH, None)
+
+    def shut_scratch_off(self) -> None:
+        domains = self._fake.hosts["bucharest"].domains
+        domains[SCRATCH] = replace(domains[SCRATCH], state="shut off")
 
     def set_running(self, running: bool) -> None:
         self._fake.set_running("bucharest", SCRATCH, running)
@@ -107,13 +118,17 @@ class LabBackstage:
             script = f"mkdir -p {POOL} && virsh -q pool-create-as contract dir --target {POOL} >&2"
             on_host(self._lab, host, "sh", "-c", script)
         self._put_file(self._here, self._disk.base)
-        xml = _XML.format(name=SCRATCH, path=self._disk.base, mac=mac())
+        xml = _XML.format(name=SCRATCH, path=self._disk.base, mac=mac(), first=FIRST_MAC.upper())
         on_host(self._lab, self._here, "sh", "-c", f'echo "{xml}" > {POOL}/xml && virsh -q create {POOL}/xml >&2')
 
     def stop_scratch(self) -> None:
-        on_host(self._lab, self._here, "sh", "-c", f"virsh -q destroy {SCRATCH}; true")
+        on_host(self._lab, self._here, "sh", "-c", f"virsh -q destroy {SCRATCH}; virsh -q undefine {SCRATCH}; true")
         for host in (self._here, self._there):
             on_host(self._lab, host, "sh", "-c", f"virsh -q pool-destroy contract; rm -rf {POOL}")
+
+    def shut_scratch_off(self) -> None:
+        define = f"virsh dumpxml --inactive {SCRATCH} > {POOL}/xml && virsh -q define {POOL}/xml"
+        on_host(self._lab, self._here, "sh", "-c", f"{define} >&2 && virsh -q destroy {SCRATCH} >&2")
 
     def set_running(self, running: bool) -> None:
         virsh(self._lab, self._here, "resume" if running else "suspend", SCRATCH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract import certifies
-from tests.contract.stages import Stage, mac
+from tests.contract.stages import FIRST_MAC, Stage, mac
 from tests.support import eventually
 from vmacro.drivers.fake import QEMU
 from vmacro.errors import CopyError, HostError, UnreachableError
@@ -26,6 +26,19 @@ def test_facts_are_whole(stage: Stage) -> None:
     assert domain.machine in facts.machine_types
     network = hypervisor.network(stage.here.network)
     assert network is not None and network.active and not network.stp and network.dhcp_free
+
+
+@certifies("Hypervisor.domain", "Hypervisor.networks")
+def test_all_cards_of_a_domain_are_told_and_on_which_networks(stage: Stage, scratch: str) -> None:
+    hypervisor = stage.world.hypervisor(stage.here)
+    domain, network = hypervisor.domain(scratch), hypervisor.network(stage.here.network)
+    assert domain is not None and network is not None
+    first, own = domain.cards
+    assert (first.mac, own.mac, own.model) == (FIRST_MAC, mac(), "virtio"), "in lower case, in libvirt's order"
+    for card in domain.cards:
+        assert (card.kind, card.network, card.device) == ("network", network.name, network.bridge)
+    assert first.tap and own.tap and first.tap != own.tap
+    assert network.name in hypervisor.networks() and "nowhere" not in hypervisor.networks()
 
 
 @certifies("Hypervisor.domain", "Hypervisor.network", "Hypervisor.statistics")

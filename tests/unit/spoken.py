@@ -26,7 +26,7 @@ from vmacro.ports import Agent, World
 from vmacro.wire import agent_verbs, fields, host_verbs, messages
 from vmacro.wire.names import AGENT_CHANNEL
 
-READ_OF_LIBVIRT = ("facts", "domain", "network", "pools", "statistics")
+READ_OF_LIBVIRT = ("facts", "domain", "network", "networks", "pools", "statistics")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _status(facts: AgentFacts) -> agent_verbs.Status:
         kernel=facts.kernel,
         hostname=facts.hostname,
         uptime_s=facts.uptime_s,
-        interface="eth0",
+        interface=facts.interface,
         mac=facts.mac,
         lease=agent_verbs.Lease(leased, 24, facts.gateway, facts.gateway, 3600) if leased else None,
         address6=facts.address6,
@@ -170,7 +170,7 @@ class _HostSide:
 
     def _carry_out(self, verb: str, args: Any) -> Any:
         if verb == "facts":
-            return self._network.facts(args.bridge, args.peer, args.probe)
+            return self._network.facts(args.bridge, args.peer, args.probe, args.mac, args.devices)
         if verb == "open":
             return self._network.open(self._leg(args.end, args.subnet))
         if verb == "turned":
@@ -310,6 +310,12 @@ class _Libvirt:
             XMLDesc=lambda: self._says("virNetworkGetXMLDesc", _network_xml(found)),
         )
 
+    def listAllNetworks(self, _flags: int) -> Any:  # noqa: N802
+        def named(name: str) -> Any:
+            return SimpleNamespace(name=lambda: self._says("virNetworkGetName", name))
+
+        return [named(name) for name in self._plain.networks()]
+
     def listAllStoragePools(self, _flags: int) -> Any:  # noqa: N802
         def pool(found: Pool) -> Any:
             return SimpleNamespace(
@@ -367,9 +373,13 @@ def _domain_xml(found: DomainFacts) -> str:
             below = _element(drawn, "backingStore", type="file")
             _element(below, "format", type=disk.backing_format)
             _element(below, "source", file=disk.backing)
-    card = _element(devices, "interface", type="network")
-    _element(card, "mac", address=found.mac)
-    _element(card, "source", network=found.network)
+    for card in found.cards:
+        drawn = _element(devices, "interface", type=card.kind)
+        _element(drawn, "mac", address=card.mac)
+        named = {"network": card.network} if card.network else {}
+        _element(drawn, "source", bridge=card.device, **named)
+        _element(drawn, "target", dev=card.tap)
+        _element(drawn, "model", type=card.model)
     if found.has_agent_channel:
         _element(_element(devices, "channel", type="unix"), "target", type="virtio", name=AGENT_CHANNEL)
     return ElementTree.tostring(root, encoding="unicode")
@@ -381,9 +391,10 @@ def _network_xml(found: NetworkFacts) -> str:
     _element(root, "forward", mode=found.forward)
     _element(root, "bridge", name=found.bridge, stp="on" if found.stp else "off", delay=str(found.forward_delay_s))
     ip = _element(root, "ip", address=found.gateway, prefix=found.subnet.rpartition("/")[2])
-    if found.dhcp_range is not None:
+    if found.dhcp_free is not None:
         dhcp = _element(ip, "dhcp")
-        _element(dhcp, "range", start=found.dhcp_range[0], end=found.dhcp_range[1])
+        if found.dhcp_range is not None:
+            _element(dhcp, "range", start=found.dhcp_range[0], end=found.dhcp_range[1])
         for address, mac in found.reserved:
             _element(dhcp, "host", mac=mac, ip=address)
     if found.subnet6:

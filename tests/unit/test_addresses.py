@@ -221,7 +221,10 @@ def test_no_two_cards_give_themselves_one_address() -> None:
     assert not set(own_addresses6(replace(DUAL, subnet6="fd50:2::/64"), cards[0])) & set(given)
 
 
-def test_whoever_answers_for_the_address_to_come_blocks_whatever_its_mac(fake: FakeWorld) -> None:
-    """The guest is not there yet: a host that says that its MAC is another guest's would get that one's address."""
-    fake.hosts["berlin"].used["10.50.2.10"] = MAC
-    assert len(found(fake, "address-used")) == 1
+@pytest.mark.parametrize(("mac", "code"), [(MAC, "mac-shared"), ("52:54:00:99:99:99", "address-used")])
+def test_whoever_answers_for_the_address_to_come_blocks_whatever_its_mac(fake: FakeWorld, mac: str, code: str) -> None:
+    """The guest is not there yet: a host that says that its MAC is another guest's would get that one's address. Who
+    answers with the guest's own MAC is not the guest."""
+    fake.hosts["berlin"].used["10.50.2.10"] = mac
+    (told,) = found(fake, code)
+    assert told.severity == "blocker"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TypeVar
 import pytest
 
 from tests.unit.faults import Call, Faults
-from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
-from vmacro.errors import HostError
-from vmacro.model.facts import NO_PAST, Claim, Disk, Flows, FoundLegEnd, Pool
+from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
+from vmacro.errors import HostError, UnsupportedError
+from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Flows, FoundLegEnd, Pool
 from vmacro.model.moves import Finding
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
@@ -115,6 +116,28 @@ def mute_side(name: str) -> Breaking:
     return broken
 
 
+def unsupported(name: str) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        def before(effect: Effect) -> None:
+            if effect == f"facts {name}":
+                raise UnsupportedError(f"host {name}: runs Xen: this vmacro drives QEMU only", "take it out")
+
+        fake.before = before
+
+    return broken
+
+
+def lesser(name: str, **lacks: bool) -> Breaking:
+    return facts(name, capabilities=replace(QEMU, **lacks))
+
+
+def at_berlin(fake: FakeWorld) -> None:
+    here, there = fake.hosts["bucharest"], fake.hosts["berlin"]
+    there.domains["web"] = here.domains.pop("web")
+    fake.guest.address, there.leases[fake.guest.mac] = "10.50.2.97", "10.50.2.97"
+    fake.guest.connections.clear()
+
+
 def used_address(fake: FakeWorld) -> None:
     fake.hosts["berlin"].used["10.50.2.10"] = "52:54:00:99:99:99"
 
@@ -122,6 +145,55 @@ def used_address(fake: FakeWorld) -> None:
 def held_address(fake: FakeWorld) -> None:
     network("berlin", dhcp_range=("10.50.2.10", "10.50.2.10"), dhcp_free=1)(fake)
     fake.guest.kept.append("10.50.2.10")
+
+
+def with_cards(*cards: Card, elsewhere: Breaking = lambda _fake: None) -> Breaking:
+    """Of the guest besides its own one, all of them before it; `elsewhere`: what the destination has."""
+
+    def broken(fake: FakeWorld) -> None:
+        web(cards=(*cards, card(fake.guest.mac)))(fake)
+        elsewhere(fake)
+
+    return broken
+
+
+def storage_too(name: str) -> Breaking:
+    """A host has a network of that name."""
+
+    def broken(fake: FakeWorld) -> None:
+        networks = fake.hosts[name].networks
+        networks["storage"] = replace(networks["front"], name="storage", bridge="storage0")
+
+    return broken
+
+
+def renamed(fake: FakeWorld) -> None:
+    """The destination's network for guests has another name, and one of the guest's network's name is there, too."""
+    written("berlin", network="storage")(fake)
+    storage_too("berlin")(fake)
+
+
+def a_namesake(state: str) -> Breaking:
+    """At the destination is another domain with a card of the guest's MAC."""
+
+    def broken(fake: FakeWorld) -> None:
+        twin = replace(domain(name="copy", number=9), state=state, cards=(card(fake.guest.mac),))
+        fake.hosts["berlin"].domains["copy"] = twin
+
+    return broken
+
+
+def heard(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].heard[fake.guest.mac] = "eth1"
+
+
+def answered_by_its_own_mac(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].used["10.50.2.10"] = fake.guest.mac
+
+
+def reserved_alone(*macs: str) -> Breaking:
+    pairs = tuple((f"10.50.2.{20 + n}", mac) for n, mac in enumerate(macs))
+    return network("berlin", dhcp_range=None, dhcp_free=0, reserved=pairs, taken=pairs)
 
 
 def a_leg_of_nobodys(fake: FakeWorld) -> None:
@@ -230,6 +302,10 @@ def translated(fake: FakeWorld) -> None:
     fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "publish")
 
 
+STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
+BRIDGED = card("52:54:00:00:07:02", "", "br7")
+DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
+USERS = Card("52:54:00:00:07:04", "user")
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 CASES: dict[str, tuple[str, Breaking]] = {
     "all is well": (RENUMBER, lambda _fake: None),
@@ -243,6 +319,18 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "another hypervisor": (RENUMBER, facts("berlin", hypervisor="Xen")),
     "an older hypervisor": (RENUMBER, facts("berlin", hypervisor_version=(9, 2, 1))),
     "an unknown machine type": (RENUMBER, facts("berlin", machine_types=("pc-q35-9.2",))),
+    "it is there": (RENUMBER, at_berlin),
+    "a destination of another kind": (RENUMBER, unsupported("berlin")),
+    "a source of another kind": (RENUMBER, unsupported("bucharest")),
+    "QEMU without KVM before 9.0": (
+        RENUMBER,
+        both(web(accelerator="qemu"), facts("berlin", hypervisor_version=(8, 2, 2))),
+    ),
+    "a hypervisor that cannot do much": (
+        SEAMLESS,
+        with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
+    ),
+    "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
     "too little memory": (RENUMBER, facts("berlin", free_memory_mib=255)),
     "a network that is down": (RENUMBER, network("berlin", active=False)),
     "no network": (RENUMBER, unknown_network),
@@ -255,7 +343,32 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a subnet with another host in it": (RENUMBER, network("berlin", subnet="10.9.0.0/24")),
     "a subnet that is not the inventory's": (RENUMBER, written("berlin", subnet="10.60.2.0/24")),
     "IPv6 that the inventory has and libvirt has not": (RENUMBER, written("bucharest", subnet6="fd50:1::/64")),
-    "no network card": (RENUMBER, web(mac="")),
+    "no network card": (RENUMBER, web(cards=())),
+    "a card on another network alone": (RENUMBER, web(cards=(STORAGE, BRIDGED, DIRECT, USERS))),
+    "a card first that stays": (RENUMBER, with_cards(STORAGE, elsewhere=storage_too("berlin"))),
+    "a card on a network that is missing there": (RENUMBER, with_cards(STORAGE)),
+    "a card on a bridge, and no host side": (RENUMBER, with_cards(BRIDGED)),
+    "a card on a bridge that is missing there": (SEAMLESS, with_cards(BRIDGED, DIRECT)),
+    "a card on a bridge that is there": (SEAMLESS, with_cards(BRIDGED, elsewhere=host("berlin", devices={"br7"}))),
+    "a card of QEMU's own": (SEAMLESS, with_cards(USERS)),
+    "a card on the guests' bridge itself": (SEAMLESS, web(cards=(card("52:54:00:00:00:01", ""),))),
+    "an agent at another card": (SEAMLESS, both(with_cards(STORAGE), guest(mac=STORAGE.mac))),
+    "an agent at no card of its domain": (SEAMLESS, guest(mac="52:54:00:00:00:77")),
+    "two cards on the network": (SEAMLESS, with_cards(card("52:54:00:00:00:77"))),
+    "two cards on the network, and a silent agent": (
+        SEAMLESS,
+        both(with_cards(card("52:54:00:00:00:77")), guest(answers=False)),
+    ),
+    "two cards of one MAC": (SEAMLESS, with_cards(card("52:54:00:00:00:01"))),
+    "another network for guests there": (SEAMLESS, renamed),
+    "the network that the inventory names is not there": (SEAMLESS, written("berlin", network="lan")),
+    "a domain of its MAC there": (SEAMLESS, a_namesake("running")),
+    "a paused domain of its MAC there": (SEAMLESS, a_namesake("paused")),
+    "a domain of its MAC there, shut off": (SEAMLESS, a_namesake("shut off")),
+    "a machine of its MAC there": (SEAMLESS, heard),
+    "its own MAC answers for its address to come": (SEAMLESS, answered_by_its_own_mac),
+    "DHCP for reserved cards alone": (SEAMLESS, reserved_alone("52:54:00:00:00:01")),
+    "DHCP for reserved cards alone, and it is none": (RENUMBER, reserved_alone("52:54:00:00:00:77")),
     "no channel": (RENUMBER, web(has_agent_channel=False)),
     "a silent agent": (RENUMBER, guest(answers=False)),
     "no lease": (RENUMBER, guest(address="")),
@@ -355,6 +468,14 @@ def rendered() -> str:
 def test_all_words_are_as_they_were_read_last() -> None:
     """Changed on purpose? python -m tests.unit.test_findings, and read what changed."""
     assert rendered() == WORDS.read_text()
+
+
+def test_every_finding_of_the_page_is_provoked() -> None:
+    """So that what follows is about all of them."""
+    page = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)) == {
+        f.code for handoff, broken in CASES.values() for f in found(handoff, broken)
+    }
 
 
 def test_who_takes_over_is_only_warned() -> None:

@@ -10,6 +10,7 @@ from guest_agent.endpoint_ids import fresh_id
 from vmacro.drivers.libvirt import xml
 from vmacro.lab import guests, topology
 from vmacro.lab.forwarder import Delay, Link
+from vmacro.model.facts import MOST_CARDS, Card
 from vmacro.wire.agent_verbs import Subflow
 
 
@@ -45,13 +46,53 @@ def test_spanning_tree_is_on_unless_it_is_off() -> None:
     assert facts.stp and facts.dhcp_free is None
 
 
+@pytest.mark.parametrize(
+    ("dhcp", "free"),
+    [
+        ("", None),
+        ("<dhcp/>", None),
+        ("<dhcp><host mac='52:54:00:00:00:01' ip='10.0.0.9'/></dhcp>", 0),
+        ("<dhcp><host mac='52:54:00:00:00:01' name='web'/></dhcp>", 0),
+        ("<dhcp><range start='10.0.0.8' end='10.0.0.9'/><host mac='52:54:00:00:00:01' ip='10.0.0.9'/></dhcp>", 1),
+    ],
+)
+def test_reservations_alone_are_dhcp_too(dhcp: str, free: int | None) -> None:
+    """As libvirt configures dnsmasq: with a range, or with `static` for hosts alone."""
+    text = f"<network><name>n</name><bridge name='b'/><ip address='10.0.0.1' prefix='24'>{dhcp}</ip></network>"
+    assert xml.network(text, True, []).dhcp_free == free
+
+
 def test_a_domain_of_the_lab_reads_back() -> None:
     shape = topology.load(topology.DEFAULT)
     facts = xml.domain(guests.domain_xml(shape, "web", "qemu"))
-    assert (facts.accelerator, facts.memory_mib, facts.network) == ("qemu", 256, "front")
+    (card,) = facts.cards
+    assert (facts.accelerator, facts.memory_mib, card.network, card.model) == ("qemu", 256, "front", "virtio")
     assert facts.channels == ("org.vmacro.agent.0",)
     (disk,) = facts.disks
     assert (disk.writable, disk.shared) == (False, True)
+
+
+CARDS = """<domain type='kvm'><memory>1024</memory><devices>
+ <interface type='bridge'><mac address='52:54:00:AB:CD:0E'/><source bridge='br7'/><target dev='vnet3'/></interface>
+ <interface type='network'><mac address='52:54:00:00:00:01'/><source network='front' portid='x' bridge='front0'/>
+ <target dev='vnet4'/><model type='virtio'/></interface>
+ <interface type='direct'><mac address='52:54:00:00:00:02'/><source dev='eth1' mode='bridge'/></interface>
+ <interface type='user'/></devices></domain>"""
+
+
+def test_all_cards_of_a_domain_are_read_in_order() -> None:
+    assert xml.domain(CARDS).cards == (
+        Card("52:54:00:ab:cd:0e", "bridge", "", "br7", "", "vnet3"),
+        Card("52:54:00:00:00:01", "network", "front", "front0", "virtio", "vnet4"),
+        Card("52:54:00:00:00:02", "direct", "", "eth1"),
+        Card("", "user"),
+    )
+
+
+def test_a_domain_may_have_only_so_many_cards() -> None:
+    many = CARDS.replace("<interface type='user'/>", "<interface type='user'/>" * MOST_CARDS)
+    with pytest.raises(ValueError, match="cards: 259 items"):
+        xml.domain(many)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,6 @@ def test_a_plan_to_renumber() -> None:
 def test_a_plan_for_a_seamless_move() -> None:
     fake = FakeWorld()
     here, there = fake.inventory.hosts
-    domains = fake.hosts["bucharest"].domains
-    domains["web"] = replace(domains["web"], mac=MAC.upper())
     front = fake.hosts["berlin"].networks
     front["front"] = replace(front["front"], bridge="front1")
     found = planned(fake, SEAMLESS)

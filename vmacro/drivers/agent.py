@@ -36,7 +36,7 @@ class ChannelAgent:
             kernel=said.kernel,
             hostname=said.hostname,
             uptime_s=said.uptime_s,
-            mac=said.mac,
+            mac=said.mac.lower(),
             address=said.lease.address if said.lease else "",
             gateway=said.lease.gateway if said.lease else "",
             address6=said.address6,
@@ -44,6 +44,7 @@ class ChannelAgent:
             verbs=said.verbs,
             rp_filter=said.rp_filter,
             claim=said.claim,
+            interface=said.interface,
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:

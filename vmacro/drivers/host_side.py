@@ -50,8 +50,8 @@ class SshHostSide:
     def __init__(self, host: Host, session: Session) -> None:
         self._host, self._ask = host, session.ask
 
-    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
-        return self._ask(host_verbs.FACTS, host_verbs.Facts(bridge, peer, probe))
+    def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
+        return self._ask(host_verbs.FACTS, host_verbs.Facts(bridge, peer, probe, mac, devices))
 
     def open(self, leg: Leg) -> Offer:
         return self._ask(host_verbs.OPEN, host_verbs.Open(self._end(leg), leg.subnet))

@@ -34,7 +34,7 @@ class Seen:
 
 
 def seen(ip: IPRoute, end: LegEnd, with_card: list[str]) -> Seen:
-    """`with_card`: the domains that have a card of the leg's MAC. Raises OSError, NetlinkError."""
+    """`with_card`: the domains that run, or are paused, with a card of the leg's MAC. Raises OSError, NetlinkError."""
     bridges = ip.link_lookup(ifname=end.bridge)
     found = [(m["index"], interface(m)) for m in ip.get_addr()]
     users = [other.domain for other in tunnels.ends(ip) if other.address == end.address]

@@ -82,7 +82,17 @@ class Server:
             filters=nft.available(),
             guarded=guard.holds(args.bridge),
             legs=tuple(self._legs()),
+            mac_users=tuple(self._mac_users(args.bridge, args.mac))[: host_verbs.MOST_USERS] if args.mac else (),
+            devices=tuple(name for name in args.devices if self._ip.link_lookup(ifname=name)),
         )
+
+    def _mac_users(self, bridge: str, mac: str) -> Iterator[host_verbs.MacUser]:
+        """Domains, and what the bridge knows besides: of a domain's own tap that is no other."""
+        domains = self._switchover.with_card(mac)
+        yield from domains
+        for device in neighbours.ports_of(self._ip, bridge, mac):
+            if device not in {user.device for user in domains}:
+                yield host_verbs.MacUser("", device, active=True)
 
     def _legs(self) -> Iterator[host_verbs.FoundLegEnd]:
         for end in tunnels.ends(self._ip):
@@ -91,7 +101,8 @@ class Server:
 
     def _open(self, args: Open) -> Offer:
         end = LegEnd(**asdict(args.end))
-        admission.check(end, args.subnet, admission.seen(self._ip, end, self._switchover.with_card(end.mac)))
+        running = [user.domain for user in self._switchover.with_card(end.mac) if user.active]
+        admission.check(end, args.subnet, admission.seen(self._ip, end, running))
         return routing.make(self._ip, end)
 
     def _join(self, args: Join) -> Nothing:

@@ -23,6 +23,7 @@ from vmacro.wire.host_verbs import Fetching as Fetching
 from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
 from vmacro.wire.host_verbs import LinkFacts as LinkFacts
+from vmacro.wire.host_verbs import MacUser as MacUser
 from vmacro.wire.host_verbs import Offer as Offer
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
@@ -30,6 +31,7 @@ from vmacro.wire.host_verbs import Turn as Turn
 _SIX_BYTES = "(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
 Mac = Annotated[str, Matches(_SIX_BYTES, "six bytes")]
 MaybeMac = Annotated[str, Matches(f"(?:{_SIX_BYTES})?", "six bytes")]
+_CardMac = Annotated[str, Matches("(?:(?:[0-9a-f]{2}:){5}[0-9a-f]{2})?", "six bytes in lower case")]
 IpAddress = Annotated[str, Address()]
 MaybeAddress = Annotated[str, Address(optional=True)]
 _Address4 = Annotated[str, Address(version=4)]
@@ -42,6 +44,9 @@ _Bytes = Annotated[int, Number(0, 1 << 62)]
 _Interface = Annotated[str, Matches("(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,14})?", "an interface's name")]
 MOST_LEASES = 1 << 16
 MOST_DISKS = 256
+MOST_CARDS = 256
+MOST_NETWORKS = 4096
+NetworkNames = Annotated[tuple[_Name, ...], Items(MOST_NETWORKS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,20 @@ class DiskCopy:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A network card of a domain. `mac` is in lower case, '' where libvirt names none; `kind` is libvirt's: network,
+    bridge, direct or another. `network` is the libvirt network that it is on, `device` the bridge or interface of the
+    host; `tap` is the host's device for this card alone. Each is '' where libvirt names none."""
+
+    mac: _CardMac
+    kind: _Word
+    network: _Name = ""
+    device: _Name = ""
+    model: _Word = ""
+    tap: _Name = ""
+
+
+@dataclass(frozen=True)
 class DomainFacts:
     """`state` is libvirt's word, or a bare number where it is none that we know. `accelerator` is libvirt's domain
     type: kvm, qemu (TCG) or xen. Sizes in MiB. `migrating`: a copy of it to elsewhere is under way."""
@@ -144,8 +163,7 @@ class DomainFacts:
     accelerator: _Word
     machine: Annotated[str, Text(100)]
     memory_mib: int
-    mac: MaybeMac
-    network: _Name
+    cards: Annotated[tuple[Card, ...], Items(MOST_CARDS)]
     disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     has_agent_channel: bool
     migrating: bool = False
@@ -158,7 +176,8 @@ class DomainFacts:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. `taken`
+    """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. One that has
+    reservations alone, and no range, serves just these cards (dnsmasq's `static`): 0 are free. `taken`
     are leases and reservations, `reserved` these alone, as (address, MAC); all of IPv4. '' stands for a bridge, subnet,
     gateway or MAC that there is none of."""
 
@@ -185,7 +204,8 @@ class NetworkFacts:
 class AgentFacts:
     """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `extra_addresses` are those that
     it keeps besides. `claim` is None while nobody moves the guest. `rp_filter` is the kernel's reverse-path filter on
-    its interface: 0 off, 1 strict, 2 loose."""
+    its interface: 0 off, 1 strict, 2 loose. `interface` is the one that it looks after, and `mac` that one's, in lower
+    case."""
 
     version: str
     boot_id: str
@@ -200,6 +220,7 @@ class AgentFacts:
     verbs: tuple[str, ...] = ()
     rp_filter: int = 0
     claim: Claim | None = None
+    interface: str = ""
 
     @property
     def claimed(self) -> tuple[str, ...]:
@@ -304,8 +325,9 @@ class Leaving(StrEnum):
 class HostView:
     """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing. `supported` is False
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
-    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`:
-    datagrams of the guest's addresses, None where nobody asked, or was answered."""
+    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`: datagrams of the
+    guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
+    active."""
 
     host: str
     site: str
@@ -324,6 +346,7 @@ class HostView:
     plain_tunnel: bool = False
     guard: bool = False
     tracked: Tracked | None = None
+    networks: NetworkNames = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from vmacro.model.facts import HomedAddress, HostView, Leg, NetworkFacts, Survey
 from vmacro.model.nouns import Host
+from vmacro.planning import cards
 
 OWN6 = 8  # addresses that one card may give itself on a network
 
@@ -119,10 +120,10 @@ def own_addresses6(network: NetworkFacts, mac: str) -> Iterator[str]:
 def _at_home(survey: Survey) -> dict[str, Host]:
     """Addresses of the host where the guest runs that are its card's."""
     (view,) = survey.running_at
-    host, network = _host(survey, view), view.network
-    if host is None or network is None or view.domain is None:
+    host, network, mac = _host(survey, view), view.network, cards.mac(survey)
+    if host is None or network is None or not mac:
         return {}
-    found = [*_leased(network, view.domain.mac), *own_addresses6(network, view.domain.mac)]
+    found = [*_leased(network, mac), *own_addresses6(network, mac)]
     return {address: host for address in found if routes(host, network, address)}
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, disks, names, seamless
+from vmacro.planning import capabilities, cards, disks, names, seamless
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -171,17 +171,21 @@ def network_findings(view: HostView, wanted: str) -> Iterator[Finding]:
 
 
 def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, target = source_view(survey), target_view(request, survey)
-    if source is None or source.domain is None or target is None or source.site == target.site:
+    source, target, host = source_view(survey), target_view(request, survey), destination_host(request, survey)
+    if source is None or host is None or target is None or source.site == target.site:
         return
-    yield from network_findings(target, source.domain.network)
-    subject, network = f"host {target.host}", target.network
-    if network is None or not network.active:
+    yield from network_findings(target, host.network)
+    subject, network, mac = f"host {target.host}", target.network, cards.mac(survey)
+    if network is None or not network.active or not mac:
         return
-    if network.dhcp_free == 0 and not network.address_of(source.domain.mac):
-        first, last = network.dhcp_range or ("?", "?")
-        text = f"no DHCP address is free on network {network.name!r} ({first} to {last})"
-        yield blocker("dhcp-exhausted", subject, text, "widen the range, or free leases: virsh net-dhcp-leases")
+    if network.dhcp_free == 0 and not network.address_of(mac):
+        if network.dhcp_range is None:
+            text = f"DHCP of network {network.name!r} serves reserved cards alone, and {mac} is none of them"
+            hint = f"reserve an address: <host mac='{mac}' ip='…'/>; or add a <range/> to its <dhcp>"
+        else:
+            text = f"no DHCP address is free on network {network.name!r} ({' to '.join(network.dhcp_range)})"
+            hint = "widen the range, or free leases: virsh net-dhcp-leases"
+        yield blocker("dhcp-exhausted", subject, text, hint)
 
 
 def _subnet_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -222,14 +226,6 @@ def _subnets_are_as_written(request: Request, survey: Survey) -> Iterator[Findin
                 yield from subnet_findings(host, view)
 
 
-def _guest_has_a_card(request: Request, survey: Survey) -> Iterator[Finding]:
-    """What is the guest's on a network, it is by its MAC."""
-    source = source_view(survey)
-    if source is not None and source.domain is not None and not source.domain.mac:
-        text, hint = "its domain has no network card with a MAC", "add an <interface> with a <mac/> to the domain"
-        yield blocker("no-card", f"guest {request.guest.name}", text, hint)
-
-
 def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
     source, subject = source_view(survey), f"guest {request.guest.name}"
     if source is None or source.domain is None:
@@ -246,12 +242,12 @@ def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
 
 
 def _address_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, agent = source_view(survey), survey.agent
-    if source is None or source.domain is None or agent is None or not agent.address:
+    source, agent, mac = source_view(survey), survey.agent, cards.mac(survey)
+    if source is None or source.domain is None or agent is None or not agent.address or not mac:
         return
     ours = standing(survey, source.domain, request.take_over).ours
     if agent.address in claims(survey, ours).others:
-        leased = source.network.address_of(source.domain.mac) if source.network is not None else ""
+        leased = source.network.address_of(mac) if source.network is not None else ""
         text = f"its agent says that it has {agent.address}; DHCP at {source.host} has given it {leased or 'none'}"
         hint = "restart its agent, which asks DHCP again; if it still says so, the guest is not to be trusted"
         yield blocker("address-unknown", f"guest {request.guest.name}", text, hint)
@@ -327,11 +323,12 @@ def _datagrams_follow(request: Request, survey: Survey) -> Iterator[Finding]:
 def _clients_can_reach_it(request: Request, survey: Survey) -> Iterator[Finding]:
     """An address that is announced to a client is of no use where its network does not lead there."""
     source, target, there = source_view(survey), target_view(request, survey), destination_host(request, survey)
-    if source is None or source.domain is None or target is None or target.network is None or there is None:
+    if source is None or target is None or target.network is None or there is None or source.site == target.site:
         return
-    if survey.agent is None or source.site == target.site:
+    mac = cards.mac(survey)
+    if survey.agent is None or not mac:
         return
-    address = next_address(target.network, source.domain.mac, survey.agent.claimed)
+    address = next_address(target.network, mac, survey.agent.claimed)
     public = public_of(there, address) if address and request.handoff != RENUMBER else ""
     if not address or public or ip_address(address).is_global:
         return
@@ -367,7 +364,7 @@ _RULES: tuple[Rule, ...] = (
     _subnets_are_as_written,
     capabilities.findings,
     disks.findings,
-    _guest_has_a_card,
+    cards.findings,
     _agent_answers,
     _address_is_its_own,
     _nobody_else_moves_it,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning import checks, disks, handoffs, names
+from vmacro.planning import cards, checks, disks, handoffs, names
 from vmacro.planning.addresses import claims, next_address, next_address6, public_of
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
@@ -21,7 +21,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
     here, there = inventory.host(source.host), destination_host(request, survey)
     assert here is not None and there is not None and source.domain is not None and source.facts is not None
     assert survey.agent is not None
-    mac, claimed = source.domain.mac, survey.agent.claimed
+    mac, claimed = cards.mac(survey), survey.agent.claimed
     earlier = standing(survey, source.domain, request.take_over).ours
     basis = Plan(
         move_id=move_id,
@@ -59,7 +59,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         linger_s=names.linger_s(request.policy, survey.names) if names.WITHDRAW in survey.agent.verbs else 0.0,
         lingering=survey.past.lingering,
         new_public=public_of(there, new) if new else "",
-        reserve=(new, mac.lower()) not in {(a, m.lower()) for a, m in network.reserved},
+        reserve=(new, mac) not in {(a, m.lower()) for a, m in network.reserved},
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from vmacro.model.facts import Flows, HostView, Survey
 from vmacro.model.moves import Finding, Severity
+from vmacro.planning import cards
 from vmacro.planning.addresses import claims, next_address
 from vmacro.planning.handoffs import MOST_ADDRESSES, SEAMLESS, best_tunnel, can_be_carried, that_go_along
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
@@ -126,10 +127,10 @@ def _hosts_fit_together(request: Request, survey: Survey) -> Iterator[Finding]:
 
 
 def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
-    both = _both(request, survey)
-    if both is None or both[0].domain is None or both[1].network is None or survey.agent is None:
+    both, mac = _both(request, survey), cards.mac(survey)
+    if both is None or both[1].network is None or survey.agent is None or not mac:
         return
-    target, network, mac = both[1], both[1].network, both[0].domain.mac
+    target, network = both[1], both[1].network
     address = next_address(network, mac, survey.agent.claimed)
     if not address:
         if network.dhcp_free or network.address_of(mac):  # else the rule for every handoff speaks
@@ -137,7 +138,11 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
             yield blocker("dhcp-exhausted", f"host {target.host}", text, "widen the DHCP range")
         return
     used_by = target.links.used_by if target.links is not None else ""
-    if used_by:  # whatever its MAC: the guest is not there yet
+    if used_by == mac:
+        text = f"{address} is answered for by {mac}, the MAC of guest {request.guest.name}, which is at {both[0].host}"
+        hint = "a machine there has the guest's MAC: find it, and give it another"
+        yield blocker("mac-shared", f"host {target.host}", text, hint)
+    elif used_by:
         text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"
         yield blocker("address-used", f"host {target.host}", text, "find out who; or reserve another for the guest")
 
@@ -145,7 +150,7 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
 def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
     """Only those that are known to be the guest's, and that a tunnel can carry."""
     both, there = _both(request, survey), destination_host(request, survey)
-    if both is None or there is None or both[0].domain is None or survey.agent is None:
+    if both is None or there is None or both[0].domain is None or survey.agent is None or not cards.mac(survey):
         return
     subject = f"guest {request.guest.name}"
     found = claims(survey, standing(survey, both[0].domain, request.take_over).ours)

@@ -7,10 +7,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
-from vmacro.model.facts import NO_PAST, Connection, DiskCopy, HostFacts, HostView, Past, Survey, Tracked
+from vmacro.model.facts import (
+    NO_PAST,
+    Connection,
+    DiskCopy,
+    DomainFacts,
+    HostFacts,
+    HostView,
+    Past,
+    Survey,
+    Tracked,
+)
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import disks
+from vmacro.planning import cards, disks
 from vmacro.planning.addresses import next_address
 from vmacro.ports import World
 from vmacro.services import datagrams
@@ -67,8 +77,8 @@ def survey(
     if at.domain.running and at.domain.has_agent_channel:
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
-        mac, claimed = at.domain.mac, seen.agent.claimed if seen.agent is not None else ()
-        views = _completed(seen.views, lambda v: _with_links(v, inventory, host, mac, claimed, world), world)
+        coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
+        views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
         seen = replace(seen, views=views)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
@@ -146,19 +156,30 @@ def _late(host: Host) -> HostView:
     return HostView(host.name, host.site, trouble=f"host {host.name}: {LATE}", trouble_hint=_LATE_HINT)
 
 
-def _with_links(
-    view: HostView, inventory: Inventory, source: Host, mac: str, claimed: tuple[str, ...], world: World
-) -> HostView:
-    """What the host's own side says of its tunnels, and who uses the address that the guest would get."""
-    host, network = inventory.host(view.host), view.network
+@dataclass(frozen=True)
+class _Coming:
+    """A guest that may come to another site: from where, with which card (its MAC, '' where that is not known), and
+    which addresses its agent says it has."""
+
+    source: Host
+    domain: DomainFacts
+    mac: str
+    claimed: tuple[str, ...]
+
+
+def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: World) -> HostView:
+    """What the host's own side says of its tunnels, and, where the guest may come to, whether its cards find there what
+    they need, and who has its MAC, and the address that it would get."""
+    host, network, source = inventory.host(view.host), view.network, coming.source
     if host is None or network is None or view.trouble:
         return view
-    elsewhere = host.name != source.name
-    probe = next_address(network, mac, claimed) if elsewhere and host.site != source.site else ""
-    peers = [h for h in inventory.hosts if h.name != host.name]
-    peer = source.address if elsewhere else next((h.address for h in peers), "")
+    peers = [source] if host.name != source.name else [h for h in inventory.hosts if h.name != host.name]
+    peer, elsewhere = next((h.address for h in peers), ""), host.site != source.site
+    mac, devices = (coming.mac, cards.devices(coming.domain)) if elsewhere else ("", ())
+    probe = next_address(network, mac, coming.claimed) if mac else ""
     try:
-        return replace(view, links=world.host_network(host).facts(network.bridge, peer, probe), probed=probe)
+        links = world.host_network(host).facts(network.bridge, peer, probe, mac, devices)
+        return replace(view, links=links, probed=probe)
     except HostError as error:
         return replace(view, links_trouble=error.message, links_hint=error.hint)
 
@@ -189,10 +210,10 @@ def view(host: Host, guest: Guest | None, world: World) -> HostView:
     """One host's facts, and a guest's there; or why there are none."""
     try:
         hypervisor = world.hypervisor(host)
-        facts, network = hypervisor.facts(), hypervisor.network(host.network)
+        facts, network, networks = hypervisor.facts(), hypervisor.network(host.network), hypervisor.networks()
         domain = hypervisor.domain(guest.domain) if guest is not None else None
         seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
-        return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard)
+        return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard, networks=networks)
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint, supported=supported)
@@ -206,7 +227,8 @@ def leased_address(inventory: Inventory, guest: Guest, world: World) -> str:
     for host in where(inventory.hosts, guest, world):
         domain, network = world.hypervisor(host).domain(guest.domain), world.hypervisor(host).network(host.network)
         if domain is not None and network is not None:
-            return network.address_of(domain.mac) or ""
+            leased = (network.address_of(card.mac) for card in cards.on_network(domain, network))
+            return next((address for address in leased if address), "")
     return ""
 
 

@@ -17,6 +17,9 @@ FORMATS = ("qcow2", "raw")
 MOST_TURNS = 64
 MOST_FLOWS = 4096  # of an address, of a kind: that many or more
 MOST_ASKED = 16  # addresses at once
+MOST_USERS = 64  # of a MAC that are told
+MOST_DEVICES = 256
+LONGEST_DEVICE = 15  # characters of a name (IFNAMSIZ)
 
 _Address = Annotated[str, Unicast()]
 _MaybeAddress = Annotated[str, Unicast(optional=True)]
@@ -27,6 +30,7 @@ _Move = Annotated[str, Word()]
 # Neither a slash nor a leading dot: interfaces' names go into paths below /proc/sys.
 _Interface = Annotated[str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", "an interface's name")]
 _MaybeMac = Annotated[str, Matches(f"(?:{_MAC})?", "six bytes in lower case")]
+_Device = Annotated[str, Text(LONGEST_DEVICE)]
 _MaybeSubnet = Annotated[str, Matches("(?:[0-9a-f:.]+/[0-9]{1,3})?", "a subnet", 50)]
 _PublicKey = Annotated[str, Matches("(?:[A-Za-z0-9+/]{43}=)?", "a WireGuard key")]
 _DiskId = Annotated[str, Matches("[a-z0-9]{4,32}", "a disk's id")]
@@ -75,11 +79,24 @@ class FoundLegEnd(End):
 @dataclass(frozen=True)
 class Facts:
     """Which bridge is meant; `peer`: the other host's address, '' for none; `probe`: an address of which to find out
-    who on the bridge uses it, '' for none."""
+    who on the bridge uses it, '' for none; `mac`: of which to find out who has it here, '' for none; `devices`: of
+    which to find out whether there are any."""
 
     bridge: _Interface
     peer: _MaybeAddress = ""
     probe: _MaybeAddress = ""
+    mac: _MaybeMac = ""
+    devices: Annotated[tuple[_Device, ...], Items(MOST_DEVICES)] = ()
+
+
+@dataclass(frozen=True)
+class MacUser:
+    """Who has a MAC at a host: a domain, in its live or its persistent definition (`active`: it is no mere definition);
+    or, where `domain` is '', whoever is behind `device`, a port of the guests' bridge that frames from it came by."""
+
+    domain: Annotated[str, Text(255)]
+    device: _Device
+    active: bool
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,8 @@ class LinkFacts:
     for nobody, and `wireguard_why` it is not the kernel. MTUs of the guests' bridge and of
     the way to the other host, 0 where none was asked about; `used_by` is the MAC that answers for the address asked
     about; `resolves_own_name`: the host's own name has an address on the host itself. `filters`: it can say what may
-    pass a leg; `guarded`: it holds the guests of the bridge to their own addresses."""
+    pass a leg; `guarded`: it holds the guests of the bridge to their own addresses. `mac_users`: who has the MAC asked
+    about; `devices`: those of the devices asked about that there are."""
 
     version: Annotated[str, Text(50)]
     tunnels: Annotated[tuple[Annotated[str, Word()], ...], Items(8)]
@@ -103,6 +121,8 @@ class LinkFacts:
     wireguard_why: _Trouble = ""
     filters: bool = False  # one of an older vmacro says nothing, and lets pass what comes
     guarded: bool = False
+    mac_users: Annotated[tuple[MacUser, ...], Items(MOST_USERS)] = ()
+    devices: Annotated[tuple[_Device, ...], Items(MOST_DEVICES)] = ()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class FakeAgent:
             guest.verbs,
             guest.rp_filter,
             guest.claim,
+            "eth0",
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:

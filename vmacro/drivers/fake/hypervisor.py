@@ -44,6 +44,10 @@ class FakeHypervisor:
         with self._host("network") as host:
             return _with_leases(host.networks[name], host.leases) if name in host.networks else None
 
+    def networks(self) -> tuple[str, ...]:
+        with self._host("networks") as host:
+            return tuple(network.name for network in host.networks.values() if network.active)
+
     def copy(
         self,
         domain: str,
@@ -143,7 +147,9 @@ def _with_leases(network: NetworkFacts, leases: dict[str, str]) -> NetworkFacts:
 def _reserved(host: FakeHost, network: str, reserved: tuple[tuple[str, str], ...]) -> None:
     found = host.networks[network]
     leases = tuple(t for t in found.taken if t not in found.reserved)
-    free = None if found.dhcp_free is None else found.dhcp_free + len(found.reserved) - len(reserved)
+    free = found.dhcp_free
+    if free is not None and found.dhcp_range is not None:  # without a range none is free, and none gets fewer
+        free += len(found.reserved) - len(reserved)
     host.networks[network] = replace(found, reserved=reserved, taken=(*leases, *reserved), dhcp_free=free)
 
 

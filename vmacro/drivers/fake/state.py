@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from vmacro.model.facts import (
     Arrival,
     Capabilities,
+    Card,
     Claim,
     Connection,
     CopyStatistics,
@@ -86,6 +87,7 @@ class FakeDisks:
 class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
+    `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
     `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams."""
 
     facts: HostFacts
@@ -100,6 +102,8 @@ class FakeHost:
     turned: dict[str, list[Turn]] = field(default_factory=dict)
     leases: dict[str, str] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
+    heard: dict[str, str] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
     links: LinkFacts = LINKS
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
     leaving: dict[str, str] = field(default_factory=dict)
@@ -179,9 +183,14 @@ def host(name: str, site: str = "", number: int = 1) -> Host:
 
 def domain(accelerator: str = "kvm", name: str = "web", number: int = 1) -> DomainFacts:
     """A running guest with an agent and no disks."""
-    mac = mac_of(number)
-    machine = "pc-q35-10.0"
-    return DomainFacts(name, f"uuid-{number}", "running", "1", True, accelerator, machine, 256, mac, "front", (), True)
+    cards, machine = (card(mac_of(number)),), "pc-q35-10.0"
+    return DomainFacts(name, f"uuid-{number}", "running", "1", True, accelerator, machine, 256, cards, (), True)
+
+
+def card(mac: str, network: str = "front", bridge: str = "front0") -> Card:
+    """On a network; '' for that: on the bridge alone."""
+    kind = "network" if network else "bridge"
+    return Card(mac, kind, network, bridge, "virtio", f"vnet{int(mac[-2:], 16)}")
 
 
 def mac_of(number: int) -> str:

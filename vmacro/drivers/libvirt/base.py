@@ -23,6 +23,7 @@ from vmacro.model.facts import (
     DomainFacts,
     HostFacts,
     NetworkFacts,
+    NetworkNames,
     Pool,
 )
 from vmacro.model.nouns import Host, Policy
@@ -89,8 +90,7 @@ class LibvirtHypervisor:
                 accelerator=described.accelerator,
                 machine=described.machine,
                 memory_mib=described.memory_mib,
-                mac=described.mac,
-                network=described.network,
+                cards=described.cards,
                 disks=described.disks,
                 has_agent_channel=AGENT_CHANNEL in described.channels,
                 migrating=under_way(domain),
@@ -108,6 +108,13 @@ class LibvirtHypervisor:
             active = bool(network.isActive())
             leases = network.DHCPLeases() if active else []
             return xml.network(network.XMLDesc(), active, [(x.get("ipaddr"), x.get("mac")) for x in leases])
+
+    def networks(self) -> tuple[str, ...]:
+        connection = self._connection
+        with understood(self._host.name, "networks cannot be listed"):
+            found = connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+            names: tuple[str, ...] = fields.decode_as(NetworkNames, [n.name() for n in found], "networks")
+            return names
 
     def copy(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vmacro.model.facts import MOST_DISKS, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool
+from vmacro.model.facts import MOST_CARDS, MOST_DISKS, Card, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool
 from vmacro.wire import fields
 from vmacro.wire.fields import Items, Text
 
@@ -29,8 +29,7 @@ class DomainDescription:
     accelerator: Annotated[str, Text(40)]
     machine: Annotated[str, Text(100)]
     memory_mib: int
-    mac: MaybeMac
-    network: Annotated[str, Text(255)]
+    cards: Annotated[tuple[Card, ...], Items(MOST_CARDS)]
     disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     channels: Annotated[tuple[str, ...], Items(MOST_DISKS)]
 
@@ -38,14 +37,12 @@ class DomainDescription:
 def domain(text: str) -> DomainDescription:
     """From formatdomain XML. Raises ValueError."""
     root = _root(text)
-    card = root.find("./devices/interface")
     os_type = root.find("./os/type")
     found = {
         "accelerator": root.get("type", ""),
         "machine": os_type.get("machine", "") if os_type is not None else "",
         "memory_mib": _mib(root.find("memory")),
-        "mac": _attribute(card, "mac", "address"),
-        "network": _attribute(card, "source", "network"),
+        "cards": [_card(c) for c in root.iterfind("./devices/interface")],
         "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
         "channels": [_attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
     }
@@ -59,6 +56,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) ->
     bridge = root.find("bridge")
     ip = next((e for e in root.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
     span = ip.find("./dhcp/range") if ip is not None else None
+    serves = span is not None or (ip is not None and ip.find("./dhcp/host") is not None)
     dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
     hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
     reserved = [(h.get("ip", ""), h.get("mac", "")) for h in hosts]
@@ -73,7 +71,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) ->
         "subnet": _subnet(ip) if ip is not None else "",
         "gateway": ip.get("address", "") if ip is not None else "",
         "dhcp_range": dhcp_range,
-        "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if dhcp_range is not None else None,
+        "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if serves else None,
         "taken": taken,
         "reserved": reserved,
         "forward": _attribute(root, "forward", "mode") or "isolated",
@@ -116,7 +114,11 @@ def migrates_live(text: str) -> bool:
     return _root(text).find("./host/migration_features/live") is not None
 
 
-def _free(dhcp_range: tuple[str, str], taken: set[str]) -> int:
+def _free(dhcp_range: tuple[str, str] | None, taken: set[str]) -> int:
+    """None for a new guest where there is no range: libvirt has dnsmasq serve the reserved cards alone
+    (networkDnsmasqConfDHCP: `static`)."""
+    if dhcp_range is None:
+        return 0
     first, last = (int(ipaddress.IPv4Address(a)) for a in dhcp_range)
     inside = [a for a in taken if first <= int(ipaddress.IPv4Address(a)) <= last]
     return last - first + 1 - len(inside)
@@ -130,6 +132,20 @@ def _mib(element: ElementTree.Element | None) -> int:
     if unit not in _UNITS:
         raise ValueError(f"memory: unit {unit[:40]!r} is unknown")
     return int(element.text or "0") * _UNITS[unit] >> 10
+
+
+def _card(element: ElementTree.Element) -> dict[str, Any]:
+    """Of a network's card libvirt also names the bridge, once it is at it."""
+    source = element.find("source")
+    named = source.attrib if source is not None else {}
+    return {
+        "mac": _attribute(element, "mac", "address").lower(),
+        "kind": element.get("type", ""),
+        "network": named.get("network", ""),
+        "device": named.get("bridge", "") or named.get("dev", ""),
+        "model": _attribute(element, "model", "type"),
+        "tap": _attribute(element, "target", "dev"),
+    }
 
 
 def _disk(element: ElementTree.Element) -> dict[str, Any]:
