@@ -1,4 +1,4 @@
-"""What the kernel tells of sockets, as endings of connections; tests/contract/test_kernel_events.py has what it tells."""
+"""What the kernel tells of sockets, as endings of connections (what it tells: tests/contract/test_kernel_events.py)."""
 
 from __future__ import annotations
 

@@ -77,6 +77,16 @@ def strangers(fake: FakeWorld) -> None:
     fake.guest.connections = [connection(0xB2, local, False), connection(0, local, False)]
 
 
+def full_or_of_ipv6(fake: FakeWorld) -> None:
+    """One client has joined as many addresses as it may; the other has no IPv4."""
+    full, six = connection(0xB2, fake.guest.address, False), connection(0xB3, "fd50:1::97", False)
+    further = replace(full.subflows[0], local="10.50.1.80", joined=True)
+    fake.guest.connections = [
+        replace(full, subflows=(*full.subflows, further)),
+        replace(six, subflows=(replace(six.subflows[0], remote="fd09::14"),)),
+    ]
+
+
 def filtered(fake: FakeWorld) -> None:
     here, there = fake.inventory.sites
     fake.inventory = replace(fake.inventory, sites=(here, replace(there, anti_spoofing=True)))
@@ -377,6 +387,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "somebody else moves it": (RENUMBER, guest(claim=Claim("web-9", "them@there", 42.0))),
     "somebody unnamed moves it": (RENUMBER, guest(claim=Claim("web-9", "", 42.0))),
     "clients that cannot follow": (RENUMBER, strangers),
+    "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
     "a filter of sources": (RENUMBER, filtered),
     "datagrams that nothing carries": (RENUMBER, datagrams),
     "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),

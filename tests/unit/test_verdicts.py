@@ -147,7 +147,7 @@ def test_what_is_said_is_what_the_clients_saw(
 ) -> None:
     story = Story(handoff, clients, restarted, overflowed)
     outcome = story.run()
-    talking, ended, lost = story.seen
+    talking, _ended, lost = story.seen
     verdicts = {c.key: c.verdict for c in outcome.connections}
     without_a_path = {key for key in talking if not story.has_a_path(key)}
     for key, verdict in verdicts.items():
