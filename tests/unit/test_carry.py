@@ -11,6 +11,7 @@ from tests.unit.test_seamless import Story, ends, plan
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.drivers.fake.agent import FakeAgent
 from vmacro.errors import AgentError, HostError, UnreachableError, VmacroError
+from vmacro.model.facts import Reservation
 from vmacro.model.moves import Carriage, Ending
 from vmacro.services import carry, migrate, seamless
 
@@ -183,7 +184,7 @@ def test_a_later_move_takes_over(fake: FakeWorld) -> None:
     story.move("bucharest")
     assert "later move" in carry.run_carriage(carriage, fake.world, Straight())
     assert OLD in fake.guest.kept
-    assert [a for a, _ in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], "which the later move needs"
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], "which the later move needs"
 
 
 def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(fake: FakeWorld) -> None:
@@ -198,7 +199,7 @@ def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(f
     before = ends(fake)
     carry.run_carriage(replace(first, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert ends(fake) == before and OLD in fake.guest.kept and len(fake.guest.connections) == 2
-    assert [a for a, _ in fake.hosts["bucharest"].networks["front"].reserved] == [OLD]
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD]
 
 
 @pytest.mark.parametrize("at_deadline", [False, True])
@@ -224,7 +225,7 @@ def test_a_later_move_that_is_under_way_is_waited_for(fake: FakeWorld) -> None:
     assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
     carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert list(home.legs) == [("web-2", OLD)] and ends(fake)["berlin"] == []
-    assert [a for a, _ in home.networks["front"].reserved] == [OLD]
+    assert [r.address for r in home.networks["front"].reserved] == [OLD]
 
 
 def test_nobody_is_cut_for_an_agent_that_is_silent_for_a_while(fake: FakeWorld) -> None:
@@ -319,7 +320,7 @@ def test_no_leg_is_opened_plain_that_the_inventory_wants_encrypted(fake: FakeWor
 
 def test_an_address_that_an_operator_has_reserved_is_carried_and_stays_reserved(fake: FakeWorld) -> None:
     """libvirt takes one reservation of an address, and one of a card."""
-    front, kept = fake.hosts["bucharest"].networks, ((OLD, "52:54:00:00:00:01"),)
+    front, kept = fake.hosts["bucharest"].networks, (Reservation(OLD, "52:54:00:00:00:01"),)
     front["front"] = replace(front["front"], reserved=kept)
     chosen = plan(fake)
     outcome = migrate.run_move(chosen, fake.world, Straight())

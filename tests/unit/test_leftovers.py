@@ -10,7 +10,7 @@ import pytest
 from tests.unit.faults import Crash, Faults
 from tests.unit.test_enumeration import Stage, stage
 from vmacro.drivers.system import side_by_side
-from vmacro.model.facts import Claim
+from vmacro.model.facts import Claim, Reservation
 from vmacro.model.moves import Ending, Outcome
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.services import carry, leftovers
@@ -62,7 +62,7 @@ def test_other_journals_moves_and_the_operators_own_stay(broken: Stage) -> None:
     found = leftovers.find(broken.fake.inventory, [], [], broken.fake.world)
     assert not any(left.ours for left in found)
     front = broken.fake.hosts["berlin"].networks
-    front["front"] = replace(front["front"], reserved=(("10.50.2.50", "52:54:00:77:77:77"),))
+    front["front"] = replace(front["front"], reserved=(Reservation("10.50.2.50", "52:54:00:77:77:77"),))
     assert "10.50.2.50" not in {left.address for left in find(broken, ENDED)}
 
 

@@ -55,7 +55,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         new_legs=tuple(handoffs.new_leg(move_id, survey, here, there, a) for a in (new, new6) if a),
         old_legs=handoffs.old_legs(move_id, survey, here, there, addresses),
         addresses=addresses,
-        reserve=(new, mac.lower()) not in {(a, m.lower()) for a, m in network.reserved},
+        reserve=(new, mac) not in {(r.address, r.mac) for r in network.reserved},
+        marked=True,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vmacro.model.facts import HostView, Survey
+from vmacro.model import marks
+from vmacro.model.facts import HostView, Reservation, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning.addresses import claims, next_address
 from vmacro.planning.handoffs import MOST_ADDRESSES, SEAMLESS, best_tunnel, can_be_carried, that_go_along
@@ -132,7 +133,8 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     target, network, mac = both[1], both[1].network, both[0].domain.mac
     address = next_address(network, mac, survey.agent.claimed)
     if not address:
-        if network.dhcp_free or network.address_of(mac):  # else the rule for every handoff speaks
+        pinned = any(r.mac == mac for r in network.reserved)  # which _reservations_fit() tells
+        if not pinned and (network.dhcp_free or network.address_of(mac)):  # else the rule for every handoff speaks
             text = f"all addresses left on {network.name!r} are the guest's own, held since an earlier stay"
             yield blocker("dhcp-exhausted", f"host {target.host}", text, "widen the DHCP range")
         return
@@ -140,6 +142,35 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     if used_by:  # whatever its MAC: the guest is not there yet
         text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"
         yield blocker("address-used", f"host {target.host}", text, "find out who; or reserve another for the guest")
+
+
+def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
+    """What DHCP keeps already is for its owner to change: it fits, or it is named."""
+    both, there = _both(request, survey), destination_host(request, survey)
+    if both is None or there is None or both[0].domain is None or survey.agent is None:
+        return
+    source, target, mac = *both, both[0].domain.mac
+    if target.network is not None and not next_address(target.network, mac, survey.agent.claimed):
+        for found in (r for r in target.network.reserved if r.mac == mac):
+            text = f"its DHCP keeps {found.told}, the guest's card, which then gets no other address; "
+            others = [m for a, m in target.network.taken if a == found.address and m != mac]
+            uses = f"{found.address} is leased to {others[0]}" if others else "the guest cannot use that one now"
+            yield _collides(target.host, text + uses, found)
+    ours = standing(survey, both[0].domain, request.take_over).ours
+    homes = {homed.address: homed.home.name for homed in claims(survey, ours).homed}
+    for address, home in {survey.agent.address: source.host, **homes}.items():
+        network = survey.view(home).network
+        for found in network.reserved if network is not None else ():
+            if found.address == address and found.mac not in (mac, "", marks.placeholder_mac(address)):
+                text = f"its DHCP keeps {found.told}, and connections of guest {request.guest.name} use that address"
+                yield _collides(home, text, found)
+
+
+def _collides(host: str, text: str, found: Reservation) -> Finding:
+    hint = "change or remove it there: virsh net-update … ip-dhcp-host"
+    if marks.is_marked(found):
+        hint = f"move {marks.move_in(found)} has left it: vmacro cleanup"
+    return blocker("reservation-collides", f"host {host}", text, hint)
 
 
 def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -196,6 +227,7 @@ RULES: tuple[Rule, ...] = (
     _hosts_are_fit,
     _hosts_fit_together,
     _address_is_free,
+    _reservations_fit,
     _addresses_go_along,
     _legs_are_known,
     _agent_can,
