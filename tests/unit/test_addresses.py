@@ -189,7 +189,7 @@ def test_a_destination_does_not_take_others_subnets(fake: FakeWorld, network: di
 def test_the_address_to_come_is_one_of_its_network() -> None:
     leased = replace(NETWORK, taken=(("10.1.0.11", "aa"),))
     assert next_address(leased, "aa", []) == "10.1.0.11", "what DHCP keeps for it"
-    assert next_address(leased, "AA", ["10.1.0.11"]) == "10.1.0.10", "but not what carried connections use"
+    assert next_address(leased, "aa", ["10.1.0.11"]) == "10.1.0.10", "but not what carried connections use"
     assert next_address(leased, "bb", ["10.1.0.10"]) == "10.1.0.12"
     assert next_address(leased, "bb", ["10.1.0.10", "10.1.0.12"]) == ""
     for odd in ("10.2.0.11", "10.1.0.1", "10.1.0.255", "8.8.8.8", "nonsense"):

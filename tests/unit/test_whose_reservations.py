@@ -209,7 +209,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=14))
 def test_what_bears_no_mark_is_never_touched_and_what_does_goes_in_the_end(steps: list[tuple[object, ...]]) -> None:
     life = Life()
