@@ -103,6 +103,25 @@ def test_a_card_that_an_address_is_reserved_for_gets_that_one_or_none(fake: Fake
     assert checks.blockers([told]) and f"10.50.2.77 for {MAC}" in told.message
 
 
+def test_what_is_reserved_comes_before_what_is_leased(fake: FakeWorld) -> None:
+    """As dnsmasq does: the guest was there before an operator reserved another address for it."""
+    fake.hosts["berlin"].leases[MAC] = "10.50.2.50"
+    assert Story(fake).plan("berlin").new_address == "10.50.2.50"
+    front = fake.hosts["berlin"].networks
+    front["front"] = replace(front["front"], reserved=(Reservation("10.50.2.77", MAC),))
+    planned = Story(fake).plan("berlin")
+    assert (planned.new_address, planned.reserve) == ("10.50.2.77", False)
+
+
+def test_an_entry_by_name_alone_is_for_who_has_the_lease(fake: FakeWorld) -> None:
+    front, pin = fake.hosts["bucharest"].networks, Reservation(HOME, "", "web")
+    front["front"] = replace(front["front"], reserved=(pin,), taken=((HOME, ""),))
+    assert HOME in [h.address for h in claims(surveyed(fake), []).homed]
+    assert found(fake, "reservation-collides") == []
+    fake.hosts["bucharest"].leases = {"52:54:00:00:00:99": HOME}
+    assert len(found(fake, "address-unknown")) == 1
+
+
 def test_an_address_that_is_another_cards_too_is_nobodys(fake: FakeWorld) -> None:
     fake.hosts["bucharest"].leases["52:54:00:00:00:99"] = HOME
     assert len(found(fake, "address-unknown")) == 1

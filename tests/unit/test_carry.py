@@ -11,6 +11,7 @@ from tests.unit.test_seamless import Story, ends, plan
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.drivers.fake.agent import FakeAgent
 from vmacro.errors import AgentError, HostError, UnreachableError, VmacroError
+from vmacro.model import marks
 from vmacro.model.facts import Reservation
 from vmacro.model.moves import Carriage, Ending
 from vmacro.services import carry, migrate, seamless
@@ -328,3 +329,23 @@ def test_an_address_that_an_operator_has_reserved_is_carried_and_stays_reserved(
     (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
     assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert front["front"].reserved == kept and ends(fake) == {"bucharest": [], "berlin": []}
+
+
+def test_an_entry_of_the_guests_own_card_that_a_move_has_left_becomes_nobodys(fake: FakeWorld) -> None:
+    """The guest was at that host by a move that did not end well; else it could not come back while it is carried."""
+    front, left = fake.hosts["bucharest"].networks, marks.reservation("web-0", OLD, "52:54:00:00:00:01")
+    front["front"] = replace(front["front"], reserved=(left,))
+    carriage = moved(fake)
+    assert front["front"].reserved == (marks.placeholder("web-1", OLD),)
+    carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
+    assert nothing_left(fake)
+
+
+def test_a_reservation_without_a_mark_stays_though_it_is_for_nobodys_card(fake: FakeWorld) -> None:
+    """An older vmacro's; the carriage that it began is still under way."""
+    carriage = moved(fake)
+    older = Reservation(OLD, marks.placeholder_mac(OLD))
+    front = fake.hosts["bucharest"].networks
+    front["front"] = replace(front["front"], reserved=(older,))
+    assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
+    assert front["front"].reserved == (older,) and ends(fake) == {"bucharest": [], "berlin": []}
