@@ -58,8 +58,8 @@ class Backstage(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's; `another` is the world of another
-    orchestrator, with connections of its own."""
+    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's; `another` is the world of
+    another orchestrator, with connections of its own."""
 
     world: World
     here: Host

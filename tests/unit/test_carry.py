@@ -185,7 +185,9 @@ def test_a_later_move_takes_over(fake: FakeWorld) -> None:
     story.move("bucharest")
     assert "later move" in carry.run_carriage(carriage, fake.world, Straight())
     assert OLD in fake.guest.kept
-    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], "which the later move needs"
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], (
+        "which the later move needs"
+    )
 
 
 def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(fake: FakeWorld) -> None:

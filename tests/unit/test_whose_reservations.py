@@ -1,5 +1,5 @@
-"""Whatever moves, failures, aborts, carriages and cleanups come after each other: no DHCP entry without a mark of ours is
-ever changed or removed, and of those with one none is left in the end.
+"""Whatever moves, failures, aborts, carriages and cleanups come after each other: no DHCP entry without a mark of ours
+is ever changed or removed, and of those with one none is left in the end.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ class Life:
         def act() -> None:
             past = self.pasts.get(guest, NO_PAST)
             name = f"{guest}-20261127-120000-{number:04x}"
-            measured.move(
-                self.fake.inventory, wanted, world, run, lambda: name, None, Path, Reservations(), past
-            )
+            measured.move(self.fake.inventory, wanted, world, run, lambda: name, None, Path, Reservations(), past)
 
         self._until_it_ends(guest, act)
 
@@ -191,9 +189,7 @@ MACS = st.sampled_from([mac_of(1), mac_of(2), "52:54:00:77:77:77", "", *map(mark
 NAMES = st.sampled_from(["", "web", "vmacro-web", marks.mark("web-20261127-120000-0000", "10.9.9.9")])
 FAULTS = st.one_of(
     st.just(Faults()),
-    st.builds(
-        Faults, st.integers(0, 80), st.sampled_from(["before", "after"]), st.sampled_from([_raise, _crash])
-    ),
+    st.builds(Faults, st.integers(0, 80), st.sampled_from(["before", "after"]), st.sampled_from([_raise, _crash])),
 )
 ENTRIES = st.builds(Reservation, st.sampled_from(ADDRESSES), MACS, NAMES).filter(lambda e: e.mac or e.name)
 STEPS = st.one_of(

@@ -67,8 +67,9 @@ def routes(host: Host, network: NetworkFacts | None, address: str) -> str:
 def next_address(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str:
     """The IPv4 address that a guest will have on a network, or '' where none is free.
 
-    The one that DHCP keeps for it, if any, whatever it has leased to it. But never one of `claimed`, which the guest keeps for connections of an
-    earlier stay: old and new connections could not be told apart, and the address would be withdrawn from both.
+    The one that DHCP keeps for it, if any, and else the one that it has leased to it. But never one of `claimed`, which
+    the guest keeps for connections of an earlier stay: old and new connections could not be told apart, and the address
+    would be withdrawn from both.
     """
     subnet, unusable = _subnet(network.subnet), set(claimed)
     if subnet is None:

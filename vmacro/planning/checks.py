@@ -254,7 +254,7 @@ def _address_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
         text = f"its agent says that it has {agent.address}; DHCP at {source.host} has given it {leased or 'none'}"
         hint = "restart its agent, which asks DHCP again; if it still says so, the guest is not to be trusted"
         if leased == agent.address:
-            text = f"it has {agent.address}, which DHCP at {source.host} has given to another card, too, or keeps for it"
+            text = f"it has {agent.address}, which DHCP at {source.host} has given to, or keeps for, another card"
             hint = "whose is it? virsh net-dhcp-leases; virsh net-dumpxml"
         yield blocker("address-unknown", f"guest {request.guest.name}", text, hint)
 

@@ -16,15 +16,17 @@ from vmacro.services.troubles import Troubles
 
 
 def reserve(plan: Plan, world: World) -> None:
-    """The new address, if nobody has reserved it for the guest yet. Idempotent. Raises HostError; TakenError if somebody
-    else has it."""
+    """The new address, if nobody has reserved it for the guest yet. Idempotent. Raises HostError; TakenError if
+    somebody else has it."""
+    if plan.reserve and not _is_kept_by_dhcp(plan.new_address):  # as the journal's row has it
+        raise HostError(f"host {plan.destination.name}: DHCP keeps no address {plan.new_address!r}: it is not IPv4")
     if plan.reserve:
         world.hypervisor(plan.destination).reserve(plan.destination.network, _new(plan))
 
 
 def release(plan: Plan, world: World) -> None:
     """What reserve() of this move has made. Idempotent. Raises HostError."""
-    if plan.reserve:
+    if plan.reserve and _is_kept_by_dhcp(plan.new_address):
         world.hypervisor(plan.destination).release(plan.destination.network, _new(plan))
 
 
@@ -35,7 +37,7 @@ def keep(move_id: str, address: str, home: Host, world: World, card: str) -> Non
     ours = [e for e in there if marks.is_marked(e) and e.mac == card]
     for entry in ours:
         world.hypervisor(home).release(home.network, entry)
-    if ":" not in address and len(there) == len(ours):
+    if _is_kept_by_dhcp(address) and len(there) == len(ours):
         world.hypervisor(home).reserve(home.network, marks.placeholder(move_id, address))
 
 
@@ -55,10 +57,15 @@ def is_kept(address: str, home: Host, world: World) -> bool:
     return any(entry.mac == marks.placeholder_mac(address) for entry in _entries(address, home, world))
 
 
+def _is_kept_by_dhcp(address: str) -> bool:
+    """Whether it is IPv4: of IPv6 guests give themselves theirs."""
+    return address != "" and ":" not in address
+
+
 def _new(plan: Plan) -> Reservation:
     return marks.reservation(plan.move_id, plan.new_address, plan.mac)
 
 
 def _entries(address: str, home: Host, world: World) -> list[Reservation]:
-    network = world.hypervisor(home).network(home.network) if ":" not in address else None
+    network = world.hypervisor(home).network(home.network) if _is_kept_by_dhcp(address) else None
     return [entry for entry in network.reserved if entry.address == address] if network is not None else []

@@ -27,8 +27,9 @@ Kind = Literal["leg", "reservation", "domain", "address", "claim", "trouble"]
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that was left. `ours`: this journal has its move, and that move has ended; or, if `planned`, the journal
-    does not have it, since it was only planned here. `name`: a reservation's. `perhaps`: it may be an operator's own."""
+    """One thing that was left. `ours`: this journal has its move, and that move has ended; or, if `planned`, the
+    journal does not have it, since it was only planned here. `name`: a reservation's. `perhaps`: it may be an
+    operator's own."""
 
     kind: Kind
     host: str
@@ -90,8 +91,8 @@ def find(
     world: World,
     planned: Callable[[str], bool] = lambda _move_id: False,
 ) -> list[Leftover]:
-    """Everything that was left. `moves`: newest first; `planned`: whether the event log tells of a move. A host or guest
-    that cannot be asked is listed as `trouble`."""
+    """Everything that was left. `moves`: newest first; `planned`: whether the event log tells of a move. A host or
+    guest that cannot be asked is listed as `trouble`."""
     known = _Journalled(moves, carried, planned)
     questions = [partial(_told, host, "", partial(_at, host, known, world)) for host in inventory.hosts]
     answers = world.side_by_side(questions, HOST_DEADLINE_S)

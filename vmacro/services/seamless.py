@@ -149,9 +149,7 @@ def mend(leg: Leg, world: World) -> tuple[str, ...]:
     return gone
 
 
-def _reserve_what_is_carried(
-    plan: Plan, carried: Collection[HomedAddress], world: World, troubles: Troubles
-) -> None:
+def _reserve_what_is_carried(plan: Plan, carried: Collection[HomedAddress], world: World, troubles: Troubles) -> None:
     """And give back what is carried no longer."""
     for homed in _once_used(plan):
         with troubles.of(HostError):
