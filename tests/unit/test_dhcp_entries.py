@@ -39,7 +39,8 @@ class TwoDefinitions:
         def made(entries: str) -> Any:
             return connection.networkCreateXML(XML.format(name=f"front{next(self.numbers)}", entries=entries))
 
-        self._live, self._stored = made(live), made(stored) if stored is not None else None
+        self._live: Any = made(live)
+        self._stored: Any = made(stored) if stored is not None else None
         self.updates: list[int] = []
         self.before: Callable[[], None] = lambda: None
 

@@ -147,7 +147,7 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
 def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
     """What DHCP keeps already is for its owner to change: it fits, or it is named."""
     both, there = _both(request, survey), destination_host(request, survey)
-    if both is None or there is None or both[0].domain is None or survey.agent is None:
+    if both is None or there is None or both[0].domain is None or survey.agent is None or not both[0].domain.mac:
         return
     source, target, mac = *both, both[0].domain.mac
     if target.network is not None and not next_address(target.network, mac, survey.agent.claimed):
