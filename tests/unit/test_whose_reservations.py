@@ -206,11 +206,15 @@ STEPS = st.one_of(
 )
 
 
-# An older vmacro's entry for nobody's card, of an address that is carried now.
-OLDER = ("pin", "bucharest", Reservation("10.50.1.97", marks.placeholder_mac("10.50.1.97")))
+# What was taken for ours: an older vmacro's entry for nobody's card, an operator's of the guest's own address.
+OLDER = ("pin", "berlin", Reservation("10.50.2.98", marks.placeholder_mac("10.50.2.98")))
+OWN = ("pin", "bucharest", Reservation("10.50.1.97", mac_of(1)))
+AWAY = ("migrate", "web", "berlin", Faults())
 
 
-@example([OLDER, ("migrate", "web", "berlin", Faults()), ("carry",), ("cleanup",)])
+@example([OWN, ("hang_up", "web"), AWAY])
+@example([OWN, AWAY, ("carry",), ("cleanup",)])
+@example([OLDER, AWAY, ("cleanup",)])
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=14))
 def test_what_bears_no_mark_is_never_touched_and_what_does_goes_in_the_end(steps: list[tuple[object, ...]]) -> None:

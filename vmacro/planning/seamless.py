@@ -161,7 +161,9 @@ def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
     for address, home in {survey.agent.address: source.host, **homes}.items():
         network = survey.view(home).network
         for found in network.reserved if network is not None else ():
-            if found.address == address and found.mac not in (mac, "", marks.placeholder_mac(address)):
+            # What a move keeps of an address that it carries is kept for nobody's card.
+            fits = found.mac in (mac, "") or (address in homes and found.mac == marks.placeholder_mac(address))
+            if found.address == address and not fits:
                 text = f"its DHCP keeps {found.told}, and connections of guest {request.guest.name} use that address"
                 yield _collides(home, text, found)
 
@@ -170,6 +172,8 @@ def _collides(host: str, text: str, found: Reservation) -> Finding:
     hint = "change or remove it there: virsh net-update … ip-dhcp-host"
     if marks.is_marked(found):
         hint = f"move {marks.move_in(found)} has left it: vmacro cleanup"
+    elif found.mac == marks.placeholder_mac(found.address):
+        hint = f"an older vmacro has left it: vmacro cleanup --release {found.address}"
     return blocker("reservation-collides", f"host {host}", text, hint)
 
 
