@@ -64,6 +64,10 @@ class HostError(VmacroError):
     """A host could not be asked or refused: what a driver makes of its vendor's errors."""
 
 
+class TakenError(HostError):
+    """What was to be reserved is somebody else's already."""
+
+
 class UnreachableError(HostError):
     """No answer from the host."""
 

@@ -26,6 +26,7 @@ from vmacro.model.facts import (
     NetworkFacts,
     Offer,
     Pool,
+    Reservation,
     Tracked,
     Turn,
     Watched,
@@ -90,12 +91,13 @@ class Hypervisor(Protocol):
     def statistics(self, domain: str) -> CopyStatistics | None:
         """Figures of the migration that brought this domain here; None if libvirt has none any more."""
 
-    def reserve(self, network: str, mac: str, address: str) -> None:
-        """Reserve an address in DHCP, at once and until release(). Raises HostError if there is no such network, or if
-        address or MAC has another reservation. Idempotent."""
+    def reserve(self, network: str, wanted: Reservation) -> None:
+        """Reserve an address in DHCP, at once and until release(). One for the same card and address is left as it is,
+        whatever its name. Raises HostError if there is no such network, TakenError if address, MAC or name has another
+        reservation: of two that ask at once, one gets it. Idempotent."""
 
-    def release(self, network: str, mac: str, address: str) -> None:
-        """Undo reserve(), if there is anything to undo. Idempotent."""
+    def release(self, network: str, made: Reservation) -> None:
+        """Remove the reservation that is the same in all: address, MAC and name. Idempotent."""
 
     def watch(self, domain: str, see: Callable[[str, str], None]) -> AbstractContextManager[None]:
         """Call see(event, detail) for each lifecycle event, with libvirt's names in lower case."""

@@ -6,8 +6,8 @@ and nobody minds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,9 +24,10 @@ from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
-from vmacro.model.facts import Disk, DiskCopy
+from vmacro.model.facts import Disk, DiskCopy, Reservation
 from vmacro.model.nouns import Host, Inventory
 from vmacro.ports import World
+from vmacro.wire import fields
 from vmacro.wire.agent_verbs import CLOSED
 
 SCRATCH = "scratch"
@@ -59,10 +60,14 @@ class Backstage(Protocol):
     def plain_client(self, address: str) -> AbstractContextManager[None]:
         """A plain TCP connection of somebody with the guest `web`."""
 
+    def pin(self, card: str, address: str, name: str) -> None:
+        """An operator's DHCP reservation at `here`, with the card as it is written."""
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's."""
+    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's; `another` is the world of
+    another orchestrator, with connections of its own."""
 
     world: World
     here: Host
@@ -71,6 +76,7 @@ class Stage:
     bandwidth_mib_s: int
     backstage: Backstage
     disk: DiskCopy
+    another: Callable[[], AbstractContextManager[World]]
 
 
 class FakeBackstage:
@@ -105,6 +111,11 @@ class FakeBackstage:
         yield
         if client in self._fake.guest.connections:
             self._fake.guest.end(client, CLOSED)
+
+    def pin(self, card: str, address: str, name: str) -> None:
+        here = self._fake.inventory.hosts[0]
+        entry = fields.decode(Reservation, {"address": address, "mac": card, "name": name})
+        self._fake.world.hypervisor(here).reserve(here.network, entry)
 
 
 class LabBackstage:
@@ -151,6 +162,10 @@ class LabBackstage:
         finally:
             virsh(self._lab, self._here, "net-update", "front", "delete", "ip-dhcp-host", kept, "--live")
 
+    def pin(self, card: str, address: str, name: str) -> None:
+        entry = f"<host mac='{card}' name='{name}' ip='{address}'/>"
+        virsh(self._lab, self._here, "net-update", "front", "add", "ip-dhcp-host", entry, "--live", "--config")
+
 
 @contextmanager
 def in_memory() -> Iterator[Stage]:
@@ -158,7 +173,8 @@ def in_memory() -> Iterator[Stage]:
     here, there = fake.inventory.hosts
     fake.hosts["dead"] = replace(fake.hosts["berlin"], domains={}, reachable=False)
     disk = DiskCopy("c0ntract", "vda", "/images/scratch.raw", "raw")
-    yield Stage(fake.world, here, there, replace(there, name="dead"), 0, FakeBackstage(fake, disk), disk)
+    dead, backstage = replace(there, name="dead"), FakeBackstage(fake, disk)
+    yield Stage(fake.world, here, there, dead, 0, backstage, disk, lambda: nullcontext(fake.world))
 
 
 @contextmanager
@@ -182,9 +198,21 @@ def in_lab(lab: Lab, known: Inventory) -> Iterator[Stage]:
         )
         dead = replace(there, name="dead", uri=there.uri.replace("/system", ":9/system"))
         try:
-            yield Stage(world, here, there, dead, 2, LabBackstage(lab, here.name, there.name, disk), disk)
+            backstage = LabBackstage(lab, here.name, there.name, disk)
+            yield Stage(world, here, there, dead, 2, backstage, disk, lambda: _another(world, lab))
         finally:
             sides.close()
+            connections.close()
+
+
+@contextmanager
+def _another(world: World, lab: Lab) -> Iterator[World]:
+    """For a thread, which has entered no namespace yet."""
+    connections = Connections(lab.folder / "operator")
+    with namespaces.inside(lab.namespace("operator")):
+        try:
+            yield replace(world, hypervisor=lambda host: hypervisor(host, connections))
+        finally:
             connections.close()
 
 

@@ -303,11 +303,13 @@ class _Libvirt:
         found = self._plain.network(name)
         if found is None:
             raise _error(libvirt.VIR_ERR_NO_NETWORK)
-        leases = [{"ipaddr": a, "mac": m, "iface": "x"} for a, m in found.taken if (a, m) not in found.reserved]
+        pairs = {(r.address, r.mac) for r in found.reserved}
+        leases = [{"ipaddr": a, "mac": m, "iface": "x"} for a, m in found.taken if (a, m) not in pairs]
         return SimpleNamespace(
             isActive=lambda: found.active,
+            isPersistent=lambda: True,
             DHCPLeases=lambda: self._says("virNetworkGetDHCPLeases", leases),
-            XMLDesc=lambda: self._says("virNetworkGetXMLDesc", _network_xml(found)),
+            XMLDesc=lambda _flags=0: self._says("virNetworkGetXMLDesc", _network_xml(found)),
         )
 
     def listAllNetworks(self, _flags: int) -> Any:  # noqa: N802
@@ -395,8 +397,8 @@ def _network_xml(found: NetworkFacts) -> str:
         dhcp = _element(ip, "dhcp")
         if found.dhcp_range is not None:
             _element(dhcp, "range", start=found.dhcp_range[0], end=found.dhcp_range[1])
-        for address, mac in found.reserved:
-            _element(dhcp, "host", mac=mac, ip=address)
+        for entry in found.reserved:
+            _element(dhcp, "host", mac=entry.mac, name=entry.name, ip=entry.address)
     if found.subnet6:
         gateway, _, prefix = found.subnet6.partition("/")
         _element(root, "ip", family="ipv6", address=f"{gateway}1", prefix=prefix)

@@ -11,6 +11,8 @@ from tests.unit.test_seamless import Story, ends, plan
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.drivers.fake.agent import FakeAgent
 from vmacro.errors import AgentError, HostError, UnreachableError, VmacroError
+from vmacro.model import marks
+from vmacro.model.facts import Reservation
 from vmacro.model.moves import Carriage, Ending
 from vmacro.services import carry, migrate, seamless
 
@@ -183,7 +185,9 @@ def test_a_later_move_takes_over(fake: FakeWorld) -> None:
     story.move("bucharest")
     assert "later move" in carry.run_carriage(carriage, fake.world, Straight())
     assert OLD in fake.guest.kept
-    assert [a for a, _ in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], "which the later move needs"
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], (
+        "which the later move needs"
+    )
 
 
 def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(fake: FakeWorld) -> None:
@@ -198,7 +202,7 @@ def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(f
     before = ends(fake)
     carry.run_carriage(replace(first, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert ends(fake) == before and OLD in fake.guest.kept and len(fake.guest.connections) == 2
-    assert [a for a, _ in fake.hosts["bucharest"].networks["front"].reserved] == [OLD]
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD]
 
 
 @pytest.mark.parametrize("at_deadline", [False, True])
@@ -224,7 +228,7 @@ def test_a_later_move_that_is_under_way_is_waited_for(fake: FakeWorld) -> None:
     assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
     carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert list(home.legs) == [("web-2", OLD)] and ends(fake)["berlin"] == []
-    assert [a for a, _ in home.networks["front"].reserved] == [OLD]
+    assert [r.address for r in home.networks["front"].reserved] == [OLD]
 
 
 def test_nobody_is_cut_for_an_agent_that_is_silent_for_a_while(fake: FakeWorld) -> None:
@@ -319,7 +323,7 @@ def test_no_leg_is_opened_plain_that_the_inventory_wants_encrypted(fake: FakeWor
 
 def test_an_address_that_an_operator_has_reserved_is_carried_and_stays_reserved(fake: FakeWorld) -> None:
     """libvirt takes one reservation of an address, and one of a card."""
-    front, kept = fake.hosts["bucharest"].networks, ((OLD, "52:54:00:00:00:01"),)
+    front, kept = fake.hosts["bucharest"].networks, (Reservation(OLD, "52:54:00:00:00:01"),)
     front["front"] = replace(front["front"], reserved=kept)
     chosen = plan(fake)
     outcome = migrate.run_move(chosen, fake.world, Straight())
@@ -327,3 +331,23 @@ def test_an_address_that_an_operator_has_reserved_is_carried_and_stays_reserved(
     (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
     assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert front["front"].reserved == kept and ends(fake) == {"bucharest": [], "berlin": []}
+
+
+def test_an_entry_of_the_guests_own_card_that_a_move_has_left_becomes_nobodys(fake: FakeWorld) -> None:
+    """The guest was at that host by a move that did not end well; else it could not come back while it is carried."""
+    front, left = fake.hosts["bucharest"].networks, marks.reservation("web-0", OLD, "52:54:00:00:00:01")
+    front["front"] = replace(front["front"], reserved=(left,))
+    carriage = moved(fake)
+    assert front["front"].reserved == (marks.placeholder("web-1", OLD),)
+    carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
+    assert nothing_left(fake)
+
+
+def test_a_reservation_without_a_mark_stays_though_it_is_for_nobodys_card(fake: FakeWorld) -> None:
+    """An older vmacro's; the carriage that it began is still under way."""
+    carriage = moved(fake)
+    older = Reservation(OLD, marks.placeholder_mac(OLD))
+    front = fake.hosts["bucharest"].networks
+    front["front"] = replace(front["front"], reserved=(older,))
+    assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
+    assert front["front"].reserved == (older,) and ends(fake) == {"bucharest": [], "berlin": []}

@@ -157,7 +157,7 @@ def hosts_are_sound(found: Stage, where: str) -> None:
     carried = outcome.carried
     left = [(n, e.address) for n, h in fake.hosts.items() for e in h.legs.values() if e.address not in carried]
     assert left == [], where
-    reserved = [(n, r) for n, h in fake.hosts.items() for r in h.networks["front"].reserved if r[0] not in carried]
+    reserved = [(n, r) for n, h in fake.hosts.items() for r in h.networks["front"].reserved if r.address not in carried]
     assert reserved == [], where
     assert not any(h.watchers for h in fake.hosts.values()), where
     assert not any(h.disks.serving or h.disks.fetching for h in fake.hosts.values()), where

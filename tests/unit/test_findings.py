@@ -12,8 +12,10 @@ import pytest
 
 from tests.unit.faults import Call, Faults
 from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
+from vmacro.drivers.fake.state import mac_of
 from vmacro.errors import HostError, UnsupportedError
-from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Flows, FoundLegEnd, Pool
+from vmacro.model import marks
+from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Flows, FoundLegEnd, Pool, Reservation
 from vmacro.model.moves import Finding
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
@@ -225,6 +227,14 @@ def written(name: str, **change: object) -> Breaking:
     return broken
 
 
+def kept(name: str, *entries: Reservation) -> Breaking:
+    """What DHCP keeps there."""
+    taken = tuple((entry.address, entry.mac) for entry in entries)
+    return network(name, reserved=entries, taken=taken)
+
+
+MAC = mac_of(1)
+STRANGER = "52:54:00:77:77:77"
 WHY = "the kernel has none (EOPNOTSUPP)"
 
 
@@ -415,6 +425,27 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "another gateway": (SEAMLESS, links("berlin", bridge_mac="52:54:00:bb:bb:bb")),
     "only held addresses left": (SEAMLESS, held_address),
     "an address that somebody uses": (SEAMLESS, used_address),
+    "a reservation that fits": (SEAMLESS, kept("berlin", Reservation("10.50.2.77", MAC, "web"))),
+    "a reservation that the guest cannot have": (
+        SEAMLESS,
+        both(kept("berlin", Reservation("10.50.2.77", MAC, "web")), guest(kept=["10.50.2.77"])),
+    ),
+    "a reservation of ours that was left": (
+        SEAMLESS,
+        both(kept("berlin", marks.reservation("web-0", "10.50.2.77", MAC)), guest(kept=["10.50.2.77"])),
+    ),
+    "a reservation of what another has": (
+        SEAMLESS,
+        both(kept("berlin", Reservation("10.50.2.77", MAC)), host("berlin", leases={STRANGER: "10.50.2.77"})),
+    ),
+    "the guest's address at home, kept for another": (
+        SEAMLESS,
+        kept("bucharest", Reservation("10.50.1.97", STRANGER, "printer")),
+    ),
+    "the guest's address at home, left for nobody by an older vmacro": (
+        SEAMLESS,
+        kept("bucharest", Reservation("10.50.1.97", marks.placeholder_mac("10.50.1.97"))),
+    ),
     "addresses that a guest gave itself": (SEAMLESS, guest(kept=["10.50.1.5", "10.50.1.6"])),
     "a leg that no move has opened": (SEAMLESS, a_leg_of_nobodys),
     "an agent that cannot prepare": (SEAMLESS, guest(verbs=("arrive", "claim", "status"))),

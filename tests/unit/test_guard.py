@@ -46,7 +46,7 @@ def test_cards_are_where_libvirt_has_put_them(folders: Path) -> None:
 def test_leases_and_reservations_say_whose_an_address_is(folders: Path) -> None:
     (folders / "DHCP/front0.status").write_text(LEASES)
     (folders / "DHCP/front.hostsfile").write_text(
-        "52:54:00:00:00:0B,10.1.0.8,web\n02:76:03:aa:bb:cc,10.1.0.9\n[odd]\nid:1,[fd50::7]\nx,nowhere\n"
+        "52:54:0:00:0:B,10.1.0.8,web\n02:76:03:aa:bb:cc,10.1.0.9\n[odd]\nid:1,[fd50::7]\nx,nowhere\n"
     )
     known = guard._dhcp()
     assert set(known.pairs) == {

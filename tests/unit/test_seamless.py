@@ -11,6 +11,7 @@ from tests.unit.faults import Faults, Logbook
 from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld, card, connection
 from vmacro.errors import AgentError, CopyError, HostError
+from vmacro.model import marks
 from vmacro.model.facts import NO_PAST, HomedAddress, Past
 from vmacro.model.moves import Ending, Finding, Outcome, Plan, Verdict
 from vmacro.planning import cards, checks, planner, seamless
@@ -83,8 +84,8 @@ def test_who_cannot_follow_is_carried_and_its_address_is_given_to_nobody_else() 
         "bucharest": [("home", "10.50.1.97", "tunnel")],
         "berlin": [("away", "10.50.1.97", "guest")],
     }
-    ((address, mac),) = fake.hosts["bucharest"].networks["front"].reserved
-    assert address == "10.50.1.97" and mac.startswith("02:76:03:")
+    (entry,) = fake.hosts["bucharest"].networks["front"].reserved
+    assert entry == marks.placeholder("web-1", "10.50.1.97") and entry.mac.startswith("02:76:03:")
     assert fake.hosts["berlin"].networks["front"].reserved == ()
 
 
@@ -379,9 +380,9 @@ def test_what_hosts_have_does_not_wait_for_an_agent_that_does_not_do_its_part(ve
         "bucharest": [("home", "10.50.1.97", "tunnel")],
         "berlin": [("away", "10.50.1.97", "guest")],
     }
-    ((address, mac),) = fake.hosts["bucharest"].networks["front"].reserved
-    assert (address, mac[:9]) == ("10.50.1.97", "02:76:03:")
-    kept = [("10.50.2.10", chosen.mac)] if verb != "status" else []
+    (entry,) = fake.hosts["bucharest"].networks["front"].reserved
+    assert entry == marks.placeholder(chosen.move_id, "10.50.1.97")
+    kept = [marks.reservation(chosen.move_id, "10.50.2.10", chosen.mac)] if verb != "status" else []
     assert list(fake.hosts["berlin"].networks["front"].reserved) == kept, "the guest may not have asked for it yet"
     assert chosen.disks[0].id not in fake.hosts["bucharest"].disks.serving
 

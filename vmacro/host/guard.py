@@ -243,7 +243,12 @@ def _reservations(file: Path) -> Iterator[Pair]:
         for line in file.read_text().splitlines():
             words = line.split(",")
             if len(words) > 1:
-                yield words[1].strip("[]"), words[0].lower()
+                yield words[1].strip("[]"), _mac(words[0])
+
+
+def _mac(text: str) -> str:
+    """libvirt writes an entry's MAC as it was given: in any case, with one digit or two for a byte."""
+    return ":".join(byte.zfill(2) for byte in text.lower().split(":")) if text.count(":") == 5 else text.lower()
 
 
 def _is_address(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
-from vmacro.wire import host_verbs, names
+from vmacro.wire import fields, host_verbs, names
 from vmacro.wire.agent_verbs import Arrival as Arrival
 from vmacro.wire.agent_verbs import Claim as Claim
 from vmacro.wire.agent_verbs import Connection as Connection
@@ -28,10 +28,8 @@ from vmacro.wire.host_verbs import Offer as Offer
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 
-_SIX_BYTES = "(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
-Mac = Annotated[str, Matches(_SIX_BYTES, "six bytes")]
-MaybeMac = Annotated[str, Matches(f"(?:{_SIX_BYTES})?", "six bytes")]
-_CardMac = Annotated[str, Matches("(?:(?:[0-9a-f]{2}:){5}[0-9a-f]{2})?", "six bytes in lower case")]
+Mac = Annotated[str, fields.Mac()]
+MaybeMac = Annotated[str, fields.Mac(optional=True)]
 IpAddress = Annotated[str, Address()]
 MaybeAddress = Annotated[str, Address(optional=True)]
 _Address4 = Annotated[str, Address(version=4)]
@@ -138,11 +136,11 @@ class DiskCopy:
 
 @dataclass(frozen=True)
 class Card:
-    """A network card of a domain. `mac` is in lower case, '' where libvirt names none; `kind` is libvirt's: network,
+    """A network card of a domain. `mac` is '' where libvirt names none; `kind` is libvirt's: network,
     bridge, direct or another. `network` is the libvirt network that it is on, `device` the bridge or interface of the
     host; `tap` is the host's device for this card alone. Each is '' where libvirt names none."""
 
-    mac: _CardMac
+    mac: MaybeMac
     kind: _Word
     network: _Name = ""
     device: _Name = ""
@@ -175,10 +173,26 @@ class DomainFacts:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """What DHCP keeps an IPv4 address for: an entry <host mac= name= ip=/> of a network (formatnetwork). One without
+    `mac` is for whoever says that this is its name. model/marks.py says whose an entry is."""
+
+    address: _Address4
+    mac: MaybeMac = ""
+    name: Annotated[str, Said(255)] = ""
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        card = f" for {self.mac}" if self.mac else ""
+        return f"{self.address}{card}" + (f" ({self.name})" if self.name else "")
+
+
+@dataclass(frozen=True)
 class NetworkFacts:
     """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. One that has
     reservations alone, and no range, serves just these cards (dnsmasq's `static`): 0 are free. `taken`
-    are leases and reservations, `reserved` these alone, as (address, MAC); all of IPv4. '' stands for a bridge, subnet,
+    are leases and reservations as (address, MAC), `reserved` these alone; all of IPv4. '' stands for a bridge, subnet,
     gateway or MAC that there is none of."""
 
     name: _Name
@@ -191,13 +205,13 @@ class NetworkFacts:
     dhcp_range: tuple[_Address4, _Address4] | None
     dhcp_free: int | None
     taken: Annotated[tuple[tuple[_Address4, MaybeMac], ...], Items(MOST_LEASES)] = ()
-    reserved: Annotated[tuple[tuple[_Address4, MaybeMac], ...], Items(MOST_LEASES)] = ()
+    reserved: Annotated[tuple[Reservation, ...], Items(MOST_LEASES)] = ()
     forward: _Word = "open"
     subnet6: Subnet = ""
 
     def address_of(self, mac: str) -> str:
         """The address leased to or reserved for a card, or ''."""
-        return next((a for a, m in self.taken if m.lower() == mac.lower()), "")
+        return next((a for a, m in self.taken if m == mac), "")
 
 
 @dataclass(frozen=True)

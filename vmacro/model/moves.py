@@ -84,7 +84,7 @@ class Plan:
     For `seamless`: `new_address` (by DHCP) and `new_address6` (by SLAAC; '' where a site has no IPv6) are announced
     before the copy and reached by `new_legs`; `old_legs` bring the addresses that the guest has (`addresses`) to where
     it goes; `earlier_legs` are legs of earlier moves, which this one closes. `reserve`: the new address needs a DHCP
-    reservation that is not there yet.
+    reservation that is not there yet. `marked`: its reservations bear its mark; a vmacro without marks planned others.
 
     `disks` are the guest's own, which move with it. `chosen_because`: why it goes to this host of its destination.
     `operator` is USER@MACHINE; `takes_over` is the move whose claim on the guest this one ignores. `memory_mib`: the
@@ -114,6 +114,7 @@ class Plan:
     earlier_legs: _Legs = ()
     addresses: Annotated[tuple[HomedAddress, ...], Items(MAX_ADDRESSES)] = ()
     reserve: bool = False
+    marked: bool = False
     operator: Annotated[str, Said(200)] = ""
     takes_over: Annotated[str, Word(optional=True)] = ""
     disks: Annotated[tuple[DiskCopy, ...], Items(MOST_DISKS)] = ()

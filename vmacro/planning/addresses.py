@@ -68,8 +68,9 @@ def routes(host: Host, network: NetworkFacts | None, address: str) -> str:
 def next_address(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str:
     """The IPv4 address that a guest will have on a network, or '' where none is free.
 
-    The one that DHCP keeps for it, if any. But never one of `claimed`, which the guest keeps for connections of an
-    earlier stay: old and new connections could not be told apart, and the address would be withdrawn from both.
+    The one that DHCP keeps for it, if any, and else the one that it has leased to it. But never one of `claimed`, which
+    the guest keeps for connections of an earlier stay: old and new connections could not be told apart, and the address
+    would be withdrawn from both.
     """
     subnet, unusable = _subnet(network.subnet), set(claimed)
     if subnet is None:
@@ -78,9 +79,11 @@ def next_address(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str
     def usable(address: str) -> bool:
         return address not in unusable and _may_be_a_guests(address, subnet, network.gateway)
 
-    kept = next((address for address in _leased(network, mac) if usable(address)), "")
     # A card that an address is reserved for gets no other one.
-    if kept or network.dhcp_range is None or any(other.lower() == mac.lower() for _, other in network.reserved):
+    pinned = [r.address for r in network.reserved if r.mac == mac]
+    known = [a for a in _leased(network, mac) if a in pinned or not pinned]
+    kept = next((address for address in known if usable(address)), "")
+    if kept or network.dhcp_range is None or pinned:
         return kept
     first, last = (int(ipaddress.IPv4Address(a)) for a in network.dhcp_range)
     unusable |= {address for address, _ in network.taken}
@@ -139,10 +142,12 @@ def _of_moves(survey: Survey, legs: Iterable[Leg]) -> dict[str, Host]:
 
 
 def _leased(network: NetworkFacts, mac: str) -> list[str]:
-    """What DHCP has given to a card or keeps for it, and for no other."""
-    pairs = tuple(dict.fromkeys((*network.taken, *network.reserved)))
-    others = {address for address, other in pairs if other.lower() != mac.lower()}
-    return [a for a, other in pairs if other.lower() == mac.lower() and a not in others]
+    """What DHCP has given to a card or keeps for it, and for no other. An entry without a MAC is for whoever says its
+    name, which this card may do: then it has the lease."""
+    nameless = {r.address for r in network.reserved if not r.mac}
+    pairs = tuple(dict.fromkeys((*network.taken, *((r.address, r.mac) for r in network.reserved))))
+    others = {a for a, other in pairs if other != mac and not (other == "" and a in nameless)}
+    return [a for a, other in pairs if other == mac and a not in others]
 
 
 def _may_be_a_guests(address: str, subnet: IPv4Network | IPv6Network, gateway: str) -> bool:

@@ -250,6 +250,9 @@ def _address_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
         leased = source.network.address_of(mac) if source.network is not None else ""
         text = f"its agent says that it has {agent.address}; DHCP at {source.host} has given it {leased or 'none'}"
         hint = "restart its agent, which asks DHCP again; if it still says so, the guest is not to be trusted"
+        if leased == agent.address:
+            text = f"it has {agent.address}, which DHCP at {source.host} has given to, or keeps for, another card"
+            hint = "whose is it? virsh net-dhcp-leases; virsh net-dumpxml"
         yield blocker("address-unknown", f"guest {request.guest.name}", text, hint)
 
 

@@ -59,7 +59,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         linger_s=names.linger_s(request.policy, survey.names) if names.WITHDRAW in survey.agent.verbs else 0.0,
         lingering=survey.past.lingering,
         new_public=public_of(there, new) if new else "",
-        reserve=(new, mac) not in {(a, m.lower()) for a, m in network.reserved},
+        reserve=(new, mac) not in {(r.address, r.mac) for r in network.reserved},
+        marked=True,
     )
 
 

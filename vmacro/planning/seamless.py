@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vmacro.model.facts import Flows, HostView, Survey
+from vmacro.model import marks
+from vmacro.model.facts import Flows, HostView, Reservation, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning import cards
 from vmacro.planning.addresses import claims, next_address
@@ -133,7 +134,8 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     target, network = both[1], both[1].network
     address = next_address(network, mac, survey.agent.claimed)
     if not address:
-        if network.dhcp_free or network.address_of(mac):  # else the rule for every handoff speaks
+        pinned = any(r.mac == mac for r in network.reserved)  # which _reservations_fit() tells
+        if not pinned and (network.dhcp_free or network.address_of(mac)):  # else the rule for every handoff speaks
             text = f"all addresses left on {network.name!r} are the guest's own, held since an earlier stay"
             yield blocker("dhcp-exhausted", f"host {target.host}", text, "widen the DHCP range")
         return
@@ -145,6 +147,39 @@ def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     elif used_by:
         text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"
         yield blocker("address-used", f"host {target.host}", text, "find out who; or reserve another for the guest")
+
+
+def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
+    """What DHCP keeps already is for its owner to change: it fits, or it is named."""
+    both, mac = _both(request, survey), cards.mac(survey)
+    if both is None or both[0].domain is None or survey.agent is None or not mac:
+        return
+    source, target = both
+    if target.network is not None and not next_address(target.network, mac, survey.agent.claimed):
+        for found in (r for r in target.network.reserved if r.mac == mac):
+            text = f"its DHCP keeps {found.told}, the guest's card, which then gets no other address; "
+            others = [m for a, m in target.network.taken if a == found.address and m != mac]
+            uses = f"{found.address} is leased to {others[0]}" if others else "the guest cannot use that one now"
+            yield _collides(target.host, text + uses, found)
+    ours = standing(survey, both[0].domain, request.take_over).ours
+    homes = {homed.address: homed.home.name for homed in claims(survey, ours).homed}
+    for address, home in {survey.agent.address: source.host, **homes}.items():
+        network = survey.view(home).network
+        for found in network.reserved if network is not None else ():
+            # What a move keeps of an address that it carries is kept for nobody's card.
+            fits = found.mac in (mac, "") or (address in homes and found.mac == marks.placeholder_mac(address))
+            if found.address == address and not fits:
+                text = f"its DHCP keeps {found.told}, and connections of guest {request.guest.name} use that address"
+                yield _collides(home, text, found)
+
+
+def _collides(host: str, text: str, found: Reservation) -> Finding:
+    hint = "change or remove it there: virsh net-update … ip-dhcp-host"
+    if marks.is_marked(found):
+        hint = f"move {marks.move_in(found)} has left it: vmacro cleanup"
+    elif found.mac == marks.placeholder_mac(found.address):
+        hint = f"an older vmacro has left it: vmacro cleanup --release {found.address}"
+    return blocker("reservation-collides", f"host {host}", text, hint)
 
 
 def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -234,6 +269,7 @@ RULES: tuple[Rule, ...] = (
     _hosts_are_fit,
     _hosts_fit_together,
     _address_is_free,
+    _reservations_fit,
     _addresses_go_along,
     _datagrams_are_known,
     _legs_are_known,

@@ -14,7 +14,7 @@ from vmacro.errors import HostError, VmacroError
 from vmacro.model.events import CarryEnded, CarryTrouble, Note
 from vmacro.model.moves import Carriage, Outcome, Plan
 from vmacro.ports import World
-from vmacro.services import datagrams, seamless, survey
+from vmacro.services import datagrams, dhcp, seamless, survey
 from vmacro.services.phases import Journal
 from vmacro.services.troubles import Troubles
 
@@ -129,9 +129,7 @@ def _taken_over(carriage: Carriage, world: World) -> bool:
     if leg is not None:
         ends = ((leg.home, leg.home_bridge), (leg.away, leg.away_bridge))
         return not any(leg.move_id in seamless.moves_with_legs(leg.address, *end, world) for end in ends)
-    network = world.hypervisor(home).network(home.network)
-    placeholder = (carriage.address, seamless.placeholder_mac(carriage.address))
-    return network is None or placeholder not in network.reserved
+    return not dhcp.is_kept(carriage.address, home, world)
 
 
 def _is_anothers(carriage: Carriage, world: World) -> bool:
@@ -182,5 +180,5 @@ def _close_at_hosts(carriage: Carriage, world: World, release: bool) -> str:
             seamless.close(carriage.leg, world)
     with troubles.of(HostError):
         if release:
-            seamless.set_reservation(carriage.address, carriage.home, world, reserved=False)
+            dhcp.give_back(carriage.address, carriage.home, world)
     return troubles.first

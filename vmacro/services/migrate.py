@@ -17,7 +17,7 @@ from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddre
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
 from vmacro.planning.outcome import compare_flows, judge
 from vmacro.ports import World
-from vmacro.services import datagrams, disks, outside, whereabouts
+from vmacro.services import datagrams, dhcp, disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.outside import Untold
@@ -225,6 +225,8 @@ def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     with troubles.of(VmacroError):
         if Phase.PREPARE in begun:  # else another move may have the guest
             HANDOFFS[plan.handoff].undo_prepare(plan, world)
+        else:
+            dhcp.release(plan, world)  # it was reserved when it was planned
     with troubles.of(VmacroError):
         if Phase.DISKS in begun:
             disks.undo(plan, world)

@@ -7,8 +7,7 @@ through legs for connections that cannot follow.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,13 +17,12 @@ from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
-from vmacro.services import datagrams
+from vmacro.services import datagrams, dhcp
 from vmacro.services.handoff import ask_to_arrive, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
 from vmacro.wire.host_verbs import VXLAN
 
 JOIN_POLL_S = 0.05
-PLACEHOLDER_MAC_PREFIX = "02:76:03:"  # locally administered (IEEE 802)
 
 
 class Seamless:
@@ -37,8 +35,7 @@ class Seamless:
         """
         # A switchover that failed in an earlier attempt has left the guest fenced.
         world.host_network(plan.source).turn(plan.guest.domain, to_guest=True)
-        if plan.reserve:
-            world.hypervisor(plan.destination).reserve(plan.destination.network, plan.mac, plan.new_address)
+        dhcp.reserve(plan, world)
         for leg in plan.new_legs:
             _open(leg, world)
             world.host_network(plan.destination).point(leg, to_guest=False)
@@ -80,8 +77,7 @@ class Seamless:
                     side.turn(plan.guest.domain, to_guest=True)
                 side.close(plan.move_id)
         with troubles.of(HostError):
-            if plan.reserve:
-                world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
+            dhcp.release(plan, world)
         troubles.raise_first()
 
     def arrive(self, plan: Plan, world: World) -> Arrival:
@@ -112,11 +108,8 @@ class Seamless:
             with troubles.of(HostError):
                 close(leg, world)
         with troubles.of(HostError):
-            if plan.reserve:
-                world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
-        for homed in _once_used(plan):
-            with troubles.of(HostError):
-                set_reservation(homed.address, homed.home, world, homed.address in after.carried)
+            dhcp.release(plan, world)
+        _reserve_what_is_carried(plan, [h for h in plan.addresses if h.address in after.carried], world, troubles)
         troubles.raise_first()
 
     def let_go(self, plan: Plan, world: World) -> None:
@@ -130,9 +123,7 @@ class Seamless:
         for leg in plan.new_legs:
             with troubles.of(HostError):
                 close(leg, world)
-        for homed in _once_used(plan):
-            with troubles.of(HostError):
-                set_reservation(homed.address, homed.home, world, homed in plan.addresses)
+        _reserve_what_is_carried(plan, plan.addresses, world, troubles)
         troubles.raise_first()
 
 
@@ -164,23 +155,14 @@ def mend(leg: Leg, world: World) -> tuple[str, ...]:
     return gone
 
 
-def set_reservation(address: str, home: Host, world: World, reserved: bool) -> None:
-    """Reserve a carried address for a placeholder, so that DHCP gives it to no other guest; or give it back. One that
-    an operator has reserved for the guest is kept for it already. SLAAC (IPv6) needs none. Idempotent."""
-    if ":" in address:
-        return
-    hypervisor, nobody = world.hypervisor(home), placeholder_mac(address)
-    if not reserved:
-        hypervisor.release(home.network, nobody, address)
-        return
-    network = hypervisor.network(home.network)
-    if network is None or not any(a == address and mac != nobody for a, mac in network.reserved):
-        hypervisor.reserve(home.network, nobody, address)
-
-
-def placeholder_mac(address: str) -> str:
-    """The MAC that a carried address is reserved for; no card has it."""
-    return PLACEHOLDER_MAC_PREFIX + hashlib.sha256(address.encode()).digest()[:3].hex(":")
+def _reserve_what_is_carried(plan: Plan, carried: Collection[HomedAddress], world: World, troubles: Troubles) -> None:
+    """And give back what is carried no longer."""
+    for homed in _once_used(plan):
+        with troubles.of(HostError):
+            if homed in carried:
+                dhcp.keep(plan.move_id, homed.address, homed.home, world, plan.mac)
+            else:
+                dhcp.give_back(homed.address, homed.home, world, plan.mac)
 
 
 def _open(leg: Leg, world: World) -> None:

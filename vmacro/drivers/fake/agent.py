@@ -135,7 +135,7 @@ class FakeAgent:
         """What DHCP gives here: the guest's reservation, or else the same as ever."""
         here = self._world.hosts[self._place]
         network = here.networks["front"]
-        reserved = next((a for a, m in network.reserved if m == self._known.mac), "")
+        reserved = next((r.address for r in network.reserved if r.mac == self._known.mac), "")
         found = reserved or network.subnet.removesuffix("0/24") + str(96 + self._known.number)
         here.leases[self._known.mac] = found
         return found

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vmacro.model.facts import MOST_CARDS, MOST_DISKS, Card, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool
+from vmacro.model.facts import MOST_CARDS, MOST_DISKS, Card, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool, Reservation
 from vmacro.wire import fields
 from vmacro.wire.fields import Items, Text
 
@@ -49,19 +49,18 @@ def domain(text: str) -> DomainDescription:
     return fields.decode(DomainDescription, found, "domain")
 
 
-def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) -> NetworkFacts:
-    """`leases` are (address, MAC); reservations are read from the XML. Of IPv6, which guests give themselves, neither
-    is kept. Raises ValueError."""
+def network(text: str, active: bool, leases: Iterable[tuple[object, object]], stored: str = "") -> NetworkFacts:
+    """`leases` are (address, MAC); reservations are read from the XML, and from what is `stored` for the network's next
+    start, if that is another. Of IPv6, which guests give themselves, neither is kept. Raises ValueError."""
     root = _root(text)
     bridge = root.find("bridge")
-    ip = next((e for e in root.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
+    ip = _ip(root)
     span = ip.find("./dhcp/range") if ip is not None else None
     serves = span is not None or (ip is not None and ip.find("./dhcp/host") is not None)
     dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
-    hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
-    reserved = [(h.get("ip", ""), h.get("mac", "")) for h in hosts]
+    reserved = dict.fromkeys([*reservations(text), *(reservations(stored) if stored else ())])
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
-    taken = list(dict.fromkeys([*leased, *reserved]))
+    taken = list(dict.fromkeys([*leased, *((r.address, r.mac) for r in reserved)]))
     found: dict[str, Any] = {
         "name": root.findtext("name", ""),
         "active": active,
@@ -73,11 +72,31 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) ->
         "dhcp_range": dhcp_range,
         "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if serves else None,
         "taken": taken,
-        "reserved": reserved,
+        "reserved": [fields.encode(r) for r in reserved],
         "forward": _attribute(root, "forward", "mode") or "isolated",
         "subnet6": _subnet6(root),
     }
     return fields.decode(NetworkFacts, found, "network")
+
+
+def reservations(text: str) -> tuple[Reservation, ...]:
+    """Those of IPv4 in a network's XML, in its order. Raises ValueError."""
+    ip = _ip(_root(text))
+    hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
+    found = ({"address": h.get("ip", ""), "mac": h.get("mac", ""), "name": h.get("name", "")} for h in hosts)
+    return tuple(fields.decode(Reservation, entry, f"reserved[{n}]") for n, entry in enumerate(found))
+
+
+def reservation(entry: Reservation) -> str:
+    """As an entry of a network's XML."""
+    named = {"mac": entry.mac, "name": entry.name, "ip": entry.address}
+    drawn = ElementTree.Element("host", {key: value for key, value in named.items() if value})
+    return ElementTree.tostring(drawn, encoding="unicode")
+
+
+def _ip(network: ElementTree.Element) -> ElementTree.Element | None:
+    """The first of IPv4."""
+    return next((e for e in network.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
 
 
 def _mac(said: object) -> str:
@@ -139,7 +158,7 @@ def _card(element: ElementTree.Element) -> dict[str, Any]:
     source = element.find("source")
     named = source.attrib if source is not None else {}
     return {
-        "mac": _attribute(element, "mac", "address").lower(),
+        "mac": _attribute(element, "mac", "address"),
         "kind": element.get("type", ""),
         "network": named.get("network", ""),
         "device": named.get("bridge", "") or named.get("dev", ""),
