@@ -204,8 +204,9 @@ def answered_by_its_own_mac(fake: FakeWorld) -> None:
 
 
 def reserved_alone(*macs: str) -> Breaking:
-    pairs = tuple((f"10.50.2.{20 + n}", mac) for n, mac in enumerate(macs))
-    return network("berlin", dhcp_range=None, dhcp_free=0, reserved=pairs, taken=pairs)
+    entries = tuple(Reservation(f"10.50.2.{20 + n}", mac) for n, mac in enumerate(macs))
+    taken = tuple((entry.address, entry.mac) for entry in entries)
+    return network("berlin", dhcp_range=None, dhcp_free=0, reserved=entries, taken=taken)
 
 
 def a_leg_of_nobodys(fake: FakeWorld) -> None:

@@ -13,7 +13,7 @@ import vmacro.api
 from tests.unit.test_migrate import Straight
 from tests.unit.town import PATIENCE_S, Town
 from vmacro.drivers.fake import Effect, FakeWorld
-from vmacro.errors import HostError, JournalError, PlanRejectedError, RolledBackError, UnreachableError
+from vmacro.errors import AgentError, HostError, JournalError, PlanRejectedError, RolledBackError, UnreachableError
 from vmacro.model import marks
 from vmacro.model.facts import HostView, Reservation
 from vmacro.model.moves import Ending, Outcome, Plan
@@ -168,6 +168,25 @@ def test_nothing_is_reserved_for_a_move_that_does_not_begin() -> None:
     with pytest.raises(JournalError):
         begun(fake, full)
     assert reserved(fake) == []
+
+
+@pytest.mark.parametrize("effect", ["agent.claim", "agent.watch"])
+def test_nothing_stays_reserved_by_a_move_that_ends_before_it_prepares_anything(effect: Effect) -> None:
+    """Somebody else has claimed the guest meanwhile, or its agent has become silent."""
+    fake, outcomes = FakeWorld(), []
+
+    def before(coming: Effect) -> None:
+        if coming == effect:
+            assert reserved(fake) != []
+            raise AgentError("guest web: no")
+
+    def run(plan: Plan) -> Outcome:
+        fake.before = before
+        outcomes.append(migrate.run_move(plan, fake.world, Straight()))
+        return outcomes[0]
+
+    begun(fake, run)
+    assert [(o.ending, o.remains) for o in outcomes] == [(Ending.ROLLED_BACK, False)] and reserved(fake) == []
 
 
 def test_a_host_that_refuses_or_cannot_be_asked_rejects_the_move_and_what_stays_is_told() -> None:

@@ -12,7 +12,7 @@ from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld, card, connection
 from vmacro.errors import AgentError, CopyError, HostError
 from vmacro.model import marks
-from vmacro.model.facts import NO_PAST, HomedAddress, Past
+from vmacro.model.facts import NO_PAST, HomedAddress, Past, Reservation
 from vmacro.model.moves import Ending, Finding, Outcome, Plan, Verdict
 from vmacro.planning import cards, checks, planner, seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
@@ -98,12 +98,14 @@ def test_a_card_on_another_network_before_the_one_that_moves_is_left_alone() -> 
     for each in fake.hosts.values():
         each.networks["storage"] = replace(each.networks["front"], name="storage", bridge="storage0")
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
-    reserved: list[tuple[str, str]] = []
+    reserved: list[Reservation] = []
     fake.before = lambda _effect: reserved.extend(fake.hosts["berlin"].networks["front"].reserved)
     chosen = plan(fake)
     assert {chosen.mac, *(leg.mac for leg in (*chosen.new_legs, *chosen.old_legs))} == {fake.guest.mac}
     outcome = migrate.run_move(chosen, fake.world, Straight())
-    assert outcome.ending == Ending.MOVED and set(reserved) == {("10.50.2.10", fake.guest.mac)}
+    assert outcome.ending == Ending.MOVED and set(reserved) == {
+        marks.reservation(chosen.move_id, "10.50.2.10", fake.guest.mac)
+    }
     assert {e.mac for h in fake.hosts.values() for e in h.legs.values()} == {fake.guest.mac}
     assert first.mac not in {m for h in fake.hosts.values() for m in h.leases}
     assert fake.hosts["berlin"].domains["web"].cards[0] == first
