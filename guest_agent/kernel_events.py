@@ -19,7 +19,6 @@ from socket import AF_INET
 
 from guest_agent.connections import (
     HEADER,
-    INET_DIAG_INFO,
     NETLINK_SOCK_DIAG,
     NLM_F_REQUEST,
     NLMSG_ERROR,

@@ -210,8 +210,9 @@ class Stage:
         self.happened(plan, outcome)
 
     def happened(self, plan: Plan, outcome: Outcome) -> None:
-        at = {Ending.ROLLED_BACK: plan.source, Ending.MOVED: plan.destination, Ending.INCOMPLETE: plan.destination}
-        assert self.fake.running_at() == [at[outcome.ending].name]
+        assert outcome.ending != Ending.UNCERTAIN
+        at = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
+        assert self.fake.running_at() == [at.name]
         carried = tuple(HomedAddress(c.address, c.home) for c in self.carriages)
         self.past = Past((*self.past.legs, *plan.new_legs, *plan.old_legs), carried)
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import pytest
 
 from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake.state import Effect
 from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackError, UnreachableError
 from vmacro.model.moves import Ending, Outcome, Plan, Verdict
 from vmacro.model.nouns import Policy
@@ -278,7 +279,7 @@ def test_what_nobody_knows_is_said_and_is_no_loss(why: str) -> None:
     assert ("restarted" in outcome.reason) == (why == "restarted")
 
 
-def _after_arrival(fake: FakeWorld, act: Callable[[str], None]) -> Callable[[str], None]:
+def _after_arrival(fake: FakeWorld, act: Callable[[Effect], None]) -> Callable[[Effect], None]:
     return lambda effect: act(effect) if fake.guest.arrived else None
 
 

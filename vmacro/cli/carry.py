@@ -14,8 +14,8 @@ from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import VmacroError
 from vmacro.model.facts import Connection
 from vmacro.model.moves import Carriage
-from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.planning.outcome import why_carried
+from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
 from vmacro.services.archive import UnreadableCarriage
 from vmacro.services.survey import where
