@@ -60,7 +60,7 @@ class TcpInfo:
 
 
 def tcp_info(payload: bytes) -> TcpInfo | None:
-    """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19, which does not count bytes sent."""
+    """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19: that counts no bytes sent."""
     raw = attributes(payload[_MESSAGE.size :]).get(INET_DIAG_INFO, b"")
     if len(raw) < 216:
         return None
@@ -186,6 +186,7 @@ def _address(family: int, raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6A
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:
+    """Netlink attributes (struct nlattr) by type."""
     found: dict[int, bytes] = {}
     while len(raw) >= 4:
         length, kind = struct.unpack_from("=HH", raw)

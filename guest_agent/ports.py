@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, Tuple, Union
+from typing import Protocol, Tuple, Union  # noqa: UP035 Python 3.9 evaluates it
 
 from vmacro.wire.agent_verbs import Connection, Lease
 
@@ -116,9 +116,9 @@ class Closed:
 
 @dataclass(frozen=True)
 class SocketGone:
-    """A TCP socket that was connected was freed. `surplus`: how many more bytes its peer has acknowledged than data was sent: one for a
-    FIN, and one for a SYN. `retransmits`: how often the oldest byte was sent again in vain. `silent_s`: since when
-    nothing of the peer had come."""
+    """A TCP socket that was connected was freed. `surplus`: how many more bytes its peer has acknowledged than data was
+    sent: one for a FIN, and one for a SYN. `retransmits`: how often the oldest byte was sent again in vain. `silent_s`:
+    since when nothing of the peer had come."""
 
     ends: Ends
     surplus: int

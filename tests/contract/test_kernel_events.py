@@ -1,5 +1,5 @@
-"""What a real kernel tells of connections and of their ends, as guest_agent reads it: two network namespaces, a server in
-the one, its clients in the other (docs/decisions/0021)."""
+"""What a real kernel tells of connections and of their ends, as guest_agent reads it: two network namespaces, a server
+in the one, its clients in the other (docs/decisions/0021)."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_reset_from_elsewhere(scene: Scene, kind: str) -> None:
     with scene.client.inside():
         for address in (PEER, PEER6):
             connections.cut(address, {c.token for c in connections.connections()})
-    with pytest.raises(OSError, match="reset|not connected|timed out"):
+    with pytest.raises(OSError, match=r"reset|not connected|timed out"):
         near.settimeout(2)
         near.recv(9)
     near.close()
@@ -236,7 +236,7 @@ def test_a_client_without_a_path(scene: Scene, kind: str) -> None:
     found, since_s = scene.watch(), time.monotonic()
     with mute(scene.client):
         near.send(b"hello")
-        with pytest.raises(OSError, match="timed out|not connected"):
+        with pytest.raises(OSError, match=r"timed out|not connected"):
             near.recv(9)
         near.close()
         scene.ends(found, TIMED_OUT, True, since_s)
@@ -344,7 +344,7 @@ def test_one_that_the_guest_has_opened(scene: Scene, protocol: int) -> None:
     assert found.subflows[0].outgoing
     with scene.client.inside():
         connections.cut(PEER, {c.token for c in connections.connections()})
-    with pytest.raises(OSError, match="reset|not connected|timed out"):
+    with pytest.raises(OSError, match=r"reset|not connected|timed out"):
         near.settimeout(2)
         near.recv(9)
     near.close()

@@ -1,4 +1,4 @@
-"""What the kernel tells of sockets, as endings of connections; tests/contract/test_kernel_events.py has what it tells."""
+"""What the kernel tells of sockets, as endings of connections (what it tells: tests/contract/test_kernel_events.py)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ ARRIVED_S, NOW_S = 100.0, 105.0
 MPTCP, TCP = connection(1, HOME, AWAY), connection(0, HOME)
 FIRST, SECOND = ((s.local, s.local_port, s.remote, s.remote_port) for s in MPTCP.subflows)
 PLAIN: Ends = (HOME, 7000, "10.9.0.14", 40000)
+
+
+ARGS: dict[str, dict[str, Any]] = {
+    "arrive": {"left": HOME},
+    "claim": {"move": "web-1", "seconds": 600},
+    "release": {"move": "web-1"},
+}
 
 
 def gone(surplus: int = 0, retransmits: int = 0, silent_s: float = 60.0, ends: Ends = PLAIN) -> SocketGone:
