@@ -148,8 +148,7 @@ class Agent:
         return await self._consent.ask(args.timeout_ms / 1000)
 
     async def _begin_watch(self, _args: Nothing) -> agent_verbs.Connections:
-        self._watch.begin()
-        return replace(self._consent.connections(), watch=self._watch.name)
+        return replace(self._consent.told(self._watch.begin()), watch=self._watch.name)
 
     async def _endings(self, _args: Nothing) -> agent_verbs.Endings:
         return self._watch.endings(self._arrivals.seen_at_s)

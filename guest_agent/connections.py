@@ -60,7 +60,7 @@ class TcpInfo:
 
 
 def tcp_info(payload: bytes) -> TcpInfo | None:
-    """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19: it does not count bytes sent."""
+    """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19: that counts no bytes sent."""
     raw = attributes(payload[_MESSAGE.size :]).get(INET_DIAG_INFO, b"")
     if len(raw) < 216:
         return None
@@ -186,7 +186,7 @@ def _address(family: int, raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6A
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:
-    """By kind, without the flags of nested ones; what is cut short, and all behind it, is left out."""
+    """Netlink attributes (struct nlattr) by type."""
     found: dict[int, bytes] = {}
     while len(raw) >= 4:
         length, kind = struct.unpack_from("=HH", raw)

@@ -25,7 +25,11 @@ class Consent:
 
     def connections(self) -> Connections:
         """All of the guest's, as far as they fit a reply."""
-        found = self._look()
+        return self.told(self._guest.sockets.connections())
+
+    def told(self, found: list[Connection]) -> Connections:
+        """These, which are all that there are now, as far as they fit a reply."""
+        self._remember(found)
         willing = self._willing - self._declined - self._guest.stuck
         listed = [
             replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in willing) for c in found[:MAX_CONNECTIONS]
@@ -75,10 +79,13 @@ class Consent:
 
     def _look(self) -> list[Connection]:
         found = self._guest.sockets.connections()
+        self._remember(found)
+        return found
+
+    def _remember(self, found: list[Connection]) -> None:
         self._willing |= {c.token for c in found if any(s.joined for s in c.subflows)}
         self._willing &= {c.token for c in found}
         self._declined &= {c.token for c in found}
-        return found
 
     def _undecided(self) -> set[int]:
         """Tokens of those that a reply shows, and of which it is not known whether their clients would join now."""

@@ -2,7 +2,7 @@
 
     MPTCP  Closed                                  its application closed it
            SubflowClosed of all its subflows       reset, timed out, or cut, by the last one's error
-           gone, with none of these                its client's application aborted it (MP_FASTCLOSE): nothing tells
+           gone, with none of these                its client's application aborted it (MP_FASTCLOSE): no event
     TCP    SocketGone, the FIN acknowledged        both sides said goodbye
            SocketGone without                      reset, or timed out if something had been sent again in vain
            gone, and its socket not freed          reset, and its application has not looked yet

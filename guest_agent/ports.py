@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, Tuple, Union  # noqa: UP035 see Ends
+from typing import Protocol, Tuple, Union  # noqa: UP035 Python 3.9 evaluates it
 
 from vmacro.wire.agent_verbs import Connection, Lease
 

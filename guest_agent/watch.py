@@ -9,7 +9,7 @@ import secrets
 from guest_agent.endings import NOT_YET, Endings
 from guest_agent.guest import Guest
 from vmacro.wire import agent_verbs
-from vmacro.wire.agent_verbs import MAX_CONNECTIONS
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, Connection
 
 LOG = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.2  # what comes meanwhile waits in the kernel
@@ -25,24 +25,23 @@ class Watch:
         self._asked_at_s = self._began_at_s = 0.0
         self.name = ""
 
-    def begin(self) -> None:
-        """Watch those that are there now; a watch that is under way goes on, and has more to watch. Raises OSError
-        where connections cannot be seen."""
+    def begin(self) -> list[Connection]:
+        """Watch those that are there now, which are returned: on a busy guest others come until one looks again. A
+        watch that is under way goes on, and has more to watch. Raises OSError where connections cannot be seen."""
         self._asked_at_s = self._guest.clock.now_s()
         if not self.name:
             try:
                 self._guest.events.listen()
             except OSError as error:
                 LOG.warning("it will not be known how connections end: %s", error)
-                return
-            self.name, self._endings, self._began_at_s = (
-                secrets.token_hex(8),
-                Endings(self._asked_at_s),
-                self._asked_at_s,
-            )
+                return self._guest.sockets.connections()
+            self.name, self._began_at_s = secrets.token_hex(8), self._asked_at_s
+            self._endings = Endings(self._asked_at_s)
             self._guest.later(self._go_on(self.name))
         self._look()
-        self._endings.watch(self._guest.sockets.connections())
+        found = self._guest.sockets.connections()
+        self._endings.watch(found)
+        return found
 
     def endings(self, arrived_s: float) -> agent_verbs.Endings:
         """What became of them. `arrived_s`: when the guest was last seen to have arrived somewhere."""

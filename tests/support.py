@@ -72,12 +72,20 @@ def lab_of_topology(file: Path) -> Iterator[Lab]:
     found = Lab(topology.load(file))
     found.down()  # what a killed run may have left
     found.up(file, lambda text: print(text, flush=True))
+    _forget_flows_soon(found)
     UP.append(found)
     try:
         yield found
     finally:
         UP.remove(found)
     assert found.down() == []
+
+
+def _forget_flows_soon(lab: Lab) -> None:
+    """Datagrams keep an address for as long as a kernel remembers them: two minutes, unless it is told otherwise."""
+    times = [f"net.netfilter.nf_conntrack_{kind}=3" for kind in ("udp_timeout", "udp_timeout_stream", "icmp_timeout")]
+    for host in lab.topology.hosts:
+        on_host(lab, host, "sysctl", "-q", *times)
 
 
 def guests_seen(lab: Lab) -> str:

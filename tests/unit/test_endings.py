@@ -24,6 +24,13 @@ FIRST, SECOND = ((s.local, s.local_port, s.remote, s.remote_port) for s in MPTCP
 PLAIN: Ends = (HOME, 7000, "10.9.0.14", 40000)
 
 
+ARGS: dict[str, dict[str, Any]] = {
+    "arrive": {"left": HOME},
+    "claim": {"move": "web-1", "seconds": 600},
+    "release": {"move": "web-1"},
+}
+
+
 def gone(surplus: int = 0, retransmits: int = 0, silent_s: float = 60.0, ends: Ends = PLAIN) -> SocketGone:
     return SocketGone(ends, surplus, retransmits, silent_s)
 
@@ -185,6 +192,25 @@ def test_a_watch_tells_of_what_was_there_and_has_ended(world: World) -> None:
     assert began.watch == nothing.watch == ends.watch != "" and len(began.connections) == 2
     assert (nothing.endings, nothing.missed) == ((), False)
     assert [(e.key, e.how) for e in ends.endings] == [(TCP.key, CLOSED)]
+
+
+def test_no_connection_is_told_of_that_is_not_watched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy guest another one comes whenever its connections are looked at."""
+    look = world.kernel.connections
+
+    def look_and_one_more() -> list[Connection]:
+        found = look()
+        world.kernel.open.append(connection(100 + len(found), HOME))
+        return found
+
+    monkeypatch.setattr(world.kernel, "connections", look_and_one_more)
+
+    def all_are_closed() -> None:
+        world.kernel.told = [*(Closed(c.token) for c in world.kernel.open if c.mptcp), gone(surplus=1)]
+        world.kernel.open = []
+
+    began, ends = run(world, "watch", all_are_closed, 1.0, "endings")
+    assert {c.key for c in began.connections} == {e.key for e in ends.endings}
 
 
 def test_a_loss_is_one_only_after_the_arrival_of_this_move(world: World) -> None:

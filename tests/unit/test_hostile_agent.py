@@ -210,9 +210,9 @@ class Stage:
         self.happened(plan, outcome)
 
     def happened(self, plan: Plan, outcome: Outcome) -> None:
-        arrived = dict.fromkeys((Ending.MOVED, Ending.WITH_LOSSES, Ending.INCOMPLETE), plan.destination)
-        at = {Ending.ROLLED_BACK: plan.source, **arrived}
-        assert self.fake.running_at() == [at[outcome.ending].name]
+        assert outcome.ending != Ending.UNCERTAIN
+        at = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
+        assert self.fake.running_at() == [at.name]
         carried = tuple(HomedAddress(c.address, c.home) for c in self.carriages)
         self.past = Past((*self.past.legs, *plan.new_legs, *plan.old_legs), carried)
 

@@ -69,7 +69,7 @@ class Story:
         self.lost: set[str] = set()
         self.doubtful = False
         self._looked_at: dict[str, Connection] = {}
-        self.seen: tuple[set[str], set[str], set[str]] = (set(), set(), set())
+        self.seen: tuple[set[str], set[str]] = (set(), set())
         for number, client in enumerate(clients):
             if client.comes == 0:
                 self._connect(number, client)
@@ -107,7 +107,7 @@ class Story:
             self.guest.ended, self.guest.missed, self.doubtful = {}, True, True
         if effect == "agent.connections":
             self._looked_at = {c.key: c for c in self.guest.connections}
-            self.seen = (set(self.talking), set(self.ended), set(self.lost))
+            self.seen = (set(self.talking), set(self.lost))
 
     def _connect(self, number: int, client: Client) -> None:
         found = _connection(number, client)
@@ -147,7 +147,7 @@ def test_what_is_said_is_what_the_clients_saw(
 ) -> None:
     story = Story(handoff, clients, restarted, overflowed)
     outcome = story.run()
-    talking, _ended, lost = story.seen
+    talking, lost = story.seen
     verdicts = {c.key: c.verdict for c in outcome.connections}
     without_a_path = {key for key in talking if not story.has_a_path(key)}
     for key, verdict in verdicts.items():
