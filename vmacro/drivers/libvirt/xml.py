@@ -60,7 +60,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
     dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
     reserved = dict.fromkeys([*reservations(text), *(reservations(stored) if stored else ())])
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
-    taken = list(dict.fromkeys([*leased, *((r.address, r.mac) for r in reserved)]))
+    taken = sorted({*leased, *((r.address, r.mac) for r in reserved)}, key=lambda entry: (entry[0], entry[1] or ""))
     found: dict[str, Any] = {
         "name": root.findtext("name", ""),
         "active": active,
