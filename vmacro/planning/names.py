@@ -8,7 +8,8 @@ from vmacro.model.facts import Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.names import NameFacts, NameView
 from vmacro.model.nouns import Policy
-from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.addresses import seen_as
+from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 
 LINGER_S = 60.0  # where the policy says nothing: many resolvers keep a name so long at least, whatever its TTL
@@ -51,14 +52,25 @@ def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
             code = _CODES.get(view.code, _REFUSED)
             hint = f"{view.hint}; without it the move ends with exit code 5".removeprefix("; ")
             yield Finding(code, Severity.WARNING, subject, view.trouble, hint)
-        if view.facts is None or survey.agent is None or not survey.agent.address:
+        present = _present(survey)
+        if view.facts is None or not present:
             continue
-        present = tuple(address for address in (survey.agent.address, survey.agent.address6) if address)
         if addresses_wanted(view.facts, (), present) is None:
             led = ", ".join(view.facts.addresses) or "nothing"
             text = f"leads to {led}, and guest {request.guest.name} has {' and '.join(present)}"
             hint = "set it to that: what somebody else has changed is not touched, and the move ends with exit code 5"
+            earlier = {seen_as(homed.home, homed.address) for homed in survey.past.carried}
+            if request.handoff == SEAMLESS and addresses_wanted(view.facts, earlier, present) is not None:
+                hint = "an earlier move could not lead it: vmacro resume; or this move leads it"
             yield Finding("name-differs", Severity.WARNING, subject, text, hint)
+
+
+def _present(survey: Survey) -> tuple[str, ...]:
+    """The guest's addresses as clients know them; none while it has no lease."""
+    here = next((h for v in survey.running_at for h in survey.hosts if h.name == v.host), None)
+    if here is None or survey.agent is None or not survey.agent.address:
+        return ()
+    return tuple(seen_as(here, address) for address in (survey.agent.address, survey.agent.address6) if address)
 
 
 def _old_address_lingers(request: Request, survey: Survey) -> Iterator[Finding]:
