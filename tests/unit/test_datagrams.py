@@ -86,16 +86,6 @@ def test_over_further_moves_and_after_the_way_home(fake: FakeWorld) -> None:
     assert set(again.carried) >= {OLD} and ends(fake)["berlin"] == [("away", OLD, "guest")]
 
 
-def test_an_agent_that_does_not_know_how_to_withdraw_keeps_the_address_all_the_same(fake: FakeWorld) -> None:
-    def before(effect: str) -> None:
-        if effect == "agent.withdraw":
-            raise AgentError("guest web: agent refused", code="bad-verb")
-
-    fake.before = before
-    outcome = move(fake)
-    assert outcome.ending == Ending.MOVED and outcome.carried == (OLD,)
-
-
 def test_an_agent_that_cannot_leaves_work(fake: FakeWorld) -> None:
     def before(effect: str) -> None:
         if effect == "agent.withdraw":

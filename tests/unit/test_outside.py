@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.faults import Crash, Faults, Logbook
 from tests.unit.test_migrate import Straight
-from tests.unit.test_seamless import Story, ends, findings, plan, wanted
+from tests.unit.test_seamless import Story, ends, plan, wanted
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import ConfigurationError, UnreachableError
 from vmacro.model.events import HookEnded, NameSet
@@ -259,13 +259,6 @@ def test_an_address_of_an_earlier_move_lingers_no_longer_for_a_further_one(fake:
     fake.clock.sleep(61)
     later = replace(chosen, move_id="web-9", lingering=(Lingering(OLD, until),), address=NEW)
     assert later.lingers_until_s(OLD, fake.now_s) < fake.now_s
-
-
-def test_an_agent_that_cannot_is_not_asked_to(fake: FakeWorld) -> None:
-    fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "withdraw")
-    assert "linger-missing" in findings(fake)
-    outcome = moved(fake)
-    assert (outcome.ending, outcome.carried) == (Ending.MOVED, ()) and fake.guest.kept == []
 
 
 # -- hooks

@@ -14,7 +14,6 @@ from vmacro.planning.request import Request
 
 LINGER_S = 60.0  # where the policy says nothing: many resolvers keep a name so long at least, whatever its TTL
 LONGEST_FOLLOWED_S = 3600.0  # a longer TTL makes the old address linger only where the policy says so
-WITHDRAW = "withdraw"  # the agent's verb, which leaves the address in place
 _CODES = {"silent": "name-server", "key": "name-key"}
 _REFUSED = "name-refused"
 
@@ -74,18 +73,13 @@ def _present(survey: Survey) -> tuple[str, ...]:
 
 
 def _old_address_lingers(request: Request, survey: Survey) -> Iterator[Finding]:
-    subject, agent, wanted = f"guest {request.guest.name}", survey.agent, linger_s(request.policy, survey.names)
     if request.handoff == RENUMBER:
         if request.guest.names or request.policy.linger_s:
             text = "`renumber` has no leg: who still has the old address gets no answer there after the move"
+            subject = f"guest {request.guest.name}"
             yield Finding("linger-missing", Severity.WARNING, subject, text, "--handoff seamless")
         return
-    if wanted and agent is not None and WITHDRAW not in agent.verbs:
-        text = f"its agent ({agent.version}) cannot have its old address take new connections after the move"
-        hint = "install the agent of this vmacro in the guest, or say linger_s = 0"
-        yield Finding("linger-missing", Severity.WARNING, subject, text, hint)
-        return
-    lasts = min(wanted, request.policy.carry_deadline_s)
+    lasts = min(linger_s(request.policy, survey.names), request.policy.carry_deadline_s)
     for view in survey.names:
         if view.facts is not None and view.facts.ttl_s > lasts:
             text = (
