@@ -112,7 +112,7 @@ def test_where_its_home_is_silent_an_address_is_carried_until_that_says_more(fak
     with pytest.raises(UnreachableError):
         carry._retire_if_unused(carriage, fake.world)
     silent[0] = False
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.UNNEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.UNNEEDED
 
 
 @pytest.mark.parametrize("how", ["it tracks nothing", "it is older"])
