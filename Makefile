@@ -24,7 +24,7 @@ demo: setup ## build what is missing, bring the lab up, move a VM, show and save
 
 TEST_SETUP := test-packages setup .venv/knot/ready
 
-test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 30 minutes
+test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 40 minutes
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
 test-all: $(TEST_SETUP) ## all tests there are; docs/testing.md says what is slow

@@ -229,8 +229,7 @@ class Agent(Protocol):
         """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""
 
     def withdraw(self, address: str) -> None:
-        """As retire(), but the guest keeps the address in any case, for datagrams or new connections.
-        Agents of older vmacros do not know this (AgentError, code bad-verb)."""
+        """As retire(), but the guest keeps the address in any case, for datagrams or new connections."""
 
 
 class Names(Protocol):

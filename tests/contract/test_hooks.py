@@ -112,6 +112,19 @@ def test_what_is_no_executable_is_said_before_it_is_run(hook: Write, tmp_path: P
         Executables().run(hook("exit 0", first="#!/no/such/program"), TOLD, 5)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
+def test_nobody_elses_folder_leads_to_it(hook: Write, tmp_path: Path) -> None:
+    """Neither as its own folder, nor by a link in one."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "link").symlink_to(hook("exit 0"))
+    (theirs / "file").write_text("#!/bin/sh\n")
+    (theirs / "file").chmod(0o755)
+    assert why_not(theirs / "link") == why_not(theirs / "file") == ""
+    os.chown(theirs, 12345, -1)
+    assert "user 12345" in why_not(theirs / "link") and "user 12345" in why_not(theirs / "file")
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -58,9 +58,9 @@ def test_an_agent_that_has_just_started_knows_nothing_yet(fake: FakeWorld) -> No
     carriage = moved(fake)
     address, kept = fake.guest.address, fake.guest.kept
     fake.guest.address, fake.guest.kept = "", []
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
     fake.guest.address, fake.guest.kept = address, kept
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
 
 
 def test_the_deadline_cuts_what_is_left(fake: FakeWorld) -> None:
@@ -171,9 +171,9 @@ def test_what_the_guest_still_has_as_its_present_address_is_needed(fake: FakeWor
     for present in ({"address": OLD}, {"address6": OLD}):
         held = dict(fake.guest.__dict__)
         fake.guest.__dict__.update(present)
-        assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+        assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
         fake.guest.__dict__.update(held)
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.UNNEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.UNNEEDED
 
 
 def test_a_later_move_takes_over(fake: FakeWorld) -> None:
@@ -225,7 +225,7 @@ def test_a_later_move_that_is_under_way_is_waited_for(fake: FakeWorld) -> None:
     (end,) = home.legs.values()
     fake.hosts["berlin"].domains.clear()
     home.legs[("web-2", OLD)] = replace(end, move="web-2")
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
     carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert list(home.legs) == [("web-2", OLD)] and ends(fake)["berlin"] == []
     assert [r.address for r in home.networks["front"].reserved] == [OLD]
@@ -256,7 +256,7 @@ def test_a_leg_that_is_gone_is_made_anew_and_that_is_told(fake: FakeWorld, gone:
         fake.hosts[name].legs.clear()
     made: list[str] = []
     fake.before = made.append
-    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 1), fake.world) == carry.Verdict.LATE
+    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 1), fake.world) == carry.Need.LATE
     assert ends(fake) == before
     assert {"link.join bucharest", "link.join berlin"} <= set(made), "each end has the other's new key"
     (told,) = [e for e in fake.events if e.kind == "carry.trouble"]
@@ -267,7 +267,7 @@ def test_a_leg_that_stands_is_looked_at_once_and_left_alone(fake: FakeWorld) -> 
     carriage = moved(fake)
     made: list[str] = []
     fake.before = made.append
-    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 5), fake.world) == carry.Verdict.LATE
+    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 5), fake.world) == carry.Need.LATE
     assert [m for m in made if m.startswith("link.facts")] == ["link.facts bucharest", "link.facts berlin"]
 
 
@@ -275,7 +275,7 @@ def test_a_leg_that_cannot_be_made_anew_cuts_nobody(fake: FakeWorld) -> None:
     carriage = moved(fake)
     fake.hosts["bucharest"].legs.clear()
     fake.hosts["bucharest"].networks.clear()  # the host is up again, its network is not yet
-    assert carry._watch(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED
     assert OLD in fake.guest.kept
     assert ["no interface" in e.what.text for e in fake.events if e.kind == "carry.trouble"] == [True]
 
@@ -289,7 +289,7 @@ def test_a_guest_that_has_gone_on_gets_no_leg_of_an_earlier_move(fake: FakeWorld
     (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
     story.move("bucharest")
     before = ends(fake)
-    assert carry._watch(carriage, fake.world) == carry.Verdict.TAKEN_OVER
+    assert carry._watch(carriage, fake.world) == carry.Need.TAKEN_OVER
     assert ends(fake) == before
 
 
@@ -299,7 +299,7 @@ def test_a_guest_that_is_on_its_way_gets_no_leg_either(fake: FakeWorld) -> None:
     fake.hosts["bucharest"].domains["web"] = fake.hosts["berlin"].domains.pop("web")
     fake.hosts["bucharest"].legs.clear()
     before = ends(fake)
-    assert carry._watch(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED
     assert ends(fake) == before
 
 

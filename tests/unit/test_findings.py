@@ -316,13 +316,6 @@ def client_on_the_internet(fake: FakeWorld) -> None:
     fake.guest.connections = [replace(first, subflows=tuple(replace(s, remote="8.8.4.4") for s in first.subflows))]
 
 
-def translated(fake: FakeWorld) -> None:
-    """Berlin is behind 1:1 NAT, and the guest's agent is older."""
-    client_on_the_internet(fake)
-    written("berlin", subnet="10.50.2.0/24", public_subnet="203.0.113.0/24")(fake)
-    fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "publish")
-
-
 STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
 BRIDGED = card("52:54:00:00:07:02", "", "br7")
 DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
@@ -403,7 +396,6 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "datagrams that nothing carries": (RENUMBER, datagrams),
     "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
     "a client beyond private addresses": (SEAMLESS, client_on_the_internet),
-    "an agent that cannot announce what clients know": (SEAMLESS, translated),
     "a disk goes along": (SEAMLESS, with_disk()),
     "a disk on a block device": (SEAMLESS, web(disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))),
     "a disk of no known format": (SEAMLESS, web(disks=(Disk("vda", "/images/web.vmdk", True, False),))),
@@ -477,10 +469,6 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a name server that is down": (SEAMLESS, both(named(HERE), zone(up=False))),
     "a name server that does not take our key": (SEAMLESS, both(named(HERE), zone(key=False))),
     "a name server that refuses to change a name": (SEAMLESS, both(named(HERE), zone(closed=True))),
-    "an agent that cannot have an address linger": (
-        SEAMLESS,
-        both(named(HERE), guest(verbs=("arrive", "claim", "connections", "prepare", "retire", "status"))),
-    ),
     "a name, and no leg for who comes late": (RENUMBER, named(HERE)),
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.faults import Crash, Faults, Logbook
 from tests.unit.test_migrate import Straight
-from tests.unit.test_seamless import Story, ends, findings, plan
+from tests.unit.test_seamless import Story, ends, plan, wanted
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import ConfigurationError, UnreachableError
 from vmacro.model.events import HookEnded, NameSet
@@ -19,8 +19,9 @@ from vmacro.model.facts import Lingering
 from vmacro.model.moves import Carriage, Ending, Outcome, Plan
 from vmacro.model.names import NameFacts, RecordSet
 from vmacro.model.nouns import Hooks
+from vmacro.planning import checks
 from vmacro.ports import HookEnd
-from vmacro.services import carry, migrate
+from vmacro.services import carry, measured, migrate
 
 OLD, NEW, OTHER, WWW, MAIL = "10.50.1.97", "10.50.2.10", "10.9.9.9", "www.example.net", "mail.example.net"
 
@@ -149,6 +150,9 @@ def test_a_name_that_the_last_move_left_behind_is_taken_along(fake: FakeWorld) -
     fake.zone.up = True
     assert leads(fake)[WWW] == (OLD,)
     story.past = replace(story.past, lingering=(Lingering(OLD, 0.0),))
+    asked = wanted(fake, "bucharest")
+    seen = measured.look(fake.inventory, asked, fake.world, ask_clients=True, past=story.past)
+    assert ["this move leads it" in f.hint for f in checks.check(asked, seen) if f.code == "name-differs"] == [True] * 2
     chosen = story.plan("bucharest")
     outcome = migrate.run_move(chosen, fake.world, Straight())
     assert outcome.exit_code == 0
@@ -255,13 +259,6 @@ def test_an_address_of_an_earlier_move_lingers_no_longer_for_a_further_one(fake:
     fake.clock.sleep(61)
     later = replace(chosen, move_id="web-9", lingering=(Lingering(OLD, until),), address=NEW)
     assert later.lingers_until_s(OLD, fake.now_s) < fake.now_s
-
-
-def test_an_agent_that_cannot_is_not_asked_to(fake: FakeWorld) -> None:
-    fake.guest.verbs = tuple(verb for verb in fake.guest.verbs if verb != "withdraw")
-    assert "linger-missing" in findings(fake)
-    outcome = moved(fake)
-    assert (outcome.ending, outcome.carried) == (Ending.MOVED, ()) and fake.guest.kept == []
 
 
 # -- hooks

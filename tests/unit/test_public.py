@@ -129,6 +129,26 @@ def test_check_finds_a_private_address_that_is_announced_to_the_internet(fake: F
     )
 
 
+def test_a_name_leads_to_what_clients_know(fake: FakeWorld) -> None:
+    nets = {"bucharest": ("10.50.1.0/24", "198.51.100.0/24"), "berlin": ("10.50.2.0/24", "203.0.113.0/24")}
+    sites = fake.inventory.sites
+    fake.inventory = replace(
+        fake.inventory,
+        sites=tuple(
+            replace(s, hosts=tuple(replace(h, subnet=nets[h.name][0], public_subnet=nets[h.name][1]) for h in s.hosts))
+            for s in sites
+        ),
+        guests=tuple(replace(guest, names=("www.example.net",)) for guest in fake.inventory.guests),
+    )
+    fake.zone.put("www.example.net", "10.50.1.97")
+    assert "198.51.100.97" in findings(fake)["name-differs"].message, "nobody elsewhere reaches the other one"
+    fake.zone.put("www.example.net", "198.51.100.97")
+    assert "name-differs" not in findings(fake)
+    chosen = plan(fake)
+    assert migrate.run_move(chosen, fake.world, Straight()).ending == Ending.MOVED
+    assert fake.zone.names["www.example.net"].addresses == (chosen.new_public,)
+
+
 HOST = Host("h1", "one", "", "", "10.9.0.1", "", "front", subnet="10.50.2.0/25", public_subnet="203.0.113.128/25")
 
 

@@ -227,7 +227,8 @@ def _follows(connection: Connection) -> str:
         return "no: plain TCP"
     if connection.willing:
         return "yes"
-    return "no: its client's slots are taken" if any(s.joined for s in connection.subflows) else "no: refuses ADD_ADDR"
+    joined = any(s.joined for s in connection.subflows)
+    return "not now: its client's slots are taken" if joined else "no: refuses ADD_ADDR"
 
 
 def _subflows(connection: Connection) -> str:

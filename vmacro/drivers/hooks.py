@@ -55,7 +55,7 @@ def why_not(path: Path) -> str:
         return "must be an absolute path"
     try:
         found = path.stat()
-        folders = [folder.stat() for folder in path.resolve().parents]
+        folders = [folder.stat() for folder in {*path.parents, *path.resolve().parents}]
     except OSError as error:
         return f"cannot be looked at: {reason_of(error)}"
     if not stat.S_ISREG(found.st_mode):
@@ -66,6 +66,8 @@ def why_not(path: Path) -> str:
         return f"belongs to user {found.st_uid}, neither to root nor to us"
     if any(f.st_mode & 0o002 and not f.st_mode & stat.S_ISVTX for f in folders):
         return "lies in a folder to which everybody may write"
+    if owners := {f.st_uid for f in folders} - {0, os.geteuid()}:
+        return f"lies in a folder of user {min(owners)}, who could put another in its place"
     if not os.access(path, os.X_OK):
         return f"mode {stat.S_IMODE(found.st_mode):04o}: is not executable"
     return ""

@@ -100,6 +100,11 @@ def public_of(host: Host, address: str) -> str:
     return str(public[int(ipaddress.ip_address(address)) - int(subnet.network_address)])
 
 
+def seen_as(host: Host, address: str) -> str:
+    """What clients elsewhere know an address of a host's guests as: most as what it is."""
+    return public_of(host, address) or address
+
+
 def next_address6(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str:
     """The IPv6 address that a card gives itself on a network, or another of its own that is not in `claimed`; '' where
     the network has no /64, or all are claimed."""

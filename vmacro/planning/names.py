@@ -8,12 +8,12 @@ from vmacro.model.facts import Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.names import NameFacts, NameView
 from vmacro.model.nouns import Policy
-from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.addresses import seen_as
+from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 
 LINGER_S = 60.0  # where the policy says nothing: many resolvers keep a name so long at least, whatever its TTL
 LONGEST_FOLLOWED_S = 3600.0  # a longer TTL makes the old address linger only where the policy says so
-WITHDRAW = "withdraw"  # the agent's verb, which leaves the address in place
 _CODES = {"silent": "name-server", "key": "name-key"}
 _REFUSED = "name-refused"
 
@@ -51,29 +51,35 @@ def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
             code = _CODES.get(view.code, _REFUSED)
             hint = f"{view.hint}; without it the move ends with exit code 5".removeprefix("; ")
             yield Finding(code, Severity.WARNING, subject, view.trouble, hint)
-        if view.facts is None or survey.agent is None or not survey.agent.address:
+        present = _present(survey)
+        if view.facts is None or not present:
             continue
-        present = tuple(address for address in (survey.agent.address, survey.agent.address6) if address)
         if addresses_wanted(view.facts, (), present) is None:
             led = ", ".join(view.facts.addresses) or "nothing"
             text = f"leads to {led}, and guest {request.guest.name} has {' and '.join(present)}"
             hint = "set it to that: what somebody else has changed is not touched, and the move ends with exit code 5"
+            earlier = {seen_as(homed.home, homed.address) for homed in survey.past.carried}
+            if request.handoff == SEAMLESS and addresses_wanted(view.facts, earlier, present) is not None:
+                hint = "an earlier move could not lead it: vmacro resume; or this move leads it"
             yield Finding("name-differs", Severity.WARNING, subject, text, hint)
 
 
+def _present(survey: Survey) -> tuple[str, ...]:
+    """The guest's addresses as clients know them; none while it has no lease."""
+    here = next((h for v in survey.running_at for h in survey.hosts if h.name == v.host), None)
+    if here is None or survey.agent is None or not survey.agent.address:
+        return ()
+    return tuple(seen_as(here, address) for address in (survey.agent.address, survey.agent.address6) if address)
+
+
 def _old_address_lingers(request: Request, survey: Survey) -> Iterator[Finding]:
-    subject, agent, wanted = f"guest {request.guest.name}", survey.agent, linger_s(request.policy, survey.names)
     if request.handoff == RENUMBER:
         if request.guest.names or request.policy.linger_s:
             text = "`renumber` has no leg: who still has the old address gets no answer there after the move"
+            subject = f"guest {request.guest.name}"
             yield Finding("linger-missing", Severity.WARNING, subject, text, "--handoff seamless")
         return
-    if wanted and agent is not None and WITHDRAW not in agent.verbs:
-        text = f"its agent ({agent.version}) cannot have its old address take new connections after the move"
-        hint = "install the agent of this vmacro in the guest, or say linger_s = 0"
-        yield Finding("linger-missing", Severity.WARNING, subject, text, hint)
-        return
-    lasts = min(wanted, request.policy.carry_deadline_s)
+    lasts = min(linger_s(request.policy, survey.names), request.policy.carry_deadline_s)
     for view in survey.names:
         if view.facts is not None and view.facts.ttl_s > lasts:
             text = (

@@ -56,7 +56,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         new_legs=tuple(handoffs.new_leg(move_id, survey, here, there, a) for a in (new, new6) if a),
         old_legs=handoffs.old_legs(move_id, survey, here, there, addresses),
         addresses=addresses,
-        linger_s=names.linger_s(request.policy, survey.names) if names.WITHDRAW in survey.agent.verbs else 0.0,
+        linger_s=names.linger_s(request.policy, survey.names),
         lingering=survey.past.lingering,
         new_public=public_of(there, new) if new else "",
         reserve=(new, mac) not in {(r.address, r.mac) for r in network.reserved},

@@ -255,10 +255,6 @@ def _agent_can(request: Request, survey: Survey) -> Iterator[Finding]:
     if "prepare" not in agent.verbs:
         text = f"its agent ({agent.version}) cannot prepare an address"
         yield blocker("agent-too-old", subject, text, f"install the agent of this vmacro; {_FALL_BACK}")
-    there = destination_host(request, survey)
-    if there is not None and (there.public or there.public_subnet) and "publish" not in agent.verbs:
-        text = f"its agent ({agent.version}) cannot announce an address as clients know it (public)"
-        yield blocker("agent-too-old", subject, text, "install the agent of this vmacro")
     if agent.rp_filter == 1:
         text = "its reverse-path filter is strict (rp_filter=1): it would drop what comes for one site's address"
         yield blocker("guest-rp-filter", subject, text, "in the guest: sysctl net.ipv4.conf.all.rp_filter=2")

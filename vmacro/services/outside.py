@@ -16,6 +16,7 @@ from vmacro.errors import HookError, NamesError, VmacroError
 from vmacro.model.events import HookEnded, NameSet
 from vmacro.model.facts import Arrival
 from vmacro.model.moves import Ending, Outcome, Phase, Plan
+from vmacro.planning.addresses import seen_as
 from vmacro.planning.names import addresses_wanted
 from vmacro.ports import HookEnd, World
 from vmacro.services.phases import Phases
@@ -90,12 +91,15 @@ def _lead_names(plan: Plan, arrival: Arrival, world: World) -> None:
 
 
 def _lead(name: str, plan: Plan, arrival: Arrival, world: World) -> None:
-    """Raises NamesError, also where somebody else has changed the name: then it is left as it is."""
-    old = {plan.address, plan.address6, *(homed.address for homed in plan.addresses)}
+    """To the addresses as clients know them. Raises NamesError, also where somebody else has changed the name: then it
+    is left as it is."""
+    left = [(plan.source, plan.address), (plan.source, plan.address6), *((h.home, h.address) for h in plan.addresses)]
+    old = {seen_as(host, address) for host, address in left}
+    present = tuple(seen_as(plan.destination, address) for address in arrival.present)
+    there = " and ".join(present)
     for _ in range(ATTEMPTS):
         seen = world.names.look(name)
-        wanted = addresses_wanted(seen, old, arrival.present)
-        there = " and ".join(arrival.present)
+        wanted = addresses_wanted(seen, old, present)
         if wanted is None:
             text = f"name {name}: leads to {', '.join(seen.addresses) or 'nothing'}, and not to guest {plan.guest.name}"
             hint = f"it was left as it is: whoever changed it sets it to {there}; then vmacro resume {plan.move_id}"

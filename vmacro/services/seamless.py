@@ -190,11 +190,7 @@ def _given_up(plan: Plan, homed: HomedAddress, agent: Agent, world: World) -> bo
         needed = True
     if not needed:
         return agent.retire(homed.address)
-    try:
-        agent.withdraw(homed.address)
-    except AgentError as error:
-        if error.code != "bad-verb":  # an older agent: those who follow keep a path that they do not need
-            raise
+    agent.withdraw(homed.address)
     return False
 
 

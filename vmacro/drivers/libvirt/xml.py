@@ -18,7 +18,6 @@ from vmacro.wire.fields import Items, Text
 # Whose volumes other hosts see (formatstorage).
 SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
 MAX_CHARACTERS = 4 << 20  # libvirt's own bound of a string (VIR_NET_MESSAGE_STRING_MAX)
-MOST_MACHINE_TYPES = 10_000
 _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 
 
