@@ -310,7 +310,7 @@ def test_one_that_fails_before_stops_the_move(fake: FakeWorld, end: HookEnd, why
     assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.ROLLED_BACK, 4, False)
     assert "/b1" in outcome.reason and why in outcome.reason
     assert [path for path, _ in told(fake)] == ["/b1"]
-    assert calls == ["hook", "release berlin"], "nothing was touched, and the address that was reserved is given back"
+    assert calls == ["hook", "release berlin"], "nothing was touched; what was reserved for the plan is given back"
     (event,) = [e.what for e in fake.events if isinstance(e.what, HookEnded)]
     assert event.trouble and event.when == "before" and event.said == end.said
 
