@@ -12,12 +12,14 @@ from typing import IO
 def folder(path: Path) -> Path:
     """Make a folder, with those above it that are missing, each 0700. One that is there is left as it is. Raises
     OSError, NotADirectoryError where a file is in the way."""
-    for missing in reversed([path, *path.parents]):
-        if missing.is_dir():
+    for each in reversed([path, *path.parents]):
+        if each.is_dir():
             continue
-        if missing.exists():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(missing))
-        missing.mkdir(mode=0o700, exist_ok=True)
+        try:
+            each.mkdir(mode=0o700)
+        except FileExistsError:
+            if not each.is_dir():  # it is, where another move has made it meanwhile
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(each)) from None
     return path
 
 

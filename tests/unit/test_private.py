@@ -292,3 +292,19 @@ def test_forgetting_comes_with_the_next_move_and_its_trouble_stops_nothing(
 
 def test_the_folder_of_a_playbooks_run_has_the_name_that_is_forgotten() -> None:
     assert retention._RUN.match(time.strftime("%Y%m%d-%H%M%S"))
+
+
+def test_a_folder_that_another_move_makes_meanwhile_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, look = tmp_path / "state/guests", Path.is_dir
+
+    def look_and_then_it_is_there(path: Path) -> bool:
+        found = look(path)
+        if path == wanted:
+            path.mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", look_and_then_it_is_there)
+    assert private.folder(wanted) == wanted
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        private.folder(tmp_path / "file")
