@@ -348,12 +348,14 @@ def test_where_a_failure_is_only_told_the_move_goes_on(fake: FakeWorld) -> None:
     assert "7 s" in troubles["/a2"]
 
 
-@pytest.mark.parametrize("arrived", [True, False])
-def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake: FakeWorld, arrived: bool) -> None:
+@pytest.mark.parametrize("at", ["agent.prepare", "copy.done"])
+@pytest.mark.parametrize("aborted", [False, True], ids=["resumed", "aborted"])
+def test_hooks_that_are_new_since_an_attempt_was_cut_off_come_too_late(fake: FakeWorld, at: str, aborted: bool) -> None:
+    """They neither bring anybody back nor have what was prepared forgotten, nor the connections that there were."""
     chosen, book = plan(fake), Logbook()
 
     def crash(effect: str) -> None:
-        if effect == ("agent.withdraw" if arrived else "agent.prepare"):
+        if effect == at:
             raise Crash
 
     fake.before = crash
@@ -362,9 +364,16 @@ def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake:
     fake.before = lambda _effect: None
     hooked(fake)
     fake.hooks.ends["/b1"] = FAILED
-    outcome = book.attempt(chosen, fake.world, Faults())
-    assert fake.running_at() == (["berlin"] if arrived else ["bucharest"])
-    assert outcome.ending == (Ending.MOVED if arrived else Ending.ROLLED_BACK), outcome
+    world = replace(fake.world, cancelled=lambda: aborted)
+    outcome = book.attempt(chosen, world, Faults())
+    back = aborted and at == "agent.prepare"
+    assert fake.running_at() == (["bucharest"] if back else ["berlin"])
+    assert outcome.ending == (Ending.ROLLED_BACK if back else Ending.MOVED), outcome
+    assert not [path for path, _ in fake.hooks.ran if path.startswith("/b")]
+    if back:
+        assert not any(ends(fake).values()) and not [n for n in fake.hosts["berlin"].networks.values() if n.reserved]
+    else:
+        assert outcome.connections
 
 
 def test_what_a_plan_says_is_never_run(fake: FakeWorld) -> None:
