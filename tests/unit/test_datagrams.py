@@ -218,6 +218,14 @@ def test_each_guests_answers_are_its_own() -> None:
     assert SECOND.asked in asked[1] and not any(OTHERS.asked in rule for rule in asked)
 
 
+def test_an_address_of_ipv6_between_two_of_ipv4_parts_no_guest() -> None:
+    """As text they are in this order."""
+    early, late = (replace(FIRST, address=address) for address in ("10.1.0.7", "203.0.113.7"))
+    rules = answers.ruleset([early, replace(FIRST, address="2001:db8::7"), late])
+    told = [rule for rule in chain(rules, "asked") if f"daddr {early.address} " in rule]
+    assert [(early.asked in rule, late.asked in rule) for rule in told] == [(True, False), (False, True)]
+
+
 def test_what_is_noted_stays_as_long_as_its_address_is_kept() -> None:
     rules = answers.ruleset([FIRST], [FIRST.asked, FIRST.sources, SECOND.asked])
     assert rules.count("delete set") == 1 and f"delete set inet vmacro-answers {SECOND.asked}\n" in rules
