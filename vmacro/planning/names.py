@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from vmacro.model.facts import Survey
+from vmacro.model.facts import HomedAddress, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.names import NameFacts, NameView
-from vmacro.model.nouns import Policy
+from vmacro.model.nouns import Host, Policy
+from vmacro.planning.addresses import public_of
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import Request
 
@@ -44,6 +45,24 @@ def addresses_wanted(seen: NameFacts, old: Collection[str], present: Collection[
     return tuple(sorted(wanted)) if set(wanted) & set(present) else None
 
 
+def led(
+    seen: NameFacts, old: Collection[HomedAddress], at: Host, present: Sequence[str]
+) -> tuple[set[str], tuple[str, ...]]:
+    """Old and present addresses by which a name is to be judged (addresses_wanted): as clients elsewhere know them
+    (public_of) where it leads to such a one, else as the guest itself does: a name of the inside of a site that translates
+    its addresses stays one. `at`: where the guest has its `present` addresses."""
+    known = {_known_as(homed.home, homed.address) for homed in old}
+    there = tuple(_known_as(at, address) for address in present)
+    inside = {homed.address for homed in old}
+    if not {*known, *there}.isdisjoint(seen.addresses):
+        return known | inside, there
+    return inside, tuple(present)
+
+
+def _known_as(home: Host, address: str) -> str:
+    return public_of(home, address) or address
+
+
 def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
     for view in survey.names:
         subject = f"name {view.name}"
@@ -54,9 +73,12 @@ def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
         if view.facts is None or survey.agent is None or not survey.agent.address:
             continue
         present = tuple(address for address in (survey.agent.address, survey.agent.address6) if address)
+        at = next((h for h in survey.hosts if [h.name] == [v.host for v in survey.running_at]), None)
+        if at is not None:
+            _, present = led(view.facts, (), at, present)
         if addresses_wanted(view.facts, (), present) is None:
-            led = ", ".join(view.facts.addresses) or "nothing"
-            text = f"leads to {led}, and guest {request.guest.name} has {' and '.join(present)}"
+            there = ", ".join(view.facts.addresses) or "nothing"
+            text = f"leads to {there}, and guest {request.guest.name} has {' and '.join(present)}"
             hint = "set it to that: what somebody else has changed is not touched, and the move ends with exit code 5"
             yield Finding("name-differs", Severity.WARNING, subject, text, hint)
 
