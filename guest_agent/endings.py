@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from guest_agent.ports import Closed, Ends, KernelEvent, SocketGone, SubflowClosed, SubflowOpened
-from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, RESET, TIMED_OUT, Connection, Ended
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, RESET, TIMED_OUT, Connection, Ended, plain_key
 
 MOST_KEPT = 65_536  # of connections, of their sockets, and of younger ones that may be lost
 MOST_TRIED = 1000  # to find one that can be forgotten
@@ -167,7 +167,7 @@ class Endings:
         goodbye = event.surplus > (plain.syn if plain is not None else 0)
         given_up = TIMED_OUT if event.retransmits else RESET
         end = _End(client, CLOSED if goodbye else given_up, now_s, self.last_s - event.silent_s)
-        self._end(plain.key if plain is not None else f"tcp {client}", plain is None, end)
+        self._end(plain.key if plain is not None else plain_key(*event.ends), plain is None, end)
 
     def _is_gone(self, key: str, now_s: float) -> bool:
         return now_s - self._gone_since_s.setdefault(key, now_s) >= UNHEARD_FOR_S

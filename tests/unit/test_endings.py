@@ -124,7 +124,7 @@ def test_younger_ones_are_told_of_where_they_were_lost() -> None:
     )
     assert set(found.told((), set(), NOW_S, ARRIVED_S)) == {
         Ended("0x00000007", "10.9.0.15:1", RESET, True),
-        Ended("tcp 10.9.0.15:3", "10.9.0.15:3", RESET, True),
+        Ended("tcp 10.9.0.15:3 10.1.0.9:80", "10.9.0.15:3", RESET, True),
     }
     assert found.told((), set(), NOW_S, NOT_YET) == []
 

@@ -224,6 +224,17 @@ def test_younger_ones_are_named_where_they_were_lost() -> None:
     assert counted(found) == {"followed": 1, "carried": 0, "ended": 0, "lost": 2, "unknown": 0}
 
 
+def test_two_of_one_client_from_one_port_are_two() -> None:
+    """To two of the guest's ports: a NAT, and Linux, use a port for each (RFC 4787 section 4.1)."""
+    one, other = (
+        Connection(0, (Subflow(OLD, port, "10.9.0.14", 40000, False, False, True),)) for port in (7000, 7001)
+    )
+    lost = Ended(one.key, one.client, RESET, True)
+    before = Before("boot", (one, other), WATCH)
+    found = judge(before, After((other,), (OLD,), told(lost)), (NEW,))
+    assert [c.verdict for c in found] == [Verdict.LOST, Verdict.CARRIED]
+
+
 def test_of_too_many_the_worst_are_kept() -> None:
     old = tuple(on(OLD, token=n) for n in range(1, MAX_CONNECTIONS + 1))
     young = tuple(Ended(f"tcp 10.9.0.15:{n}", f"10.9.0.15:{n}", CUT, True) for n in range(1, 6))
