@@ -71,7 +71,8 @@ def test_names_lead_to_what_clients_know_an_address_as(fake: FakeWorld) -> None:
     """And names of the inside to what the guest has."""
     pairs = {"bucharest": ((OLD, "203.0.113.97"),), "berlin": ((NEW, "198.51.100.10"),)}
     sites = tuple(
-        replace(site, hosts=tuple(replace(h, public=pairs[h.name]) for h in site.hosts)) for site in fake.inventory.sites
+        replace(site, hosts=tuple(replace(h, public=pairs[h.name]) for h in site.hosts))
+        for site in fake.inventory.sites
     )
     fake.inventory = replace(fake.inventory, sites=sites)
     fake.zone.put(WWW, "203.0.113.97", OTHER)

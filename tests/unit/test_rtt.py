@@ -129,7 +129,6 @@ def test_visitors_whose_name_takes_long_to_look_up_neither_pile_up_nor_keep_the_
         crowd.close()
 
 
-
 def test_a_stalled_responder_is_measured_in_full() -> None:
     """The prober goes on sending while nobody answers; each round trip counts from when it was due."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -240,9 +240,7 @@ def test_of_another_card_of_the_guests_nobody_knows_whether_it_is_reached() -> N
 
 def test_two_of_one_client_from_one_port_are_two() -> None:
     """To two of the guest's ports: a NAT, and Linux, use a port for each (RFC 4787 section 4.1)."""
-    one, other = (
-        Connection(0, (Subflow(OLD, port, "10.9.0.14", 40000, False, False, True),)) for port in (7000, 7001)
-    )
+    one, other = (Connection(0, (Subflow(OLD, port, "10.9.0.14", 40000, False, False, True),)) for port in (7000, 7001))
     lost = Ended(one.key, one.client, RESET, True)
     before = Before("boot", (one, other), WATCH)
     found = judge(before, After((other,), (OLD,), told(lost)), (NEW,))

@@ -67,7 +67,9 @@ class DnsNames:
         if answer.rcode() != dns.rcode.NOERROR or not answer.flags & dns.flags.AA:
             raise self._refused(what, answer)
         (asked,) = question.question
-        others = [s for s in answer.answer if (s.name, s.rdclass, s.rdtype) != (asked.name, asked.rdclass, asked.rdtype)]
+        others = [
+            s for s in answer.answer if (s.name, s.rdclass, s.rdtype) != (asked.name, asked.rdclass, asked.rdtype)
+        ]
         if others:
             text = f"{self._subject}: {name} is an alias, or answered with more than was asked for"
             raise NamesError(text, "name the guest's own name in guests.NAME.names")

@@ -49,8 +49,8 @@ def led(
     seen: NameFacts, old: Collection[HomedAddress], at: Host, present: Sequence[str]
 ) -> tuple[set[str], tuple[str, ...]]:
     """Old and present addresses by which a name is to be judged (addresses_wanted): as clients elsewhere know them
-    (public_of) where it leads to such a one, else as the guest itself does: a name of the inside of a site that translates
-    its addresses stays one. `at`: where the guest has its `present` addresses."""
+    (public_of) where it leads to such a one, else as the guest itself does: a name of the inside of a site that
+    translates its addresses stays one. `at`: where the guest has its `present` addresses."""
     known = {_known_as(homed.home, homed.address) for homed in old}
     there = tuple(_known_as(at, address) for address in present)
     inside = {homed.address for homed in old}

@@ -21,8 +21,8 @@ def inherited(steps: Iterable[Noted], outcome: Outcome | None) -> list[Noted]:
     """The steps that need not be run again. `outcome`: how the last attempt ended, None where it was cut off.
 
     An attempt that was rolling back, or had to, goes on doing so: its error before the arrival is kept. In all other
-    cases the step that failed is tried again. Hooks that the inventory has had only since then are too late to run before
-    anything is touched, and count as run.
+    cases the step that failed is tried again. Hooks that the inventory has had only since then are too late to run
+    before anything is touched, and count as run.
     """
     known = [s for s in steps if s.name not in _ALWAYS_AGAIN and (s.error is None or s.name not in _BESIDE)]
     if known and Phase.HOOKS_BEFORE.value not in {s.name for s in known}:
