@@ -31,14 +31,16 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
     if args.address == guest.present_lease().address:
         raise ProtocolError("in-use", f"{args.address} is the guest's present address")
     addresses = [a for a in (args.address, args.address6) if a]
-    if not set(addresses) & set((await guest.endpoints.endpoints()).values()):
-        await make_room(guest)
-    for coming in addresses:
-        await guest.link.borrow(coming)
-        if guest.seen_as(coming) not in (await guest.endpoints.endpoints()).values():
-            await guest.announce(coming, backup=True)
-    guest.state.prepared = (args.address, args.address6)
-    guest.save()
+    try:
+        if not set(addresses) & set((await guest.endpoints.endpoints()).values()):
+            await make_room(guest)
+        for coming in addresses:
+            await guest.link.borrow(coming)
+            if guest.seen_as(coming) not in (await guest.endpoints.endpoints()).values():
+                await guest.announce(coming, backup=True)
+    finally:  # also what is half done is taken back: for it, clients had to leave the present address
+        guest.state.prepared = (args.address, args.address6)
+        guest.save()
 
 
 def publish(guest: Guest, args: PublishArgs) -> None:

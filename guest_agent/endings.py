@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from guest_agent.ports import Closed, Ends, KernelEvent, SocketGone, SubflowClosed, SubflowOpened
-from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, RESET, TIMED_OUT, Connection, Ended
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, RESET, TIMED_OUT, Connection, Ended, plain_key
 
 MOST_KEPT = 65_536  # of connections, of their sockets, and of younger ones that may be lost
+MOST_TRIED = 1000  # to find one that can be forgotten
 UNHEARD_FOR_S = 1.0  # the kernel tells of a socket's end a moment later, from a queue of its own
 SIGHT_S = 2.0  # an agent sees its guest's arrival so much later at most
 NEVER, NOT_YET = float("-inf"), float("inf")
@@ -66,7 +67,7 @@ class Endings:
     missed: bool = False
     _mptcp: dict[int, _Mptcp] = field(default_factory=dict)
     _plain: dict[Ends, _Plain] = field(default_factory=dict)
-    _subflows: OrderedDict[Ends, None] = field(default_factory=OrderedDict)
+    _subflows: OrderedDict[Ends, int] = field(default_factory=OrderedDict)  # and whose they are, by token
     _ended: dict[str, _End] = field(default_factory=dict)
     _young: dict[str, _End] = field(default_factory=dict)
     _gone_since_s: dict[str, float] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Endings:
                 return
             if found.mptcp:
                 self._mptcp[found.token] = _Mptcp(found.key, found.client, set(ends))
-                self._remember(ends)
+                self._remember(found.token, ends)
             else:
                 self._plain[ends[0]] = _Plain(found.key, found.client, int(found.subflows[0].outgoing))
             self._ended.pop(found.key, None)  # ends, and a token may be those of an earlier connection
@@ -108,7 +109,11 @@ class Endings:
         NOT_YET where it has not."""
         there = {c.key for c in connections}
         for token, found in list(self._mptcp.items()):
-            if found.key in there or not found.subflows:
+            if self.missed and found.key in there and not found.subflows:
+                del self._mptcp[token]  # it has another, of whose beginning nobody has heard
+                self._ended.pop(found.key, None)
+                self._young.pop(found.key, None)
+            elif found.key in there or not found.subflows:
                 self._gone_since_s.pop(found.key, None)
             elif found.young:
                 del self._mptcp[token]  # aborted by its client, and nobody asks for it
@@ -137,7 +142,8 @@ class Endings:
             found = self._mptcp[event.token] = _Mptcp(key, _peer(event.ends), set(), young=True)
         found.subflows.add(event.ends)
         self._ended.pop(found.key, None)
-        self._remember([event.ends])
+        self._young.pop(found.key, None)
+        self._remember(event.token, [event.ends])
 
     def _subflow_closed(self, event: SubflowClosed, now_s: float) -> None:
         found = self._mptcp.get(event.token)
@@ -155,11 +161,13 @@ class Endings:
         if _with_itself(event.ends):
             return
         plain = self._plain.pop(event.ends, None)
+        if plain is None and self.missed:
+            return  # it may be a subflow of whose beginning nobody has heard
         client = plain.client if plain is not None else _peer(event.ends)
         goodbye = event.surplus > (plain.syn if plain is not None else 0)
         given_up = TIMED_OUT if event.retransmits else RESET
         end = _End(client, CLOSED if goodbye else given_up, now_s, self.last_s - event.silent_s)
-        self._end(plain.key if plain is not None else f"tcp {client}", plain is None, end)
+        self._end(plain.key if plain is not None else plain_key(*event.ends), plain is None, end)
 
     def _is_gone(self, key: str, now_s: float) -> bool:
         return now_s - self._gone_since_s.setdefault(key, now_s) >= UNHEARD_FOR_S
@@ -173,12 +181,23 @@ class Endings:
                 return
             self._young[key] = end
 
-    def _remember(self, ends: Iterable[Ends]) -> None:
+    def _remember(self, token: int, ends: Iterable[Ends]) -> None:
         """That these sockets are an MPTCP connection's. The kernel does not tell of all when they go."""
         for each in ends:
-            self._subflows[each] = None
+            self._subflows[each] = token
             if len(self._subflows) > MOST_KEPT:
-                self._subflows.popitem(last=False)
+                self._forget_the_oldest()
+
+    def _forget_the_oldest(self) -> None:
+        """Of those that have ended: a subflow that is not known would be taken for a plain connection."""
+        for _ in range(MOST_TRIED):
+            ends, token = self._subflows.popitem(last=False)
+            owner = self._mptcp.get(token)
+            if owner is None or ends not in owner.subflows:
+                return
+            self._subflows[ends] = token
+        self._subflows.popitem(last=False)
+        self.missed = True
 
 
 def _with_itself(ends: Ends) -> bool:

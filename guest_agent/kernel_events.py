@@ -42,6 +42,7 @@ TOKEN, SADDR4, SADDR6, DADDR4, DADDR6, SPORT, DPORT, ERROR = 1, 5, 6, 7, 8, 9, 1
 # Room for what comes between two looks: each message takes about 1 KiB of the kernel's memory, whatever its length.
 RECEIVE_BYTES = 8 << 20
 ANSWER_TIMEOUT_S = 2.0
+MOST_AT_ONCE = 1 << 14  # messages of a socket in one look: twice as many as there is room for. A flood has no end
 _GENERIC = struct.Struct("=BBH")
 
 
@@ -66,7 +67,7 @@ class KernelEvents:
         events: list[KernelEvent] = []
         missed = False
         for sock, parse in zip(self._sockets, (path_manager_event, socket_gone)):
-            while True:
+            for _ in range(MOST_AT_ONCE):
                 try:
                     data = sock.recv(1 << 16)
                 except BlockingIOError:

@@ -136,8 +136,8 @@ class KernelEvents(Protocol):
         """Begin to listen, unless that has been done. Raises OSError where the kernel does not tell."""
 
     def heard(self) -> tuple[list[KernelEvent], bool]:
-        """What has come since the last call, a subflow's end before its socket's; and whether more came than the kernel
-        could keep for us. Raises OSError."""
+        """What has come since the last call (of a flood some of it), a subflow's end before its socket's; and whether
+        more came than the kernel could keep for us. Raises OSError."""
 
     def stop(self) -> None:
         """Listen no more. Idempotent."""

@@ -68,6 +68,10 @@ class TakenError(HostError):
     """What was to be reserved is somebody else's already."""
 
 
+class UnknownVerbError(HostError):
+    """The host side is of a vmacro that did not have this verb yet."""
+
+
 class UnreachableError(HostError):
     """No answer from the host."""
 

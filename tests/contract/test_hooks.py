@@ -102,27 +102,31 @@ def test_who_can_be_changed_by_others_is_not_run(hook: Write, mode: int, why: st
 def test_what_is_no_executable_is_said_before_it_is_run(hook: Write, tmp_path: Path) -> None:
     assert "absolute" in why_not(Path("hook")) and "no file" in why_not(tmp_path)
     assert "No such file" in why_not(tmp_path / "none") and why_not(Path(hook("exit 0"))) == ""
-    open_to_all = tmp_path / "open"
-    open_to_all.mkdir()
-    open_to_all.chmod(0o777)
-    (open_to_all / "hook").write_text("#!/bin/sh\n")
-    (open_to_all / "hook").chmod(0o755)
-    assert "everybody may write" in why_not(open_to_all / "hook")
     with pytest.raises(HookError, match="cannot be run"):
         Executables().run(hook("exit 0", first="#!/no/such/program"), TOLD, 5)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
-def test_nobody_elses_folder_leads_to_it(hook: Write, tmp_path: Path) -> None:
-    """Neither as its own folder, nor by a link in one."""
+def test_who_can_put_another_in_its_place_could_have_that_run(hook: Write, tmp_path: Path) -> None:
+    """Also where the folder is that of a link to it, or above its own."""
     theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "link").symlink_to(hook("exit 0"))
-    (theirs / "file").write_text("#!/bin/sh\n")
-    (theirs / "file").chmod(0o755)
-    assert why_not(theirs / "link") == why_not(theirs / "file") == ""
-    os.chown(theirs, 12345, -1)
-    assert "user 12345" in why_not(theirs / "link") and "user 12345" in why_not(theirs / "file")
+    within = theirs / "within"
+    within.mkdir(parents=True)
+    (within / "hook").write_text("#!/bin/sh\n")
+    (within / "hook").chmod(0o755)
+    (within / "link").symlink_to(hook("exit 0"))
+    for path in (within / "hook", within / "link"):
+        assert why_not(path) == ""
+        for folder, mode in ((theirs, 0o777), (within, 0o777), (within, 0o775)):
+            folder.chmod(mode)
+            assert "others than its owner may write" in why_not(path)
+            folder.chmod(0o755)
+        within.chmod(0o1777)
+        assert why_not(path) == "", "others may add to it, and change nothing"
+        within.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(theirs, 12345, 0)
+            assert "neither root's nor ours" in why_not(path)
+            os.chown(theirs, 0, 0)
 
 
 def _runs(pid: int) -> bool:

@@ -16,7 +16,7 @@ from tests.unit.test_migrate import Straight
 from tests.unit.test_rules import chain
 from tests.unit.test_seamless import Story, ends, findings, move, plan, wanted
 from vmacro.drivers.fake import FakeWorld, connection
-from vmacro.errors import AgentError, HostError, UnreachableError
+from vmacro.errors import AgentError, HostError, UnknownVerbError, UnreachableError
 from vmacro.host import answers, flows
 from vmacro.host.answers import Kept
 from vmacro.model.facts import Flows, Survey
@@ -96,20 +96,24 @@ def test_an_agent_that_cannot_leaves_work(fake: FakeWorld) -> None:
     assert outcome.ending == Ending.INCOMPLETE and outcome.carried == (OLD,)
 
 
-def test_where_its_home_is_silent_an_address_is_carried_until_that_says_more(fake: FakeWorld) -> None:
+@pytest.mark.parametrize("error", [UnreachableError, HostError])
+def test_where_its_home_cannot_tell_an_address_is_carried_until_that_says_more(
+    fake: FakeWorld, error: type[HostError]
+) -> None:
+    """HostError: it refused, as its kernel did not answer, say for a table that others have filled."""
     fake.flows.clear()
     silent = [True]
 
     def before(effect: str) -> None:
         if effect == "link.flows bucharest" and silent[0]:
-            raise UnreachableError("host bucharest: no answer")
+            raise error("host bucharest: no answer")
 
     fake.before = before
     chosen = plan(fake)
     outcome = migrate.run_move(chosen, fake.world, Straight())
     assert outcome.ending == Ending.MOVED and outcome.carried == (OLD,)
     (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
-    with pytest.raises(UnreachableError):
+    with pytest.raises(error):
         carry._retire_if_unused(carriage, fake.world)
     silent[0] = False
     assert carry._retire_if_unused(carriage, fake.world) == carry.Need.UNNEEDED
@@ -119,7 +123,7 @@ def test_where_its_home_is_silent_an_address_is_carried_until_that_says_more(fak
 def test_where_nobody_knows_datagrams_keep_nothing_and_check_says_so(fake: FakeWorld, how: str) -> None:
     def before(effect: str) -> None:
         if effect == "link.flows bucharest" and how == "it is older":
-            raise HostError("host bucharest: its host side refused 'flows': no verb 'flows' here")
+            raise UnknownVerbError("host bucharest: its host side refused 'flows': no verb 'flows' here")
 
     fake.before = before
     fake.hosts["bucharest"].tracking = False
@@ -206,6 +210,14 @@ def test_each_guests_answers_are_its_own() -> None:
     asked = [rule for rule in chain(rules, "asked") if FIRST.address in rule]
     assert [("update" in r, "delete" in r) for r in asked] == [(True, False), (False, True)]
     assert SECOND.asked in asked[1] and not any(OTHERS.asked in rule for rule in asked)
+
+
+def test_an_address_of_ipv6_between_two_of_ipv4_parts_no_guest() -> None:
+    """As text they are in this order."""
+    early, late = (replace(FIRST, address=address) for address in ("10.1.0.7", "203.0.113.7"))
+    rules = answers.ruleset([early, replace(FIRST, address="2001:db8::7"), late])
+    told = [rule for rule in chain(rules, "asked") if f"daddr {early.address} " in rule]
+    assert [(early.asked in rule, late.asked in rule) for rule in told] == [(True, False), (False, True)]
 
 
 def test_what_is_noted_stays_as_long_as_its_address_is_kept() -> None:

@@ -91,7 +91,19 @@ def many(question: bytes) -> bytes:
     return framed(answer.to_wire())
 
 
+def of_another_class(question: bytes) -> bytes:
+    """Two sets of records, both A: that of CH has a name before its number (RFC 1035 section 3.4.1 is about IN)."""
+    asked = dns.message.from_wire(question, keyring=KEY)
+    answer = dns.message.make_response(asked)
+    answer.flags |= dns.flags.AA
+    if asked.question[0].rdtype == 1:
+        answer.answer.append(dns.rrset.from_text(f"{WWW}.", 30, "IN", "A", OLD))
+        answer.answer.append(dns.rrset.from_text(f"{WWW}.", 30, "CH", "A", ". 1"))
+    return framed(answer.to_wire())
+
+
 HOSTILE: dict[str, Answer] = {
+    "another class beside": of_another_class,
     "nothing": lambda _q: b"",
     "half": lambda q: response(q)[:9],
     "garbage": lambda _q: framed(b"\x00" * 600),

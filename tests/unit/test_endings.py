@@ -124,7 +124,7 @@ def test_younger_ones_are_told_of_where_they_were_lost() -> None:
     )
     assert set(found.told((), set(), NOW_S, ARRIVED_S)) == {
         Ended("0x00000007", "10.9.0.15:1", RESET, True),
-        Ended("tcp 10.9.0.15:3", "10.9.0.15:3", RESET, True),
+        Ended("tcp 10.9.0.15:3 10.1.0.9:80", "10.9.0.15:3", RESET, True),
     }
     assert found.told((), set(), NOW_S, NOT_YET) == []
 
@@ -148,6 +148,41 @@ def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = Endings(NOW_S)
     lost.hear([gone(ends=(HOME, 80, "10.9.0.15", port)) for port in range(1, 10)], NOW_S)
     assert lost.missed and len(lost.told((), set(), NOW_S, ARRIVED_S)) == 3
+
+
+def test_one_that_came_back_and_was_closed_was_not_lost() -> None:
+    found, ends = Endings(NOW_S), ("10.1.0.9", 80, "10.9.0.15", 1)
+    found.hear([SubflowOpened(7, ends), SubflowClosed(7, ends, 104), SubflowOpened(7, ends), Closed(7)], NOW_S)
+    assert found.told((), set(), NOW_S, ARRIVED_S) == []
+
+
+def test_a_busy_guest_does_not_have_the_subflows_of_the_living_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a first subflow the kernel does not tell when it goes, so that each visitor leaves one behind."""
+    monkeypatch.setattr(endings, "MOST_KEPT", 10)
+    found = Endings(NOW_S)
+    found.watch([MPTCP])
+    for port in range(1, 100):
+        found.hear([SubflowOpened(port + 1, ("10.1.0.9", 80, "10.9.0.15", port)), Closed(port + 1)], NOW_S)
+    found.hear([closed(FIRST, 0), gone(ends=FIRST)], NOW_S)  # its old address was withdrawn
+    assert found.told((MPTCP,), set(), NOW_S, ARRIVED_S) == [] and not found.missed
+    assert len(found._subflows) <= 10
+
+
+def test_where_some_was_missed_nothing_is_a_loss_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subflow of whose beginning the kernel could not tell: neither is its socket a plain connection, nor its
+    connection without a path; how that one ends is not known."""
+    found = Endings(NOW_S)
+    found.watch([MPTCP, TCP])
+    found.missed = True
+    found.hear([gone(ends=(HOME, 7000, "10.9.0.14", 5)), closed(FIRST, 0), closed(SECOND, 0)], NOW_S)
+    assert found.told((MPTCP, TCP), set(), NOW_S, ARRIVED_S) == []
+    found.hear([Closed(1), gone()], NOW_S)
+    assert [e.key for e in found.told((), set(), NOW_S, ARRIVED_S)] == [TCP.key]
+    monkeypatch.setattr(endings, "MOST_KEPT", 2)
+    crowd = Endings(NOW_S)
+    crowd.watch([MPTCP])
+    crowd.hear([SubflowOpened(1, ("10.3.0.9", 80, "10.9.0.15", 1))], NOW_S)
+    assert crowd.missed and len(crowd._subflows) == 2
 
 
 # The agent's watch

@@ -54,7 +54,7 @@ KEPT = ConnectionOutcome("0x1", "10.9.0.14:4000", True, Verdict.FOLLOWED, "why")
 OUTCOME = Outcome(Ending.MOVED, "why", "what", CopyStatistics(1, 2, 3, 4), ARRIVAL, (KEPT,), 1.5, ("10.1.0.7",), True)
 OUTCOME = replace(OUTCOME, flows=(FlowsOutcome(FLOWS, Flows("10.1.0.7", 2), True),))
 CARRIAGE = Carriage("web-1", GUEST, "10.1.0.7", PLAN.source, PLAN.destination, PLAN.old_legs[0], 1.0, 2.0, 1.5)
-BEFORE = Before("boot-1", CONNECTIONS.connections, "w-1", (FLOWS,))
+BEFORE = Before("boot-1", CONNECTIONS.connections, "w-1", (FLOWS,), ("10.1.0.7",))
 AFTER = After(CONNECTIONS.connections, ("10.1.0.7",), ENDINGS, (FLOWS,))
 EXAMPLES: dict[str, Any] = {
     "Plan": PLAN,

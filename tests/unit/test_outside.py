@@ -68,6 +68,31 @@ def test_names_lead_to_the_new_address_before_the_old_one_is_withdrawn(fake: Fak
     assert [e.what for e in fake.events if e.kind == "name"] == [NameSet(n, (NEW,), (OLD,)) for n in (WWW, MAIL)]
 
 
+def test_names_lead_to_what_clients_know_an_address_as(fake: FakeWorld) -> None:
+    """And names of the inside to what the guest has."""
+    pairs = {"bucharest": ((OLD, "203.0.113.97"),), "berlin": ((NEW, "198.51.100.10"),)}
+    sites = tuple(
+        replace(site, hosts=tuple(replace(h, public=pairs[h.name]) for h in site.hosts))
+        for site in fake.inventory.sites
+    )
+    fake.inventory = replace(fake.inventory, sites=sites)
+    fake.zone.put(WWW, "203.0.113.97", OTHER)
+    chosen, book, faults = plan(fake), Logbook(), Faults()
+    assert "name-differs" not in findings(fake)
+
+    def crash(effect: str) -> None:
+        if effect == "names.replace" and "203.0.113.97" not in leads(fake)[WWW]:
+            raise Crash
+
+    fake.before = crash
+    with pytest.raises(Crash):
+        book.attempt(chosen, fake.world, faults)
+    fake.before = lambda _effect: None
+    outcome = book.attempt(chosen, fake.world, faults)  # again, with one of the names led already
+    assert (outcome.ending, outcome.reason) == (Ending.MOVED, "")
+    assert leads(fake) == {WWW: (OTHER, "198.51.100.10"), MAIL: (NEW,)}
+
+
 def down(fake: FakeWorld) -> None:
     fake.zone.up = False
 
@@ -345,12 +370,14 @@ def test_where_a_failure_is_only_told_the_move_goes_on(fake: FakeWorld) -> None:
     assert "7 s" in troubles["/a2"]
 
 
-@pytest.mark.parametrize("arrived", [True, False])
-def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake: FakeWorld, arrived: bool) -> None:
+@pytest.mark.parametrize("at", ["agent.prepare", "copy.done"])
+@pytest.mark.parametrize("aborted", [False, True], ids=["resumed", "aborted"])
+def test_hooks_that_are_new_since_an_attempt_was_cut_off_come_too_late(fake: FakeWorld, at: str, aborted: bool) -> None:
+    """They neither bring anybody back nor have what was prepared forgotten, nor the connections that there were."""
     chosen, book = plan(fake), Logbook()
 
     def crash(effect: str) -> None:
-        if effect == ("agent.withdraw" if arrived else "agent.prepare"):
+        if effect == at:
             raise Crash
 
     fake.before = crash
@@ -359,9 +386,24 @@ def test_hooks_that_are_new_since_an_attempt_was_cut_off_bring_nobody_back(fake:
     fake.before = lambda _effect: None
     hooked(fake)
     fake.hooks.ends["/b1"] = FAILED
-    outcome = book.attempt(chosen, fake.world, Faults())
-    assert fake.running_at() == (["berlin"] if arrived else ["bucharest"])
-    assert outcome.ending == (Ending.MOVED if arrived else Ending.ROLLED_BACK), outcome
+    world = replace(fake.world, cancelled=lambda: aborted)
+    outcome = book.attempt(chosen, world, Faults())
+    back = aborted and at == "agent.prepare"
+    assert fake.running_at() == (["bucharest"] if back else ["berlin"])
+    assert outcome.ending == (Ending.ROLLED_BACK if back else Ending.MOVED), outcome
+    assert not [path for path, _ in fake.hooks.ran if path.startswith("/b")]
+    if back:
+        assert not any(ends(fake).values()) and not [n for n in fake.hosts["berlin"].networks.values() if n.reserved]
+    else:
+        assert outcome.connections
+
+
+def test_an_interrupt_is_not_kept_waiting_by_the_hooks_to_come(fake: FakeWorld) -> None:
+    hooked(fake)
+    world = replace(fake.world, cancelled=lambda: bool(fake.hooks.ran))
+    outcome = migrate.run_move(plan(fake), world, Straight())
+    assert outcome.ending == Ending.ROLLED_BACK and "interrupted" in outcome.reason
+    assert [path for path, _ in fake.hooks.ran] == ["/b1"]
 
 
 def test_what_a_plan_says_is_never_run(fake: FakeWorld) -> None:

@@ -103,6 +103,32 @@ def test_who_gets_no_answer_waits_until_the_end() -> None:
     silent.close()
 
 
+def test_visitors_whose_name_takes_long_to_look_up_neither_pile_up_nor_keep_the_prober(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor do those that were due while this process was stopped."""
+    asked, clock, came = [], [0], list[Visit]()
+
+    def slow(*_args: object, **_more: object) -> list[object]:
+        asked.append(clock[0])
+        clock[0] += 10_000_000_000
+        raise socket.gaierror("no answer")
+
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock[0])
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    visitors = Visitors("www.example.net", 80, False, 20, came.append, 0)
+    for _ in range(5):
+        visitors.come(clock[0])
+    assert len(asked) <= 10 and len(came) > 1000 and {v.why for v in came} == {"no answer", "timed out"}
+    with socket.create_server(("127.0.0.1", 0), backlog=2000) as silent:
+        monkeypatch.undo()
+        crowd = Visitors("127.0.0.1", silent.getsockname()[1], False, 20, came.append, time.monotonic_ns())
+        crowd._every_ns = 1
+        crowd.come(crowd.due_ns + 600)
+        assert len(crowd.writing) == 500 and came[-1].why == "too many at once"
+        crowd.close()
+
+
 def test_a_stalled_responder_is_measured_in_full() -> None:
     """The prober goes on sending while nobody answers; each round trip counts from when it was due."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -86,3 +86,18 @@ def test_after_a_move_that_did_not_come_about_the_present_address_is_announced_a
     assert asyncio.run(retire(away.guest, NEXT)).retired
     assert away.log[-1] == f"announce {AWAY}"
     assert [s.local for s in away.kernel.open[0].subflows] == [HOME, AWAY]
+
+
+def test_after_one_that_was_not_even_prepared_it_is_announced_again_too(
+    away: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_address: str) -> None:
+        raise OSError("no buffer space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(away.guest.link, "borrow", refused)
+        with pytest.raises(OSError, match="buffer"):
+            prepared(away)
+    assert away.kernel.announced == {}
+    assert asyncio.run(retire(away.guest, NEXT)).retired
+    assert AWAY in away.kernel.announced.values()

@@ -224,6 +224,29 @@ def test_younger_ones_are_named_where_they_were_lost() -> None:
     assert counted(found) == {"followed": 1, "carried": 0, "ended": 0, "lost": 2, "unknown": 0}
 
 
+def test_of_another_card_of_the_guests_nobody_knows_whether_it_is_reached() -> None:
+    """Its network may be one at both sites, as one for management is."""
+    young = on("10.77.0.9", token=2)
+    for old in (on("10.77.0.9"), on("10.77.0.9", token=0)):
+        before = Before("boot-1", (old,), WATCH, (), (OLD, "10.50.9.9"))
+        after = After((old,), (), told())
+        assert [c.verdict for c in judge(before, after, (NEW,))] == [Verdict.UNKNOWN]
+        assert {c.verdict for c in judge(before, replace(after, connections=(old, young)), (NEW,))} == {Verdict.UNKNOWN}
+        left = replace(before, addresses=(*before.addresses, "10.77.0.9"))
+        assert [c.verdict for c in judge(left, after, (NEW,))] == [Verdict.LOST], "an address that stayed behind"
+    six = on("fd00::77")
+    assert [c.verdict for c in judge(replace(before, connections=(six,)), After((six,)), (NEW,))] == [Verdict.LOST]
+
+
+def test_two_of_one_client_from_one_port_are_two() -> None:
+    """To two of the guest's ports: a NAT, and Linux, use a port for each (RFC 4787 section 4.1)."""
+    one, other = (Connection(0, (Subflow(OLD, port, "10.9.0.14", 40000, False, False, True),)) for port in (7000, 7001))
+    lost = Ended(one.key, one.client, RESET, True)
+    before = Before("boot", (one, other), WATCH)
+    found = judge(before, After((other,), (OLD,), told(lost)), (NEW,))
+    assert [c.verdict for c in found] == [Verdict.LOST, Verdict.CARRIED]
+
+
 def test_of_too_many_the_worst_are_kept() -> None:
     old = tuple(on(OLD, token=n) for n in range(1, MAX_CONNECTIONS + 1))
     young = tuple(Ended(f"tcp 10.9.0.15:{n}", f"10.9.0.15:{n}", CUT, True) for n in range(1, 6))

@@ -66,8 +66,10 @@ class DnsNames:
             return RecordSet()
         if answer.rcode() != dns.rcode.NOERROR or not answer.flags & dns.flags.AA:
             raise self._refused(what, answer)
-        wanted = dns.rdatatype.from_text(kind)
-        others = [s for s in answer.answer if s.rdtype != wanted or s.name != question.question[0].name]
+        (asked,) = question.question
+        others = [
+            s for s in answer.answer if (s.name, s.rdclass, s.rdtype) != (asked.name, asked.rdclass, asked.rdtype)
+        ]
         if others:
             text = f"{self._subject}: {name} is an alias, or answered with more than was asked for"
             raise NamesError(text, "name the guest's own name in guests.NAME.names")

@@ -55,6 +55,8 @@ def why_not(path: Path) -> str:
         return "must be an absolute path"
     try:
         found = path.stat()
+        # Of the name and, where it is a link, of what it leads to: who can put another in its place is one who can
+        # change it, between this look and its start, too.
         folders = [folder.stat() for folder in {*path.parents, *path.resolve().parents}]
     except OSError as error:
         return f"cannot be looked at: {reason_of(error)}"
@@ -64,10 +66,10 @@ def why_not(path: Path) -> str:
         return f"mode {stat.S_IMODE(found.st_mode):04o}: others than its owner may write to it"
     if found.st_uid not in (0, os.geteuid()):
         return f"belongs to user {found.st_uid}, neither to root nor to us"
-    if any(f.st_mode & 0o002 and not f.st_mode & stat.S_ISVTX for f in folders):
-        return "lies in a folder to which everybody may write"
-    if owners := {f.st_uid for f in folders} - {0, os.geteuid()}:
-        return f"lies in a folder of user {min(owners)}, who could put another in its place"
+    if any(f.st_mode & 0o022 and not f.st_mode & stat.S_ISVTX for f in folders):
+        return "lies in a folder to which others than its owner may write"
+    if any(f.st_uid not in (0, os.geteuid()) for f in folders):
+        return "lies in a folder that is neither root's nor ours"
     if not os.access(path, os.X_OK):
         return f"mode {stat.S_IMODE(found.st_mode):04o}: is not executable"
     return ""

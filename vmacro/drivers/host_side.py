@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vmacro.errors import HostError, UnreachableError
+from vmacro.errors import HostError, UnknownVerbError, UnreachableError
 from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Tracked, Turn
 from vmacro.model.nouns import Host
 from vmacro.wire import host_verbs, messages, names
@@ -151,7 +151,8 @@ class Session:
                 return verb.decode_result(reply)
         except ProtocolError as error:
             raise HostError(f"{self._subject} said something odd to {verb.name!r}: {error}", _HINT) from error
-        raise HostError(f"{self._subject} refused {verb.name!r}: {reply.error_text}")
+        kind = UnknownVerbError if reply.error_code == "unknown-verb" else HostError
+        raise kind(f"{self._subject} refused {verb.name!r}: {reply.error_text}")
 
     def close(self) -> None:
         self._program.close()

@@ -79,7 +79,7 @@ def say(ip: IPRoute) -> None:
 def ruleset(found: Iterable[Kept], standing: Iterable[str] = ()) -> str:
     """The script for nft. `standing`: the sets that there are already; those that are needed stay, with what is noted
     in them. Without any address no table is left."""
-    guests = [list(group) for _, group in groupby(sorted(found), lambda k: (k.bridge, k.mac, k.version))]
+    guests = [list(group) for _, group in groupby(sorted(found, key=_in_order), _guest)]
     if not guests:
         return nft.replaced("inet", TABLE, "")
     sets = {}
@@ -101,6 +101,15 @@ flush table inet {TABLE}
 {"".join(_answered(k) for guest in guests for k in guest)}  }}
 }}
 """
+
+
+def _guest(each: Kept) -> tuple[str, str, int]:
+    return each.bridge, each.mac, each.version
+
+
+def _in_order(each: Kept) -> tuple[tuple[str, str, int], str]:
+    """As text an IPv6 address stands between two of IPv4."""
+    return _guest(each), each.address
 
 
 def _set(name: str, kind: str, most: int) -> str:

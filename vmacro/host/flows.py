@@ -84,10 +84,11 @@ def _dump(attributes: bytes, length: int) -> Iterator[bytes]:
             data = memoryview(sock.recv(1 << 17))
             while data:
                 size, kind, *_ = _HEADER.unpack_from(data)
-                if kind == _DONE:
+                if kind in (_DONE, _ERROR):  # both say how it went
+                    code = -struct.unpack_from("=i", data, _HEADER.size)[0]
+                    if code or kind == _ERROR:
+                        raise OSError(code, "conntrack cannot be asked")
                     return
-                if kind == _ERROR:
-                    raise OSError(-struct.unpack_from("=i", data, _HEADER.size)[0], "conntrack cannot be asked")
                 yield bytes(data[_HEADER.size + 4 : size])
                 data = data[size + 3 & ~3 :]
 

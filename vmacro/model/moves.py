@@ -253,12 +253,14 @@ class Carriage:
 
 @dataclass(frozen=True)
 class Before:
-    """What the guest was like just before the copy, to be compared with after. `watch`: see facts.Watched."""
+    """What the guest was like just before the copy, to be compared with after. `watch`: see facts.Watched.
+    `addresses`: those of the card that moves, as its agent says; none where the row is of an older vmacro."""
 
     boot_id: _BootId
     connections: _Connections
     watch: Annotated[str, Word(optional=True)] = ""
     flows: _Flows = ()
+    addresses: _Addresses = ()
 
 
 NOTHING_HEARD = Endings("", False, (), 0)

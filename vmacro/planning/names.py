@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from vmacro.model.facts import Survey
+from vmacro.model.facts import HomedAddress, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.names import NameFacts, NameView
-from vmacro.model.nouns import Policy
+from vmacro.model.nouns import Host, Policy
 from vmacro.planning.addresses import seen_as
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -44,6 +44,20 @@ def addresses_wanted(seen: NameFacts, old: Collection[str], present: Collection[
     return tuple(sorted(wanted)) if set(wanted) & set(present) else None
 
 
+def led(
+    seen: NameFacts, old: Collection[HomedAddress], at: Host, present: Sequence[str]
+) -> tuple[set[str], tuple[str, ...]]:
+    """Old and present addresses by which a name is to be judged (addresses_wanted): as clients elsewhere know them
+    (seen_as) where it leads to such a one, else as the guest itself does: a name of the inside of a site that
+    translates its addresses stays one. `at`: where the guest has its `present` addresses."""
+    known = {seen_as(homed.home, homed.address) for homed in old}
+    there = tuple(seen_as(at, address) for address in present)
+    inside = {homed.address for homed in old}
+    if not {*known, *there}.isdisjoint(seen.addresses):
+        return known | inside, there
+    return inside, tuple(present)
+
+
 def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
     for view in survey.names:
         subject = f"name {view.name}"
@@ -51,25 +65,19 @@ def _names_lead_here(request: Request, survey: Survey) -> Iterator[Finding]:
             code = _CODES.get(view.code, _REFUSED)
             hint = f"{view.hint}; without it the move ends with exit code 5".removeprefix("; ")
             yield Finding(code, Severity.WARNING, subject, view.trouble, hint)
-        present = _present(survey)
-        if view.facts is None or not present:
+        at = next((h for v in survey.running_at for h in survey.hosts if h.name == v.host), None)
+        if view.facts is None or at is None or survey.agent is None or not survey.agent.address:
             continue
+        own = [address for address in (survey.agent.address, survey.agent.address6) if address]
+        _, present = led(view.facts, (), at, own)
         if addresses_wanted(view.facts, (), present) is None:
-            led = ", ".join(view.facts.addresses) or "nothing"
-            text = f"leads to {led}, and guest {request.guest.name} has {' and '.join(present)}"
+            there = ", ".join(view.facts.addresses) or "nothing"
+            text = f"leads to {there}, and guest {request.guest.name} has {' and '.join(present)}"
             hint = "set it to that: what somebody else has changed is not touched, and the move ends with exit code 5"
             earlier = {seen_as(homed.home, homed.address) for homed in survey.past.carried}
             if request.handoff == SEAMLESS and addresses_wanted(view.facts, earlier, present) is not None:
                 hint = "an earlier move could not lead it: vmacro resume; or this move leads it"
             yield Finding("name-differs", Severity.WARNING, subject, text, hint)
-
-
-def _present(survey: Survey) -> tuple[str, ...]:
-    """The guest's addresses as clients know them; none while it has no lease."""
-    here = next((h for v in survey.running_at for h in survey.hosts if h.name == v.host), None)
-    if here is None or survey.agent is None or not survey.agent.address:
-        return ()
-    return tuple(seen_as(here, address) for address in (survey.agent.address, survey.agent.address6) if address)
 
 
 def _old_address_lingers(request: Request, survey: Survey) -> Iterator[Finding]:

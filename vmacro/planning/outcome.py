@@ -23,6 +23,7 @@ _HOW = {
 }
 _RESET_IN_GOOD_ORDER = "its client, which had been heard until then, reset it"
 _NO_PATH = "without a path: it uses {}, which no longer reaches the guest"
+_ELSEWHERE = "it uses {}, which is not of the card that moved"
 _RESTARTED = "it is gone, and nobody has seen how: the guest's agent was restarted, or its kernel does not tell"
 _MISSED = "it is gone, and the guest's kernel had more to tell than its agent could hear"
 _BETWEEN = "it went while the guest was asked for its connections"
@@ -37,7 +38,7 @@ def judge(before: Before, after: After, present: tuple[str, ...]) -> list[Connec
     now = {c.key: c for c in after.connections}
     ended = {e.key: e for e in after.endings.endings} if _is_unbroken(before, after) else {}
     found = [_judged(old, now.get(old.key), ended.get(old.key), before, after, present) for old in before.connections]
-    found += _younger({old.key for old in before.connections}, now.values(), ended.values(), after, present)
+    found += _younger(before, now.values(), ended.values(), after, present)
     return found if len(found) <= MAX_CONNECTIONS else sorted(found, key=_badness)[:MAX_CONNECTIONS]
 
 
@@ -87,14 +88,16 @@ def _is_unbroken(before: Before, after: After) -> bool:
 def _judged(
     old: Connection, new: Connection | None, end: Ended | None, before: Before, after: After, present: tuple[str, ...]
 ) -> ConnectionOutcome:
-    verdict, why = _verdict_of_one_there(new, after, present) if new is not None else _verdict_of_one_gone(end)
+    verdict, why = _verdict_of_one_there(new, before, after, present) if new is not None else _verdict_of_one_gone(end)
     if new is None and end is None:
         unbroken = _is_unbroken(before, after)
         why = _MISSED if unbroken and after.endings.missed else _BETWEEN if unbroken else _RESTARTED
     return ConnectionOutcome(old.key, old.client, old.mptcp, verdict, why)
 
 
-def _verdict_of_one_there(new: Connection, after: After, present: tuple[str, ...]) -> tuple[Verdict, str]:
+def _verdict_of_one_there(
+    new: Connection, before: Before, after: After, present: tuple[str, ...]
+) -> tuple[Verdict, str]:
     if new.reaches(*present):
         good = [s for s in new.subflows if s.local in present and s.established]
         mute = all(s.unanswered >= UNANSWERED for s in good)
@@ -103,7 +106,16 @@ def _verdict_of_one_there(new: Connection, after: After, present: tuple[str, ...
         return Verdict.CARRIED, why_carried(new)
     if new.uses(*present):
         return Verdict.UNKNOWN, _JOINING
+    if _is_of_another_card(new, before):
+        return Verdict.UNKNOWN, _ELSEWHERE.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)))
     return Verdict.LOST, _NO_PATH.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)) or "no address")
+
+
+def _is_of_another_card(new: Connection, before: Before) -> bool:
+    """Its network may be one at both sites. Of IPv6 the agent does not know all addresses that its own card has."""
+    return bool(before.addresses and new.subflows) and all(
+        s.local not in before.addresses and ":" not in s.local for s in new.subflows
+    )
 
 
 def why_carried(connection: Connection) -> str:
@@ -124,15 +136,16 @@ def _verdict_of_one_gone(end: Ended | None) -> tuple[Verdict, str]:
 
 
 def _younger(
-    known: set[str], now: Iterable[Connection], ended: Iterable[Ended], after: After, present: tuple[str, ...]
+    before: Before, now: Iterable[Connection], ended: Iterable[Ended], after: After, present: tuple[str, ...]
 ) -> Iterator[ConnectionOutcome]:
     """Those that came while the guest was copied, and were lost."""
+    known = {old.key for old in before.connections}
     for end in ended:
         if end.lost and end.key not in known:
             yield ConnectionOutcome(end.key, end.client, end.key.startswith("0x"), Verdict.LOST, _HOW[end.how])
     for new in now:
         if new.key not in known and new.subflows and not new.uses(*present, *after.carried):
-            verdict, why = _verdict_of_one_there(new, after, present)
+            verdict, why = _verdict_of_one_there(new, before, after, present)
             yield ConnectionOutcome(new.key, new.client, new.mptcp, verdict, why)
 
 

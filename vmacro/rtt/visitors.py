@@ -17,7 +17,8 @@ from vmacro.rtt import wire
 from vmacro.rtt.samples import Visit
 
 PATIENCE_NS = 10_000_000_000  # who waits longer than this has gone elsewhere
-LEAST_EVERY_MS = 20.0  # as many sockets wait at once as come within PATIENCE_NS, and select() takes 1,024
+LEAST_EVERY_MS = 20.0
+MOST_AT_ONCE = 500  # as many as come within PATIENCE_NS; select() takes 1,024 sockets
 
 
 @dataclass
@@ -56,11 +57,17 @@ class Visitors:
         return [sock for sock, visitor in self._open.items() if not visitor.asked]
 
     def come(self, now_ns: int) -> None:
-        """Begin the visits that are due."""
+        """Begin the visits that are due. Those that could not begin in time, as a name took so long to look up, or this
+        process was stopped, have gone elsewhere: each look-up may take that long again."""
         while self.due_ns <= now_ns:
             visitor = _Visitor(self._next, self.due_ns, self._mptcp and self._next % 2 == 0)
             self._next += 1
             self.due_ns += self._every_ns
+            late = time.monotonic_ns() - visitor.due_ns > PATIENCE_NS
+            if late or len(self._open) >= MOST_AT_ONCE:
+                why = "timed out" if late else "too many at once"
+                self._take(Visit(visitor.seq, visitor.due_ns, None, visitor.mptcp, why))
+                continue
             try:
                 self._open[self._called(visitor.mptcp)] = visitor
             except (OSError, UnicodeError) as error:  # the latter for what is no host name

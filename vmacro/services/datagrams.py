@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from vmacro.errors import HostError, UnreachableError, UntrustedError
+from vmacro.errors import HostError, UnknownVerbError
 from vmacro.model.facts import Flows, HomedAddress, Tracked
 from vmacro.model.nouns import Host
 from vmacro.ports import World
@@ -13,19 +13,16 @@ from vmacro.wire.host_verbs import MOST_ASKED
 
 
 def at(host: Host, addresses: Iterable[str], world: World) -> Tracked:
-    """What a host's kernel tracks; nothing where its host side is of an older vmacro. Raises UnreachableError,
-    UntrustedError."""
+    """What a host's kernel tracks; nothing where its host side is of an older vmacro. Raises HostError, also where the
+    kernel could not tell: then they may be in use."""
     try:
         return world.host_network(host).flows(tuple(addresses)[:MOST_ASKED])
-    except (UnreachableError, UntrustedError):
-        raise
-    except HostError:
+    except UnknownVerbError:
         return Tracked(False)
 
 
 def in_use(address: str, home: Host, world: World) -> bool:
-    """Whether datagrams still come for an address, or go from it; not, where nobody knows. Raises UnreachableError,
-    UntrustedError."""
+    """Whether datagrams still come for an address, or go from it; not, where nobody tracks them. Raises HostError."""
     return any(found.any for found in at(home, [address], world).flows)
 
 

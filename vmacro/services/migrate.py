@@ -24,6 +24,7 @@ from vmacro.services.outside import Untold
 from vmacro.services.phases import Journal, Phases
 from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import Place
+from vmacro.wire.agent_verbs import MAX_ADDRESSES
 
 _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
@@ -108,7 +109,8 @@ def _look_once_more(plan: Plan, world: World) -> Before:
         agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
         facts, watched = agent.status(), agent.watch()
     homed = plan.addresses or (HomedAddress(plan.address, plan.source),)
-    return Before(facts.boot_id, watched.connections, watched.name, datagrams.known(homed, world))
+    flows, addresses = datagrams.known(homed, world), facts.claimed[:MAX_ADDRESSES]
+    return Before(facts.boot_id, watched.connections, watched.name, flows, addresses)
 
 
 def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:

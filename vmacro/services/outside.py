@@ -12,12 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vmacro.errors import HookError, NamesError, VmacroError
+from vmacro.errors import HookError, InterruptedMoveError, NamesError, VmacroError
 from vmacro.model.events import HookEnded, NameSet
-from vmacro.model.facts import Arrival
+from vmacro.model.facts import Arrival, HomedAddress
 from vmacro.model.moves import Ending, Outcome, Phase, Plan
-from vmacro.planning.addresses import seen_as
-from vmacro.planning.names import addresses_wanted
+from vmacro.planning.names import addresses_wanted, led
 from vmacro.ports import HookEnd, World
 from vmacro.services.phases import Phases
 from vmacro.services.troubles import Troubles
@@ -91,15 +90,13 @@ def _lead_names(plan: Plan, arrival: Arrival, world: World) -> None:
 
 
 def _lead(name: str, plan: Plan, arrival: Arrival, world: World) -> None:
-    """To the addresses as clients know them. Raises NamesError, also where somebody else has changed the name: then it
-    is left as it is."""
-    left = [(plan.source, plan.address), (plan.source, plan.address6), *((h.home, h.address) for h in plan.addresses)]
-    old = {seen_as(host, address) for host, address in left}
-    present = tuple(seen_as(plan.destination, address) for address in arrival.present)
-    there = " and ".join(present)
+    """Raises NamesError, also where somebody else has changed the name: then it is left as it is."""
+    homed = [HomedAddress(address, plan.source) for address in (plan.address, plan.address6) if address]
     for _ in range(ATTEMPTS):
         seen = world.names.look(name)
+        old, present = led(seen, [*homed, *plan.addresses], plan.destination, arrival.present)
         wanted = addresses_wanted(seen, old, present)
+        there = " and ".join(present)
         if wanted is None:
             text = f"name {name}: leads to {', '.join(seen.addresses) or 'nothing'}, and not to guest {plan.guest.name}"
             hint = f"it was left as it is: whoever changed it sets it to {there}; then vmacro resume {plan.move_id}"
@@ -114,11 +111,13 @@ def _lead(name: str, plan: Plan, arrival: Arrival, world: World) -> None:
 
 
 def _run_hooks(plan: Plan, world: World, when: str, paths: Sequence[str], addresses: Sequence[str]) -> None:
-    """All of them, in order, but none after one that stops the move. Raises HookError."""
+    """All of them, in order, but none after one that stops the move. Raises HookError; InterruptedMoveError."""
     if when == AFTER:
         _have_the_agent_wait(plan, world)
     hooks, told, troubles = world.inventory.hooks, _told(plan, when, addresses), Troubles()
     for path in paths:
+        if when == BEFORE and world.cancelled():
+            raise InterruptedMoveError(f"interrupted before hook {path} began")
         with troubles.of(HookError):
             _run_hook(plan, world, when, path, told)
         if when == BEFORE and hooks.strict:

@@ -55,7 +55,7 @@ class Seamless:
             watched = agent.watch()
         follow = sum(c.reaches(*coming) for c in watched.connections)
         world.tell(plan.move_id, Joined(follow, carried=len(watched.connections) - follow, unwilling=waiting))
-        return Before(before.boot_id, watched.connections, watched.name, before.flows)
+        return replace(before, connections=watched.connections, watch=watched.name)
 
     @contextmanager
     def watching(self, plan: Plan, world: World) -> Iterator[None]:

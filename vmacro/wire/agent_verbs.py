@@ -166,13 +166,21 @@ class Connection:
 
     @property
     def key(self) -> str:
-        """What names it before and after a move."""
-        return f"{self.token:#010x}" if self.token else f"tcp {self.client}"
+        """What names it before and after a move. A client may have several plain ones from one port, to several of the
+        guest's."""
+        oldest = self._oldest
+        if self.token or oldest is None:
+            return f"{self.token:#010x}"
+        return plain_key(oldest.local, oldest.local_port, oldest.remote, oldest.remote_port)
+
+    @property
+    def _oldest(self) -> Optional[Subflow]:
+        return min(self.subflows, key=lambda s: s.joined, default=None)
 
     @property
     def client(self) -> str:
         """The client's end of the oldest subflow that is left; '' where none is."""
-        oldest = min(self.subflows, key=lambda s: s.joined, default=None)
+        oldest = self._oldest
         return oldest.client if oldest is not None else ""
 
     def reaches(self, *addresses: str) -> bool:
@@ -182,6 +190,11 @@ class Connection:
     def uses(self, *addresses: str) -> bool:
         """Whether it has a subflow on any of the guest's `addresses`, even one whose client has said nothing yet."""
         return any(s.local in addresses for s in self.subflows)
+
+
+def plain_key(local: str, local_port: int, remote: str, remote_port: int) -> str:
+    """Of a plain TCP connection (Connection.key)."""
+    return f"tcp {remote}:{remote_port} {local}:{local_port}"
 
 
 @dataclass(frozen=True)
