@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.faults import Crash, Faults, Logbook
 from tests.unit.test_migrate import Straight
-from tests.unit.test_seamless import Story, ends, plan, wanted
+from tests.unit.test_seamless import Story, ends, findings, plan, wanted
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import ConfigurationError, UnreachableError
 from vmacro.model.events import HookEnded, NameSet
