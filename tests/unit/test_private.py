@@ -300,7 +300,7 @@ def test_a_folder_that_another_move_makes_meanwhile_is_as_good(tmp_path: Path, m
     def look_and_then_it_is_there(path: Path) -> bool:
         found = look(path)
         if path == wanted and not found:
-            os.mkdir(path)
+            path.mkdir()
         return found
 
     monkeypatch.setattr(Path, "is_dir", look_and_then_it_is_there)
