@@ -59,7 +59,8 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
     dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
     reserved = dict.fromkeys([*reservations(text), *(reservations(stored) if stored else ())])
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
-    taken = sorted({*leased, *((r.address, r.mac) for r in reserved)}, key=lambda entry: (entry[0], entry[1] or ""))
+    # libvirt lists leases in another order each time.
+    taken = sorted({*leased, *((r.address, r.mac) for r in reserved)}, key=lambda entry: (str(entry[0]), str(entry[1])))
     found: dict[str, Any] = {
         "name": root.findtext("name", ""),
         "active": active,
