@@ -85,8 +85,7 @@ def _agree(home: _End, away: _End, domain: DomainFacts) -> bool:
         and home.host.name != away.host.name
         and (near.peer, far.peer) == (away.host.address, home.host.address)
         and near.kind == far.kind
-        and near.mac == far.mac
-        and near.mac in {card.mac for card in domain.cards}
+        and near.mac == far.mac == domain.mac.lower()
     )
 
 
