@@ -115,7 +115,9 @@ def fill(disk: Path) -> None:
 def test_its_disk_is_full(lab: Lab, on_a_small_disk: tuple[Vmacro, Path], way: Way, moment: str, code: int) -> None:
     """Before the guest has left, it stays; once it has arrived, the move goes to its end all the same."""
     (vmacro, disk), before = on_a_small_disk, traces_of_moves(lab)
-    with clients(lab, "client", address_of(lab, "web"), "chatter") as process:
+    # Who does not join is waited for: the disk is full before that step ends.
+    client = "deaf" if moment == "prepare" else "client"
+    with clients(lab, client, address_of(lab, "web"), "chatter") as process:
         attempt = under_way(lab, vmacro, way, moment)
         fill(disk)
         assert attempt.end() == code, attempt.errors

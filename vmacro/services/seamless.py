@@ -186,7 +186,7 @@ def _open(leg: Leg, world: World) -> None:
     home, away = world.host_network(leg.home), world.host_network(leg.away)
     near, far = home.open(leg), away.open(leg)
     if near.public_key:
-        home.join(leg, far)
+        home.join(leg, far)  # first: it waits for the away end's greeting
         away.join(leg, near)
 
 
