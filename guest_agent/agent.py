@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 from guest_agent import __version__, claims
-from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare
+from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
 from guest_agent.consent import Consent
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
 from guest_agent.ports import NoLeaseError
-from guest_agent.retirement import retire
+from guest_agent.retirement import retire, withdraw
+from guest_agent.watch import Watch
 from vmacro.wire import agent_verbs, fields
 from vmacro.wire.agent_verbs import (
     MAX_ADDRESSES,
@@ -23,16 +25,18 @@ from vmacro.wire.agent_verbs import (
     ClaimArgs,
     ConsentArgs,
     PrepareArgs,
+    PublishArgs,
     ReleaseArgs,
     RetireArgs,
     Status,
+    WithdrawArgs,
 )
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, Result, Verb
 
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire"})
+ACTING = frozenset({"claim", "release", "watch", "endings", "prepare", "arrive", "retire", "publish", "withdraw"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -52,6 +56,7 @@ class Agent:
         self._guest = guest
         self._arrivals = Arrivals(guest)
         self._consent = Consent(guest)
+        self._watch = Watch(guest)
         self._handlers = dict(
             [
                 _handler(agent_verbs.STATUS, self._status),
@@ -59,9 +64,13 @@ class Agent:
                 _handler(agent_verbs.RELEASE, self._release),
                 _handler(agent_verbs.CONNECTIONS, self._connections),
                 _handler(agent_verbs.CONSENT, self._ask_consent),
+                _handler(agent_verbs.WATCH, self._begin_watch),
+                _handler(agent_verbs.ENDINGS, self._endings),
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
+                _handler(agent_verbs.PUBLISH, self._publish),
+                _handler(agent_verbs.WITHDRAW, self._withdraw),
             ]
         )
 
@@ -138,6 +147,12 @@ class Agent:
     async def _ask_consent(self, args: ConsentArgs) -> agent_verbs.Connections:
         return await self._consent.ask(args.timeout_ms / 1000)
 
+    async def _begin_watch(self, _args: Nothing) -> agent_verbs.Connections:
+        return replace(self._consent.told(self._watch.begin()), watch=self._watch.name)
+
+    async def _endings(self, _args: Nothing) -> agent_verbs.Endings:
+        return self._watch.endings(self._arrivals.seen_at_s)
+
     async def _prepare(self, args: PrepareArgs) -> Nothing:
         await prepare(self._guest, args)
         return Nothing()
@@ -147,3 +162,11 @@ class Agent:
 
     async def _retire(self, args: RetireArgs) -> agent_verbs.Retired:
         return await retire(self._guest, args.address, args.force)
+
+    async def _publish(self, args: PublishArgs) -> Nothing:
+        publish(self._guest, args)
+        return Nothing()
+
+    async def _withdraw(self, args: WithdrawArgs) -> Nothing:
+        await withdraw(self._guest, args.address)
+        return Nothing()

@@ -12,8 +12,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 
+from guest_agent.ports import Ends
 from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
@@ -34,26 +36,81 @@ ESTABLISHED, CLOSE_WAIT = 1 << 1, 1 << 8
 CLOSING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11  # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING
 ANSWER_TIMEOUT_S = 2.0
 
-_HEADER = struct.Struct("=IHHII")
+HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
+_QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
+_QUEUED_AT = 60
+
+
+@dataclass(frozen=True)
+class TcpInfo:
+    """Of struct tcp_info (include/uapi/linux/tcp.h): bytes that were `acked`, `sent` (each once), `unsent` and
+    `received`; how often the oldest one was sent again without an answer; how long ago the peer was heard last; the
+    round trip in µs, 0 before there was one."""
+
+    retransmits: int
+    ms_since_data: int
+    ms_since_ack: int
+    rtt_us: int
+    acked: int
+    received: int
+    unsent: int
+    sent: int
+
+
+def tcp_info(payload: bytes) -> TcpInfo | None:
+    """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19: that counts no bytes sent."""
+    raw = attributes(payload[_MESSAGE.size :]).get(INET_DIAG_INFO, b"")
+    if len(raw) < 216:
+        return None
+    since_data, since_ack, _, _, rtt_us = struct.unpack_from("=IIIII", raw, 52)
+    acked, received = struct.unpack_from("=QQ", raw, 120)
+    (unsent,) = struct.unpack_from("=I", raw, 144)
+    sent, again = struct.unpack_from("=QQ", raw, 200)
+    return TcpInfo(raw[2], since_data, since_ack, rtt_us, acked, received, unsent, sent - again)
+
+
+def ends_of(payload: bytes) -> Ends:
+    """Of an inet_diag_msg: address and port, the guest's first."""
+    family, _state, local_port, remote_port, source, target = _MESSAGE.unpack_from(payload)
+    return str(_address(family, source)), local_port, str(_address(family, target)), remote_port
 
 
 def connections() -> list[Connection]:
-    """All established connections of the guest but loopback's, MPTCP ones with all subflows."""
+    """All established connections of the guest but those with itself, MPTCP ones with all subflows."""
     mptcp: dict[int, list[Subflow]] = {}
     plain = []
-    for token, subflow in _sockets(ESTABLISHED | CLOSE_WAIT):
+    found = list(_sockets(ESTABLISHED | CLOSE_WAIT))
+    for token, subflow in found:
         if token:
             mptcp.setdefault(token, []).append(subflow)
         else:
             plain.append(Connection(0, (subflow,)))
-    return [*(Connection(token, tuple(subflows)) for token, subflows in mptcp.items()), *plain]
+    all_of_them = [*(Connection(token, tuple(subflows)) for token, subflows in mptcp.items()), *plain]
+    there = {_ends(subflow) for _, subflow in found}
+    return [c for c in all_of_them if not any(_with_itself(subflow, there) for subflow in c.subflows)]
+
+
+def _with_itself(subflow: Subflow, there: set[Ends]) -> bool:
+    """Whether the guest has the other end, too: by loopback, or by its own addresses, which are announced there, too,
+    and joined."""
+    local, local_port, remote, remote_port = _ends(subflow)
+    return (remote, remote_port, local, local_port) in there or ipaddress.ip_address(remote).is_loopback
+
+
+def _ends(subflow: Subflow) -> Ends:
+    return subflow.local, subflow.local_port, subflow.remote, subflow.remote_port
 
 
 def has_sockets(address: str) -> bool:
     """Whether any TCP connection still needs an address, closing ones too."""
     return any(subflow.local == address for _, subflow in _sockets(ESTABLISHED | CLOSE_WAIT | CLOSING))
+
+
+def saying_goodbye() -> set[Ends]:
+    """Sockets that have said goodbye and wait for their peers'. Raises OSError."""
+    return {_ends(subflow) for _, subflow in _sockets(CLOSING)}
 
 
 def cut(address: str, tokens: set[int]) -> None:
@@ -65,44 +122,37 @@ def cut(address: str, tokens: set[int]) -> None:
         diag.settimeout(ANSWER_TIMEOUT_S)
         for family in (AF_INET, AF_INET6):
             for payload in list(_dump(family, ESTABLISHED | CLOSE_WAIT)):
-                found = parse(payload)
-                if found is not None and found[0] in tokens and found[1].local == address:
+                token, subflow = parse(payload)
+                if token in tokens and subflow.local == address:
                     # struct inet_diag_msg and inet_diag_req_v2 carry the same inet_diag_sockid.
                     body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
-                    head = _HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+                    head = HEADER.pack(HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
                     diag.send(head + body)
-                    code = -struct.unpack_from("=i", diag.recv(1 << 16), _HEADER.size)[0]
+                    code = -struct.unpack_from("=i", diag.recv(1 << 16), HEADER.size)[0]
                     if code not in (0, errno.ENOENT):  # it may have ended by itself
                         raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
-    for family in (AF_INET, AF_INET6):
-        for payload in _dump(family, states):
-            found = parse(payload)
-            if found is not None:
-                yield found
+    return (parse(payload) for family in (AF_INET, AF_INET6) for payload in _dump(family, states))
 
 
-def parse(payload: bytes) -> tuple[int, Subflow] | None:
-    """(token, subflow) of one inet_diag_msg; None for loopback's."""
-    family, _state, local_port, remote_port, source, target = _MESSAGE.unpack_from(payload)
-    local, remote = _address(family, source), _address(family, target)
-    if local.is_loopback:
-        return None
-    attributes = _attributes(payload[_MESSAGE.size :])
-    info = attributes.get(INET_DIAG_INFO, b"")  # struct tcp_info: tcpi_bytes_acked, tcpi_bytes_received
-    inner = _attributes(_attributes(attributes.get(INET_DIAG_ULP_INFO, b"")).get(ULP_INFO_MPTCP, b""))
+def parse(payload: bytes) -> tuple[int, Subflow]:
+    """(token, subflow) of one inet_diag_msg."""
+    info = tcp_info(payload)
+    inner = attributes(attributes(payload[_MESSAGE.size :]).get(INET_DIAG_ULP_INFO, b""))
+    inner = attributes(inner.get(ULP_INFO_MPTCP, b""))
     token, flags = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
+    (queued,) = _QUEUED.unpack_from(payload, _QUEUED_AT)
     subflow = Subflow(
-        str(local),
-        local_port,
-        str(remote),
-        remote_port,
+        *ends_of(payload),
         joined=bool(flags & SUBFLOW_JOINED),
         backup=bool(flags & SUBFLOW_BACKUP),
         established=not token or bool(flags & SUBFLOW_ESTABLISHED),
-        bytes=_integer(info[120:128]) + _integer(info[128:136]),
+        bytes=info.acked + info.received if info is not None else 0,
+        # The SYN of who opens a connection counts as a byte that was acknowledged; the answer to one does not.
+        outgoing=info is not None and info.acked + queued - info.unsent > info.sent,
+        unanswered=info.retransmits if info is not None else 0,
     )
     return token, subflow
 
@@ -110,20 +160,20 @@ def parse(payload: bytes) -> tuple[int, Subflow] | None:
 def _dump(family: int, states: int) -> Iterator[bytes]:
     """Payloads of all sockets. Raises OSError, TimeoutError among them."""
     body = _REQUEST.pack(family, socket.IPPROTO_TCP, EXTENSIONS, states)
-    head = _HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+    head = HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
         diag.settimeout(ANSWER_TIMEOUT_S)
         diag.send(head + body)
         while True:
             data = diag.recv(1 << 17)
-            while len(data) >= _HEADER.size:
-                length, kind, _, _, _ = _HEADER.unpack_from(data)
+            while len(data) >= HEADER.size:
+                length, kind, _, _, _ = HEADER.unpack_from(data)
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data, _HEADER.size)[0]
+                    code = -struct.unpack_from("=i", data, HEADER.size)[0]
                     raise OSError(code, "sock_diag refused")
-                yield data[_HEADER.size : length]
+                yield data[HEADER.size : length]
                 data = data[(length + 3) & ~3 :]
 
 
@@ -135,7 +185,8 @@ def _address(family: int, raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6A
     return address.ipv4_mapped or address
 
 
-def _attributes(raw: bytes) -> dict[int, bytes]:
+def attributes(raw: bytes) -> dict[int, bytes]:
+    """Netlink attributes (struct nlattr) by type."""
     found: dict[int, bytes] = {}
     while len(raw) >= 4:
         length, kind = struct.unpack_from("=HH", raw)

@@ -14,18 +14,25 @@ LOOK_EVERY_S = 0.05
 
 
 class Consent:
-    """Who has joined once is remembered by token, and not asked again."""
+    """Who has joined once is remembered by token, and not asked again while no announced address takes a slot of its
+    client's: one that holds a slot may have none left. Who was asked in vain, or needed an old address after a move, is
+    not willing, until it joins."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._willing: set[int] = set()
+        self._declined: set[int] = set()
 
     def connections(self) -> Connections:
         """All of the guest's, as far as they fit a reply."""
-        found = self._look()
+        return self.told(self._guest.sockets.connections())
+
+    def told(self, found: list[Connection]) -> Connections:
+        """These, which are all that there are now, as far as they fit a reply."""
+        self._remember(found)
+        willing = self._willing - self._declined - self._guest.stuck
         listed = [
-            replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in self._willing)
-            for c in found[:MAX_CONNECTIONS]
+            replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in willing) for c in found[:MAX_CONNECTIONS]
         ]
         return Connections(tuple(listed), len(found))
 
@@ -41,21 +48,28 @@ class Consent:
         unknown = self._undecided()
         if unknown:
             async with self._guest.leases.borrowed(CONSENT_LEASE_TIMEOUT_S) as lease:
-                await self._wait_for_joins(lease, unknown, timeout_s)
+                self._declined = await self._who_declines(lease, unknown, timeout_s)
         return self.connections()
 
-    async def _wait_for_joins(self, lease: Lease, unknown: set[int], timeout_s: float) -> None:
-        guest = self._guest
+    async def _who_declines(self, lease: Lease, unknown: set[int], timeout_s: float) -> set[int]:
+        guest, declined = self._guest, set(unknown)
+
+        def all_have_joined() -> bool:
+            there = self._look()
+            declined.intersection_update({c.token for c in there if not c.reaches(lease.address)})
+            return not declined
+
         await guest.link.borrow(lease.address)
         try:
             await guest.announce(lease.address, backup=True)
-            await self._until(lambda: not unknown & self._undecided(), timeout_s)
+            await self._until(all_have_joined, timeout_s)
         finally:
             await guest.withdraw_all(lease.address)
             # Subflows close in good order while the address is still there: one that does not stays open at the client.
             # A subflow whose path is lost is not waited for.
             await self._until(lambda: not guest.sockets.has_sockets(lease.address), GOODBYE_S)
             await guest.link.move_out(lease.address)
+        return declined
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait until `condition` holds, or for `timeout_s` seconds."""
@@ -65,10 +79,15 @@ class Consent:
 
     def _look(self) -> list[Connection]:
         found = self._guest.sockets.connections()
-        self._willing |= {c.token for c in found if any(s.joined for s in c.subflows)}
-        self._willing &= {c.token for c in found}
+        self._remember(found)
         return found
 
+    def _remember(self, found: list[Connection]) -> None:
+        self._willing |= {c.token for c in found if any(s.joined for s in c.subflows)}
+        self._willing &= {c.token for c in found}
+        self._declined &= {c.token for c in found}
+
     def _undecided(self) -> set[int]:
-        """Tokens of those that a reply shows and whose client has not joined yet."""
-        return {c.token for c in self._look()[:MAX_CONNECTIONS] if c.mptcp and c.token not in self._willing}
+        """Tokens of those that a reply shows, and of which it is not known whether their clients would join now."""
+        found = [c for c in self._look()[:MAX_CONNECTIONS] if c.mptcp]
+        return {c.token for c in found if c.token not in self._willing or any(s.joined for s in c.subflows)}

@@ -100,15 +100,14 @@ class KernelLink:
     async def move_out(self, address: str) -> None:
         """Remove an address kept by move_in or borrowed; one that is gone already is fine."""
         async with AsyncIPRoute() as netlink:
+            family, lengths = AF_INET, [32]
             if ":" in address:
-                for message in await _dump6(netlink, self):
-                    if message.get("IFA_ADDRESS") == address:
-                        await netlink.addr(
-                            "del", index=self.index, address=address, prefixlen=message["prefixlen"], family=AF_INET6
-                        )
-                return
-            with _ignoring(errno.EADDRNOTAVAIL):
-                await netlink.addr("del", index=self.index, address=address, prefixlen=32, family=AF_INET)
+                found = await _dump6(netlink, self)
+                family, lengths = AF_INET6, [m["prefixlen"] for m in found if m.get("IFA_ADDRESS") == address]
+            for length in lengths:
+                with _ignoring(errno.EADDRNOTAVAIL):
+                    gone = await netlink.addr("del", index=self.index, address=address, prefixlen=length, family=family)
+                    await collect(gone)
 
 
 async def find_link(name: str) -> KernelLink:

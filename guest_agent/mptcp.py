@@ -54,6 +54,14 @@ async def announce(address: str, endpoint_id: int, backup: bool = False) -> None
         await collect(await netlink.endpoint("add", **_named(address), id=endpoint_id, flags=flags))
 
 
+async def hold(address: str, endpoint_id: int, backup: bool = False) -> None:
+    """An endpoint for joins that arrive translated. Without it the kernel makes an implicit one, which no id removes:
+    clients would never get their slots back."""
+    async with _path_manager() as netlink:
+        flags = FLAG_BACKUP if backup else 0
+        await collect(await netlink.endpoint("add", **_named(address), id=endpoint_id, flags=flags))
+
+
 async def prefer(address: str, preferred: bool) -> None:
     """Tell all peers that subflows on an address are backup, or no longer (MP_PRIO, RFC 8684 section 3.3.8).
 

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import inventory, private
+from vmacro.drivers import dns, hooks
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
@@ -34,7 +35,7 @@ from vmacro.model.nouns import Guest, Site
 from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
-from vmacro.ports import EventLog, World
+from vmacro.ports import EventLog, Names, World
 from vmacro.services import claims, journal, retention, workflows
 from vmacro.services.archive import Archive
 from vmacro.services.event_log import DatabaseEventLog
@@ -94,8 +95,26 @@ def request(settings: Settings, guest: str, to: str, handoff: str = SEAMLESS, **
     wanted, (site, host) = guest_named(settings, guest), destination_named(settings, to)
     if handoff not in HANDOFFS:
         raise ConfigurationError(f"handoff {handoff!r}: unknown", f"known: {', '.join(HANDOFFS)}")
+    _see_that_files_can_be_used(settings, wanted)
     policy = inventory.adjusted(settings.inventory.policy, bounds)
     return Request(wanted, site, handoff, policy, claims.operator(), host=host)
+
+
+def _see_that_files_can_be_used(settings: Settings, guest: Guest) -> None:
+    """The key and the executables that a move would use, before anything is contacted. Raises ConfigurationError, with
+    all that is wrong with the executables."""
+    written = settings.raw_inventory
+    if guest.names and written.dns is not None:
+        dns.read_key(written.dns.key_file)
+    listed = [(f"hooks.{key}", path) for key in ("before", "after") for path in getattr(written.hooks, key)]
+    wrong = [f"{settings.path}: {key}: {path}: {why}" for key, path in listed if (why := hooks.why_not(path))]
+    if wrong:
+        raise ConfigurationError("\n".join(wrong), "an executable file that nobody but root or you can change")
+
+
+def _names(settings: Settings) -> Names:
+    found = settings.raw_inventory.dns
+    return dns.DnsNames(str(found.server), found.port, found.key_file) if found is not None else dns.NoNames()
 
 
 @contextmanager
@@ -106,7 +125,7 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
     Connections to libvirt are each world's own: where threads share one, libvirt's client loses wake-ups (see
     drivers/libvirt/migration.py), and libvirtd answers five calls at a time on one (max_client_requests).
     """
-    sides = HostSides(ssh(settings))
+    sides, names = HostSides(ssh(settings)), _names(settings)
     turns: dict[str, threading.RLock] = {}
 
     @contextmanager
@@ -123,6 +142,8 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
                 inventory=settings.inventory,
                 cancelled=cancelled,
                 side_by_side=side_by_side,
+                names=names,
+                hooks=hooks.Executables(),
             )
         finally:
             connections.close()

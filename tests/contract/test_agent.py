@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract import certifies
 from tests.contract.stages import Stage
+from tests.support import eventually
 from vmacro.errors import AgentError, UnreachableError
 from vmacro.ports import Agent
 
@@ -37,7 +38,7 @@ def test_the_agent_answers_where_the_guest_runs_and_only_there(stage: Stage, age
     assert facts.boot_id and facts.address.rpartition(".")[0] == facts.gateway.rpartition(".")[0]
     assert facts.extra_addresses == () and facts.claim is None
     assert facts.boot_id == agent.status().boot_id
-    assert {"arrive", "claim", "connections", "prepare", "retire", "status"} <= set(facts.verbs)
+    assert {"arrive", "claim", "connections", "endings", "prepare", "retire", "status", "watch"} <= set(facts.verbs)
     with pytest.raises(AgentError), stage.world.agent(stage.there, "web") as other:
         other.status()
     with pytest.raises(UnreachableError), stage.world.agent(stage.dead, "web") as other:
@@ -100,11 +101,31 @@ def test_an_address_is_prepared_and_withdrawn_as_often_as_one_likes(agent: Agent
     assert agent.status().extra_addresses == ()
 
 
-@certifies("Agent.prepare", "Agent.retire", "Agent.arrive")
+@certifies("Agent.withdraw")
+def test_an_address_is_withdrawn_from_who_can_leave_it_and_kept(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    with stage.backstage.plain_client(coming):
+        for _ in range(2):
+            agent.withdraw(coming)
+            assert agent.status().extra_addresses == (coming,)
+        assert any(c.reaches(coming) and not c.mptcp for c in agent.connections())
+
+
+@certifies("Agent.publish")
+def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming: str) -> None:
+    """What that does is in contract/test_public.py."""
+    for public in ("203.0.113.9", "203.0.113.10", coming):
+        agent.publish(coming, public)
+    for address, public in (("nowhere", "203.0.113.9"), (coming, "nowhere"), (coming, "2001:db8::1")):
+        with refused("bad-args"):
+            agent.publish(address, public)
+
+
+@certifies("Agent.prepare", "Agent.retire", "Agent.arrive", "Agent.withdraw")
 def test_what_is_no_address_or_the_present_one_is_refused(agent: Agent) -> None:
     present = agent.status().address
-    verbs: list[Callable[[str], object]] = [agent.prepare, agent.retire, agent.arrive]
-    for verb in verbs[:2]:
+    verbs: list[Callable[[str], object]] = [agent.prepare, agent.retire, agent.withdraw, agent.arrive]
+    for verb in verbs[:3]:
         with refused("in-use"):
             verb(present)
     for verb in verbs:
@@ -126,6 +147,38 @@ def test_an_address_stays_for_who_cannot_follow_until_it_is_forced(stage: Stage,
         assert agent.retire(coming, force=True)
         assert agent.status().extra_addresses == ()
         assert stuck.key not in {c.key for c in agent.connections()}
+
+
+@certifies("Agent.withdraw", "Agent.retire")
+def test_an_address_lingers_whether_or_not_somebody_uses_it(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    for _ in range(2):
+        agent.withdraw(coming)
+        assert agent.status().extra_addresses == (coming,)
+    with stage.backstage.plain_client(coming):
+        agent.withdraw(coming)
+        assert any(c.reaches(coming) for c in agent.connections()), "it takes new connections"
+    assert agent.retire(coming, force=True) and agent.status().extra_addresses == ()
+    with refused("in-use"):
+        agent.withdraw(agent.status().address)
+
+
+@certifies("Agent.watch", "Agent.endings")
+def test_a_watch_tells_how_those_that_it_began_with_have_ended(stage: Stage, agent: Agent) -> None:
+    agent.claim("web-1", "me@here", 60)
+    try:
+        with stage.backstage.plain_client(agent.status().address):
+            watched = agent.watch()
+            (plain,) = [c for c in watched.connections if not c.mptcp]
+            again = agent.watch()
+            assert watched.name and again.name == watched.name, "one that is under way goes on"
+            assert plain.key not in {e.key for e in agent.endings().endings}
+        eventually(lambda: plain.key in {e.key for e in agent.endings().endings}, "the end of a client")
+        found = agent.endings()
+        assert (found.watch, found.missed) == (watched.name, False)
+        assert not any(ended.lost for ended in found.endings), "the guest has moved nowhere"
+    finally:
+        agent.release("web-1")
 
 
 @certifies("Agent.arrive")

@@ -185,6 +185,20 @@ def test_clients_that_cannot_follow() -> None:
     assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
 
 
+def test_why_a_client_cannot_follow_is_the_right_reason() -> None:
+    fake = FakeWorld()
+    full, six = connection(0xB2, "10.50.1.97", False), connection(0xB3, "fd50:1::97", False)
+    further = replace(full.subflows[0], local="10.50.1.80", joined=True)
+    fake.guest.connections = [
+        replace(full, subflows=(*full.subflows, further)),
+        replace(six, subflows=(replace(six.subflows[0], remote="fd09::14"),)),
+    ]
+    found = findings(fake)
+    assert codes(found) == ["client-slots-taken", "client-ipv6-only"]
+    assert "its slots are taken" in found[0].message and "did not join the IPv4 address" in found[1].message
+    assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
+
+
 def test_all_findings_come_at_once() -> None:
     fake = FakeWorld()
     fake.guest.answers = False

@@ -89,7 +89,7 @@ def test_a_claim_that_expires_withdraws_what_was_prepared(world: World) -> None:
 
 def test_a_claim_that_expires_takes_nothing_from_connections_that_need_it(world: World) -> None:
     world.kernel.open = [connection(5, AWAY)]
-    assert claimed(world, 60) == [f"cut {AWAY} of "] and world.kernel.open == [connection(5, AWAY)]
+    assert claimed(world, 60) == [] and world.kernel.open == [connection(5, AWAY)]
 
 
 def test_a_claim_that_is_renewed_lasts_longer(world: World) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from cryptography import x509
 
+from tests import knot
 from tests.unit.test_config import GOOD
 from tests.unit.town import Town
 from vmacro import inventory, wiring
@@ -20,6 +21,7 @@ from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
 from vmacro.lab import lab
 from vmacro.model.events import Event, Note
+from vmacro.model.facts import Flows
 from vmacro.model.moves import Ending
 from vmacro.services.event_log import DatabaseEventLog
 
@@ -190,6 +192,59 @@ def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: To
     assert vmacro("migrate", "g1", "--to", "bucharest").returncode == 0
     troubles = [c["trouble"] for c in json.loads(vmacro("carried", "--json").stdout)]
     assert "the guest has gone elsewhere than berlin-1" in troubles
+
+
+def test_carried_says_for_how_long_an_address_lingers(vmacro: Vmacro, town: Town) -> None:
+    town.file.write_text(town.file.read_text().replace("linger_s = 0", "linger_s = 500"))
+    assert vmacro("migrate", "g1", "--to", "berlin").returncode == 0
+    (carried,) = json.loads(vmacro("carried", "--json").stdout)
+    assert (carried["address"], carried["client"], carried["trouble"]) == ("10.50.1.97", "", "")
+    assert 400 < carried["lingers for s"] <= 500
+
+
+NAMED = '[dns]\nserver = "10.9.0.53"\nkey_file = "{folder}/key"\n[hooks]\nafter = ["{folder}/hook"]\n'
+
+
+@pytest.mark.parametrize("verb", ["check", "migrate"])
+def test_a_key_and_hooks_are_looked_at_before_anything_is(
+    vmacro: Vmacro, town: Town, tmp_path: Path, verb: str
+) -> None:
+    text = town.file.read_text().replace("[guests.g1]\n", '[guests.g1]\nnames = ["www.example.net"]\n')
+    town.file.write_text(text + NAMED.format(folder=tmp_path))
+    effects: list[str] = []
+    town.fake.before = effects.append
+
+    def refused(said: str) -> None:
+        done = vmacro(verb, "g1", "--to", "berlin")
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+
+    refused(f"{tmp_path}/key: dns.key_file: cannot be read: No such file")
+    knot.key_file(tmp_path / "key").chmod(0o644)
+    refused(f"{tmp_path}/key: dns.key_file: mode 0644, must be 0600")
+    (tmp_path / "key").chmod(0o600)
+    refused(f"hooks.after: {tmp_path}/hook: cannot be looked at: No such file")
+    (tmp_path / "hook").touch(mode=0o600)
+    refused(f"hooks.after: {tmp_path}/hook: mode 0600: is not executable")
+    (tmp_path / "hook").chmod(0o777)
+    refused(f"hooks.after: {tmp_path}/hook: mode 0777: others than its owner may write to it")
+    assert effects == []
+    (tmp_path / "hook").chmod(0o755)
+    town.fake.zone.put("www.example.net", town.fake.guest.address)
+    assert vmacro(verb, "g1", "--to", "berlin").returncode == 0 and effects != []
+
+
+def test_datagrams_are_told_before_and_after_a_move(vmacro: Vmacro, town: Town) -> None:
+    old, found = "10.50.1.97", town.fake.flows
+    found[old] = Flows(old, udp=3, icmp=1)
+    assert f"datagrams: 3 UDP and 1 ICMP flows of {old} are carried" in vmacro("check", "g1", "--to", "berlin").stdout
+    done = vmacro("migrate", "g1", "--to", "berlin")
+    told = f"datagrams of {old}: 3 UDP and 1 ICMP flows before the move; carried: 3 UDP and 1 ICMP flows now"
+    assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+    rows = json.loads(vmacro("carried", "--json").stdout)
+    assert [(r["client"], r["transport"]) for r in rows] == [("3 flows", "udp"), ("1 flow", "icmp")]
+    town.fake.hosts["bucharest"].reachable = False
+    (row,) = json.loads(vmacro("carried", "--json").stdout)
+    assert "bucharest" in row["trouble"]
 
 
 def test_the_help_tells_the_story(tmp_path: Path) -> None:

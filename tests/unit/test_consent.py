@@ -71,6 +71,22 @@ def test_who_joined_once_is_not_asked_again(world: World) -> None:
     assert world.log == [], "the borrowed address is gone, and the answer is remembered"
 
 
+def test_who_holds_a_slot_is_asked_anew_as_it_may_have_none_left(world: World) -> None:
+    world.kernel.open = [connection(1, HOME, "10.3.0.9"), connection(2, HOME, "10.3.0.9")]
+    consent = Consent(world.guest)
+    assert willing(consent.connections()) == {1: True, 2: True}
+    world.kernel.on_announce = lambda address: world.kernel.joins(address, 2)
+    assert willing(asked(world, consent)) == {1: False, 2: True}
+    world.kernel.on_announce = lambda address: world.kernel.joins(address, 1, 2)
+    assert willing(asked(world, consent)) == {1: True, 2: True}, "it has one again"
+
+
+def test_who_needed_an_old_address_after_a_move_is_not_willing(world: World) -> None:
+    world.kernel.open = [connection(1, HOME, "10.3.0.9")]
+    world.guest.stuck = {1}
+    assert willing(Consent(world.guest).connections()) == {1: False}
+
+
 def test_a_token_that_is_gone_is_forgotten(world: World) -> None:
     consent = Consent(world.guest)
     world.kernel.open = [connection(1, HOME, "10.1.0.50")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent.retirement import retire
+from guest_agent.retirement import retire, withdraw
 from tests.unit.guest_fakes import AWAY, AWAY6, HOME, World, at_home, connection, lease
 from vmacro.wire.agent_verbs import Connection, Retired
 from vmacro.wire.messages import ProtocolError
@@ -37,17 +37,18 @@ def test_an_address_that_nobody_needs_is_withdrawn_and_then_removed(away: World)
 
 
 @pytest.mark.parametrize("needing", [STUCK, connection(0, HOME)], ids=["MPTCP", "plain TCP"])
-def test_an_address_that_a_connection_needs_stays_and_only_followers_leave_it(away: World, needing: Connection) -> None:
+def test_an_address_that_a_connection_needs_stays_for_all_that_use_it(away: World, needing: Connection) -> None:
     away.kernel.open = [FOLLOWER, needing]
     assert retired(away) == Retired(False, 1)
-    assert away.log == [f"cut {HOME} of 1"], "deleting an endpoint would close subflows of all"
+    assert away.log == [] and FOLLOWER in away.kernel.open, "it is the way by which followers go on following"
     assert needing in away.kernel.open and away.kernel.kept == [HOME] and away.kernel.announced == {7: HOME}
 
 
 def test_force_cuts_who_needs_it_and_nobody_else(away: World) -> None:
     away.kernel.open = [FOLLOWER, STUCK]
     assert retired(away, force=True) == Retired(True, 0)
-    assert away.log[0] == f"cut {HOME} of 2"
+    withdrawn = [f"withdraw initial {HOME}", f"withdraw {HOME}"]
+    assert away.log == [f"cut {HOME} of 2", *withdrawn, f"move out {HOME}"], "who follows is not cut"
     assert [c.token for c in away.kernel.open] == [1] and away.kernel.kept == []
 
 
@@ -66,6 +67,15 @@ def test_a_follower_by_ipv6_counts_as_one(away: World) -> None:
     away.kernel.known6 = {AWAY6: True}
     away.kernel.open = [connection(1, HOME, AWAY6)]
     assert retired(away).retired
+
+
+def test_an_address_that_lingers_is_withdrawn_from_who_follows_and_stays_for_who_comes(away: World) -> None:
+    away.kernel.open = [FOLLOWER]
+    asyncio.run(withdraw(away.guest, HOME))
+    assert away.log == [f"withdraw initial {HOME}", f"withdraw {HOME}"] and away.kernel.kept == [HOME]
+    away.kernel.open.append(STUCK)  # a visitor
+    asyncio.run(withdraw(away.guest, HOME))
+    assert STUCK in away.kernel.open and away.kernel.kept == [HOME]
 
 
 @pytest.mark.parametrize("present", [AWAY, AWAY6])
@@ -103,6 +113,15 @@ def test_nothing_is_retired_before_there_is_a_lease(away: World) -> None:
     with pytest.raises(ProtocolError) as refused:
         retired(away)
     assert refused.value.code == "not-ready"
+
+
+def test_who_needs_an_old_address_is_remembered_until_it_follows(away: World) -> None:
+    away.kernel.open = [FOLLOWER, STUCK, connection(0, HOME)]
+    retired(away)
+    assert away.guest.stuck == {2}
+    away.kernel.joins(AWAY, 2)
+    retired(away)
+    assert away.guest.stuck == set()
 
 
 def test_it_may_be_asked_again(away: World) -> None:

@@ -79,7 +79,8 @@ class Town:
 
 
 def _inventory(folder: Path, town: Town) -> str:
-    lines = ["[orchestrator]", f'state_dir = "{folder}/state"', *(f"[guests.{guest}]" for guest in town.guests)]
+    lines = ["[orchestrator]", f'state_dir = "{folder}/state"', "[policy]", "linger_s = 0"]
+    lines += [f"[guests.{guest}]" for guest in town.guests]
     for site in town.fake.inventory.sites:
         lines += [f"[sites.{site.name}]"]
         for host in site.hosts:

@@ -19,6 +19,7 @@ from vmacro.model.moves import Ending, Finding
 from vmacro.planning.checks import blockers
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
+from vmacro.planning.seamless import amount
 from vmacro.rtt import report as rtt_report
 from vmacro.services import report as reports
 from vmacro.services.moves import Control, Moves, Report
@@ -72,6 +73,8 @@ def check(
         render.say(f"to {checked.host}, chosen because: {checked.because}")
         if checked.legs:
             render.say(f"legs by {checked.legs}")
+        if checked.datagrams:
+            render.say(f"datagrams: {checked.datagrams}")
     raise typer.Exit(3 if checked.blocked else 0)
 
 
@@ -115,7 +118,7 @@ def migrate(
     """Move a running guest to another site, live, with its connections.
 
     Exit codes: 0 moved; 2 configuration; 3 rejected, nothing changed; 4 rolled back, it runs at the
-    source; 5 moved, work remains; 6 uncertain, a person must look.
+    source; 5 moved, work remains or connections were lost; 6 uncertain, a person must look.
     """
     bounds: dict[str, float | None] = {
         "bandwidth_mib_s": bandwidth_mib_s,
@@ -193,7 +196,11 @@ def _show_report(report: Report) -> None:
     show_ending(report)
     if outcome.carried:
         addresses = ", ".join(outcome.carried)
-        render.say(f"carried on for clients that cannot follow: {addresses}. `vmacro carry` closes it in the end")
+        whom = "for clients that cannot follow, or have yet to hear of the new address"
+        render.say(f"carried on {whom}: {addresses}. `vmacro carry` closes it in the end")
+    for flows in outcome.flows:
+        became = f"carried: {amount(flows.after)} now" if flows.after.any else "none now"
+        render.say(f"datagrams of {flows.address}: {amount(flows.before)} before the move; {became}")
     if not report.folder_trouble:
         render.say(f"report: {report.folder}/report.html")
 
@@ -218,7 +225,10 @@ def show_ending(report: Report) -> None:
 def _follows(connection: Connection) -> str:
     if not connection.mptcp:
         return "no: plain TCP"
-    return "yes" if connection.willing else "no: refuses ADD_ADDR"
+    if connection.willing:
+        return "yes"
+    joined = any(s.joined for s in connection.subflows)
+    return "not now: its client's slots are taken" if joined else "no: refuses ADD_ADDR"
 
 
 def _subflows(connection: Connection) -> str:

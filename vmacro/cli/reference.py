@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
-from vmacro import inventory
+from vmacro import inventory, outside
 from vmacro.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,10 @@ TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[sites.NAME.network]` and `[hosts.NAME.guest_network]", inventory.GuestNetwork),
     ("[hosts.NAME]", inventory.Host),
     ("[guests.NAME]", inventory.Guest),
-    ("[guests.NAME.probe]", inventory.Probe),
-    ("[probers.NAME]", inventory.Prober),
+    ("[guests.NAME.probe]", outside.Probe),
+    ("[probers.NAME]", outside.Prober),
+    ("[dns]", outside.Dns),
+    ("[hooks]", outside.Hooks),
 )
 # What typer writes and nobody needs: --help of each command, lists of commands cut short, where this checkout lies.
 _NOISE = (
@@ -67,7 +69,8 @@ def _table(name: str, model: type[BaseModel]) -> str:
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    return f"| `{field.alias or key}` | {_default(field)} | {', '.join(_limits(field))} | {field.description} |"
+    meaning = " ".join((field.description or "").split())
+    return f"| `{field.alias or key}` | {_default(field)} | {', '.join(_limits(field))} | {meaning} |"
 
 
 def _default(field: FieldInfo) -> str:

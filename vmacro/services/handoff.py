@@ -5,18 +5,18 @@ Every method looks before it acts, so that each of them may run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from vmacro.errors import AgentError
-from vmacro.model.facts import Arrival, Connection
+from vmacro.model.facts import Arrival
 from vmacro.model.moves import After, Before, Plan
-from vmacro.planning.outcome import all_followed
+from vmacro.planning.outcome import untold, waited_for
 from vmacro.ports import Agent, World
 
 SETTLE_POLL_S = 0.1
 AGENT_PATIENCE_S = 0.1
+UNTOLD_FOR_S = 2.0  # the kernel tells of an end a moment later, and the agent waits for it
 
 
 class Handoff(Protocol):
@@ -68,10 +68,10 @@ class Renumber:
         """Wait for joins, then withdraw the old address."""
         expected = [c.key for c in before.connections if c.willing]
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            after = wait_until_followed(plan, world, agent, expected, arrival.present)
+            wait_until_followed(plan, world, agent, before, expected, arrival.present)
             if arrival.old != arrival.new:
                 agent.retire(arrival.old)
-        return After(after)
+            return once_told(world, agent, before)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Nothing is left."""
@@ -99,19 +99,26 @@ def ask_to_arrive(plan: Plan, world: World) -> Arrival:
 
 
 def wait_until_followed(
-    plan: Plan, world: World, agent: Agent, expected: list[str], present: tuple[str, ...]
-) -> tuple[Connection, ...]:
-    """The connections, once all expected ones (their keys) use one of the `present` addresses, or the policy's
-    settle_timeout_s has passed."""
+    plan: Plan, world: World, agent: Agent, before: Before, expected: list[str], present: tuple[str, ...]
+) -> None:
+    """Until all expected connections (their keys) that have not ended use one of the `present` addresses, or the
+    policy's settle_timeout_s has passed."""
     deadline = world.clock.monotonic_s() + plan.policy.settle_timeout_s
-    found = agent.connections()
-    while not _settled(expected, found, present) and world.clock.monotonic_s() < deadline:
+    while waited_for(expected, _look(agent), before, present) and world.clock.monotonic_s() < deadline:
         world.clock.sleep(SETTLE_POLL_S)
-        found = agent.connections()
+
+
+def once_told(world: World, agent: Agent, before: Before, carried: tuple[str, ...] = ()) -> After:
+    """The connections that are there, and how the others have ended, once the guest's kernel has told of all."""
+    deadline = world.clock.monotonic_s() + UNTOLD_FOR_S
+    found = _look(agent, carried)
+    while untold(before, found) and world.clock.monotonic_s() < deadline:
+        world.clock.sleep(SETTLE_POLL_S)
+        found = _look(agent, carried)
     return found
 
 
-def _settled(expected: Iterable[str], after: tuple[Connection, ...], addresses: tuple[str, ...]) -> bool:
-    """A connection whose old path has died may show no subflow for a moment: wait for that one too."""
-    there = {c.key for c in after}
-    return all(key in there for key in expected) and all_followed(expected, after, addresses)
+def _look(agent: Agent, carried: tuple[str, ...] = ()) -> After:
+    """In this order: what goes in between has an ending, too."""
+    connections = agent.connections()
+    return After(connections, carried, agent.endings())

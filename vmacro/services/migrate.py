@@ -13,16 +13,18 @@ from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError, VmacroError
 from vmacro.model import events
-from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
-from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
-from vmacro.planning.outcome import compare
+from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
+from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
+from vmacro.planning.outcome import compare_flows, judge
 from vmacro.ports import World
-from vmacro.services import disks, whereabouts
+from vmacro.services import datagrams, dhcp, disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
+from vmacro.services.outside import Untold
 from vmacro.services.phases import Journal, Phases
 from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import Place
+from vmacro.wire.agent_verbs import MAX_ADDRESSES
 
 _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
@@ -39,15 +41,16 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     before, failed = Before("", ()), None
     statistics: CopyStatistics | None = None
     try:
+        outside.before(plan, world, phases)
         seen = phases.run(Phase.SURVEY, Before, lambda w: _look_once_more(plan, w))
         if plan.disks:
             phases.do(Phase.DISKS, lambda w: disks.send_ahead(plan, w))
         before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
         statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again))
     except VmacroError as error:
-        failed = _unless_it_arrived(plan, world, phases, error)
+        failed = _unless_it_arrived(plan, world, phases, error, again)
     if failed is None:
-        outcome = _go_forward(plan, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
+        outcome = _go_forward(plan, world, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
     else:
         outcome = failed
     if phases.unwritten:
@@ -57,22 +60,27 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 
-def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
+def _go_forward(
+    plan: Plan, world: World, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome
+) -> Outcome:
     """After the point of no return."""
     after: After | None = None
+    untold = Untold()
     try:
         arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: handoff.arrive(plan, w))
         outcome = replace(outcome, arrival=arrival)
+        untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found = compare(before.connections, after.connections, arrival.present, after.carried)
-        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
+        found, flows = judge(before, after, arrival.present), compare_flows(before.flows, after.flows, after.carried)
+        outcome = replace(outcome, connections=tuple(found), carried=after.carried, flows=tuple(flows))
         phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
         outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
-        return outcome if Phase.CLEAN in phases.begun else _without_the_guest(plan, phases, handoff, after, outcome)
-    lost = [c for c in outcome.connections if not c.kept]
-    return _with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome
+        if Phase.CLEAN not in phases.begun:
+            outcome = _without_the_guest(plan, phases, handoff, after, outcome)
+        return untold.left_in(outcome)
+    return untold.left_in(_with_verdicts(outcome, plan.policy.allow_connection_loss))
 
 
 def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: After | None, outcome: Outcome) -> Outcome:
@@ -99,8 +107,10 @@ def _look_once_more(plan: Plan, world: World) -> Before:
         if plan.takes_over:
             agent.release(plan.takes_over)
         agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
-        facts, connections = agent.status(), agent.connections()
-    return Before(facts.boot_id, connections)
+        facts, watched = agent.status(), agent.watch()
+    homed = plan.addresses or (HomedAddress(plan.address, plan.source),)
+    flows, addresses = datagrams.known(homed, world), facts.claimed[:MAX_ADDRESSES]
+    return Before(facts.boot_id, watched.connections, watched.name, flows, addresses)
 
 
 def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:
@@ -189,10 +199,12 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
         agent.release(plan.move_id)
 
 
-def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError) -> Outcome | None:
+def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError, again: bool) -> Outcome | None:
     """Find out where the guest is, and only then undo. If that cannot be known, touch nothing. None: it has arrived, in
     spite of the error."""
-    if Phase.COPY in phases.begun:
+    # Hooks that the inventory has only had since an earlier attempt: that one may have come further.
+    hooks_are_new = again and phases.begun == [Phase.HOOKS_BEFORE]
+    if Phase.COPY in phases.begun or hooks_are_new:
         seen = whereabouts.settled(plan, world)
         if seen.place == Place.UNKNOWN:
             said = f"GUEST UNCERTAIN: {error.message}; seen: {whereabouts.told(seen, plan)}"
@@ -215,14 +227,28 @@ def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     with troubles.of(VmacroError):
         if Phase.PREPARE in begun:  # else another move may have the guest
             HANDOFFS[plan.handoff].undo_prepare(plan, world)
+        else:
+            dhcp.release(plan, world)  # it was reserved when it was planned
     with troubles.of(VmacroError):
         if Phase.DISKS in begun:
             disks.undo(plan, world)
-    with troubles.of(VmacroError), world.agent(plan.source, plan.guest.domain) as agent:
-        agent.release(plan.move_id)
+    with troubles.of(VmacroError):
+        if Phase.SURVEY in begun:  # else it was not claimed
+            with world.agent(plan.source, plan.guest.domain) as agent:
+                agent.release(plan.move_id)
     troubles.raise_first()
 
 
-def _with_losses(outcome: Outcome, lost: list[ConnectionOutcome]) -> Outcome:
-    names = ", ".join(c.client for c in lost[:5])
-    return replace(outcome, ending=Ending.INCOMPLETE, reason=f"{len(lost)} connections did not follow: {names}")
+def _with_verdicts(outcome: Outcome, may_lose: bool) -> Outcome:
+    """Says what was lost, which makes it another ending unless that was allowed, and of what nobody knows."""
+    lost = [c for c in outcome.connections if c.verdict == Verdict.LOST]
+    unknown = [c for c in outcome.connections if c.verdict == Verdict.UNKNOWN]
+    texts = [f"connections lost: {_named(lost)}"] if lost else []
+    texts += [f"it is not known what became of connections: {_named(unknown)}"] if unknown else []
+    ending = Ending.WITH_LOSSES if lost and not may_lose else outcome.ending
+    return replace(outcome, ending=ending, reason="; ".join(texts))
+
+
+def _named(found: list[ConnectionOutcome], most: int = 3) -> str:
+    some = ", ".join(f"{c.client} ({c.why})" for c in found[:most])
+    return f"{len(found)}: {some}" + (f" and {len(found) - most} more" if len(found) > most else "")

@@ -92,12 +92,14 @@ class Control:
 @dataclass(frozen=True)
 class Checked:
     """What stands against a move, blockers first; `host` is where it would go, and `because` says why there. `legs`:
-    by which tunnels, and why; '' where it would use none."""
+    by which tunnels, and why; '' where it would use none. `datagrams`: which flows of them there are, and what will
+    become of them; '' where there are none."""
 
     host: str
     because: str
     findings: tuple[Finding, ...]
     legs: str = ""
+    datagrams: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -138,7 +140,8 @@ class Moves:
         seen = self._seen(request)
         placed = checks.place(request, seen)
         legs = seamless.tunnel_between(placed, seen)
-        return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs)
+        told = seamless.datagrams_told(placed, seen)
+        return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs, told)
 
     def plan(self, request: Request) -> Plan:
         """What a move would do. Changes nothing. Raises PlanRejectedError with all blockers."""
@@ -193,9 +196,12 @@ class Moves:
         return self.resume(move_id, control, folder)
 
     def the_unfinished(self) -> str:
-        """The one move that has not ended. Raises ConfigurationError where there are none, or several."""
+        """The one move that has not ended; where all have, the last one, if that lost connections: there is nothing to
+        do for it, which is told. Raises ConfigurationError where there are none, or several."""
         with self._tools.archive() as archive:
             found = [record.plan.move_id for record in archive.unfinished()]
+            last = archive.readable(limit=1) if not found else []
+            found += [r.plan.move_id for r in last if r.outcome and r.outcome.ending == Ending.WITH_LOSSES]
         if len(found) != 1:
             raise ConfigurationError(f"which move? {', '.join(found) or 'no move is unfinished'}", "name it")
         return found[0]

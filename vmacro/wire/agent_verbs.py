@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional
 
-from vmacro.wire.fields import Address, Items, Number, Text, Word
+from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
@@ -13,6 +13,10 @@ MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256
 LONGEST_CLAIM_S = 7 * 86_400
 LONGEST_CONSENT_MS = 10_000
+# How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
+# client's application closed it at once. reset, timed-out: TCP gave it up. cut: the agent did, as it was told to.
+CLOSED, ABORTED, RESET, TIMED_OUT, CUT = "closed", "aborted", "reset", "timed-out", "cut"
+ENDED_HOW = (CLOSED, ABORTED, RESET, TIMED_OUT, CUT)
 
 _IpAddress = Annotated[str, Address()]
 _NoneOrIpAddress = Annotated[str, Address(optional=True)]
@@ -68,6 +72,21 @@ class RetireArgs:
 
 
 @dataclass(frozen=True)
+class PublishArgs:
+    """Clients know `address` as `public`: their network translates it, 1:1."""
+
+    address: _IpAddress
+    public: _IpAddress
+
+
+@dataclass(frozen=True)
+class WithdrawArgs:
+    """The address that is meant."""
+
+    address: _IpAddress
+
+
+@dataclass(frozen=True)
 class Lease:
     """What DHCP gave (RFC 2131), and for how long."""
 
@@ -111,7 +130,8 @@ class Status:
 @dataclass(frozen=True)
 class Subflow:
     """One TCP connection below an MPTCP one, or a plain TCP connection. `bytes`: acknowledged and received so far
-    (tcp_info)."""
+    (tcp_info). `outgoing`: the guest has opened it. `unanswered`: how often what waits for an acknowledgement was sent
+    again since the peer was heard last."""
 
     local: _IpAddress
     local_port: _Port
@@ -121,6 +141,8 @@ class Subflow:
     backup: bool
     established: bool
     bytes: _Count = 0
+    outgoing: bool = False
+    unanswered: Annotated[int, Number(0, 255)] = 0
 
     @property
     def client(self) -> str:
@@ -144,25 +166,67 @@ class Connection:
 
     @property
     def key(self) -> str:
-        """What names it before and after a move."""
-        return f"{self.token:#010x}" if self.token else f"tcp {self.client}"
+        """What names it before and after a move. A client may have several plain ones from one port, to several of the
+        guest's."""
+        oldest = self._oldest
+        if self.token or oldest is None:
+            return f"{self.token:#010x}"
+        return plain_key(oldest.local, oldest.local_port, oldest.remote, oldest.remote_port)
+
+    @property
+    def _oldest(self) -> Optional[Subflow]:
+        return min(self.subflows, key=lambda s: s.joined, default=None)
 
     @property
     def client(self) -> str:
         """The client's end of the oldest subflow that is left; '' where none is."""
-        oldest = min(self.subflows, key=lambda s: s.joined, default=None)
+        oldest = self._oldest
         return oldest.client if oldest is not None else ""
 
     def reaches(self, *addresses: str) -> bool:
         """Whether it has an established subflow on any of the guest's `addresses`."""
         return any(s.local in addresses and s.established for s in self.subflows)
 
+    def uses(self, *addresses: str) -> bool:
+        """Whether it has a subflow on any of the guest's `addresses`, even one whose client has said nothing yet."""
+        return any(s.local in addresses for s in self.subflows)
+
+
+def plain_key(local: str, local_port: int, remote: str, remote_port: int) -> str:
+    """Of a plain TCP connection (Connection.key)."""
+    return f"tcp {remote}:{remote_port} {local}:{local_port}"
+
 
 @dataclass(frozen=True)
 class Connections:
-    """Those that fit a reply, and how many there are."""
+    """Those that fit a reply, and how many there are. `watch` names the watch that began with them, '' where none did
+    or the kernel does not tell of ends."""
 
     connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+    watch: Annotated[str, Word(optional=True)] = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A connection that is no more, named by Connection.key. `how` is one of ENDED_HOW; `lost`: neither side has ended
+    it, and the move may have."""
+
+    key: Annotated[str, Text(100)]
+    client: Annotated[str, Text(60)]
+    how: Annotated[str, Choice(ENDED_HOW)]
+    lost: bool
+
+
+@dataclass(frozen=True)
+class Endings:
+    """What became of connections since the watch of this name began ('': none is under way): of those that it began
+    with all that have ended, of younger ones those that were lost; those that fit a reply, and how many there are.
+    `missed`: some may be missing, as the kernel has told of more ends than the agent could keep."""
+
+    watch: Annotated[str, Word(optional=True)]
+    missed: bool
+    endings: Annotated[tuple[Ended, ...], Items(MAX_CONNECTIONS)]
     total: _Count
 
 
@@ -201,9 +265,17 @@ RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
 CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
 # Besides the wait for joins: the guest borrows an address from DHCP.
 CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
+WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
+ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
+PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
+WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 
-_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE)
+_ALL: tuple[Verb[Any, Any], ...] = (
+    *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
+    *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE),
+    *(PUBLISH, WITHDRAW),
+)
 VERBS = {verb.name: verb for verb in _ALL}

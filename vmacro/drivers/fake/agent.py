@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection
-from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
+from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Endings, Watched
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S
 from vmacro.wire.messages import is_identifier
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class FakeAgent:
             guest.verbs,
             guest.rp_filter,
             guest.claim,
+            "eth0",
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:
@@ -56,6 +57,7 @@ class FakeAgent:
         guest = self._guest("release")
         if guest.claim is not None and guest.claim.move == move_id:
             guest.claim = None
+            guest.restart_agent()  # who does not move it asks for no endings
 
     def connections(self) -> tuple[Connection, ...]:
         return tuple(self._guest("connections").connections)
@@ -65,6 +67,20 @@ class FakeAgent:
         if not 0 < timeout_ms <= LONGEST_CONSENT_MS:
             raise self._refused("bad-args", f"timeout_ms must be 1 to {LONGEST_CONSENT_MS}")
         return tuple(guest.connections)
+
+    def watch(self) -> Watched:
+        guest = self._guest("watch")
+        if not guest.watch:
+            guest.watches += 1
+            guest.restart_agent()
+            guest.watch, guest.arrived = f"watch-{guest.watches}", False
+        guest.watched |= {c.key for c in guest.connections}
+        return Watched(guest.watch, tuple(guest.connections))
+
+    def endings(self) -> Endings:
+        guest = self._guest("endings")
+        ended = tuple(guest.ended.values())
+        return Endings(guest.watch, guest.missed, ended, len(ended))
 
     def prepare(self, address: str, address6: str = "") -> None:
         guest = self._ready("prepare", address, *([address6] if address6 else []))
@@ -80,6 +96,7 @@ class FakeAgent:
         last, new, old = guest.last, self._leased(), guest.address
         if last is not None and (last.old, last.new) == (left, old) != (left, left):
             return last
+        guest.arrived = new != old
         if new == old:
             guest.last = Arrival("channel", old, old, _gateway(old), 0, 300, 400)
             return guest.last
@@ -97,11 +114,28 @@ class FakeAgent:
             raise self._refused("in-use", f"{address} is the guest's present address")
         return _retired(guest, address, force)
 
+    def publish(self, address: str, public: str) -> None:
+        guest = self._guest("publish")
+        for text in (address, public):
+            try:
+                ipaddress.ip_address(text)
+            except ValueError as error:
+                raise self._refused("bad-args", str(error)) from None
+        if (":" in address) != (":" in public):
+            raise self._refused("bad-args", f"{public} is not of {address}'s family")
+        guest.public[address] = public
+
+    def withdraw(self, address: str) -> None:
+        guest = self._ready("withdraw", address)
+        if address in guest.present:
+            raise self._refused("in-use", f"{address} is the guest's present address")
+        _left(guest, address)
+
     def _leased(self) -> str:
         """What DHCP gives here: the guest's reservation, or else the same as ever."""
         here = self._world.hosts[self._place]
         network = here.networks["front"]
-        reserved = next((a for a, m in network.reserved if m == self._known.mac), "")
+        reserved = next((r.address for r in network.reserved if r.mac == self._known.mac), "")
         found = reserved or network.subnet.removesuffix("0/24") + str(96 + self._known.number)
         here.leases[self._known.mac] = found
         return found
@@ -142,14 +176,21 @@ def _expire(guest: FakeGuest) -> None:
             _retired(guest, address, force=False)
 
 
-def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+def _left(guest: FakeGuest, address: str, force: bool = False) -> bool:
+    """Withdrawn, unless connections need it; `force` ends these."""
     stuck = [c for c in guest.connections if c.reaches(address) and not (c.mptcp and c.reaches(*guest.present))]
-    guest.connections = [
-        c if c in stuck else replace(c, subflows=tuple(s for s in c.subflows if s.local != address))
-        for c in guest.connections
-        if not (force and c in stuck)
-    ]
     if stuck and not force:
+        return False
+    for found in stuck:
+        guest.end(found, CUT)
+    guest.connections = [
+        replace(c, subflows=tuple(s for s in c.subflows if s.local != address)) for c in guest.connections
+    ]
+    return True
+
+
+def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+    if not _left(guest, address, force):
         return False
     guest.kept = [a for a in guest.kept if a != address]
     if address in guest.prepared:

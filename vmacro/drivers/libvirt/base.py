@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import xml
+from vmacro.drivers.libvirt import dhcp, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
 from vmacro.drivers.libvirt.migration import Order, migrate, statistics, under_way
 from vmacro.errors import CopyError, HostError
@@ -23,7 +23,9 @@ from vmacro.model.facts import (
     DomainFacts,
     HostFacts,
     NetworkFacts,
+    NetworkNames,
     Pool,
+    Reservation,
 )
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
@@ -89,25 +91,27 @@ class LibvirtHypervisor:
                 accelerator=described.accelerator,
                 machine=described.machine,
                 memory_mib=described.memory_mib,
-                mac=described.mac,
-                network=described.network,
+                cards=described.cards,
                 disks=described.disks,
                 has_agent_channel=AGENT_CHANNEL in described.channels,
                 migrating=under_way(domain),
             )
 
     def network(self, name: str) -> NetworkFacts | None:
-        connection = self._connection
+        network = self._network(name)
+        if network is None:
+            return None
         with understood(self._host.name, f"network {name} cannot be described"):
-            try:
-                network = connection.networkLookupByName(name)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-                    return None
-                raise
             active = bool(network.isActive())
-            leases = network.DHCPLeases() if active else []
-            return xml.network(network.XMLDesc(), active, [(x.get("ipaddr"), x.get("mac")) for x in leases])
+            leases = [(x.get("ipaddr"), x.get("mac")) for x in (network.DHCPLeases() if active else [])]
+            return xml.network(network.XMLDesc(), active, leases, dhcp.stored(network))
+
+    def networks(self) -> tuple[str, ...]:
+        connection = self._connection
+        with understood(self._host.name, "networks cannot be listed"):
+            found = connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+            names: tuple[str, ...] = fields.decode_as(NetworkNames, [n.name() for n in found], "networks")
+            return names
 
     def copy(
         self,
@@ -175,27 +179,17 @@ class LibvirtHypervisor:
             stats = handle.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
             return statistics(stats) if "downtime" in stats else None
 
-    def reserve(self, network: str, mac: str, address: str) -> None:
-        found = self.network(network)
+    def reserve(self, network: str, wanted: Reservation) -> None:
+        found = self._network(network)
         if found is None:
-            what = f"DHCP reservation of {address} for {mac}"
-            raise HostError(
-                f"host {self._host.name}: {what}: no network {network!r}", "is it defined? virsh net-list --all"
-            )
-        if (address, mac.lower()) not in {(a, m.lower()) for a, m in found.reserved}:
-            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
+            what = f"DHCP reservation of {wanted.told}: no network {network!r}"
+            raise HostError(f"host {self._host.name}: {what}", "is it defined? virsh net-list --all")
+        dhcp.reserve(self._host.name, found, wanted)
 
-    def release(self, network: str, mac: str, address: str) -> None:
-        found = self.network(network)
-        if found is not None and (address, mac) in found.reserved:
-            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
-
-    def _update_dhcp_hosts(self, network: str, command: int, mac: str, address: str) -> None:
-        with translated(self._host.name, f"DHCP reservation of {address} for {mac} on network {network}"):
-            handle = self._connection.networkLookupByName(network)
-            where = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
-            section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
-            handle.update(command, section, -1, f"<host mac='{mac}' ip='{address}'/>", where)
+    def release(self, network: str, made: Reservation) -> None:
+        found = self._network(network)
+        if found is not None:
+            dhcp.release(self._host.name, found, made)
 
     @contextmanager
     def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
@@ -207,6 +201,16 @@ class LibvirtHypervisor:
             with translated(self._host.name, "cannot watch events"):
                 watching.enter_context(self._connections.events(self._host).watched(seen))
             yield
+
+    def _network(self, name: str) -> Any | None:
+        connection = self._connection
+        with translated(self._host.name, f"network {name} cannot be looked up"):
+            try:
+                return connection.networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return None
+                raise
 
     def _lookup(self, name: str) -> Any | None:
         connection = self._connection

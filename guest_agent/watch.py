@@ -1,0 +1,83 @@
+"""The agent's watch over connections: it listens to the kernel from the moment that a move asks for it until the move
+lets the guest go. Otherwise nothing is listened to, as a busy guest would pay for it all day."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from guest_agent.endings import NOT_YET, Endings
+from guest_agent.guest import Guest
+from vmacro.wire import agent_verbs
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, Connection
+
+LOG = logging.getLogger(__name__)
+LOOK_EVERY_S = 0.2  # what comes meanwhile waits in the kernel
+UNASKED_FOR_S = 60.0  # without a claim it ends then
+
+
+class Watch:
+    """At most one is under way. `name` is '' while none is, or where the kernel does not tell of ends."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._endings = Endings(0.0)
+        self._asked_at_s = self._began_at_s = 0.0
+        self.name = ""
+
+    def begin(self) -> list[Connection]:
+        """Watch those that are there now, which are returned: on a busy guest others come until one looks again. A
+        watch that is under way goes on, and has more to watch. Raises OSError where connections cannot be seen."""
+        self._asked_at_s = self._guest.clock.now_s()
+        if not self.name:
+            try:
+                self._guest.events.listen()
+            except OSError as error:
+                LOG.warning("it will not be known how connections end: %s", error)
+                return self._guest.sockets.connections()
+            self.name, self._began_at_s = secrets.token_hex(8), self._asked_at_s
+            self._endings = Endings(self._asked_at_s)
+            self._guest.later(self._go_on(self.name))
+        self._look()
+        found = self._guest.sockets.connections()
+        self._endings.watch(found)
+        return found
+
+    def endings(self, arrived_s: float) -> agent_verbs.Endings:
+        """What became of them. `arrived_s`: when the guest was last seen to have arrived somewhere."""
+        if not self.name:
+            return agent_verbs.Endings("", False, (), 0)
+        guest = self._guest
+        self._asked_at_s = guest.clock.now_s()
+        connections, closing = guest.sockets.connections(), guest.sockets.saying_goodbye()
+        self._look()
+        if not self.name:
+            return self.endings(arrived_s)
+        since_s = arrived_s if arrived_s >= self._began_at_s else NOT_YET
+        found = self._endings.told(connections, closing, guest.clock.now_s(), since_s)
+        found.sort(key=lambda ended: not ended.lost)  # of many, those matter
+        missed = self._endings.missed
+        return agent_verbs.Endings(self.name, missed, tuple(found[:MAX_CONNECTIONS]), len(found))
+
+    async def _go_on(self, name: str) -> None:
+        while self.name == name:
+            await self._guest.clock.sleep(LOOK_EVERY_S)
+            unasked_s = self._guest.clock.now_s() - self._asked_at_s
+            if self.name == name and self._guest.state.claim is None and unasked_s > UNASKED_FOR_S:
+                self._stop()
+            elif self.name == name:
+                self._look()
+
+    def _look(self) -> None:
+        try:
+            heard, missed = self._guest.events.heard()
+        except OSError as error:
+            LOG.warning("it is no longer known how connections end: %s", error)
+            self._stop()
+            return
+        self._endings.missed |= missed
+        self._endings.hear(heard, self._guest.clock.now_s())
+
+    def _stop(self) -> None:
+        self._guest.events.stop()
+        self.name, self._endings = "", Endings(0.0)
