@@ -15,7 +15,7 @@ from guest_agent.consent import Consent
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
 from guest_agent.ports import NoLeaseError
-from guest_agent.retirement import retire, withdraw
+from guest_agent.retirement import retire
 from guest_agent.watch import Watch
 from vmacro.wire import agent_verbs, fields
 from vmacro.wire.agent_verbs import (
@@ -29,14 +29,13 @@ from vmacro.wire.agent_verbs import (
     ReleaseArgs,
     RetireArgs,
     Status,
-    WithdrawArgs,
 )
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, Result, Verb
 
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "watch", "endings", "prepare", "arrive", "retire", "publish", "withdraw"})
+ACTING = frozenset({"claim", "release", "watch", "endings", "prepare", "arrive", "retire", "publish"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -70,7 +69,6 @@ class Agent:
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
                 _handler(agent_verbs.PUBLISH, self._publish),
-                _handler(agent_verbs.WITHDRAW, self._withdraw),
             ]
         )
 
@@ -165,8 +163,4 @@ class Agent:
 
     async def _publish(self, args: PublishArgs) -> Nothing:
         publish(self._guest, args)
-        return Nothing()
-
-    async def _withdraw(self, args: WithdrawArgs) -> Nothing:
-        await withdraw(self._guest, args.address)
         return Nothing()

@@ -27,12 +27,6 @@ async def retire(guest: Guest, address: str, force: bool = False) -> Retired:
     return Retired(True, 0)
 
 
-async def withdraw(guest: Guest, address: str) -> None:
-    """As retire(), but the guest keeps the address: datagrams still come for it, or new connections are to. Raises
-    as that."""
-    await _left(guest, address, force=False)
-
-
 async def _left(guest: Guest, address: str, force: bool) -> int:
     """Withdraw it, unless connections need it; returns how many do, none of them with `force`."""
     present = await guest.present()

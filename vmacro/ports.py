@@ -228,9 +228,6 @@ class Agent(Protocol):
     def publish(self, address: str, public: str) -> None:
         """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""
 
-    def withdraw(self, address: str) -> None:
-        """As retire(), but the guest keeps the address in any case, for datagrams or new connections."""
-
 
 class Names(Protocol):
     """The authoritative name server of guests' names. Every method raises NamesError; ConfigurationError where there is

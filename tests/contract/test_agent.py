@@ -101,16 +101,6 @@ def test_an_address_is_prepared_and_withdrawn_as_often_as_one_likes(agent: Agent
     assert agent.status().extra_addresses == ()
 
 
-@certifies("Agent.withdraw")
-def test_an_address_is_withdrawn_from_who_can_leave_it_and_kept(stage: Stage, agent: Agent, coming: str) -> None:
-    agent.prepare(coming)
-    with stage.backstage.plain_client(coming):
-        for _ in range(2):
-            agent.withdraw(coming)
-            assert agent.status().extra_addresses == (coming,)
-        assert any(c.reaches(coming) and not c.mptcp for c in agent.connections())
-
-
 @certifies("Agent.publish")
 def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming: str) -> None:
     """What that does is in contract/test_public.py."""
@@ -121,11 +111,11 @@ def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming:
             agent.publish(address, public)
 
 
-@certifies("Agent.prepare", "Agent.retire", "Agent.arrive", "Agent.withdraw")
+@certifies("Agent.prepare", "Agent.retire", "Agent.arrive")
 def test_what_is_no_address_or_the_present_one_is_refused(agent: Agent) -> None:
     present = agent.status().address
-    verbs: list[Callable[[str], object]] = [agent.prepare, agent.retire, agent.withdraw, agent.arrive]
-    for verb in verbs[:3]:
+    verbs: list[Callable[[str], object]] = [agent.prepare, agent.retire, agent.arrive]
+    for verb in verbs[:2]:
         with refused("in-use"):
             verb(present)
     for verb in verbs:
@@ -147,20 +137,6 @@ def test_an_address_stays_for_who_cannot_follow_until_it_is_forced(stage: Stage,
         assert agent.retire(coming, force=True)
         assert agent.status().extra_addresses == ()
         assert stuck.key not in {c.key for c in agent.connections()}
-
-
-@certifies("Agent.withdraw", "Agent.retire")
-def test_an_address_lingers_whether_or_not_somebody_uses_it(stage: Stage, agent: Agent, coming: str) -> None:
-    agent.prepare(coming)
-    for _ in range(2):
-        agent.withdraw(coming)
-        assert agent.status().extra_addresses == (coming,)
-    with stage.backstage.plain_client(coming):
-        agent.withdraw(coming)
-        assert any(c.reaches(coming) for c in agent.connections()), "it takes new connections"
-    assert agent.retire(coming, force=True) and agent.status().extra_addresses == ()
-    with refused("in-use"):
-        agent.withdraw(agent.status().address)
 
 
 @certifies("Agent.watch", "Agent.endings")

@@ -78,3 +78,13 @@ def test_it_follows_ten_of_ten_moves(scene: Scene, tmp_path: Path, limit: int) -
     with scene.server.inside():
         followed = asyncio.run(moves())
     assert followed == list(range(MOVES))
+
+
+def test_an_address_that_is_withdrawn_takes_along_who_has_no_other(scene: Scene) -> None:
+    """Why one that takes new connections is left as it is: who comes between a look and the withdrawal is cut."""
+    scene.client.ip("mptcp", "limits", "set", "subflows", "2", "add_addr_accepted", "0")
+    scene.opened(MPTCP)
+    assert [len(c.subflows) for c in scene.there() if c.mptcp] == [1]
+    with scene.server.inside():
+        asyncio.run(mptcp.withdraw(0, HOME))
+    assert [c for c in scene.there() if c.mptcp] == []

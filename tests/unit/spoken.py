@@ -107,7 +107,7 @@ class _Channel:
         elif verb == "publish":
             agent.publish(args.address, args.public)
         else:
-            agent.withdraw(args.address) if verb == "withdraw" else agent.prepare(args.address, args.address6)
+            agent.prepare(args.address, args.address6)
         return messages.Nothing()
 
 

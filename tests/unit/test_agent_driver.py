@@ -51,7 +51,6 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),
     "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
-    "withdraw": (lambda a: a.withdraw("10.1.0.9"), messages.Nothing()),
 }
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from guest_agent.retirement import withdraw
-from tests.unit.guest_fakes import AWAY, HOME, at_home, lease
-from tests.unit.guest_fakes import connection as guests_connection
 from tests.unit.test_migrate import Straight
 from tests.unit.test_rules import chain
 from tests.unit.test_seamless import Story, ends, findings, move, plan, wanted
 from vmacro.drivers.fake import FakeWorld, connection
-from vmacro.errors import AgentError, HostError, UnknownVerbError, UnreachableError
+from vmacro.errors import HostError, UnknownVerbError, UnreachableError
 from vmacro.host import answers, flows
 from vmacro.host.answers import Kept
 from vmacro.model.facts import Flows, Survey
@@ -25,7 +21,6 @@ from vmacro.planning import seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.services import carry, measured, migrate, report
 from vmacro.wire.host_verbs import MOST_FLOWS
-from vmacro.wire.messages import ProtocolError
 
 OLD = "10.50.1.97"
 USED = Flows(OLD, udp=3, icmp=1)
@@ -60,10 +55,10 @@ def test_an_address_is_carried_as_long_as_datagrams_come_for_it(fake: FakeWorld)
     assert asked[0] == 5 and fake.guest.kept == [] and ends(fake) == {"bucharest": [], "berlin": []}
 
 
-def test_who_follows_leaves_an_address_that_datagrams_keep(fake: FakeWorld) -> None:
+def test_who_follows_has_an_address_that_datagrams_keep_as_backup(fake: FakeWorld) -> None:
     outcome = move(fake)
     (one,) = fake.guest.connections
-    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED] and not one.reaches(OLD)
+    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED] and one.reaches(OLD)
 
 
 def test_connections_that_cannot_follow_stay_beside_datagrams(fake: FakeWorld) -> None:
@@ -84,16 +79,6 @@ def test_over_further_moves_and_after_the_way_home(fake: FakeWorld) -> None:
     assert ends(fake) == {"bucharest": [("away", second, "guest")], "berlin": [("home", second, "tunnel")]}
     again = story.move("berlin")
     assert set(again.carried) >= {OLD} and ends(fake)["berlin"] == [("away", OLD, "guest")]
-
-
-def test_an_agent_that_cannot_leaves_work(fake: FakeWorld) -> None:
-    def before(effect: str) -> None:
-        if effect == "agent.withdraw":
-            raise AgentError("guest web: agent refused", code="kernel")
-
-    fake.before = before
-    outcome = move(fake)
-    assert outcome.ending == Ending.INCOMPLETE and outcome.carried == (OLD,)
 
 
 @pytest.mark.parametrize("error", [UnreachableError, HostError])
@@ -183,17 +168,6 @@ def test_the_deadline_ends_datagrams_too(fake: FakeWorld) -> None:
     late = replace(carriage, deadline_s=fake.now_s + 10)
     assert "deadline" in carry.run_carriage(late, fake.world, Straight())
     assert ends(fake) == {"bucharest": [], "berlin": []} and fake.guest.kept == []
-
-
-def test_the_agent_withdraws_and_keeps(tmp_path: Path) -> None:
-    world = at_home(tmp_path)
-    world.guest.state.lease = lease(AWAY)
-    world.kernel.main, world.kernel.kept, world.kernel.announced = AWAY, [HOME], {7: HOME}
-    world.kernel.open = [guests_connection(1, HOME, AWAY)]
-    asyncio.run(withdraw(world.guest, HOME))
-    assert world.log == [f"withdraw initial {HOME}", f"withdraw {HOME}"] and world.kernel.kept == [HOME]
-    with pytest.raises(ProtocolError, match="present address"):
-        asyncio.run(withdraw(world.guest, AWAY))
 
 
 FIRST = Kept("front0", "52:54:00:00:00:01", "10.1.0.7")

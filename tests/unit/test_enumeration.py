@@ -26,7 +26,7 @@ WHENS = ("before", "after")
 NAME = "www.example.net"
 WITH_DISK = "seamless, with a disk of its own"
 OUTSIDE = "seamless, with a name, hooks and an address that lingers"
-OUTSIDE_VERBS = {"run", "look", "replace", "withdraw"}
+OUTSIDE_VERBS = {"run", "look", "replace"}
 DISK_VERBS = {"freeze", "serve", "fetch", "fetched", "create_overlay", "stop"}
 ENOUGH = 4  # attempts, after which nothing may remain once the fault has gone
 

@@ -58,9 +58,15 @@ def leads(fake: FakeWorld) -> dict[str, tuple[str, ...]]:
     return {name: facts.addresses for name, facts in fake.zone.names.items()}
 
 
-def test_names_lead_to_the_new_address_before_the_old_one_is_withdrawn(fake: FakeWorld) -> None:
+def test_names_lead_to_the_new_address_before_clients_are_waited_for(fake: FakeWorld) -> None:
+    """And so before the old one is left."""
     seen: list[tuple[str, ...]] = []
-    fake.before = lambda effect: seen.append(leads(fake)[WWW]) if effect in ("agent.withdraw", "agent.arrive") else None
+
+    def before(effect: str) -> None:
+        if effect == "agent.arrive" or (effect == "agent.connections" and len(seen) == 1):
+            seen.append(leads(fake)[WWW])
+
+    fake.before = before
     outcome = moved(fake)
     assert (outcome.ending, outcome.exit_code) == (Ending.MOVED, 0)
     assert leads(fake) == {WWW: (NEW,), MAIL: (NEW,)} and seen == [(OLD,), (NEW,)]
@@ -223,12 +229,11 @@ def carriage(fake: FakeWorld, chosen: Plan | None = None) -> Carriage:
 def test_the_old_address_takes_new_connections_for_as_long_as_it_lingers(fake: FakeWorld) -> None:
     found = carriage(fake)
     assert found.lingers_until_s == fake.now_s + 60 and fake.guest.kept == [OLD]
-    assert [c.reaches(OLD) for c in fake.guest.connections] == [False], "who follows does not keep it"
+    assert [c.reaches(OLD) for c in fake.guest.connections] == [True], "withdrawn, it would take visitors along"
     assert ends(fake)["bucharest"] == [("home", OLD, "tunnel")]
-    began, asked = fake.now_s, list[str]()
+    began = fake.now_s
 
     def before(effect: str) -> None:
-        asked.append(effect)
         if effect == "agent.status" and fake.now_s > began + 30 and len(fake.guest.connections) == 1:
             fake.guest.connections.append(connection(0, OLD, willing=False))  # a visitor
         if effect == "agent.retire" and fake.now_s > began + 200:
@@ -237,7 +242,6 @@ def test_the_old_address_takes_new_connections_for_as_long_as_it_lingers(fake: F
     fake.before = before
     assert "last connection" in carry.run_carriage(found, fake.world, Straight())
     assert fake.now_s > began + 200 and fake.guest.kept == [] and ends(fake) == {"bucharest": [], "berlin": []}
-    assert "agent.withdraw" not in asked
 
 
 def test_it_is_retired_at_the_end_of_its_time_and_not_before(fake: FakeWorld) -> None:
@@ -301,7 +305,7 @@ def test_hooks_run_before_anything_is_touched_and_once_the_guest_has_arrived(fak
     assert [path for path, _ in told(fake)] == ["/b1", "/b2", "/a1", "/a2"]
     assert calls[:2] == ["hook", "hook"]
     last = len(calls) - 1 - calls[::-1].index("hook")
-    assert calls.index("agent.arrive") < last < calls.index("agent.withdraw")
+    assert calls.index("agent.arrive") < last < len(calls) - 1 - calls[::-1].index("agent.connections")
     assert calls.index("names.replace") < last
     (_, first), (_, after) = told(fake)[0], told(fake)[-1]
     assert first == {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent.retirement import retire, withdraw
+from guest_agent.retirement import retire
 from tests.unit.guest_fakes import AWAY, AWAY6, HOME, World, at_home, connection, lease
 from vmacro.wire.agent_verbs import Connection, Retired
 from vmacro.wire.messages import ProtocolError
@@ -67,15 +67,6 @@ def test_a_follower_by_ipv6_counts_as_one(away: World) -> None:
     away.kernel.known6 = {AWAY6: True}
     away.kernel.open = [connection(1, HOME, AWAY6)]
     assert retired(away).retired
-
-
-def test_an_address_that_lingers_is_withdrawn_from_who_follows_and_stays_for_who_comes(away: World) -> None:
-    away.kernel.open = [FOLLOWER]
-    asyncio.run(withdraw(away.guest, HOME))
-    assert away.log == [f"withdraw initial {HOME}", f"withdraw {HOME}"] and away.kernel.kept == [HOME]
-    away.kernel.open.append(STUCK)  # a visitor
-    asyncio.run(withdraw(away.guest, HOME))
-    assert STUCK in away.kernel.open and away.kernel.kept == [HOME]
 
 
 @pytest.mark.parametrize("present", [AWAY, AWAY6])

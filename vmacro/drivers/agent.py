@@ -79,9 +79,6 @@ class ChannelAgent:
     def publish(self, address: str, public: str) -> None:
         self._ask(agent_verbs.PUBLISH, agent_verbs.PublishArgs(address, public))
 
-    def withdraw(self, address: str) -> None:
-        self._ask(agent_verbs.WITHDRAW, agent_verbs.WithdrawArgs(address))
-
     def _ask(self, verb: Verb[Args, Result], args: Args, wait_s: float = 0.0) -> Result:
         """`wait_s`: what the request itself asks the agent to wait. Raises AgentError, whatever the guest says."""
         timeout_s = verb.deadline_s + wait_s

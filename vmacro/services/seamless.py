@@ -181,17 +181,17 @@ def _open(leg: Leg, world: World) -> None:
 
 def _given_up(plan: Plan, homed: HomedAddress, agent: Agent, world: World) -> bool:
     """Whether the guest has given up an old address, which neither lingers nor is needed by connections or datagrams.
-    Where nobody can know of datagrams, it is kept: the carriage looks again."""
+    Where nobody can know of datagrams, it is kept: the carriage looks again.
+
+    One that is kept stays the backup of who follows, too: withdrawn, it would take along whoever comes anew just then,
+    as the kernel closes all subflows of an address (mptcp_nl_remove_id_zero_address)."""
     now_s = world.clock.wall_ns() / 1e9
     lingers = plan.lingers_until_s(homed.address, now_s) > now_s
     try:
         needed = lingers or datagrams.in_use(homed.address, homed.home, world)
     except HostError:
         needed = True
-    if not needed:
-        return agent.retire(homed.address)
-    agent.withdraw(homed.address)
-    return False
+    return not needed and agent.retire(homed.address)
 
 
 def _once_used(plan: Plan) -> list[HomedAddress]:

@@ -80,13 +80,6 @@ class PublishArgs:
 
 
 @dataclass(frozen=True)
-class WithdrawArgs:
-    """The address that is meant."""
-
-    address: _IpAddress
-
-
-@dataclass(frozen=True)
 class Lease:
     """What DHCP gave (RFC 2131), and for how long."""
 
@@ -271,11 +264,10 @@ PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
 PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
-WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 
 _ALL: tuple[Verb[Any, Any], ...] = (
     *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
     *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE),
-    *(PUBLISH, WITHDRAW),
+    PUBLISH,
 )
 VERBS = {verb.name: verb for verb in _ALL}

@@ -125,12 +125,6 @@ class FakeAgent:
             raise self._refused("bad-args", f"{public} is not of {address}'s family")
         guest.public[address] = public
 
-    def withdraw(self, address: str) -> None:
-        guest = self._ready("withdraw", address)
-        if address in guest.present:
-            raise self._refused("in-use", f"{address} is the guest's present address")
-        _left(guest, address)
-
     def _leased(self) -> str:
         """What DHCP gives here: the guest's reservation, or else the same as ever."""
         here = self._world.hosts[self._place]

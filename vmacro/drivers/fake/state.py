@@ -143,7 +143,7 @@ class FakeGuest:
     prepared: tuple[str, str] = ("", "")
     verbs: tuple[str, ...] = (
         *("arrive", "claim", "connections", "endings", "prepare"),
-        *("publish", "retire", "status", "watch", "withdraw"),
+        *("publish", "retire", "status", "watch"),
     )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
