@@ -263,7 +263,9 @@ def facts(lab: Lab) -> AgentFacts | None:
 
 
 def connections_of(lab: Lab, vmacro: Vmacro) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(vmacro("connections", "web", "--json").stdout)
+    done = vmacro("connections", "web", "--json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
 
