@@ -112,7 +112,7 @@ class Agent:
         except ProtocolError as error:
             return Reply(request.id, {}, error.code, str(error))
         except NoLeaseError as error:
-            return Reply(request.id, {}, "no-lease", str(error))
+            return Reply(request.id, {}, agent_verbs.NO_LEASE, str(error))
 
     async def _status(self, _args: Nothing) -> Status:
         guest = self._guest

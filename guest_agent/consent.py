@@ -44,10 +44,11 @@ class Consent:
         not do: its subflows get id 0, and the client never gets its slot back.
         Raises ProtocolError (not-ready), NoLeaseError.
         """
-        self._guest.present_lease()
+        present = self._guest.present_lease().address
         unknown = self._undecided()
         if unknown:
-            async with self._guest.leases.borrowed(CONSENT_LEASE_TIMEOUT_S) as lease:
+            had = {present, *await self._guest.extra_addresses()}
+            async with self._guest.leases.borrowed(CONSENT_LEASE_TIMEOUT_S, had) as lease:
                 self._declined = await self._who_declines(lease, unknown, timeout_s)
         return self.connections()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, Tuple, Union  # noqa: UP035 Python 3.9 evaluates it
@@ -149,8 +150,9 @@ class Leases(Protocol):
     async def acquire(self, timeout_s: float) -> Lease:
         """A fresh lease from whoever serves this link now. Raises NoLeaseError."""
 
-    def borrowed(self, timeout_s: float) -> AbstractAsyncContextManager[Lease]:
-        """A second lease of this site, given back at the end. Raises NoLeaseError."""
+    def borrowed(self, timeout_s: float, had: Collection[str]) -> AbstractAsyncContextManager[Lease]:
+        """A second lease of this site, given back at the end; none of those that the guest `had`, which a server would
+        take from it. Raises NoLeaseError."""
 
 
 class Clock(Protocol):
@@ -165,4 +167,4 @@ class Clock(Protocol):
 
 
 class NoLeaseError(Exception):
-    """No DHCP server answered in time."""
+    """No DHCP server answered in time, or had an address to give."""

@@ -24,7 +24,7 @@ from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
-from vmacro.model.facts import Disk, DiskCopy, Reservation
+from vmacro.model.facts import Connection, Disk, DiskCopy, Reservation
 from vmacro.model.nouns import Host, Inventory
 from vmacro.ports import World
 from vmacro.wire import fields
@@ -59,6 +59,9 @@ class Backstage(Protocol):
 
     def plain_client(self, address: str) -> AbstractContextManager[None]:
         """A plain TCP connection of somebody with the guest `web`."""
+
+    def deaf_client(self, address: str) -> AbstractContextManager[None]:
+        """An MPTCP connection of somebody with the guest `web`, who joins no announced address."""
 
     def pin(self, card: str, address: str, name: str) -> None:
         """An operator's DHCP reservation at `here`, with the card as it is written."""
@@ -104,9 +107,14 @@ class FakeBackstage:
     def put_file(self, host: Host, path: str) -> None:
         self._fake.hosts[host.name].disks.bases[path] = ""
 
+    def plain_client(self, address: str) -> AbstractContextManager[None]:
+        return self._client(connection(0, address, willing=False))
+
+    def deaf_client(self, address: str) -> AbstractContextManager[None]:
+        return self._client(connection(0xDEAF, address, willing=False))
+
     @contextmanager
-    def plain_client(self, address: str) -> Iterator[None]:
-        client = connection(0, address, willing=False)
+    def _client(self, client: Connection) -> Iterator[None]:
         self._fake.guest.connections.append(client)
         yield
         if client in self._fake.guest.connections:
@@ -161,6 +169,11 @@ class LabBackstage:
                 yield
         finally:
             virsh(self._lab, self._here, "net-update", "front", "delete", "ip-dhcp-host", kept, "--live")
+
+    @contextmanager
+    def deaf_client(self, address: str) -> Iterator[None]:
+        with clients(self._lab, "deaf", address, "idle"):
+            yield
 
     def pin(self, card: str, address: str, name: str) -> None:
         entry = f"<host mac='{card}' name='{name}' ip='{address}'/>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.contract import certifies
 from tests.contract.stages import Stage
 from tests.support import eventually
 from vmacro.errors import AgentError, UnreachableError
+from vmacro.model.facts import Reservation
 from vmacro.ports import Agent
 
 
@@ -51,6 +53,22 @@ def test_consent_tells_of_the_same_connections_within_a_bounded_wait(agent: Agen
     for timeout_ms in (0, 10_001):
         with refused("bad-args"):
             agent.consent(timeout_ms)
+
+
+@certifies("Agent.consent")
+def test_a_guest_whose_card_has_its_address_reserved_is_not_asked_for_another(stage: Stage, agent: Agent) -> None:
+    """A server takes two clients of one card for one: it would take the lease from the guest."""
+    facts, known = agent.status(), stage.world.hypervisor(stage.here)
+    entry = Reservation(facts.address, facts.mac, "operators")
+    stage.backstage.pin(facts.mac, facts.address, "operators")
+    try:
+        with stage.backstage.deaf_client(facts.address), refused("no-lease"):
+            agent.consent(500)
+    finally:
+        known.release(stage.here.network, entry)
+    network = known.network(stage.here.network)
+    assert network is not None and (facts.address, facts.mac) in network.taken, "its lease"
+    assert agent.status() == replace(facts, uptime_s=agent.status().uptime_s)
 
 
 @certifies("Agent.claim", "Agent.release", "Agent.status")

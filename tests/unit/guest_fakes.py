@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -206,6 +206,7 @@ class FakeLeases:
         self._clock, self._log = clock, log
         self.offers = list(offers)
         self.takes_s = 0.2
+        self.reserved = ""  # for its card: all that a second client gets
 
     async def acquire(self, timeout_s: float) -> Lease:
         self._log.append("dhcp")
@@ -216,10 +217,12 @@ class FakeLeases:
         return lease(offer)
 
     @contextlib.asynccontextmanager
-    async def borrowed(self, timeout_s: float) -> AsyncIterator[Lease]:
+    async def borrowed(self, timeout_s: float, had: Collection[str]) -> AsyncIterator[Lease]:
+        if self.reserved in had:
+            raise NoLeaseError(f"{self.reserved} is reserved for its card")
         self._log.append("lease borrowed")
         try:
-            yield lease(BORROWED)
+            yield lease(self.reserved or BORROWED)
         finally:
             self._log.append("lease given back")
 

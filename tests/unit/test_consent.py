@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from guest_agent.consent import GOODBYE_S, Consent
-from tests.unit.guest_fakes import BORROWED, HOME, World, at_home, connection
+from guest_agent.ports import NoLeaseError
+from tests.unit.guest_fakes import AWAY, BORROWED, HOME, World, at_home, connection
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections
 from vmacro.wire.messages import ProtocolError
 
@@ -54,6 +55,20 @@ def test_who_connects_meanwhile_is_not_waited_for(world: World) -> None:
     began = world.clock.now_s()
     assert willing(asked(world)) == {1: True, 2: True, 0: False, 9: False}
     assert world.clock.now_s() == began
+
+
+def test_an_address_that_is_reserved_for_its_card_is_not_taken_from_the_guest(world: World) -> None:
+    world.leases.reserved = HOME
+    with pytest.raises(NoLeaseError, match=f"{HOME} is reserved"):
+        asked(world)
+    assert world.log == []
+
+
+def test_an_address_that_it_keeps_is_not_borrowed(world: World) -> None:
+    world.kernel.kept, world.leases.reserved = [AWAY], AWAY
+    with pytest.raises(NoLeaseError, match=f"{AWAY} is reserved"):
+        asked(world)
+    assert world.log == [] and world.kernel.kept == [AWAY]
 
 
 def test_silence_ends_in_time(world: World) -> None:

@@ -79,6 +79,12 @@ def strangers(fake: FakeWorld) -> None:
     fake.guest.connections = [connection(0xB2, local, False), connection(0, local, False)]
 
 
+def strangers_of_a_pinned_guest(fake: FakeWorld) -> None:
+    strangers(fake)
+    pinned = Reservation(fake.guest.address, fake.guest.mac, "operators")
+    network("bucharest", reserved=(pinned,))(fake)
+
+
 def full_or_of_ipv6(fake: FakeWorld) -> None:
     """One client has joined as many addresses as it may; the other has no IPv4."""
     full, six = connection(0xB2, fake.guest.address, False), connection(0xB3, "fd50:1::97", False)
@@ -391,6 +397,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "somebody else moves it": (RENUMBER, guest(claim=Claim("web-9", "them@there", 42.0))),
     "somebody unnamed moves it": (RENUMBER, guest(claim=Claim("web-9", "", 42.0))),
     "clients that cannot follow": (RENUMBER, strangers),
+    "clients that cannot be asked": (RENUMBER, strangers_of_a_pinned_guest),
     "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
     "a filter of sources": (RENUMBER, filtered),
     "datagrams that nothing carries": (RENUMBER, datagrams),

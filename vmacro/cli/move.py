@@ -88,10 +88,15 @@ def connections(guest: GuestArgument, inventory: InventoryOption = None, json: J
     if seen.agent is not None and seen.agent.claim is not None:
         claim = seen.agent.claim
         render.warn(f"guest {guest}: move {claim.move} of {claim.by or 'somebody'} is under way")
+    if seen.unasked:
+        render.warn(f"guest {guest}: its clients could not be asked whether they would follow: {seen.unasked}")
     if json:
         render.as_json([asdict(c) for c in seen.connections])
         return
-    rows = [(c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c), _subflows(c)) for c in seen.connections]
+    asked = not seen.unasked
+    rows = [
+        (c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c, asked), _subflows(c)) for c in seen.connections
+    ]
     render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows))
 
 
@@ -222,11 +227,13 @@ def show_ending(report: Report) -> None:
         render.say(f"  hint: {outcome.hint}")
 
 
-def _follows(connection: Connection) -> str:
+def _follows(connection: Connection, asked: bool) -> str:
     if not connection.mptcp:
         return "no: plain TCP"
     if connection.willing:
         return "yes"
+    if not asked:
+        return "not known"
     joined = any(s.joined for s in connection.subflows)
     return "not now: its client's slots are taken" if joined else "no: refuses ADD_ADDR"
 

@@ -366,14 +366,15 @@ class HostView:
 @dataclass(frozen=True)
 class Survey:
     """All that is known before a move, taken without changing anything. `hosts` are the inventory's, of which `views`
-    tells what was seen; `past` is what the journal knows, `names` what the name server has of the guest's. What the
-    agent says of addresses is a guest's word."""
+    tells what was seen; `past` is what the journal knows, `names` what the name server has of the guest's. `unasked`:
+    why its clients could not be asked. What the agent says of addresses is a guest's word."""
 
     views: tuple[HostView, ...]
     agent: AgentFacts | None = None
     agent_trouble: str = ""
     agent_hint: str = ""
     connections: tuple[Connection, ...] = ()
+    unasked: str = ""
     hosts: tuple[Host, ...] = ()
     past: Past = NO_PAST
     names: tuple[NameView, ...] = ()

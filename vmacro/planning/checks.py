@@ -283,8 +283,12 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
     if request.handoff != RENUMBER:
         return
     severity = Severity.WARNING if request.policy.allow_connection_loss else Severity.BLOCKER
+    if survey.unasked and any(c.mptcp and not c.willing for c in survey.connections):
+        text = f"whether its clients would follow is not known: {survey.unasked}"
+        hint = "--handoff seamless, which need not ask; --allow-connection-loss moves all the same"
+        yield Finding("clients-unasked", severity, f"guest {request.guest.name}", text, hint)
     for connection in survey.connections:
-        if connection.willing:
+        if connection.willing or (connection.mptcp and survey.unasked):
             continue
         subject = f"client {connection.client}"
         hint = "it will be cut; --allow-connection-loss moves all the same"

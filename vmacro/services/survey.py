@@ -22,8 +22,9 @@ from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks
 from vmacro.planning.addresses import next_address
-from vmacro.ports import World
+from vmacro.ports import Agent, World
 from vmacro.services import datagrams
+from vmacro.wire.agent_verbs import NO_LEASE
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -247,9 +248,19 @@ def _with_agent(seen: Survey, host: Host, guest: Guest, consent_timeout_ms: int,
     try:
         with world.agent(host, guest.domain) as agent:
             facts = agent.status()
-            connections: tuple[Connection, ...] = ()
-            if facts.address:
-                connections = agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections()
+            if not facts.address:
+                return replace(seen, agent=facts)
+            connections, unasked = _connections(agent, consent_timeout_ms)
     except (AgentError, HostError) as error:
         return replace(seen, agent_trouble=error.message, agent_hint=error.hint)
-    return replace(seen, agent=facts, connections=connections)
+    return replace(seen, agent=facts, connections=connections, unasked=unasked)
+
+
+def _connections(agent: Agent, consent_timeout_ms: int) -> tuple[tuple[Connection, ...], str]:
+    """And why their clients could not be asked: DHCP had no second address for the guest."""
+    try:
+        return agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections(), ""
+    except AgentError as error:
+        if error.code != NO_LEASE:
+            raise
+        return agent.connections(), error.message

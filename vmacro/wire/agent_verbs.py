@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
+NO_LEASE = "no-lease"  # the error code of what DHCP had no address for
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
 MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256

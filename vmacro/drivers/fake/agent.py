@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
 from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Endings, Watched
-from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, NO_LEASE
 from vmacro.wire.messages import is_identifier
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class FakeAgent:
         guest = self._ready("consent")
         if not 0 < timeout_ms <= LONGEST_CONSENT_MS:
             raise self._refused("bad-args", f"timeout_ms must be 1 to {LONGEST_CONSENT_MS}")
+        network, had = self._world.hosts[self._place].networks.get("front"), (guest.address, *guest.kept)
+        own = [r.address for r in (network.reserved if network else ()) if r.mac == guest.mac and r.address in had]
+        if own and any(c.mptcp and not c.willing for c in guest.connections):
+            raise self._refused(NO_LEASE, f"DHCP on eth0 has {own[0]} reserved for its card, and no other")
         return tuple(guest.connections)
 
     def watch(self) -> Watched:
