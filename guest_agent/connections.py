@@ -1,6 +1,6 @@
 """The guest's connections, by NETLINK_SOCK_DIAG: TCP sockets, and which MPTCP connection each belongs to.
 
-By hand: it is asked twenty times a second under emulation, where pyroute2's decoder and the event
+By hand: it is asked again and again, of thousands of sockets and under emulation, where pyroute2's decoder and the event
 loop that it brings along cost a second for a hundred sockets.
 """
 
@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from socket import AF_INET, AF_INET6
 
 from guest_agent.ports import Ends
@@ -41,6 +42,8 @@ _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
 _QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
 _QUEUED_AT = 60
+_STATE_AT = 1  # inet_diag_msg.idiag_state
+_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,11 @@ class TcpInfo:
 
 def tcp_info(payload: bytes) -> TcpInfo | None:
     """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19: that counts no bytes sent."""
-    raw = attributes(payload[_MESSAGE.size :]).get(INET_DIAG_INFO, b"")
+    return _info_in(attributes(payload[_MESSAGE.size :]))
+
+
+def _info_in(found: dict[int, bytes]) -> TcpInfo | None:
+    raw = found.get(INET_DIAG_INFO, b"")
     if len(raw) < 216:
         return None
     since_data, since_ack, _, _, rtt_us = struct.unpack_from("=IIIII", raw, 52)
@@ -74,14 +81,31 @@ def tcp_info(payload: bytes) -> TcpInfo | None:
 def ends_of(payload: bytes) -> Ends:
     """Of an inet_diag_msg: address and port, the guest's first."""
     family, _state, local_port, remote_port, source, target = _MESSAGE.unpack_from(payload)
-    return str(_address(family, source)), local_port, str(_address(family, target)), remote_port
+    return _address(family, source), local_port, _address(family, target), remote_port
 
 
 def connections() -> list[Connection]:
     """All established connections of the guest but those with itself, MPTCP ones with all subflows."""
+    return _joined(list(_sockets(ESTABLISHED | CLOSE_WAIT)))
+
+
+def look() -> tuple[list[Connection], set[Ends]]:
+    """As connections(), and by the same dump the sockets that have said goodbye and wait for their peers'. Raises
+    OSError."""
+    there, closing = [], set()
+    for family in (AF_INET, AF_INET6):
+        for payload in _dump(family, ESTABLISHED | CLOSE_WAIT | CLOSING):
+            if CLOSING >> payload[_STATE_AT] & 1:
+                closing.add(ends_of(payload))
+            else:
+                there.append(parse(payload))
+    return _joined(there), closing
+
+
+def _joined(found: list[tuple[int, Subflow]]) -> list[Connection]:
+    """Subflows of one token are one connection."""
     mptcp: dict[int, list[Subflow]] = {}
     plain = []
-    found = list(_sockets(ESTABLISHED | CLOSE_WAIT))
     for token, subflow in found:
         if token:
             mptcp.setdefault(token, []).append(subflow)
@@ -96,7 +120,7 @@ def _with_itself(subflow: Subflow, there: set[Ends]) -> bool:
     """Whether the guest has the other end, too: by loopback, or by its own addresses, which are announced there, too,
     and joined."""
     local, local_port, remote, remote_port = _ends(subflow)
-    return (remote, remote_port, local, local_port) in there or ipaddress.ip_address(remote).is_loopback
+    return (remote, remote_port, local, local_port) in there or remote == "::1" or remote.startswith("127.")
 
 
 def _ends(subflow: Subflow) -> Ends:
@@ -106,11 +130,6 @@ def _ends(subflow: Subflow) -> Ends:
 def has_sockets(address: str) -> bool:
     """Whether any TCP connection still needs an address, closing ones too."""
     return any(subflow.local == address for _, subflow in _sockets(ESTABLISHED | CLOSE_WAIT | CLOSING))
-
-
-def saying_goodbye() -> set[Ends]:
-    """Sockets that have said goodbye and wait for their peers'. Raises OSError."""
-    return {_ends(subflow) for _, subflow in _sockets(CLOSING)}
 
 
 def cut(address: str, tokens: set[int]) -> None:
@@ -139,8 +158,8 @@ def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
 
 def parse(payload: bytes) -> tuple[int, Subflow]:
     """(token, subflow) of one inet_diag_msg."""
-    info = tcp_info(payload)
-    inner = attributes(attributes(payload[_MESSAGE.size :]).get(INET_DIAG_ULP_INFO, b""))
+    outer = attributes(payload[_MESSAGE.size :])
+    info, inner = _info_in(outer), attributes(outer.get(INET_DIAG_ULP_INFO, b""))
     inner = attributes(inner.get(ULP_INFO_MPTCP, b""))
     token, flags = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
     (queued,) = _QUEUED.unpack_from(payload, _QUEUED_AT)
@@ -166,34 +185,37 @@ def _dump(family: int, states: int) -> Iterator[bytes]:
         diag.send(head + body)
         while True:
             data = diag.recv(1 << 17)
-            while len(data) >= HEADER.size:
-                length, kind, _, _, _ = HEADER.unpack_from(data)
+            at = 0
+            while len(data) - at >= HEADER.size:
+                length, kind, _, _, _ = HEADER.unpack_from(data, at)
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data, HEADER.size)[0]
+                    code = -struct.unpack_from("=i", data, at + HEADER.size)[0]
                     raise OSError(code, "sock_diag refused")
-                yield data[HEADER.size : length]
-                data = data[(length + 3) & ~3 :]
+                yield data[at + HEADER.size : at + length]
+                at += max((length + 3) & ~3, HEADER.size)
 
 
-def _address(family: int, raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+@lru_cache(maxsize=1 << 14)
+def _address(family: int, raw: bytes) -> str:
     """An IPv4 client of a dual-stack server counts as IPv4."""
     if family == AF_INET:
-        return ipaddress.IPv4Address(raw[:4])
+        return str(ipaddress.IPv4Address(raw[:4]))
     address = ipaddress.IPv6Address(raw)
-    return address.ipv4_mapped or address
+    return str(address.ipv4_mapped or address)
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:
     """Netlink attributes (struct nlattr) by type."""
     found: dict[int, bytes] = {}
-    while len(raw) >= 4:
-        length, kind = struct.unpack_from("=HH", raw)
+    at = 0
+    while len(raw) - at >= 4:
+        length, kind = _ATTRIBUTE.unpack_from(raw, at)
         if length < 4:
             break
-        found[kind & 0x3FFF] = raw[4:length]
-        raw = raw[(length + 3) & ~3 :]
+        found[kind & 0x3FFF] = raw[at + 4 : at + length]
+        at += (length + 3) & ~3
     return found
 
 

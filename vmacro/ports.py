@@ -13,6 +13,7 @@ from vmacro.model.facts import (
     Arrival,
     BaseFacts,
     Connection,
+    Counts,
     CopyProgress,
     CopyStatistics,
     DiskCopy,
@@ -212,6 +213,10 @@ class Agent(Protocol):
     def endings(self) -> Endings:
         """How connections have ended since the watch began that is under way: of those watched all, of younger ones
         those that the move may have ended."""
+
+    def count(self, addresses: tuple[str, ...], carried: tuple[str, ...] = (), willing: bool = False) -> Counts:
+        """How many connections there are, and what became of those watched, without telling of each: see
+        wire.agent_verbs.CountArgs. Agents of older vmacros do not know this (AgentError, code bad-verb)."""
 
     def prepare(self, address: str, address6: str = "") -> None:
         """Take the new addresses, too, and announce them as backup, so that clients join while the guest is at the

@@ -96,6 +96,8 @@ class _Channel:
         if verb == "watch":
             watched = agent.watch()
             return agent_verbs.Connections(watched.connections, len(watched.connections), watched.name)
+        if verb == "count":
+            return agent.count(args.addresses, args.carried, args.willing)
         if verb == "endings":
             return agent.endings()
         if verb == "arrive":

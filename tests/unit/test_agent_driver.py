@@ -36,6 +36,7 @@ SUBFLOW = Subflow("10.1.0.9", 7000, "10.9.0.14", 40001, False, False, True, 99)
 CONNECTIONS = agent_verbs.Connections((Connection(1, (SUBFLOW,), True), Connection(0, (SUBFLOW,))), 2)
 ENDED = agent_verbs.Ended("0x00000001", "10.9.0.14:40001", agent_verbs.RESET, True)
 ENDINGS = agent_verbs.Endings("w-1", False, (ENDED,), 1)
+COUNTS = agent_verbs.Counts(9, 5, 4, 1, 2, 3, agent_verbs.Beyond(1, 2, 3, 4, 5), "w-1", 12)
 ARRIVAL = Arrival("channel", "10.1.0.9", "10.2.0.9", "10.2.0.1", 2, 300, 400, "fd00:1::9", "fd00:2::9")
 CLAIM = Claim("web-1", "me@here", 0.0)
 Call = Callable[[ChannelAgent], object]
@@ -47,6 +48,7 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "consent": (lambda a: a.consent(1500), CONNECTIONS),
     "watch": (lambda a: a.watch(), dataclasses.replace(CONNECTIONS, watch="w-1")),
     "endings": (lambda a: a.endings(), ENDINGS),
+    "count": (lambda a: a.count(("10.2.0.9",), ("10.1.0.9",), True), COUNTS),
     "prepare": (lambda a: a.prepare("10.2.0.9", "fd00:2::9"), messages.Nothing()),
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from vmacro.model.facts import Connection, Ended, Flows
 from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Verdict
-from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT, UNANSWERED
 
-UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 _HOW = {
     CLOSED: "it was closed in good order",
     ABORTED: "its client's application aborted it",
@@ -60,14 +59,6 @@ def counted(outcomes: Iterable[ConnectionOutcome]) -> dict[str, int]:
 def told(counts: dict[str, int]) -> str:
     """As people read it; '' where there were no connections."""
     return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
-
-
-def waited_for(expected: Iterable[str], after: After, before: Before, present: tuple[str, ...]) -> set[str]:
-    """Of connections (their keys), those that may still come to use one of the guest's present addresses: they are
-    there; or they are gone, and the kernel is about to tell how."""
-    now = {c.key: c for c in after.connections}
-    left = {key for key in expected if key not in now or not now[key].reaches(*present)}
-    return left & (now.keys() | untold(before, after))
 
 
 def untold(before: Before, after: After) -> set[str]:

@@ -11,6 +11,8 @@ from vmacro.wire.messages import Nothing, Verb
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
 MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256
+MOST_MS = 600_000
+UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 LONGEST_CLAIM_S = 7 * 86_400
 LONGEST_CONSENT_MS = 10_000
 # How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
@@ -84,6 +86,16 @@ class WithdrawArgs:
     """The address that is meant."""
 
     address: _IpAddress
+
+
+@dataclass(frozen=True)
+class CountArgs:
+    """Count connections by whether they use any of `addresses`, or one of the `carried`. Of those watched are awaited:
+    who was willing when that was asked for; without `willing`, who used one of the addresses already then."""
+
+    addresses: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)]
+    carried: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
+    willing: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,6 +243,34 @@ class Endings:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """Of the connections watched for which the watch's reply had no room, how many there are of each verdict."""
+
+    followed: _Count = 0
+    carried: _Count = 0
+    ended: _Count = 0
+    lost: _Count = 0
+    unknown: _Count = 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many connections there are; how many are MPTCP ones, of these how many use none of the addresses (`apart`),
+    and how many of all do (`joined`). Of those watched: how many are still awaited, and how many are gone without the
+    kernel having told how (`untold`). `watch`: of which; `took_ms`: what it took the agent."""
+
+    total: _Count
+    mptcp: _Count
+    joined: _Count
+    apart: _Count
+    awaited: _Count
+    untold: _Count
+    beyond: Beyond
+    watch: Annotated[str, Word(optional=True)] = ""
+    took_ms: Annotated[int, Number(0, MOST_MS)] = 0
+
+
+@dataclass(frozen=True)
 class Arrival:
     """What the agent did when the guest found itself at a new site. `seen_by`: channel, announce, restart or retry;
     `endpoint_id` 0 where nothing was announced; `old6` and `new6` '' where IPv6 did not change."""
@@ -267,6 +307,7 @@ CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
 CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
 WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
 ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
+COUNT = Verb("count", CountArgs, Counts, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
@@ -275,7 +316,7 @@ WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 
 _ALL: tuple[Verb[Any, Any], ...] = (
     *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
-    *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE),
+    *(WATCH, ENDINGS, COUNT, PREPARE, ARRIVE, RETIRE),
     *(PUBLISH, WITHDRAW),
 )
 VERBS = {verb.name: verb for verb in _ALL}

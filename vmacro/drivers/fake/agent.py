@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Endings, Watched
-from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S
+from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Counts, Endings, Watched
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, CountArgs
+from vmacro.wire.counting import began_with, counted
 from vmacro.wire.messages import is_identifier
 
 if TYPE_CHECKING:
@@ -75,12 +76,21 @@ class FakeAgent:
             guest.restart_agent()
             guest.watch, guest.arrived = f"watch-{guest.watches}", False
         guest.watched |= {c.key for c in guest.connections}
+        guest.began = began_with(guest.connections)
         return Watched(guest.watch, tuple(guest.connections))
 
     def endings(self) -> Endings:
         guest = self._guest("endings")
         ended = tuple(guest.ended.values())
         return Endings(guest.watch, guest.missed, ended, len(ended))
+
+    def count(self, addresses: tuple[str, ...], carried: tuple[str, ...] = (), willing: bool = False) -> Counts:
+        guest = self._guest("count")
+        for text in (*addresses, *carried):
+            self._see_that_it_is_one(text)
+        args = CountArgs(addresses, carried, willing)
+        told = bool(guest.watch) and not guest.missed
+        return replace(counted(args, guest.began, guest.connections, guest.ended, told), watch=guest.watch)
 
     def prepare(self, address: str, address6: str = "") -> None:
         guest = self._ready("prepare", address, *([address6] if address6 else []))
@@ -117,10 +127,7 @@ class FakeAgent:
     def publish(self, address: str, public: str) -> None:
         guest = self._guest("publish")
         for text in (address, public):
-            try:
-                ipaddress.ip_address(text)
-            except ValueError as error:
-                raise self._refused("bad-args", str(error)) from None
+            self._see_that_it_is_one(text)
         if (":" in address) != (":" in public):
             raise self._refused("bad-args", f"{public} is not of {address}'s family")
         guest.public[address] = public
@@ -144,13 +151,16 @@ class FakeAgent:
         """Where the verb needs a lease, and addresses that are some."""
         guest = self._guest(verb)
         for text in addresses:
-            try:
-                ipaddress.ip_address(text)
-            except ValueError as error:
-                raise self._refused("bad-args", str(error)) from None
+            self._see_that_it_is_one(text)
         if not guest.address:
             raise self._refused("not-ready", "the guest has no lease yet")
         return guest
+
+    def _see_that_it_is_one(self, address: str) -> None:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise self._refused("bad-args", str(error)) from None
 
     def _guest(self, verb: str) -> FakeGuest:
         guest = self._known

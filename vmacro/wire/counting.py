@@ -1,0 +1,80 @@
+"""Connections by what has become of them: counted where they are, as there may be too many to tell of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Optional
+
+from vmacro.wire.agent_verbs import (
+    MAX_CONNECTIONS,
+    UNANSWERED,
+    Beyond,
+    Connection,
+    CountArgs,
+    Counts,
+    Ended,
+)
+
+
+@dataclass(frozen=True)
+class Began:
+    """What a watch began with, by Connection.key: whether its client was willing, and the addresses that it used.
+    `shown`: those that the watch's reply had room for."""
+
+    watched: Mapping[str, tuple[bool, tuple[str, ...]]] = field(default_factory=dict)
+    shown: frozenset[str] = frozenset()
+
+    def first(self, found: list[Connection]) -> list[Connection]:
+        """The same; of more than a reply has room for, those first that were shown when the watch began."""
+        return found if len(found) <= MAX_CONNECTIONS else sorted(found, key=lambda c: c.key not in self.shown)
+
+
+def began_with(found: Collection[Connection]) -> Began:
+    """These, in the order of the reply."""
+    watched = {c.key: (c.willing, tuple(s.local for s in c.subflows if s.established)) for c in found}
+    return Began(watched, frozenset(list(watched)[:MAX_CONNECTIONS]))
+
+
+def counted(
+    args: CountArgs, began: Began, now: Iterable[Connection], ended: Mapping[str, Ended], told: bool
+) -> Counts:
+    """Those that are there now, and what became of those watched. `ended`: of which the kernel has told, by key;
+    `told`: it will soon tell of the others, too."""
+    there = {c.key: c for c in now}
+    wanted = set(args.addresses)
+    joined = {key for key, c in there.items() if c.reaches(*args.addresses)}
+    mptcp = {key for key, c in there.items() if c.mptcp}
+    untold = began.watched.keys() - there.keys() - ended.keys() if told else set()
+    expected = {
+        key
+        for key, (willing, used) in began.watched.items()
+        if (willing if args.willing else not wanted.isdisjoint(used))
+    }
+    beyond = Counter(
+        _verdict(args, there.get(key), ended.get(key)) for key in began.watched if key not in began.shown
+    )
+    return Counts(
+        total=len(there),
+        mptcp=len(mptcp),
+        joined=len(joined),
+        apart=len(mptcp - joined),
+        awaited=len((expected - joined) & (there.keys() | untold)),
+        untold=len(untold),
+        beyond=Beyond(**beyond),
+    )
+
+
+def _verdict(args: CountArgs, new: Optional[Connection], end: Optional[Ended]) -> str:
+    """As the orchestrator judges each of which it is told (vmacro.planning.outcome)."""
+    if new is None:
+        if end is None:
+            return "unknown"
+        return "lost" if end.lost else "ended"
+    good = [s for s in new.subflows if s.local in args.addresses and s.established]
+    if good:
+        return "unknown" if all(s.unanswered >= UNANSWERED for s in good) else "followed"
+    if new.uses(*args.carried):
+        return "carried"
+    return "unknown" if new.uses(*args.addresses) else "lost"
