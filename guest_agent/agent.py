@@ -14,6 +14,7 @@ from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
 from guest_agent.consent import Consent, reply
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
+from guest_agent.pages import Pages
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire, withdraw
 from guest_agent.watch import Watch
@@ -25,6 +26,7 @@ from vmacro.wire.agent_verbs import (
     ClaimArgs,
     ConsentArgs,
     CountArgs,
+    PageArgs,
     PrepareArgs,
     PublishArgs,
     ReleaseArgs,
@@ -37,7 +39,9 @@ from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, R
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "watch", "endings", "count", "prepare", "arrive", "retire", "publish", "withdraw"})
+ACTING = frozenset(
+    {"claim", "release", "watch", "endings", "count", "prepare", "arrive", "retire", "publish", "withdraw"}
+)
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -58,12 +62,14 @@ class Agent:
         self._arrivals = Arrivals(guest)
         self._consent = Consent(guest)
         self._watch = Watch(guest)
+        self._pages = Pages(guest, self._consent.all)
         self._handlers = dict(
             [
                 _handler(agent_verbs.STATUS, self._status),
                 _handler(agent_verbs.CLAIM, self._claim),
                 _handler(agent_verbs.RELEASE, self._release),
                 _handler(agent_verbs.CONNECTIONS, self._connections),
+                _handler(agent_verbs.PAGE, self._page),
                 _handler(agent_verbs.CONSENT, self._ask_consent),
                 _handler(agent_verbs.WATCH, self._begin_watch),
                 _handler(agent_verbs.ENDINGS, self._endings),
@@ -145,6 +151,9 @@ class Agent:
 
     async def _connections(self, _args: Nothing) -> agent_verbs.Connections:
         return self._consent.connections(self._watch.began.first)
+
+    async def _page(self, args: PageArgs) -> agent_verbs.Page:
+        return self._pages.page(args)
 
     async def _ask_consent(self, args: ConsentArgs) -> agent_verbs.Connections:
         return await self._consent.ask(args.timeout_ms / 1000)

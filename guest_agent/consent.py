@@ -32,6 +32,10 @@ class Consent:
         """All of the guest's, as far as they fit a reply; `first` orders them."""
         return reply(self.judged(first(self._guest.sockets.connections())))
 
+    def all(self) -> list[Connection]:
+        """All of the guest's, with who is willing."""
+        return self.judged(self._guest.sockets.connections())
+
     def judged(self, found: list[Connection]) -> list[Connection]:
         """These, which are all that there are now, with who is willing."""
         self._remember(found)

@@ -13,9 +13,9 @@ from vmacro.model.facts import (
     Arrival,
     BaseFacts,
     Connection,
-    Counts,
     CopyProgress,
     CopyStatistics,
+    Counts,
     DiskCopy,
     DomainFacts,
     Endings,
@@ -202,6 +202,10 @@ class Agent(Protocol):
 
     def connections(self) -> tuple[Connection, ...]:
         """Connections to the guest's servers, each with its subflows."""
+
+    def all_connections(self) -> tuple[Connection, ...]:
+        """As connections(), by pages: all of one moment, 65,536 at most. Agents of older vmacros do not know this
+        (AgentError, code bad-verb)."""
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         """As connections(), after trying out whether the clients join an announced address, if that is not known."""

@@ -111,6 +111,23 @@ def test_an_address_is_withdrawn_from_who_can_leave_it_and_kept(stage: Stage, ag
         assert any(c.reaches(coming) and not c.mptcp for c in agent.connections())
 
 
+@certifies("Agent.count", "Agent.all_connections", "Agent.watch")
+def test_connections_are_counted_as_they_are_told(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    with stage.backstage.plain_client(coming):
+        watched = agent.watch()
+        every = {c.key: c for c in agent.all_connections()}
+        assert every.keys() == {c.key for c in agent.connections()} == {c.key for c in watched.connections}
+        counts = agent.count((coming,))
+        assert (counts.total, counts.mptcp) == (len(every), sum(c.mptcp for c in every.values()))
+        assert counts.joined == sum(c.reaches(coming) for c in every.values()) > 0
+        assert counts.watch == watched.name and counts.untold == counts.awaited == 0
+        absent = agent.count(("203.0.113.9",), (coming,))
+        assert (absent.joined, absent.apart, absent.awaited) == (0, counts.mptcp, 0)
+        with refused("bad-args"):
+            agent.count(("nowhere",))
+
+
 @certifies("Agent.publish")
 def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming: str) -> None:
     """What that does is in contract/test_public.py."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,31 @@ from typing import Any
 
 import pytest
 
+from guest_agent.pages import KEPT_FOR_S, Pages
 from guest_agent.ports import Closed, SubflowClosed
 from tests.unit.guest_fakes import AWAY, HOME, World, at_home, connection
 from tests.unit.test_endings import run
+from tests.unit.test_migrate import Straight
 from tests.unit.test_seamless import plan
 from vmacro.drivers.fake import FakeWorld
 from vmacro.errors import AgentError
 from vmacro.model.facts import Counts
 from vmacro.model.moves import Before
-from vmacro.services import handoff
-from vmacro.wire.agent_verbs import CUT, MAX_CONNECTIONS, RESET, UNANSWERED, Beyond, Connection, CountArgs, Ended
+from vmacro.planning.outcome import all_counted
+from vmacro.services import handoff, migrate
+from vmacro.wire.agent_verbs import (
+    CUT,
+    MAX_CONNECTIONS,
+    RESET,
+    UNANSWERED,
+    Beyond,
+    Connection,
+    CountArgs,
+    Ended,
+    PageArgs,
+)
 from vmacro.wire.counting import Began, began_with, counted
+from vmacro.wire.messages import ProtocolError
 
 MANY = [connection(n, HOME) for n in range(1, MAX_CONNECTIONS + 11)]
 LAST = MANY[-1]
@@ -56,7 +71,6 @@ def test_who_is_awaited() -> None:
         (mute(replace(LAST, subflows=connection(1, AWAY).subflows)), None, "unknown"),
         (replace(LAST, subflows=connection(1, "10.3.0.9").subflows), None, "carried"),
         (LAST, None, "lost"),
-        (None, Ended(LAST.key, "c", CUT, True), "lost"),
         (None, Ended(LAST.key, "c", CUT, False), "ended"),
         (None, None, "unknown"),
     ],
@@ -101,7 +115,7 @@ def test_losses_are_told_before_all_else(world: World) -> None:
 
     *_, ends, asked = run(world, "watch", "arrive", many_end, "endings", ("count", {"addresses": [AWAY]}))
     assert ends.total == len(MANY) and ends.endings[0] == Ended(LAST.key, LAST.client, RESET, True)
-    assert (asked.untold, asked.beyond) == (0, Beyond(ended=9, lost=1))
+    assert (asked.untold, asked.beyond) == (0, Beyond(ended=9)), "it is told of by name"
 
 
 def test_where_there_is_no_watch_those_there_are_counted(world: World) -> None:
@@ -121,6 +135,29 @@ def test_an_agent_says_what_its_look_took(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr(world.kernel, "look", slow_look)
     (asked,) = run(world, ("count", {"addresses": [AWAY]}))
     assert asked.took_ms == 250
+
+
+def test_pages_are_of_one_moment_which_is_kept_for_a_while(world: World) -> None:
+    world.kernel.open = list(MANY)
+    pages = Pages(world.guest, world.kernel.connections)
+
+    async def story() -> None:
+        first = pages.page(PageArgs())
+        world.kernel.open = []
+        second = pages.page(PageArgs(first.snapshot, len(first.connections)))
+        assert [*first.connections, *second.connections] == MANY and first.total == second.total == len(MANY)
+        await world.clock.passes(KEPT_FOR_S + 1)
+        with pytest.raises(ProtocolError, match="not kept any more"):
+            pages.page(PageArgs(first.snapshot, 5))
+        assert pages.page(PageArgs()).total == 0
+
+    asyncio.run(story())
+
+
+def test_a_page_says_who_is_willing(world: World) -> None:
+    world.kernel.open = [connection(1, HOME, AWAY), connection(2, HOME)]
+    (page,) = run(world, "page")
+    assert [c.willing for c in page.connections] == [True, False]
 
 
 # The orchestrator
@@ -166,3 +203,16 @@ def test_one_that_has_forgotten_the_watch_is_asked_for_each_connection() -> None
         args = CountArgs(("10.50.2.97",), willing=True)
         counts = handoff.counted_until(lambda c: False, fake.world, agent, before, args, 0.1, fake.now_s)
     assert (counts.awaited, counts.untold) == (1, 0), "it is there, and may still come"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_move_judges_more_than_it_is_told_of(lost: bool) -> None:
+    """A connection without a path is a loss although no reply has room for it."""
+    fake = FakeWorld()
+    there = [replace(connection(n, "10.50.1.97"), willing=True) for n in range(1, MAX_CONNECTIONS + 4)]
+    fake.guest.connections = [*there, connection(9999, "10.50.7.7")] if lost else there
+    outcome = migrate.run_move(plan(fake), fake.world, Straight())
+    assert len(outcome.connections) == MAX_CONNECTIONS and outcome.beyond == Beyond(followed=3, lost=int(lost))
+    assert outcome.exit_code == (5 if lost else 0)
+    assert outcome.reason == ("1 more were lost, of those only counted" if lost else "")
+    assert all_counted(outcome)["followed"] == MAX_CONNECTIONS + 3

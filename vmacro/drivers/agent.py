@@ -13,6 +13,7 @@ from vmacro.model.facts import AgentFacts, Arrival, Connection, Counts, Endings,
 from vmacro.model.nouns import Host
 from vmacro.ports import AgentStream, AgentTransport
 from vmacro.wire import agent_verbs, messages
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MOST_LISTED
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import MAX_REPLY_BYTES, Args, Hearing, Nothing, ProtocolError, Reply, Result, Verb
 
@@ -55,6 +56,15 @@ class ChannelAgent:
 
     def connections(self) -> tuple[Connection, ...]:
         return _that_have_subflows(self._ask(agent_verbs.CONNECTIONS, Nothing()))
+
+    def all_connections(self) -> tuple[Connection, ...]:
+        page = self._ask(agent_verbs.PAGE, agent_verbs.PageArgs())
+        found = [*page.connections]
+        # A page that is not full is the last one: nobody is kept by pages of one each.
+        while len(page.connections) == MAX_CONNECTIONS and len(found) < min(page.total, MOST_LISTED):
+            page = self._ask(agent_verbs.PAGE, agent_verbs.PageArgs(page.snapshot, len(found)))
+            found += page.connections
+        return tuple(c for c in found if c.subflows)
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         args = agent_verbs.ConsentArgs(timeout_ms)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from vmacro.model.facts import Connection, Ended, Flows
-from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Verdict
+from vmacro.model.facts import Beyond, Connection, Ended, Flows
+from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Outcome, Verdict
 from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT, UNANSWERED
 
 _HOW = {
@@ -33,12 +33,20 @@ _WORST = (Verdict.LOST, Verdict.UNKNOWN, Verdict.CARRIED, Verdict.FOLLOWED, Verd
 
 def judge(before: Before, after: After, present: tuple[str, ...]) -> list[ConnectionOutcome]:
     """Each connection that was there before, and what became of it; and those younger ones that were lost. `present`:
-    the guest's addresses at the new site. Of more than an outcome may hold, the worst."""
+    the guest's addresses at the new site."""
     now = {c.key: c for c in after.connections}
     ended = {e.key: e for e in after.endings.endings} if _is_unbroken(before, after) else {}
     found = [_judged(old, now.get(old.key), ended.get(old.key), before, after, present) for old in before.connections]
-    found += _younger(before, now.values(), ended.values(), after, present)
-    return found if len(found) <= MAX_CONNECTIONS else sorted(found, key=_badness)[:MAX_CONNECTIONS]
+    return [*found, *_younger(before, now.values(), ended.values(), after, present)]
+
+
+def bounded(found: list[ConnectionOutcome], beyond: Beyond) -> tuple[list[ConnectionOutcome], Beyond]:
+    """Of more than an outcome may hold, the worst; the others are counted among those beyond."""
+    if len(found) <= MAX_CONNECTIONS:
+        return found, beyond
+    worst = sorted(found, key=_badness)
+    rest = counted(worst[MAX_CONNECTIONS:])
+    return worst[:MAX_CONNECTIONS], Beyond(**{name: getattr(beyond, name) + rest[name] for name in rest})
 
 
 def compare_flows(before: Iterable[Flows], after: Iterable[Flows], carried: Iterable[str]) -> list[FlowsOutcome]:
@@ -54,6 +62,12 @@ def counted(outcomes: Iterable[ConnectionOutcome]) -> dict[str, int]:
     """How many there are of each verdict, all verdicts named."""
     counts = Counter(outcome.verdict for outcome in outcomes)
     return {verdict.value: counts[verdict] for verdict in Verdict}
+
+
+def all_counted(outcome: Outcome) -> dict[str, int]:
+    """As counted(), with those that there were too many of to be told."""
+    counts = counted(outcome.connections)
+    return {name: number + getattr(outcome.beyond, name) for name, number in counts.items()}
 
 
 def told(counts: dict[str, int]) -> str:

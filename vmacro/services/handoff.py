@@ -114,8 +114,9 @@ def once_told(
     """The connections that are there, and how the others have ended, once the guest's kernel has told of all."""
     args, deadline_s = CountArgs(present, carried), world.clock.monotonic_s() + UNTOLD_FOR_S
     while True:
-        counted_until(lambda counts: not counts.untold, world, agent, before, args, SETTLE_POLL_S, deadline_s)
-        found = After(agent.connections(), carried, agent.endings())  # what goes in between has an ending, too
+        counts = counted_until(lambda c: not c.untold, world, agent, before, args, SETTLE_POLL_S, deadline_s)
+        connections, endings = agent.connections(), agent.endings()  # what goes in between has an ending, too
+        found = After(connections, carried, endings, beyond=counts.beyond)
         if not untold(before, found) or world.clock.monotonic_s() >= deadline_s:
             return found
         world.clock.sleep(SETTLE_POLL_S)

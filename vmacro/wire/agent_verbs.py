@@ -9,6 +9,7 @@ from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
+MOST_LISTED = 65_536  # by pages
 MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256
 MOST_MS = 600_000
@@ -86,6 +87,14 @@ class WithdrawArgs:
     """The address that is meant."""
 
     address: _IpAddress
+
+
+@dataclass(frozen=True)
+class PageArgs:
+    """Go on at this place of a snapshot; '' for a new one."""
+
+    snapshot: Annotated[str, Word(optional=True)] = ""
+    at: Annotated[int, Number(0, MOST_LISTED)] = 0
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,16 @@ class Connections:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Some of a snapshot's connections, MAX_CONNECTIONS unless it is the last page, and how many there were at its
+    moment; it may have only the first MOST_LISTED."""
+
+    connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+    snapshot: Annotated[str, Word()]
+
+
+@dataclass(frozen=True)
 class Ended:
     """A connection that is no more, named by Connection.key. `how` is one of ENDED_HOW; `lost`: neither side has ended
     it, and the move may have."""
@@ -244,7 +263,8 @@ class Endings:
 
 @dataclass(frozen=True)
 class Beyond:
-    """Of the connections watched for which the watch's reply had no room, how many there are of each verdict."""
+    """Of the connections watched for which the watch's reply had no room, how many there are of each verdict. `lost`:
+    are there, and have no path; those that have ended so are among Endings, before all others."""
 
     followed: _Count = 0
     carried: _Count = 0
@@ -303,6 +323,7 @@ STATUS = Verb("status", Nothing, Status, deadline_s=5)
 CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
 RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
 CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
+PAGE = Verb("page", PageArgs, Page, deadline_s=10)
 # Besides the wait for joins: the guest borrows an address from DHCP.
 CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
 WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
@@ -317,6 +338,6 @@ WITHDRAW = Verb("withdraw", WithdrawArgs, Nothing, deadline_s=10)
 _ALL: tuple[Verb[Any, Any], ...] = (
     *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
     *(WATCH, ENDINGS, COUNT, PREPARE, ARRIVE, RETIRE),
-    *(PUBLISH, WITHDRAW),
+    *(PUBLISH, WITHDRAW, PAGE),
 )
 VERBS = {verb.name: verb for verb in _ALL}

@@ -37,9 +37,7 @@ def began_with(found: Collection[Connection]) -> Began:
     return Began(watched, frozenset(list(watched)[:MAX_CONNECTIONS]))
 
 
-def counted(
-    args: CountArgs, began: Began, now: Iterable[Connection], ended: Mapping[str, Ended], told: bool
-) -> Counts:
+def counted(args: CountArgs, began: Began, now: Iterable[Connection], ended: Mapping[str, Ended], told: bool) -> Counts:
     """Those that are there now, and what became of those watched. `ended`: of which the kernel has told, by key;
     `told`: it will soon tell of the others, too."""
     there = {c.key: c for c in now}
@@ -52,9 +50,9 @@ def counted(
         for key, (willing, used) in began.watched.items()
         if (willing if args.willing else not wanted.isdisjoint(used))
     }
-    beyond = Counter(
-        _verdict(args, there.get(key), ended.get(key)) for key in began.watched if key not in began.shown
-    )
+    hidden = [key for key in began.watched if key not in began.shown]
+    # Those that have ended by being lost are told of by name, before all others (Endings).
+    verdicts = [_verdict(args, there.get(key), ended.get(key)) for key in hidden if not _is_told(key, there, ended)]
     return Counts(
         total=len(there),
         mptcp=len(mptcp),
@@ -62,16 +60,18 @@ def counted(
         apart=len(mptcp - joined),
         awaited=len((expected - joined) & (there.keys() | untold)),
         untold=len(untold),
-        beyond=Beyond(**beyond),
+        beyond=Beyond(**Counter(verdicts)),
     )
+
+
+def _is_told(key: str, there: Mapping[str, Connection], ended: Mapping[str, Ended]) -> bool:
+    return key not in there and key in ended and ended[key].lost
 
 
 def _verdict(args: CountArgs, new: Optional[Connection], end: Optional[Ended]) -> str:
     """As the orchestrator judges each of which it is told (vmacro.planning.outcome)."""
     if new is None:
-        if end is None:
-            return "unknown"
-        return "lost" if end.lost else "ended"
+        return "ended" if end is not None else "unknown"
     good = [s for s in new.subflows if s.local in args.addresses and s.established]
     if good:
         return "unknown" if all(s.unanswered >= UNANSWERED for s in good) else "followed"

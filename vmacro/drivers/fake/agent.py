@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
 from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Counts, Endings, Watched
-from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, CountArgs
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, MAX_CONNECTIONS, CountArgs
 from vmacro.wire.counting import began_with, counted
 from vmacro.wire.messages import is_identifier
 
@@ -61,13 +61,17 @@ class FakeAgent:
             guest.restart_agent()  # who does not move it asks for no endings
 
     def connections(self) -> tuple[Connection, ...]:
-        return tuple(self._guest("connections").connections)
+        guest = self._guest("connections")
+        return tuple(guest.began.first(guest.connections)[:MAX_CONNECTIONS])
+
+    def all_connections(self) -> tuple[Connection, ...]:
+        return tuple(self._guest("page").connections)
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         guest = self._ready("consent")
         if not 0 < timeout_ms <= LONGEST_CONSENT_MS:
             raise self._refused("bad-args", f"timeout_ms must be 1 to {LONGEST_CONSENT_MS}")
-        return tuple(guest.connections)
+        return tuple(guest.connections[:MAX_CONNECTIONS])
 
     def watch(self) -> Watched:
         guest = self._guest("watch")
@@ -77,12 +81,12 @@ class FakeAgent:
             guest.watch, guest.arrived = f"watch-{guest.watches}", False
         guest.watched |= {c.key for c in guest.connections}
         guest.began = began_with(guest.connections)
-        return Watched(guest.watch, tuple(guest.connections))
+        return Watched(guest.watch, tuple(guest.connections[:MAX_CONNECTIONS]))
 
     def endings(self) -> Endings:
         guest = self._guest("endings")
-        ended = tuple(guest.ended.values())
-        return Endings(guest.watch, guest.missed, ended, len(ended))
+        ended = sorted(guest.ended.values(), key=lambda e: (not e.lost, e.key not in guest.began.shown))
+        return Endings(guest.watch, guest.missed, tuple(ended[:MAX_CONNECTIONS]), len(ended))
 
     def count(self, addresses: tuple[str, ...], carried: tuple[str, ...] = (), willing: bool = False) -> Counts:
         guest = self._guest("count")

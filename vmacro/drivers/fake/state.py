@@ -144,7 +144,7 @@ class FakeGuest:
     prepared: tuple[str, str] = ("", "")
     verbs: tuple[str, ...] = (
         *("arrive", "claim", "connections", "count", "endings", "prepare"),
-        *("publish", "retire", "status", "watch", "withdraw"),
+        *("page", "publish", "retire", "status", "watch", "withdraw"),
     )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
@@ -156,7 +156,7 @@ class FakeGuest:
     watch: str = ""
     watches: int = 0
     watched: set[str] = field(default_factory=set)
-    began: Began = Began()
+    began: Began = field(default_factory=Began)
     arrived: bool = False
     ended: dict[str, Ended] = field(default_factory=dict)
     missed: bool = False
