@@ -175,7 +175,7 @@ def counts_of(fake: FakeWorld, took_ms: int = 0, known: bool = True) -> tuple[li
                 raise AgentError("guest web: agent refused 'count'", code="bad-verb")
             return replace(count(*args), took_ms=took_ms)
 
-        agent.count = counting  # type: ignore[method-assign]
+        agent.count = counting  # type: ignore[method-assign, assignment]
         before = Before("boot-1", watched.connections, watched.name)
         args = CountArgs(("10.50.2.97",))
         until_s = fake.world.clock.monotonic_s() + 1.0
