@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -16,13 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from socket import AF_INET, AF_INET6
 
+from guest_agent import netlink
+from guest_agent.netlink import attributes, integer
 from guest_agent.ports import Ends
 from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 INET_DIAG_INFO, INET_DIAG_ULP_INFO = 2, 19
 # The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO, as a bit of a mask.
 EXTENSIONS = 1 << (INET_DIAG_INFO - 1)
@@ -35,15 +34,12 @@ SUBFLOW_ESTABLISHED = 1 << 6  # MPTCP_SUBFLOW_FLAG_FULLY_ESTABLISHED
 # include/net/tcp_states.h, as bits
 ESTABLISHED, CLOSE_WAIT = 1 << 1, 1 << 8
 CLOSING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11  # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING
-ANSWER_TIMEOUT_S = 2.0
 
-HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
 _QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
 _QUEUED_AT = 60
 _STATE_AT = 1  # inet_diag_msg.idiag_state
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True)
@@ -137,19 +133,17 @@ def cut(address: str, tokens: set[int]) -> None:
 
     For initial subflows: REMOVE_ADDR of id 0 would take those of all connections. Raises OSError.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
-        diag.settimeout(ANSWER_TIMEOUT_S)
-        for family in (AF_INET, AF_INET6):
-            for payload in list(_dump(family, ESTABLISHED | CLOSE_WAIT)):
-                token, subflow = parse(payload)
-                if token in tokens and subflow.local == address:
-                    # struct inet_diag_msg and inet_diag_req_v2 carry the same inet_diag_sockid.
-                    body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
-                    head = HEADER.pack(HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
-                    diag.send(head + body)
-                    code = -struct.unpack_from("=i", diag.recv(1 << 16), HEADER.size)[0]
-                    if code not in (0, errno.ENOENT):  # it may have ended by itself
-                        raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")
+    for family in (AF_INET, AF_INET6):
+        for payload in list(_dump(family, ESTABLISHED | CLOSE_WAIT)):
+            token, subflow = parse(payload)
+            if token in tokens and subflow.local == address:
+                # struct inet_diag_msg and inet_diag_req_v2 carry the same inet_diag_sockid.
+                body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
+                try:
+                    netlink.ask(NETLINK_SOCK_DIAG, SOCK_DESTROY, body, netlink.NLM_F_ACK)
+                except OSError as error:
+                    if error.errno != errno.ENOENT:  # it may have ended by itself
+                        raise
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
@@ -161,7 +155,7 @@ def parse(payload: bytes) -> tuple[int, Subflow]:
     outer = attributes(payload[_MESSAGE.size :])
     info, inner = _info_in(outer), attributes(outer.get(INET_DIAG_ULP_INFO, b""))
     inner = attributes(inner.get(ULP_INFO_MPTCP, b""))
-    token, flags = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
+    token, flags = (integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
     (queued,) = _QUEUED.unpack_from(payload, _QUEUED_AT)
     subflow = Subflow(
         *ends_of(payload),
@@ -179,22 +173,7 @@ def parse(payload: bytes) -> tuple[int, Subflow]:
 def _dump(family: int, states: int) -> Iterator[bytes]:
     """Payloads of all sockets. Raises OSError, TimeoutError among them."""
     body = _REQUEST.pack(family, socket.IPPROTO_TCP, EXTENSIONS, states)
-    head = HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
-        diag.settimeout(ANSWER_TIMEOUT_S)
-        diag.send(head + body)
-        while True:
-            data = diag.recv(1 << 17)
-            at = 0
-            while len(data) - at >= HEADER.size:
-                length, kind, _, _, _ = HEADER.unpack_from(data, at)
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data, at + HEADER.size)[0]
-                    raise OSError(code, "sock_diag refused")
-                yield data[at + HEADER.size : at + length]
-                at += max((length + 3) & ~3, HEADER.size)
+    return netlink.dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, body)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -204,20 +183,3 @@ def _address(family: int, raw: bytes) -> str:
         return str(ipaddress.IPv4Address(raw[:4]))
     address = ipaddress.IPv6Address(raw)
     return str(address.ipv4_mapped or address)
-
-
-def attributes(raw: bytes) -> dict[int, bytes]:
-    """Netlink attributes (struct nlattr) by type."""
-    found: dict[int, bytes] = {}
-    at = 0
-    while len(raw) - at >= 4:
-        length, kind = _ATTRIBUTE.unpack_from(raw, at)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = raw[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return found
-
-
-def _integer(raw: bytes) -> int:
-    return int.from_bytes(raw, "little")
