@@ -27,6 +27,7 @@ from vmacro import wiring
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import load
 from vmacro.model.events import Event, PhaseBegan, PhaseEnded
+from vmacro.model.facts import CountArgs
 from vmacro.model.moves import Phase
 from vmacro.services.event_json import from_plain
 
@@ -95,7 +96,7 @@ def looks(lab: Lab) -> float:
     settings, status = wiring.load(lab.inventory_file), lab.guest(GUEST)
     (host,) = (h for h in settings.inventory.hosts if h.site == status.site)
     with wiring.opened(settings) as world, world.agent(host, GUEST) as agent:
-        return median(agent.count((address_of(lab, GUEST),)).took_ms for _ in range(LOOKS))
+        return median(agent.count(CountArgs((address_of(lab, GUEST),))).took_ms for _ in range(LOOKS))
 
 
 def took_ms(events: list[Event], phase: Phase) -> float:

@@ -68,20 +68,14 @@ class Consent:
         await guest.link.borrow(lease.address)
         try:
             await guest.announce(lease.address, backup=True)
-            await self._until(all_have_joined, timeout_s)
+            await guest.until(all_have_joined, timeout_s, LOOK_EVERY_S)
         finally:
             await guest.withdraw_all(lease.address)
             # Subflows close in good order while the address is still there: one that does not stays open at the client.
             # A subflow whose path is lost is not waited for.
-            await self._until(lambda: not guest.sockets.has_sockets(lease.address), GOODBYE_S)
+            await guest.until(lambda: not guest.sockets.has_sockets(lease.address), GOODBYE_S, LOOK_EVERY_S)
             await guest.link.move_out(lease.address)
         return declined
-
-    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `condition` holds, or for `timeout_s` seconds."""
-        deadline = self._guest.clock.now_s() + timeout_s
-        while not condition() and self._guest.clock.now_s() < deadline:
-            await self._guest.clock.sleep(LOOK_EVERY_S)
 
     def _look(self) -> list[Connection]:
         found = self._guest.sockets.connections()

@@ -136,7 +136,7 @@ _QUESTIONS: tuple[Callable[[ChannelAgent], object], ...] = (
     lambda agent: agent.claim("web-1", "me@here", 60),
     lambda agent: agent.release("web-1"),
     lambda agent: agent.connections(),
-    lambda agent: agent.count(("10.0.0.1",)),
+    lambda agent: agent.count(agent_verbs.CountArgs(("10.0.0.1",))),
     lambda agent: agent.arrive("10.0.0.1"),
     lambda agent: agent.retire("10.0.0.1"),
 )

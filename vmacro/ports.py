@@ -15,6 +15,7 @@ from vmacro.model.facts import (
     Connection,
     CopyProgress,
     CopyStatistics,
+    CountArgs,
     Counts,
     DiskCopy,
     DomainFacts,
@@ -218,9 +219,9 @@ class Agent(Protocol):
         """How connections have ended since the watch began that is under way: of those watched all, of younger ones
         those that the move may have ended."""
 
-    def count(self, addresses: tuple[str, ...], carried: tuple[str, ...] = (), willing: bool = False) -> Counts:
+    def count(self, args: CountArgs) -> Counts:
         """How many connections there are, and what became of those watched, without telling of each: see
-        wire.agent_verbs.CountArgs. Agents of older vmacros do not know this (AgentError, code bad-verb)."""
+        CountArgs."""
 
     def prepare(self, address: str, address6: str = "") -> None:
         """Take the new addresses, too, and announce them as backup, so that clients join while the guest is at the

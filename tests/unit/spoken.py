@@ -100,7 +100,7 @@ class _Channel:
             every = agent.all_connections()
             return agent_verbs.Page(every[args.at : args.at + agent_verbs.MAX_CONNECTIONS], len(every), "page-1")
         if verb == "count":
-            return agent.count(args.addresses, args.carried, args.willing)
+            return agent.count(args)
         if verb == "endings":
             return agent.endings()
         if verb == "arrive":

@@ -50,7 +50,7 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "consent": (lambda a: a.consent(1500), CONNECTIONS),
     "watch": (lambda a: a.watch(), dataclasses.replace(CONNECTIONS, watch="w-1")),
     "endings": (lambda a: a.endings(), ENDINGS),
-    "count": (lambda a: a.count(("10.2.0.9",), ("10.1.0.9",), True), COUNTS),
+    "count": (lambda a: a.count(agent_verbs.CountArgs(("10.2.0.9",), ("10.1.0.9",), True, ("10.1.0.9",))), COUNTS),
     "prepare": (lambda a: a.prepare("10.2.0.9", "fd00:2::9"), messages.Nothing()),
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),

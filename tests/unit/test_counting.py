@@ -17,7 +17,6 @@ from tests.unit.test_endings import run
 from tests.unit.test_migrate import Straight
 from tests.unit.test_seamless import plan
 from vmacro.drivers.fake import FakeWorld
-from vmacro.errors import AgentError
 from vmacro.model.facts import Counts
 from vmacro.model.moves import Before
 from vmacro.planning.outcome import all_counted
@@ -71,6 +70,7 @@ def test_who_is_awaited() -> None:
         (mute(replace(LAST, subflows=connection(1, AWAY).subflows)), None, "unknown"),
         (replace(LAST, subflows=connection(1, "10.3.0.9").subflows), None, "carried"),
         (LAST, None, "lost"),
+        (replace(LAST, subflows=connection(1, "10.7.0.9").subflows), None, "unknown"),
         (None, Ended(LAST.key, "c", CUT, False), "ended"),
         (None, None, "unknown"),
     ],
@@ -80,7 +80,8 @@ def test_one_that_no_reply_had_room_for_is_judged_all_the_same(
 ) -> None:
     others = MANY[:MAX_CONNECTIONS]
     now, ended = [*others, *filter(None, [new])], {end.key: end} if end else {}
-    found = counted(CountArgs((AWAY,), ("10.3.0.9",)), began_with([*others, LAST]), now, ended, told=True)
+    args = CountArgs((AWAY,), ("10.3.0.9",), known=(HOME, "10.3.0.9"))
+    found = counted(args, began_with([*others, LAST]), now, ended, told=True)
     assert found.beyond == Beyond(**{verdict: 1})
 
 
@@ -163,35 +164,43 @@ def test_a_page_says_who_is_willing(world: World) -> None:
 # The orchestrator
 
 
-def counts_of(fake: FakeWorld, took_ms: int = 0, known: bool = True) -> tuple[list[float], Counts]:
-    """When a guest was asked in one second, and the last answer, of one whose agent has `known` the verb."""
+def counts_of(fake: FakeWorld, took_ms: int, remembers: bool) -> tuple[list[float], Counts]:
+    """When a guest was asked in one second, and the last answer, of one whose agent `remembers` the watch."""
     asked_s: list[float] = []
     with fake.world.agent(plan(fake).source, "web") as agent:
         watched, count = agent.watch(), agent.count
 
         def counting(*args: Any) -> Counts:
             asked_s.append(fake.now_s)
-            if not known:
-                raise AgentError("guest web: agent refused 'count'", code="bad-verb")
             return replace(count(*args), took_ms=took_ms)
 
         agent.count = counting  # type: ignore[method-assign, assignment]
-        before = Before("boot-1", watched.connections, watched.name)
+        before = Before("boot-1", watched.connections, watched.name if remembers else "")
         args = CountArgs(("10.50.2.97",))
         until_s = fake.world.clock.monotonic_s() + 1.0
         return asked_s, handoff.counted_until(lambda c: not c.apart, fake.world, agent, before, args, 0.1, until_s)
 
 
 @pytest.mark.parametrize(("took_ms", "times"), [(0, 11), (10, 11), (50, 4), (60_000, 2)])
-def test_a_guest_counts_for_a_tenth_of_its_time_at_most(took_ms: int, times: int) -> None:
-    asked_s, counts = counts_of(FakeWorld(), took_ms)
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_guest_counts_for_a_tenth_of_its_time_at_most(took_ms: int, times: int, remembers: bool) -> None:
+    """Also one whose kernel does not tell of ends."""
+    asked_s, counts = counts_of(FakeWorld(), took_ms, remembers)
     assert times <= len(asked_s) <= times + 1 and asked_s[-1] - asked_s[0] == pytest.approx(1.0)
     assert counts.apart == counts.total == 1
 
 
-def test_an_older_agent_tells_of_each_connection_instead() -> None:
-    _, counts = counts_of(FakeWorld(), known=False)
-    assert (counts.total, counts.apart, counts.took_ms) == (1, 1, 0)
+def test_a_guest_that_looks_for_long_rests_for_long(world: World) -> None:
+    looks: list[float] = []
+
+    def slow_look() -> bool:
+        looks.append(world.clock.now_s())
+        world.clock._now += 0.1
+        return False
+
+    began_s = world.clock.now_s()
+    asyncio.run(world.clock.run(world.guest.until(slow_look, 10.0, 0.05)))
+    assert looks == pytest.approx([began_s + n for n in range(11)])
 
 
 def test_one_that_has_forgotten_the_watch_is_asked_for_each_connection() -> None:
@@ -210,7 +219,7 @@ def test_a_move_judges_more_than_it_is_told_of(lost: bool) -> None:
     """A connection without a path is a loss although no reply has room for it."""
     fake = FakeWorld()
     there = [replace(connection(n, "10.50.1.97"), willing=True) for n in range(1, MAX_CONNECTIONS + 4)]
-    fake.guest.connections = [*there, connection(9999, "10.50.7.7")] if lost else there
+    fake.guest.connections = [*there, connection(9999, "fd50:7::7")] if lost else there
     outcome = migrate.run_move(plan(fake), fake.world, Straight())
     assert len(outcome.connections) == MAX_CONNECTIONS and outcome.beyond == Beyond(followed=3, lost=int(lost))
     assert outcome.exit_code == (5 if lost else 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Connection, Counts, Endings, Watched
+from vmacro.model.facts import AgentFacts, Arrival, Connection, CountArgs, Counts, Endings, Watched
 from vmacro.model.nouns import Host
 from vmacro.ports import AgentStream, AgentTransport
 from vmacro.wire import agent_verbs, messages
@@ -77,8 +77,8 @@ class ChannelAgent:
     def endings(self) -> Endings:
         return self._ask(agent_verbs.ENDINGS, Nothing())
 
-    def count(self, addresses: tuple[str, ...], carried: tuple[str, ...] = (), willing: bool = False) -> Counts:
-        return self._ask(agent_verbs.COUNT, agent_verbs.CountArgs(addresses, carried, willing))
+    def count(self, args: CountArgs) -> Counts:
+        return self._ask(agent_verbs.COUNT, args)
 
     def arrive(self, left: str) -> Arrival:
         return self._ask(agent_verbs.ARRIVE, agent_verbs.ArriveArgs(left))

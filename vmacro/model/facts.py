@@ -15,6 +15,7 @@ from vmacro.wire.agent_verbs import Arrival as Arrival
 from vmacro.wire.agent_verbs import Beyond as Beyond
 from vmacro.wire.agent_verbs import Claim as Claim
 from vmacro.wire.agent_verbs import Connection as Connection
+from vmacro.wire.agent_verbs import CountArgs as CountArgs
 from vmacro.wire.agent_verbs import Counts as Counts
 from vmacro.wire.agent_verbs import Ended as Ended
 from vmacro.wire.agent_verbs import Endings as Endings

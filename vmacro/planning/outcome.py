@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from vmacro.model.facts import Beyond, Connection, Ended, Flows
 from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Outcome, Verdict
-from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT, UNANSWERED
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT, CountArgs
+from vmacro.wire.counting import CARRIED, ELSEWHERE, FOLLOWED, JOINING, MUTE, NO_PATH, how_it_is
 
 _HOW = {
     CLOSED: "it was closed in good order",
@@ -103,24 +104,17 @@ def _judged(
 def _verdict_of_one_there(
     new: Connection, before: Before, after: After, present: tuple[str, ...]
 ) -> tuple[Verdict, str]:
-    if new.reaches(*present):
-        good = [s for s in new.subflows if s.local in present and s.established]
-        mute = all(s.unanswered >= UNANSWERED for s in good)
-        return (Verdict.UNKNOWN, _MUTE) if mute else (Verdict.FOLLOWED, "")
-    if new.uses(*after.carried):
-        return Verdict.CARRIED, why_carried(new)
-    if new.uses(*present):
-        return Verdict.UNKNOWN, _JOINING
-    if _is_of_another_card(new, before):
-        return Verdict.UNKNOWN, _ELSEWHERE.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)))
-    return Verdict.LOST, _NO_PATH.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)) or "no address")
-
-
-def _is_of_another_card(new: Connection, before: Before) -> bool:
-    """Its network may be one at both sites. Of IPv6 the agent does not know all addresses that its own card has."""
-    return bool(before.addresses and new.subflows) and all(
-        s.local not in before.addresses and ":" not in s.local for s in new.subflows
-    )
+    used = " and ".join(dict.fromkeys(s.local for s in new.subflows)) or "no address"
+    how = how_it_is(new, CountArgs(present, after.carried, known=before.addresses))
+    verdicts = {
+        FOLLOWED: (Verdict.FOLLOWED, ""),
+        MUTE: (Verdict.UNKNOWN, _MUTE),
+        CARRIED: (Verdict.CARRIED, why_carried(new)),
+        JOINING: (Verdict.UNKNOWN, _JOINING),
+        ELSEWHERE: (Verdict.UNKNOWN, _ELSEWHERE.format(used)),
+        NO_PATH: (Verdict.LOST, _NO_PATH.format(used)),
+    }
+    return verdicts[how]
 
 
 def why_carried(connection: Connection) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Protocol
 
 from vmacro.errors import AgentError
@@ -15,11 +16,10 @@ from vmacro.model.moves import NOTHING_HEARD, After, Before, Plan
 from vmacro.planning.outcome import untold
 from vmacro.ports import Agent, World
 from vmacro.wire.agent_verbs import CountArgs
-from vmacro.wire.counting import began_with, counted
+from vmacro.wire.counting import REST, began_with, counted
 
 SETTLE_POLL_S = 0.1
 AGENT_PATIENCE_S = 0.1
-REST = 9  # times as long as it took the guest to count
 UNTOLD_FOR_S = 2.0  # the kernel tells of an end a moment later, and the agent waits for it
 
 
@@ -112,7 +112,8 @@ def once_told(
     world: World, agent: Agent, before: Before, present: tuple[str, ...], carried: tuple[str, ...] = ()
 ) -> After:
     """The connections that are there, and how the others have ended, once the guest's kernel has told of all."""
-    args, deadline_s = CountArgs(present, carried), world.clock.monotonic_s() + UNTOLD_FOR_S
+    args = CountArgs(present, carried, known=before.addresses)
+    deadline_s = world.clock.monotonic_s() + UNTOLD_FOR_S
     while True:
         counts = counted_until(lambda c: not c.untold, world, agent, before, args, SETTLE_POLL_S, deadline_s)
         connections, endings = agent.connections(), agent.endings()  # what goes in between has an ending, too
@@ -142,16 +143,14 @@ def counted_until(
 
 
 def _count(agent: Agent, before: Before, args: CountArgs) -> Counts:
-    """Where the agent cannot, as it is an older one or knows of no such watch, it tells of each connection."""
-    try:
-        counts = agent.count(args.addresses, args.carried, args.willing)
-        if counts.watch == before.watch != "":
-            return counts
-    except AgentError as error:
-        if error.code != "bad-verb":
-            raise
+    """Where the agent knows of no such watch, it does not know whom to wait for: then it tells of each connection."""
+    counts = agent.count(args)
+    if counts.watch == before.watch != "":
+        return counts
     connections = agent.connections()
     endings = agent.endings() if before.watch else NOTHING_HEARD
     unbroken = bool(before.watch) and endings.watch == before.watch
     ended = {e.key: e for e in endings.endings} if unbroken else {}
-    return counted(args, began_with(before.connections), connections, ended, unbroken and not endings.missed)
+    told = unbroken and not endings.missed
+    found = counted(args, began_with(before.connections), connections, ended, told)
+    return replace(counts, awaited=found.awaited, untold=found.untold, beyond=found.beyond)

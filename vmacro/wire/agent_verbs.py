@@ -100,11 +100,13 @@ class PageArgs:
 @dataclass(frozen=True)
 class CountArgs:
     """Count connections by whether they use any of `addresses`, or one of the `carried`. Of those watched are awaited:
-    who was willing when that was asked for; without `willing`, who used one of the addresses already then."""
+    who was willing when that was asked for; without `willing`, who used one of the addresses already then. `known`:
+    all addresses of the card that moved, before it did; none where nobody knows."""
 
     addresses: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)]
     carried: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
     willing: bool = False
+    known: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
 
 
 @dataclass(frozen=True)

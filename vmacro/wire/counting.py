@@ -17,6 +17,9 @@ from vmacro.wire.agent_verbs import (
     Ended,
 )
 
+FOLLOWED, MUTE, CARRIED, JOINING, ELSEWHERE, NO_PATH = "followed", "mute", "carried", "joining", "elsewhere", "no path"
+REST = 9  # times as long as a look took: a tenth of a guest's time goes into being looked at, however many there are
+
 
 @dataclass(frozen=True)
 class Began:
@@ -69,12 +72,22 @@ def _is_told(key: str, there: Mapping[str, Connection], ended: Mapping[str, Ende
 
 
 def _verdict(args: CountArgs, new: Optional[Connection], end: Optional[Ended]) -> str:
-    """As the orchestrator judges each of which it is told (vmacro.planning.outcome)."""
     if new is None:
         return "ended" if end is not None else "unknown"
-    good = [s for s in new.subflows if s.local in args.addresses and s.established]
+    return {FOLLOWED: "followed", CARRIED: "carried", NO_PATH: "lost"}.get(how_it_is(new, args), "unknown")
+
+
+def how_it_is(connection: Connection, args: CountArgs) -> str:
+    """One that is there: FOLLOWED, MUTE (its client does not answer at the new address), CARRIED, JOINING (its client
+    has not answered there yet), ELSEWHERE (on another card of the guest's), or NO_PATH."""
+    good = [s for s in connection.subflows if s.local in args.addresses and s.established]
     if good:
-        return "unknown" if all(s.unanswered >= UNANSWERED for s in good) else "followed"
-    if new.uses(*args.carried):
-        return "carried"
-    return "unknown" if new.uses(*args.addresses) else "lost"
+        return MUTE if all(s.unanswered >= UNANSWERED for s in good) else FOLLOWED
+    if connection.uses(*args.carried):
+        return CARRIED
+    if connection.uses(*args.addresses):
+        return JOINING
+    # The other card's network may be one at both sites. Of IPv6 the agent does not know all that its own card has.
+    used = [s.local for s in connection.subflows]
+    elsewhere = args.known and used and all(a not in args.known and ":" not in a for a in used)
+    return ELSEWHERE if elsewhere else NO_PATH

@@ -88,11 +88,10 @@ class FakeAgent:
         ended = sorted(guest.ended.values(), key=lambda e: (not e.lost, e.key not in guest.began.shown))
         return Endings(guest.watch, guest.missed, tuple(ended[:MAX_CONNECTIONS]), len(ended))
 
-    def count(self, addresses: tuple[str, ...], carried: tuple[str, ...] = (), willing: bool = False) -> Counts:
+    def count(self, args: CountArgs) -> Counts:
         guest = self._guest("count")
-        for text in (*addresses, *carried):
+        for text in (*args.addresses, *args.carried, *args.known):
             self._see_that_it_is_one(text)
-        args = CountArgs(addresses, carried, willing)
         told = bool(guest.watch) and not guest.missed
         return replace(counted(args, guest.began, guest.connections, guest.ended, told), watch=guest.watch)
 
