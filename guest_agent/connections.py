@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from socket import AF_INET, AF_INET6
+from socket import AF_INET
 
 from guest_agent import netlink
 from guest_agent.netlink import attributes, integer
@@ -21,7 +21,10 @@ from guest_agent.ports import Ends
 from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+SOCK_DESTROY = 21
+# This older request has the kernel walk through its table once for both families, SOCK_DIAG_BY_FAMILY for each. The
+# table has a place for each 128 KiB of memory: where sockets are few, it takes longer than they do.
+TCPDIAG_GETSOCK = 18
 INET_DIAG_INFO, INET_DIAG_ULP_INFO = 2, 19
 # The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO, as a bit of a mask.
 EXTENSIONS = 1 << (INET_DIAG_INFO - 1)
@@ -35,7 +38,7 @@ SUBFLOW_ESTABLISHED = 1 << 6  # MPTCP_SUBFLOW_FLAG_FULLY_ESTABLISHED
 ESTABLISHED, CLOSE_WAIT = 1 << 1, 1 << 8
 CLOSING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11  # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING
 
-_REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for all sockets
+_REQUEST = struct.Struct("=3xB48xI4x")  # inet_diag_req, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
 _QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
 _QUEUED_AT = 60
@@ -89,12 +92,11 @@ def look() -> tuple[list[Connection], set[Ends]]:
     """As connections(), and by the same dump the sockets that have said goodbye and wait for their peers'. Raises
     OSError."""
     there, closing = [], set()
-    for family in (AF_INET, AF_INET6):
-        for payload in _dump(family, ESTABLISHED | CLOSE_WAIT | CLOSING):
-            if CLOSING >> payload[_STATE_AT] & 1:
-                closing.add(ends_of(payload))
-            else:
-                there.append(parse(payload))
+    for payload in _dump(ESTABLISHED | CLOSE_WAIT | CLOSING):
+        if CLOSING >> payload[_STATE_AT] & 1:
+            closing.add(ends_of(payload))
+        else:
+            there.append(parse(payload))
     return _joined(there), closing
 
 
@@ -133,21 +135,20 @@ def cut(address: str, tokens: set[int]) -> None:
 
     For initial subflows: REMOVE_ADDR of id 0 would take those of all connections. Raises OSError.
     """
-    for family in (AF_INET, AF_INET6):
-        for payload in list(_dump(family, ESTABLISHED | CLOSE_WAIT)):
-            token, subflow = parse(payload)
-            if token in tokens and subflow.local == address:
-                # struct inet_diag_msg and inet_diag_req_v2 carry the same inet_diag_sockid.
-                body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
-                try:
-                    netlink.ask(NETLINK_SOCK_DIAG, SOCK_DESTROY, body, netlink.NLM_F_ACK)
-                except OSError as error:
-                    if error.errno != errno.ENOENT:  # it may have ended by itself
-                        raise
+    for payload in list(_dump(ESTABLISHED | CLOSE_WAIT)):
+        token, subflow = parse(payload)
+        if token in tokens and subflow.local == address:
+            # struct inet_diag_msg and inet_diag_req_v2 begin with the family, and carry the same inet_diag_sockid.
+            body = struct.pack("=BBBxI", payload[0], socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
+            try:
+                netlink.ask(NETLINK_SOCK_DIAG, SOCK_DESTROY, body, netlink.NLM_F_ACK)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # it may have ended by itself
+                    raise
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
-    return (parse(payload) for family in (AF_INET, AF_INET6) for payload in _dump(family, states))
+    return map(parse, _dump(states))
 
 
 def parse(payload: bytes) -> tuple[int, Subflow]:
@@ -170,10 +171,9 @@ def parse(payload: bytes) -> tuple[int, Subflow]:
     return token, subflow
 
 
-def _dump(family: int, states: int) -> Iterator[bytes]:
-    """Payloads of all sockets. Raises OSError, TimeoutError among them."""
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, EXTENSIONS, states)
-    return netlink.dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, body)
+def _dump(states: int) -> Iterator[bytes]:
+    """Payloads of all sockets, of either family. Raises OSError, TimeoutError among them."""
+    return netlink.dump(NETLINK_SOCK_DIAG, TCPDIAG_GETSOCK, _REQUEST.pack(EXTENSIONS, states))
 
 
 @lru_cache(maxsize=1 << 14)
