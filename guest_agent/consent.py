@@ -13,6 +13,11 @@ GOODBYE_S = 2.0
 LOOK_EVERY_S = 0.05
 
 
+def reply(found: list[Connection]) -> Connections:
+    """As far as they fit."""
+    return Connections(tuple(found[:MAX_CONNECTIONS]), len(found))
+
+
 class Consent:
     """Who has joined once is remembered by token, and not asked again while no announced address takes a slot of its
     client's: one that holds a slot may have none left. Who was asked in vain, or needed an old address after a move, is
@@ -23,18 +28,19 @@ class Consent:
         self._willing: set[int] = set()
         self._declined: set[int] = set()
 
-    def connections(self) -> Connections:
-        """All of the guest's, as far as they fit a reply."""
-        return self.told(self._guest.sockets.connections())
+    def connections(self, first: Callable[[list[Connection]], list[Connection]] = lambda found: found) -> Connections:
+        """All of the guest's, as far as they fit a reply; `first` orders them."""
+        return reply(self.judged(first(self._guest.sockets.connections())))
 
-    def told(self, found: list[Connection]) -> Connections:
-        """These, which are all that there are now, as far as they fit a reply."""
+    def all(self) -> list[Connection]:
+        """All of the guest's, with who is willing."""
+        return self.judged(self._guest.sockets.connections())
+
+    def judged(self, found: list[Connection]) -> list[Connection]:
+        """These, which are all that there are now, with who is willing."""
         self._remember(found)
         willing = self._willing - self._declined - self._guest.stuck
-        listed = [
-            replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in willing) for c in found[:MAX_CONNECTIONS]
-        ]
-        return Connections(tuple(listed), len(found))
+        return [replace(c, subflows=c.subflows[:MAX_SUBFLOWS], willing=c.token in willing) for c in found]
 
     async def ask(self, timeout_s: float) -> Connections:
         """Ask every client whose consent is unknown to join a second address of this site.
@@ -63,20 +69,14 @@ class Consent:
         await guest.link.borrow(lease.address)
         try:
             await guest.announce(lease.address, backup=True)
-            await self._until(all_have_joined, timeout_s)
+            await guest.until(all_have_joined, timeout_s, LOOK_EVERY_S)
         finally:
             await guest.withdraw_all(lease.address)
             # Subflows close in good order while the address is still there: one that does not stays open at the client.
             # A subflow whose path is lost is not waited for.
-            await self._until(lambda: not guest.sockets.has_sockets(lease.address), GOODBYE_S)
+            await guest.until(lambda: not guest.sockets.has_sockets(lease.address), GOODBYE_S, LOOK_EVERY_S)
             await guest.link.move_out(lease.address)
         return declined
-
-    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `condition` holds, or for `timeout_s` seconds."""
-        deadline = self._guest.clock.now_s() + timeout_s
-        while not condition() and self._guest.clock.now_s() < deadline:
-            await self._guest.clock.sleep(LOOK_EVERY_S)
 
     def _look(self) -> list[Connection]:
         found = self._guest.sockets.connections()

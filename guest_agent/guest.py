@@ -8,12 +8,13 @@ import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from guest_agent.endpoint_ids import fresh_id
 from guest_agent.ports import Clock, Endpoints, KernelEvents, Leases, Link, Sockets
 from guest_agent.state import FILE, State
 from vmacro.wire.agent_verbs import Lease
+from vmacro.wire.counting import REST
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
@@ -101,6 +102,18 @@ class Guest:
         """The guest has the address no more."""
         if self.state.public.pop(address, None) is not None:
             self.save()
+
+    async def until(self, holds: Callable[[], bool], within_s: float, every_s: float) -> None:
+        """Look until it holds, or for so long. To look at thousands of connections takes long: a tenth of the time goes
+        into that at most."""
+        deadline_s = self.clock.now_s() + within_s
+        while True:
+            began_s = self.clock.now_s()
+            if holds() or began_s >= deadline_s:
+                return
+            ended_s = self.clock.now_s()
+            rest_s = min(max(every_s, REST * (ended_s - began_s)), deadline_s - ended_s)
+            await self.clock.sleep(max(rest_s, 0.0))
 
     def later(self, what: Coroutine[Any, Any, None]) -> None:
         """Runs by itself, and is kept until it has ended."""

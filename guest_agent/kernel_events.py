@@ -3,8 +3,7 @@
 - mptcp_pm_events of generic netlink's mptcp_pm (needs CAP_NET_ADMIN): MPTCP connections and their subflows, by token.
 - SKNLGRP_INET_TCP_DESTROY and its like of sock_diag: each TCP socket, as it is freed, with its tcp_info.
 
-By hand, as connections.py is, and for the same reason. What comes when was tried on real kernels: docs/decisions/0021,
-tests/contract/test_kernel_events.py.
+What comes when was tried on real kernels: docs/decisions/0021, tests/contract/test_kernel_events.py.
 """
 
 from __future__ import annotations
@@ -13,26 +12,15 @@ import contextlib
 import errno
 import logging
 import socket
-import struct
-from collections.abc import Iterator
 from socket import AF_INET
 
-from guest_agent.connections import (
-    HEADER,
-    NETLINK_SOCK_DIAG,
-    NLM_F_REQUEST,
-    NLMSG_ERROR,
-    attributes,
-    ends_of,
-    tcp_info,
-)
+from guest_agent.connections import NETLINK_SOCK_DIAG, ends_of, tcp_info
+from guest_agent.netlink import GENERIC, NETLINK_GENERIC, attributes, generic_family, integer, opened, payloads
 from guest_agent.ports import Closed, Ends, KernelEvent, SocketGone, SubflowClosed, SubflowOpened
 
 LOG = logging.getLogger(__name__)
-# include/uapi/linux/netlink.h, genetlink.h, sock_diag.h
-NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 0x10, 3
-CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME, CTRL_ATTR_MCAST_GROUPS = 1, 2, 7
-CTRL_ATTR_MCAST_GRP_NAME, CTRL_ATTR_MCAST_GRP_ID = 1, 2
+# include/uapi/linux/genetlink.h, netlink.h, sock_diag.h
+CTRL_ATTR_MCAST_GROUPS, CTRL_ATTR_MCAST_GRP_NAME, CTRL_ATTR_MCAST_GRP_ID = 7, 1, 2
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 TCP_DESTROY_GROUPS = (1, 3)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
 SO_RCVBUFFORCE = 33
@@ -41,9 +29,7 @@ CREATED, CLOSED, SUB_ESTABLISHED, SUB_CLOSED = 1, 3, 10, 11
 TOKEN, SADDR4, SADDR6, DADDR4, DADDR6, SPORT, DPORT, ERROR = 1, 5, 6, 7, 8, 9, 10, 12
 # Room for what comes between two looks: each message takes about 1 KiB of the kernel's memory, whatever its length.
 RECEIVE_BYTES = 8 << 20
-ANSWER_TIMEOUT_S = 2.0
 MOST_AT_ONCE = 1 << 14  # messages of a socket in one look: twice as many as there is room for. A flood has no end
-_GENERIC = struct.Struct("=BBH")
 
 
 class KernelEvents:
@@ -77,7 +63,7 @@ class KernelEvents:
                         raise
                     missed = True  # more came than there was room for; what came since is still to be read
                     continue
-                events += [event for event in map(parse, _payloads(data)) if event is not None]
+                events += [event for event in map(parse, payloads(data)) if event is not None]
         return events, missed
 
     def stop(self) -> None:
@@ -89,14 +75,14 @@ class KernelEvents:
 
 def path_manager_event(payload: bytes) -> KernelEvent | None:
     """Of one message of mptcp_pm_events; None for those that tell of nothing that we ask about."""
-    command, found = payload[0], attributes(payload[_GENERIC.size :])
-    token = int.from_bytes(found.get(TOKEN, b""), "little")
+    command, found = payload[0], attributes(payload[GENERIC.size :])
+    token = integer(found.get(TOKEN, b""))
     if command == CLOSED:
         return Closed(token)
     if command in (CREATED, SUB_ESTABLISHED):
         return SubflowOpened(token, _ends(found))
     if command == SUB_CLOSED:
-        return SubflowClosed(token, _ends(found), int.from_bytes(found.get(ERROR, b""), "little"))
+        return SubflowClosed(token, _ends(found), integer(found.get(ERROR, b"")))
     return None
 
 
@@ -112,54 +98,30 @@ def socket_gone(payload: bytes) -> KernelEvent | None:
 
 
 def _path_manager_events() -> socket.socket:
-    with contextlib.ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC))
-        sock.bind((0, 0))
-        sock.settimeout(ANSWER_TIMEOUT_S)
-        name = b"mptcp_pm\0"
-        asked = struct.pack("=HH12s", 4 + len(name), CTRL_ATTR_FAMILY_NAME, name)
-        body = _GENERIC.pack(CTRL_CMD_GETFAMILY, 1, 0) + asked
-        sock.send(HEADER.pack(HEADER.size + len(body), GENL_ID_CTRL, NLM_F_REQUEST, 1, 0) + body)
-        for payload in _payloads(sock.recv(1 << 16)):
-            groups = attributes(attributes(payload[_GENERIC.size :]).get(CTRL_ATTR_MCAST_GROUPS, b""))
-            for group in map(attributes, groups.values()):
-                if group.get(CTRL_ATTR_MCAST_GRP_NAME) == b"mptcp_pm_events\0":
-                    _join(sock, int.from_bytes(group[CTRL_ATTR_MCAST_GRP_ID], "little"))
-                    undo.pop_all()
-                    return sock
-        raise OSError(errno.ENOENT, "this kernel has no mptcp_pm_events")
+    groups = attributes(generic_family("mptcp_pm").get(CTRL_ATTR_MCAST_GROUPS, b""))
+    for group in map(attributes, groups.values()):
+        if group.get(CTRL_ATTR_MCAST_GRP_NAME) == b"mptcp_pm_events\0":
+            return _joined(NETLINK_GENERIC, integer(group[CTRL_ATTR_MCAST_GRP_ID]))
+    raise OSError(errno.ENOENT, "this kernel has no mptcp_pm_events")
 
 
 def _destroyed_sockets() -> socket.socket:
+    return _joined(NETLINK_SOCK_DIAG, *TCP_DESTROY_GROUPS)
+
+
+def _joined(protocol: int, *groups: int) -> socket.socket:
     with contextlib.ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG))
+        sock = undo.enter_context(opened(protocol))
         sock.bind((0, 0))
-        _join(sock, *TCP_DESTROY_GROUPS)
+        for group in groups:
+            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # as much as the system allows
+        sock.setblocking(False)
         undo.pop_all()
         return sock
-
-
-def _join(sock: socket.socket, *groups: int) -> None:
-    for group in groups:
-        sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # as much as the system allows
-    sock.setblocking(False)
-
-
-def _payloads(data: bytes) -> Iterator[bytes]:
-    """Of the messages in one datagram. Raises OSError for the kernel's refusal."""
-    while len(data) >= HEADER.size:
-        length, kind, _, _, _ = HEADER.unpack_from(data)
-        if kind == NLMSG_ERROR:
-            code = -struct.unpack_from("=i", data, HEADER.size)[0]
-            raise OSError(code, "netlink refused")
-        if length < HEADER.size:
-            return
-        yield data[HEADER.size : length]
-        data = data[(length + 3) & ~3 :]
 
 
 def _ends(found: dict[int, bytes]) -> Ends:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import AsyncIterator
 from socket import AF_INET, AF_INET6
 
@@ -13,8 +14,11 @@ from pyroute2.netlink.generic.mptcp import MPTCP_PM_CMD_SET_FLAGS, AsyncMPTCP, m
 
 from guest_agent.endpoint_ids import fresh_id
 from guest_agent.link import collect
+from guest_agent.netlink import GENERIC, NETLINK_GENERIC, attributes, dump, generic_family, integer
 
 # include/uapi/linux/mptcp.h and mptcp_pm.h
+FAMILY, CTRL_ATTR_FAMILY_ID, MPTCP_PM_CMD_GET_ADDR = "mptcp_pm", 1, 3
+ATTR_ADDR, ATTR_ID, ATTR_ADDR4, ATTR_ADDR6 = 1, 2, 3, 4
 FLAG_SIGNAL = 1 << 0
 FLAG_BACKUP = 1 << 2
 MAX_LIMIT = 8  # MPTCP_PM_ADDR_MAX
@@ -36,14 +40,13 @@ async def raise_limits() -> None:
 
 async def endpoints() -> dict[int, str]:
     """id to address."""
+    family = integer(generic_family(FAMILY)[CTRL_ATTR_FAMILY_ID])
     found = {}
-    async with _path_manager() as netlink:
-        for message in await collect(await netlink.endpoint("show")):
-            address = message.get("MPTCP_PM_ATTR_ADDR")
-            if address is not None:
-                found[int(address.get("MPTCP_PM_ADDR_ATTR_ID"))] = str(
-                    address.get("MPTCP_PM_ADDR_ATTR_ADDR4") or address.get("MPTCP_PM_ADDR_ATTR_ADDR6")
-                )
+    for payload in dump(NETLINK_GENERIC, family, GENERIC.pack(MPTCP_PM_CMD_GET_ADDR, 1, 0)):
+        told = attributes(attributes(payload[GENERIC.size :]).get(ATTR_ADDR, b""))
+        raw = told.get(ATTR_ADDR4) or told.get(ATTR_ADDR6)
+        if raw:
+            found[integer(told.get(ATTR_ID, b""))] = socket.inet_ntop(AF_INET if len(raw) == 4 else AF_INET6, raw)
     return found
 
 

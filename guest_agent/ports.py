@@ -84,8 +84,9 @@ class Sockets(Protocol):
     def has_sockets(self, address: str) -> bool:
         """Whether any TCP connection still needs an address, closing ones too. Raises OSError."""
 
-    def saying_goodbye(self) -> set[Ends]:
-        """Sockets that have said goodbye and wait for their peers'. Raises OSError."""
+    def look(self) -> tuple[list[Connection], set[Ends]]:
+        """As connections(), and at the same moment the sockets that have said goodbye and wait for their peers'. Raises
+        OSError."""
 
     def cut(self, address: str, tokens: set[int]) -> None:
         """End the subflows on an address of some connections (token 0: plain TCP). Raises OSError."""

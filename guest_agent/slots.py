@@ -57,6 +57,8 @@ def has_other_path(connection: Connection, address: str) -> bool:
 
 async def _until_left(guest: Guest, address: str) -> None:
     """ADD_ADDR and RM_ADDR share a place in the packet: of two that come too soon one is not sent."""
-    deadline = guest.clock.now_s() + GOODBYE_S
-    while any(c.mptcp and c.uses(address) for c in guest.sockets.connections()) and guest.clock.now_s() < deadline:
-        await guest.clock.sleep(LOOK_EVERY_S)
+
+    def all_have_left() -> bool:
+        return not any(c.mptcp and c.uses(address) for c in guest.sockets.connections())
+
+    await guest.until(all_have_left, GOODBYE_S, LOOK_EVERY_S)

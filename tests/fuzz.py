@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from guest_agent import channel as agents_channel
     from tests import fuzz_files
     from tests.hostile import is_harmless
-    from tests.unit.test_agent_driver import ARRIVAL, CLAIM, CONNECTIONS, STATUS
+    from tests.unit.test_agent_driver import ARRIVAL, CLAIM, CONNECTIONS, COUNTS, STATUS
     from vmacro.drivers.agent import ChannelAgent
     from vmacro.drivers.host_side import Session
     from vmacro.drivers.libvirt import migration
@@ -136,6 +136,7 @@ _QUESTIONS: tuple[Callable[[ChannelAgent], object], ...] = (
     lambda agent: agent.claim("web-1", "me@here", 60),
     lambda agent: agent.release("web-1"),
     lambda agent: agent.connections(),
+    lambda agent: agent.count(agent_verbs.CountArgs(("10.0.0.1",))),
     lambda agent: agent.arrive("10.0.0.1"),
     lambda agent: agent.retire("10.0.0.1"),
 )
@@ -229,7 +230,7 @@ _FACTS = host_verbs.LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 15
 _OF_MACS = host_verbs.LinkFacts(
     "0.1.0", ("vxlan",), "", 1500, 1500, True, mac_users=(host_verbs.MacUser("web", "vnet0", True),), devices=("b",)
 )
-_OF_AGENTS = (STATUS, CLAIM, messages.Nothing(), CONNECTIONS, ARRIVAL, agent_verbs.Retired(True, 0))
+_OF_AGENTS = (STATUS, CLAIM, messages.Nothing(), CONNECTIONS, COUNTS, ARRIVAL, agent_verbs.Retired(True, 0))
 _OF_HOSTS = (
     _FACTS,
     _OF_MACS,

@@ -142,7 +142,9 @@ class Session:
 
         def ask() -> tuple[Connection, ...]:
             wiring.see_that_nobody_moves(self._settings, guest)
-            return self._looked(lambda world: connections_of(self._settings.inventory, wanted, world).connections)
+            return self._looked(
+                lambda world: connections_of(self._settings.inventory, wanted, world, every=True).connections
+            )
 
         return self._here(ask)
 

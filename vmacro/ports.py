@@ -15,6 +15,8 @@ from vmacro.model.facts import (
     Connection,
     CopyProgress,
     CopyStatistics,
+    CountArgs,
+    Counts,
     DiskCopy,
     DomainFacts,
     Endings,
@@ -202,6 +204,10 @@ class Agent(Protocol):
     def connections(self) -> tuple[Connection, ...]:
         """Connections to the guest's servers, each with its subflows."""
 
+    def all_connections(self) -> tuple[Connection, ...]:
+        """As connections(), by pages: all of one moment, 65,536 at most. Agents of older vmacros do not know this
+        (AgentError, code bad-verb)."""
+
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         """As connections(), after trying out whether the clients join an announced address, if that is not known."""
 
@@ -212,6 +218,10 @@ class Agent(Protocol):
     def endings(self) -> Endings:
         """How connections have ended since the watch began that is under way: of those watched all, of younger ones
         those that the move may have ended."""
+
+    def count(self, args: CountArgs) -> Counts:
+        """How many connections there are, and what became of those watched, without telling of each: see
+        CountArgs."""
 
     def prepare(self, address: str, address6: str = "") -> None:
         """Take the new addresses, too, and announce them as backup, so that clients join while the guest is at the

@@ -11,7 +11,7 @@ from tests.contract import certifies
 from tests.contract.stages import Stage
 from tests.support import eventually
 from vmacro.errors import AgentError, UnreachableError
-from vmacro.model.facts import Reservation
+from vmacro.model.facts import CountArgs, Reservation
 from vmacro.ports import Agent
 
 
@@ -117,6 +117,24 @@ def test_an_address_is_prepared_and_withdrawn_as_often_as_one_likes(agent: Agent
         assert agent.status().extra_addresses == (coming,) and agent.status().address == address
     assert agent.retire(coming) and agent.retire(coming)
     assert agent.status().extra_addresses == ()
+
+
+@certifies("Agent.count", "Agent.all_connections", "Agent.watch")
+def test_connections_are_counted_as_they_are_told(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    with stage.backstage.plain_client(coming):
+        watched = agent.watch()
+        every = {c.key: c for c in agent.all_connections()}
+        assert every.keys() == {c.key for c in agent.connections()} == {c.key for c in watched.connections}
+        counts = agent.count(CountArgs((coming,)))
+        assert (counts.total, counts.mptcp) == (len(every), sum(c.mptcp for c in every.values()))
+        assert counts.joined == sum(c.reaches(coming) for c in every.values()) > 0
+        assert counts.watch == watched.name and counts.untold == counts.awaited == 0
+        absent = agent.count(CountArgs(("203.0.113.9",), (coming,), known=(coming,)))
+        assert (absent.joined, absent.apart, absent.awaited) == (0, counts.mptcp, 0)
+        for args in (CountArgs(("nowhere",)), CountArgs((), ("nowhere",)), CountArgs((), known=("nowhere",))):
+            with refused("bad-args"):
+                agent.count(args)
 
 
 @certifies("Agent.publish")

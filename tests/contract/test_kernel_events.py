@@ -115,7 +115,7 @@ class Scene:
 
     def told(self, arrived_s: float = float("-inf")) -> dict[str, tuple[str, bool]]:
         with self.server.inside():
-            there, goodbyes = connections.connections(), connections.saying_goodbye()
+            there, goodbyes = connections.look()
         self.hear()
         found = self.endings.told(there, goodbyes, time.monotonic(), arrived_s)
         return {e.key: (e.how, e.lost) for e in found}

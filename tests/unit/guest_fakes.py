@@ -165,8 +165,8 @@ class FakeKernel:
     def has_sockets(self, address: str) -> bool:
         return address in self.closing or any(c.reaches(address) for c in self.open)
 
-    def saying_goodbye(self) -> set[Ends]:
-        return set(self.goodbyes)
+    def look(self) -> tuple[list[Connection], set[Ends]]:
+        return self.connections(), set(self.goodbyes)
 
     def listen(self) -> None:
         if not self.tells:

@@ -96,6 +96,11 @@ class _Channel:
         if verb == "watch":
             watched = agent.watch()
             return agent_verbs.Connections(watched.connections, len(watched.connections), watched.name)
+        if verb == "page":
+            every = agent.all_connections()
+            return agent_verbs.Page(every[args.at : args.at + agent_verbs.MAX_CONNECTIONS], len(every), "page-1")
+        if verb == "count":
+            return agent.count(args)
         if verb == "endings":
             return agent.endings()
         if verb == "arrive":

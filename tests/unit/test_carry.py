@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,23 @@ def test_the_last_connection_ends_and_with_it_the_leg(fake: FakeWorld) -> None:
     fake.before = before
     assert "last connection has ended" in carry.run_carriage(carriage, fake.world, Straight())
     assert asked[0] >= 5 and nothing_left(fake) and fake.guest.kept == []
+
+
+@pytest.mark.parametrize(("takes_s", "every_s"), [(0.0, 1.0), (0.1, 1.1), (0.3, 3.0), (20.0, 25.0)])
+def test_a_guest_that_is_slow_to_answer_is_left_alone_for_longer(
+    fake: FakeWorld, takes_s: float, every_s: float
+) -> None:
+    carriage, asked_s = moved(fake), []
+
+    def before(effect: str) -> None:
+        if effect == "agent.retire":
+            asked_s.append(fake.now_s)
+            fake.world.clock.sleep(takes_s)
+
+    fake.before = before
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED
+    rests = [later - earlier for earlier, later in itertools.pairwise(asked_s)]
+    assert rests and rests == pytest.approx([every_s] * len(rests))
 
 
 def test_an_agent_that_has_just_started_knows_nothing_yet(fake: FakeWorld) -> None:

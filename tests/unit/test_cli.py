@@ -24,6 +24,7 @@ from vmacro.model.events import Event, Note
 from vmacro.model.facts import Flows
 from vmacro.model.moves import Ending
 from vmacro.services.event_log import DatabaseEventLog
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
 TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
 Vmacro = Callable[..., subprocess.CompletedProcess[str]]
@@ -182,6 +183,19 @@ def test_check_says_where_a_guest_would_go_and_why(vmacro: Vmacro, town: Town) -
     done = vmacro("check", "g1", "--to", "berlin")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "to berlin-1, chosen because: the most memory available of the hosts that can take it" in done.stdout
+
+
+def test_connections_shows_some_and_with_all_each(vmacro: Vmacro, town: Town) -> None:
+    guest = town.fake.guests["g1"]
+    guest.connections = [connection(n, "10.50.1.97", willing=n % 2 == 0) for n in range(1, 151)]
+    guest.connections.append(connection(0, "10.50.1.97", willing=False))
+    some, every = (vmacro("connections", "g1", *more).stdout for more in ((), ("--all",)))
+    # What plain TCP is called has its client, too.
+    assert (some.count("10.9.0.14:"), every.count("10.9.0.14:")) == (100, 152)
+    assert "151 connections: 1 of plain TCP, 150 of MPTCP, of which 75 follow and 0 have joined; each: --all" in some
+    guest.connections = [connection(n, "10.50.1.97", willing=False) for n in range(1, MAX_CONNECTIONS + 5)]
+    assert "at least 2048 connections" in vmacro("connections", "g1").stdout
+    assert len(json.loads(vmacro("connections", "g1", "--all", "--json").stdout)) == MAX_CONNECTIONS + 4
 
 
 def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: Town) -> None:

@@ -196,12 +196,16 @@ def world(tmp_path: Path) -> World:
 
 
 def run(world: World, *steps: Any) -> list[Any]:
-    """Verbs by name, seconds that pass, and things to do, in this order; the verbs' results."""
+    """Verbs by name, or with arguments, seconds that pass, and things to do, in this order; the verbs' results."""
     agent, said = Agent(world.guest), []
 
     async def story() -> None:
         for step in steps:
-            if isinstance(step, str):
+            if isinstance(step, tuple):
+                reply = await world.clock.run(agent.handle(Request("a", *step)))
+                assert reply.ok, reply
+                said.append(agent_verbs.VERBS[step[0]].decode_result(reply))
+            elif isinstance(step, str):
                 args = (
                     {"left": HOME} if step == "arrive" else {"move": "web-1", "seconds": 600} if step == "claim" else {}
                 )

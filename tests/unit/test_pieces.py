@@ -1,11 +1,12 @@
 """Small pure things: the WAN's delay, libvirt's XML, connections before and after, ULP attributes."""
 
+import errno
 import random
 import struct
 
 import pytest
 
-from guest_agent import connections
+from guest_agent import connections, netlink
 from guest_agent.endpoint_ids import fresh_id
 from vmacro.drivers.libvirt import xml
 from vmacro.lab import guests, topology
@@ -122,6 +123,20 @@ def test_mptcp_attributes_of_a_socket() -> None:
         Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, joined=True, backup=False, established=True),
     )
     assert connections.parse(message)[0] == 0
+
+
+def test_a_list_of_netlink_that_ends_with_an_error_is_no_complete_one() -> None:
+    def message(kind: int, payload: bytes) -> bytes:
+        return struct.pack("=IHHII", 16 + len(payload), kind, 0, 1, 0) + payload + b"\0" * (-len(payload) % 4)
+
+    some = message(20, b"one") + message(20, b"two")
+    for end in (b"", message(3, struct.pack("=i", 0)), message(2, struct.pack("=i", 0)), message(20, b"")[:15]):
+        assert list(netlink.payloads(some + end)) == [b"one", b"two"]
+    for kind in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+        with pytest.raises(OSError, match="refused") as refused:
+            list(netlink.payloads(some + message(kind, struct.pack("=i", -errno.EMFILE))))
+        assert refused.value.errno == errno.EMFILE
+    assert list(netlink.payloads(struct.pack("=IHHII", 3, 20, 0, 1, 0))) == [], "shorter than itself"
 
 
 def test_endpoint_ids_are_fresh() -> None:

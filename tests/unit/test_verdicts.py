@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.drivers.fake.agent import _joined
-from vmacro.model.facts import Connection, Ended, Endings, Subflow
+from vmacro.model.facts import Beyond, Connection, Ended, Endings, Subflow
 from vmacro.model.moves import NOTHING_HEARD, After, Before, Ending, Outcome, Verdict
 from vmacro.model.nouns import Policy
 from vmacro.planning import planner
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
-from vmacro.planning.outcome import counted, judge, untold, waited_for
+from vmacro.planning.outcome import bounded, counted, judge, untold
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
 from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, ENDED_HOW, MAX_CONNECTIONS, RESET, TIMED_OUT
@@ -250,18 +250,15 @@ def test_two_of_one_client_from_one_port_are_two() -> None:
 def test_of_too_many_the_worst_are_kept() -> None:
     old = tuple(on(OLD, token=n) for n in range(1, MAX_CONNECTIONS + 1))
     young = tuple(Ended(f"tcp 10.9.0.15:{n}", f"10.9.0.15:{n}", CUT, True) for n in range(1, 6))
-    found = judge(
-        Before("boot-1", old, WATCH), After(tuple(on(NEW, token=c.token) for c in old), (), told(*young)), (NEW,)
-    )
+    after = After(tuple(on(NEW, token=c.token) for c in old), (), told(*young), beyond=Beyond(followed=7, ended=2))
+    found, beyond = bounded(judge(Before("boot-1", old, WATCH), after, (NEW,)), after.beyond)
     assert len(found) == MAX_CONNECTIONS and counted(found)["lost"] == 5
+    assert beyond == Beyond(followed=12, ended=2)
 
 
-def test_who_is_waited_for() -> None:
+def test_what_the_kernel_will_still_tell() -> None:
     before = Before("boot-1", (on(OLD), on(OLD, token=2), on(OLD, token=3)), WATCH)
-    keys = [c.key for c in before.connections]
-    end = Ended("0x00000003", "c", ABORTED, False)
-    now = After((on(NEW),), (), told(end))
-    assert waited_for(keys, now, before, (NEW,)) == untold(before, now) == {"0x00000002"}
-    assert waited_for(keys, replace(now, connections=(on(NEW), on(OLD, token=2))), before, (NEW,)) == {"0x00000002"}
+    now = After((on(NEW),), (), told(Ended("0x00000003", "c", ABORTED, False)))
+    assert untold(before, now) == {"0x00000002"}
     for silent in (NOTHING_HEARD, told(missed=True)):
-        assert waited_for(keys, replace(now, endings=silent), before, (NEW,)) == set(), "nobody will tell"
+        assert untold(before, replace(now, endings=silent)) == set(), "nobody will tell"

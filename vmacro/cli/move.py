@@ -24,6 +24,7 @@ from vmacro.rtt import report as rtt_report
 from vmacro.services import report as reports
 from vmacro.services.moves import Control, Moves, Report
 from vmacro.services.survey import HostState, connections_of, overview
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
 InventoryOption = Annotated[
     Path | None,
@@ -36,6 +37,7 @@ GuestArgument = Annotated[str, typer.Argument(help="a guest of the inventory")]
 ToOption = Annotated[str, typer.Option("--to", help="the site to move to, or one host of it: SITE/HOST")]
 HandoffOption = Annotated[str, typer.Option(help=f"how connections get to the new address: {', '.join(HANDOFFS)}")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="folder; default report/MOVE_ID")]
+SAMPLE = 100  # connections that are shown without --all
 LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move even if connections are cut")]
 
 
@@ -78,13 +80,18 @@ def check(
     raise typer.Exit(3 if checked.blocked else 0)
 
 
-def connections(guest: GuestArgument, inventory: InventoryOption = None, json: JsonOption = False) -> None:
+def connections(
+    guest: GuestArgument,
+    every: Annotated[bool, typer.Option("--all", help="every one; else the first 100, or 2048 as JSON")] = False,
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
     """The guest's connections: which follow it to a new address, and by which subflows they run."""
     settings = wiring.load(inventory)
     wanted = wiring.guest_named(settings, guest)
     wiring.see_that_nobody_moves(settings, guest)  # who asks the agent would cut off who moves it
     with wiring.opened(settings) as world:
-        seen = connections_of(settings.inventory, wanted, world)
+        seen = connections_of(settings.inventory, wanted, world, every)
     if seen.agent is not None and seen.agent.claim is not None:
         claim = seen.agent.claim
         render.warn(f"guest {guest}: move {claim.move} of {claim.by or 'somebody'} is under way")
@@ -93,11 +100,11 @@ def connections(guest: GuestArgument, inventory: InventoryOption = None, json: J
     if json:
         render.as_json([asdict(c) for c in seen.connections])
         return
+    some = seen.connections if every else seen.connections[:SAMPLE]
     asked = not seen.unasked
-    rows = [
-        (c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c, asked), _subflows(c)) for c in seen.connections
-    ]
-    render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows))
+    rows = [(c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c, asked), _subflows(c)) for c in some]
+    note = _by_class(seen.connections) if len(some) < len(seen.connections) else ""
+    render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows, note))
 
 
 def migrate(
@@ -236,6 +243,14 @@ def _follows(connection: Connection, asked: bool) -> str:
         return "not known"
     joined = any(s.joined for s in connection.subflows)
     return "not now: its client's slots are taken" if joined else "no: refuses ADD_ADDR"
+
+
+def _by_class(found: Sequence[Connection]) -> str:
+    mptcp, willing = sum(c.mptcp for c in found), sum(c.willing for c in found)
+    joined = sum(any(s.joined for s in c.subflows) for c in found)
+    least = "at least " if len(found) >= MAX_CONNECTIONS else ""
+    kinds = f"{len(found) - mptcp} of plain TCP, {mptcp} of MPTCP, of which {willing} follow and {joined} have joined"
+    return f"{least}{len(found)} connections: {kinds}; each: --all"
 
 
 def _subflows(connection: Connection) -> str:

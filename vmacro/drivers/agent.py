@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Connection, Endings, Watched
+from vmacro.model.facts import AgentFacts, Arrival, Connection, CountArgs, Counts, Endings, Watched
 from vmacro.model.nouns import Host
 from vmacro.ports import AgentStream, AgentTransport
 from vmacro.wire import agent_verbs, messages
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MOST_LISTED
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import MAX_REPLY_BYTES, Args, Hearing, Nothing, ProtocolError, Reply, Result, Verb
 
@@ -56,6 +57,15 @@ class ChannelAgent:
     def connections(self) -> tuple[Connection, ...]:
         return _that_have_subflows(self._ask(agent_verbs.CONNECTIONS, Nothing()))
 
+    def all_connections(self) -> tuple[Connection, ...]:
+        page = self._ask(agent_verbs.PAGE, agent_verbs.PageArgs())
+        found = [*page.connections]
+        # A page that is not full is the last one: nobody is kept by pages of one each.
+        while len(page.connections) == MAX_CONNECTIONS and len(found) < min(page.total, MOST_LISTED):
+            page = self._ask(agent_verbs.PAGE, agent_verbs.PageArgs(page.snapshot, len(found)))
+            found += page.connections
+        return tuple(c for c in found if c.subflows)
+
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         args = agent_verbs.ConsentArgs(timeout_ms)
         return _that_have_subflows(self._ask(agent_verbs.CONSENT, args, wait_s=timeout_ms / 1000))
@@ -66,6 +76,9 @@ class ChannelAgent:
 
     def endings(self) -> Endings:
         return self._ask(agent_verbs.ENDINGS, Nothing())
+
+    def count(self, args: CountArgs) -> Counts:
+        return self._ask(agent_verbs.COUNT, args)
 
     def arrive(self, left: str) -> Arrival:
         return self._ask(agent_verbs.ARRIVE, agent_verbs.ArriveArgs(left))

@@ -12,8 +12,11 @@ from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
 from vmacro.wire import fields, host_verbs, names
 from vmacro.wire.agent_verbs import Arrival as Arrival
+from vmacro.wire.agent_verbs import Beyond as Beyond
 from vmacro.wire.agent_verbs import Claim as Claim
 from vmacro.wire.agent_verbs import Connection as Connection
+from vmacro.wire.agent_verbs import CountArgs as CountArgs
+from vmacro.wire.agent_verbs import Counts as Counts
 from vmacro.wire.agent_verbs import Ended as Ended
 from vmacro.wire.agent_verbs import Endings as Endings
 from vmacro.wire.agent_verbs import Subflow as Subflow

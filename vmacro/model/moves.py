@@ -10,6 +10,7 @@ from vmacro.errors import VmacroError, without_subject
 from vmacro.model.facts import (
     MOST_DISKS,
     Arrival,
+    Beyond,
     Connection,
     CopyStatistics,
     DiskCopy,
@@ -34,6 +35,7 @@ _Flows = Annotated[tuple[Flows, ...], Items(MAX_ADDRESSES)]
 _Connections = Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
 _Told = Annotated[str, Said(4000)]
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
+NONE_BEYOND = Beyond()
 
 
 class Phase(StrEnum):
@@ -196,7 +198,8 @@ EXIT_CODES = {
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
-    connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these."""
+    connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these.
+    `beyond`: connections that are judged and only counted, as there were too many to tell of each."""
 
     ending: Ending
     reason: _Told = ""
@@ -209,6 +212,7 @@ class Outcome:
     remains: bool = False
     names_remain: bool = False
     flows: Annotated[tuple[FlowsOutcome, ...], Items(2 * MAX_ADDRESSES)] = ()
+    beyond: Beyond = NONE_BEYOND
 
     @property
     def exit_code(self) -> int:
@@ -268,10 +272,11 @@ NOTHING_HEARD = Endings("", False, (), 0)
 
 @dataclass(frozen=True)
 class After:
-    """The connections once the move has settled, old addresses that some of them, or datagrams, still need, and how
-    others ended."""
+    """The connections once the move has settled, old addresses that some of them, or datagrams, still need, how others
+    ended, and what became of those that there were too many of to be told."""
 
     connections: _Connections
     carried: _Addresses = ()
     endings: Endings = NOTHING_HEARD
     flows: _Flows = ()
+    beyond: Beyond = NONE_BEYOND

@@ -272,8 +272,8 @@ def _nobody_else_moves_it(request: Request, survey: Survey) -> Iterator[Finding]
 
 def _agent_tells_of_ends(request: Request, survey: Survey) -> Iterator[Finding]:
     agent = survey.agent
-    if agent is not None and "claim" in agent.verbs and not {"watch", "endings"} <= set(agent.verbs):
-        text = f"its agent ({agent.version}) cannot tell how connections end"
+    if agent is not None and "claim" in agent.verbs and not {"watch", "endings", "count"} <= set(agent.verbs):
+        text = f"its agent ({agent.version}) cannot count connections, and tell how they end"
         hint = "install the agent of this vmacro in the guest"
         yield blocker("agent-too-old", f"guest {request.guest.name}", text, hint)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from vmacro.model.facts import Connection, Ended, Flows
-from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Verdict
-from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT
+from vmacro.model.facts import Beyond, Connection, Ended, Flows
+from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Outcome, Verdict
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT, CountArgs
+from vmacro.wire.counting import CARRIED, ELSEWHERE, FOLLOWED, JOINING, MUTE, NO_PATH, how_it_is
 
-UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 _HOW = {
     CLOSED: "it was closed in good order",
     ABORTED: "its client's application aborted it",
@@ -34,12 +34,20 @@ _WORST = (Verdict.LOST, Verdict.UNKNOWN, Verdict.CARRIED, Verdict.FOLLOWED, Verd
 
 def judge(before: Before, after: After, present: tuple[str, ...]) -> list[ConnectionOutcome]:
     """Each connection that was there before, and what became of it; and those younger ones that were lost. `present`:
-    the guest's addresses at the new site. Of more than an outcome may hold, the worst."""
+    the guest's addresses at the new site."""
     now = {c.key: c for c in after.connections}
     ended = {e.key: e for e in after.endings.endings} if _is_unbroken(before, after) else {}
     found = [_judged(old, now.get(old.key), ended.get(old.key), before, after, present) for old in before.connections]
-    found += _younger(before, now.values(), ended.values(), after, present)
-    return found if len(found) <= MAX_CONNECTIONS else sorted(found, key=_badness)[:MAX_CONNECTIONS]
+    return [*found, *_younger(before, now.values(), ended.values(), after, present)]
+
+
+def bounded(found: list[ConnectionOutcome], beyond: Beyond) -> tuple[list[ConnectionOutcome], Beyond]:
+    """Of more than an outcome may hold, the worst; the others are counted among those beyond."""
+    if len(found) <= MAX_CONNECTIONS:
+        return found, beyond
+    worst = sorted(found, key=_badness)
+    rest = counted(worst[MAX_CONNECTIONS:])
+    return worst[:MAX_CONNECTIONS], Beyond(**{name: getattr(beyond, name) + rest[name] for name in rest})
 
 
 def compare_flows(before: Iterable[Flows], after: Iterable[Flows], carried: Iterable[str]) -> list[FlowsOutcome]:
@@ -57,17 +65,15 @@ def counted(outcomes: Iterable[ConnectionOutcome]) -> dict[str, int]:
     return {verdict.value: counts[verdict] for verdict in Verdict}
 
 
+def all_counted(outcome: Outcome) -> dict[str, int]:
+    """As counted(), with those that there were too many of to be told."""
+    counts = counted(outcome.connections)
+    return {name: number + getattr(outcome.beyond, name) for name, number in counts.items()}
+
+
 def told(counts: dict[str, int]) -> str:
     """As people read it; '' where there were no connections."""
     return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
-
-
-def waited_for(expected: Iterable[str], after: After, before: Before, present: tuple[str, ...]) -> set[str]:
-    """Of connections (their keys), those that may still come to use one of the guest's present addresses: they are
-    there; or they are gone, and the kernel is about to tell how."""
-    now = {c.key: c for c in after.connections}
-    left = {key for key in expected if key not in now or not now[key].reaches(*present)}
-    return left & (now.keys() | untold(before, after))
 
 
 def untold(before: Before, after: After) -> set[str]:
@@ -98,24 +104,17 @@ def _judged(
 def _verdict_of_one_there(
     new: Connection, before: Before, after: After, present: tuple[str, ...]
 ) -> tuple[Verdict, str]:
-    if new.reaches(*present):
-        good = [s for s in new.subflows if s.local in present and s.established]
-        mute = all(s.unanswered >= UNANSWERED for s in good)
-        return (Verdict.UNKNOWN, _MUTE) if mute else (Verdict.FOLLOWED, "")
-    if new.uses(*after.carried):
-        return Verdict.CARRIED, why_carried(new)
-    if new.uses(*present):
-        return Verdict.UNKNOWN, _JOINING
-    if _is_of_another_card(new, before):
-        return Verdict.UNKNOWN, _ELSEWHERE.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)))
-    return Verdict.LOST, _NO_PATH.format(" and ".join(dict.fromkeys(s.local for s in new.subflows)) or "no address")
-
-
-def _is_of_another_card(new: Connection, before: Before) -> bool:
-    """Its network may be one at both sites. Of IPv6 the agent does not know all addresses that its own card has."""
-    return bool(before.addresses and new.subflows) and all(
-        s.local not in before.addresses and ":" not in s.local for s in new.subflows
-    )
+    used = " and ".join(dict.fromkeys(s.local for s in new.subflows)) or "no address"
+    how = how_it_is(new, CountArgs(present, after.carried, known=before.addresses))
+    verdicts = {
+        FOLLOWED: (Verdict.FOLLOWED, ""),
+        MUTE: (Verdict.UNKNOWN, _MUTE),
+        CARRIED: (Verdict.CARRIED, why_carried(new)),
+        JOINING: (Verdict.UNKNOWN, _JOINING),
+        ELSEWHERE: (Verdict.UNKNOWN, _ELSEWHERE.format(used)),
+        NO_PATH: (Verdict.LOST, _NO_PATH.format(used)),
+    }
+    return verdicts[how]
 
 
 def why_carried(connection: Connection) -> str:

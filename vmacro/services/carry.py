@@ -17,8 +17,10 @@ from vmacro.ports import World
 from vmacro.services import datagrams, dhcp, seamless, survey
 from vmacro.services.phases import Journal
 from vmacro.services.troubles import Troubles
+from vmacro.wire.counting import REST
 
 LOOK_EVERY_S = 1.0
+LONGEST_REST_S = 5.0
 LOOK_FOR_S = 60.0  # one step of the workflow
 CLOSE_FOR_S = 600.0
 
@@ -76,9 +78,10 @@ def run_carriage(carriage: Carriage, world: World, journal: Journal) -> str:
 
 def _watch(carriage: Carriage, world: World) -> Need:
     """Look for a while, and once after the leg. What cannot be asked is asked again: no carried connection is cut
-    because a host is silent."""
+    because a host is silent. A guest that is slow to answer, as it has just arrived or has thousands of connections, is
+    left alone for longer."""
     began, looked_after = world.clock.monotonic_s(), False
-    while world.clock.monotonic_s() - began < LOOK_FOR_S and not world.cancelled():
+    while (looks_at_s := world.clock.monotonic_s()) - began < LOOK_FOR_S and not world.cancelled():
         try:
             need = _retire_if_unused(carriage, world)
             if need == Need.NEEDED and not looked_after:
@@ -91,7 +94,8 @@ def _watch(carriage: Carriage, world: World) -> Need:
             return need
         if world.clock.wall_ns() > carriage.deadline_s * 1e9:
             return Need.LATE
-        world.clock.sleep(LOOK_EVERY_S)
+        took_s = world.clock.monotonic_s() - looks_at_s
+        world.clock.sleep(min(max(LOOK_EVERY_S, REST * took_s), LONGEST_REST_S))
     return Need.NEEDED
 
 

@@ -15,7 +15,7 @@ from vmacro.errors import AgentError, HostError, VmacroError
 from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
-from vmacro.planning.outcome import compare_flows, judge
+from vmacro.planning.outcome import bounded, compare_flows, judge
 from vmacro.ports import World
 from vmacro.services import datagrams, dhcp, disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
@@ -71,8 +71,9 @@ def _go_forward(
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found, flows = judge(before, after, arrival.present), compare_flows(before.flows, after.flows, after.carried)
-        outcome = replace(outcome, connections=tuple(found), carried=after.carried, flows=tuple(flows))
+        found, beyond = bounded(judge(before, after, arrival.present), after.beyond)
+        flows = tuple(compare_flows(before.flows, after.flows, after.carried))
+        outcome = replace(outcome, connections=tuple(found), beyond=beyond, carried=after.carried, flows=flows)
         phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
@@ -243,9 +244,12 @@ def _with_verdicts(outcome: Outcome, may_lose: bool) -> Outcome:
     """Says what was lost, which makes it another ending unless that was allowed, and of what nobody knows."""
     lost = [c for c in outcome.connections if c.verdict == Verdict.LOST]
     unknown = [c for c in outcome.connections if c.verdict == Verdict.UNKNOWN]
+    beyond = outcome.beyond
     texts = [f"connections lost: {_named(lost)}"] if lost else []
+    texts += [f"{beyond.lost} more were lost, of those only counted"] if beyond.lost else []
     texts += [f"it is not known what became of connections: {_named(unknown)}"] if unknown else []
-    ending = Ending.WITH_LOSSES if lost and not may_lose else outcome.ending
+    texts += [f"nor of {beyond.unknown} of those only counted"] if beyond.unknown else []
+    ending = Ending.WITH_LOSSES if (lost or beyond.lost) and not may_lose else outcome.ending
     return replace(outcome, ending=ending, reason="; ".join(texts))
 
 

@@ -12,7 +12,7 @@ from vmacro import private
 from vmacro.errors import JournalError
 from vmacro.model.events import DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
 from vmacro.model.moves import Outcome, Phase, Plan, Verdict
-from vmacro.planning.outcome import counted, told
+from vmacro.planning.outcome import all_counted, told
 from vmacro.ports import EventLog
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report
@@ -88,7 +88,8 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
             }
             for c in outcome.connections
         ],
-        "verdicts": counted(outcome.connections),
+        "verdicts": all_counted(outcome),
+        "only_counted": asdict(outcome.beyond),
         "datagrams": [
             {
                 "address": f.address,
@@ -194,10 +195,16 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         Table("Round trips (ms)", columns, tuple(rows)),
         Table("What the client felt", ("", ""), felt_rows, f"Outage: {report.OUTAGE_MEANS}."),
         *report.visitors_table(felt),
-        Table("Connections", facts, connections, told(figures["verdicts"])),
+        Table("Connections", facts, connections, _verdicts(figures)),
         *([Table("Flows of datagrams", named, datagrams)] if datagrams else []),
         Table("The move", ("", ""), move_rows),
     ]
+
+
+def _verdicts(figures: dict[str, Any]) -> str:
+    """How many of each, and of how many that is all that is known."""
+    number = sum(figures["only_counted"].values())
+    return told(figures["verdicts"]) + (f"; {number} of these are only counted, and not listed" if number else "")
 
 
 def _spreads(felt: Felt) -> list[tuple[str, Any]]:

@@ -13,13 +13,14 @@ from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError
 from vmacro.model.events import Joined, Tunnelled, Turned
-from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
+from vmacro.model.facts import Arrival, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams, dhcp
-from vmacro.services.handoff import ask_to_arrive, once_told, wait_until_followed
+from vmacro.services.handoff import ask_to_arrive, counted_until, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, CountArgs
 from vmacro.wire.host_verbs import VXLAN
 
 JOIN_POLL_S = 0.05
@@ -47,14 +48,14 @@ class Seamless:
             if plan.new_public:
                 agent.publish(plan.new_address, plan.new_public)
             agent.prepare(plan.new_address, plan.new_address6)
-            deadline = world.clock.monotonic_s() + plan.policy.join_timeout_s
-            found = agent.connections()
-            while (waiting := _not_joined(found, coming)) and world.clock.monotonic_s() < deadline:
-                world.clock.sleep(JOIN_POLL_S)
-                found = agent.connections()
+            deadline_s = world.clock.monotonic_s() + plan.policy.join_timeout_s
+            args = CountArgs(tuple(coming))
+            counts = counted_until(lambda c: not c.apart, world, agent, before, args, JOIN_POLL_S, deadline_s)
             watched = agent.watch()
-        follow = sum(c.reaches(*coming) for c in watched.connections)
-        world.tell(plan.move_id, Joined(follow, carried=len(watched.connections) - follow, unwilling=waiting))
+        follow, total = sum(c.reaches(*coming) for c in watched.connections), len(watched.connections)
+        if counts.total > MAX_CONNECTIONS:  # more than are told of each
+            follow, total = counts.joined, counts.total
+        world.tell(plan.move_id, Joined(follow, carried=total - follow, unwilling=counts.apart))
         return replace(before, connections=watched.connections, watch=watched.name)
 
     @contextmanager
@@ -92,13 +93,12 @@ class Seamless:
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
         """Withdraw old addresses from connections that follow; those that others, or datagrams, still use, or that
         linger, are carried."""
-        expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            wait_until_followed(plan, world, agent, before, expected, arrival.present)
+            wait_until_followed(plan, world, agent, before, CountArgs(arrival.present))
             old = [homed for homed in plan.addresses if homed.address not in arrival.present]
             carried = tuple(homed.address for homed in old if not _given_up(plan, homed, agent, world))
             flows = datagrams.known([homed for homed in old if homed.address in carried], world)
-            return replace(once_told(world, agent, before, carried), flows=flows)
+            return replace(once_told(world, agent, before, arrival.present, carried), flows=flows)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Close legs that no address needs. DHCP gives a carried address to no other guest meanwhile."""
@@ -227,10 +227,6 @@ def _point_into_the_tunnel(leg: Leg, world: World) -> None:
 def _hosts(plan: Plan) -> list[Host]:
     legs = [*plan.new_legs, *plan.old_legs]
     return list(dict.fromkeys([plan.source, plan.destination, *(h for leg in legs for h in (leg.home, leg.away))]))
-
-
-def _not_joined(found: tuple[Connection, ...], coming: list[str]) -> int:
-    return sum(c.mptcp and not c.reaches(*coming) for c in found)
 
 
 def _tell_turns(plan: Plan, world: World, host: Host) -> None:

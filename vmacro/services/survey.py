@@ -24,7 +24,7 @@ from vmacro.planning import cards, disks
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams
-from vmacro.wire.agent_verbs import NO_LEASE
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -96,13 +96,17 @@ def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> tuple[H
     return tuple(answer or _late(host) for host, answer in zip(asked, answers, strict=True))
 
 
-def connections_of(inventory: Inventory, guest: Guest, world: World) -> Survey:
-    """A survey for a guest's connections, which tells which clients would follow. Raises AgentError where its agent
-    cannot be asked."""
+def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool = False) -> Survey:
+    """A survey for a guest's connections, which tells which clients would follow; `every` one of them, also where they
+    are more than a reply has room for. Raises AgentError where its agent cannot be asked."""
     seen = survey(inventory, guest, world, ask_clients=True, ask_host_sides=False)
     if seen.agent is None:
         text = seen.agent_trouble or f"guest {guest.name}: runs nowhere, or has no agent channel"
         raise AgentError(text, seen.agent_hint)
+    if every and len(seen.connections) == MAX_CONNECTIONS:
+        (host,) = (h for h in inventory.hosts if h.name == seen.running_at[0].host)
+        with world.agent(host, guest.domain) as agent:
+            return replace(seen, connections=agent.all_connections())
     return seen
 
 

@@ -10,8 +10,11 @@ from vmacro.wire.messages import Nothing, Verb
 
 NO_LEASE = "no-lease"  # the error code of what DHCP had no address for
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
+MOST_LISTED = 65_536  # by pages
 MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256
+MOST_MS = 600_000
+UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 LONGEST_CLAIM_S = 7 * 86_400
 LONGEST_CONSENT_MS = 10_000
 # How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
@@ -78,6 +81,26 @@ class PublishArgs:
 
     address: _IpAddress
     public: _IpAddress
+
+
+@dataclass(frozen=True)
+class PageArgs:
+    """Go on at this place of a snapshot; '' for a new one."""
+
+    snapshot: Annotated[str, Word(optional=True)] = ""
+    at: Annotated[int, Number(0, MOST_LISTED)] = 0
+
+
+@dataclass(frozen=True)
+class CountArgs:
+    """Count connections by whether they use any of `addresses`, or one of the `carried`. Of those watched are awaited:
+    who was willing when that was asked for; without `willing`, who used one of the addresses already then. `known`:
+    all addresses of the card that moved, before it did; none where nobody knows."""
+
+    addresses: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)]
+    carried: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
+    willing: bool = False
+    known: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
 
 
 @dataclass(frozen=True)
@@ -202,6 +225,16 @@ class Connections:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Some of a snapshot's connections, MAX_CONNECTIONS unless it is the last page, and how many there were at its
+    moment; it may have only the first MOST_LISTED."""
+
+    connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+    snapshot: Annotated[str, Word()]
+
+
+@dataclass(frozen=True)
 class Ended:
     """A connection that is no more, named by Connection.key. `how` is one of ENDED_HOW; `lost`: neither side has ended
     it, and the move may have."""
@@ -222,6 +255,35 @@ class Endings:
     missed: bool
     endings: Annotated[tuple[Ended, ...], Items(MAX_CONNECTIONS)]
     total: _Count
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Of the connections watched for which the watch's reply had no room, how many there are of each verdict. `lost`:
+    are there, and have no path; those that have ended so are among Endings, before all others."""
+
+    followed: _Count = 0
+    carried: _Count = 0
+    ended: _Count = 0
+    lost: _Count = 0
+    unknown: _Count = 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many connections there are; how many are MPTCP ones, of these how many use none of the addresses (`apart`),
+    and how many of all do (`joined`). Of those watched: how many are still awaited, and how many are gone without the
+    kernel having told how (`untold`). `watch`: of which; `took_ms`: what it took the agent."""
+
+    total: _Count
+    mptcp: _Count
+    joined: _Count
+    apart: _Count
+    awaited: _Count
+    untold: _Count
+    beyond: Beyond
+    watch: Annotated[str, Word(optional=True)] = ""
+    took_ms: Annotated[int, Number(0, MOST_MS)] = 0
 
 
 @dataclass(frozen=True)
@@ -257,10 +319,12 @@ STATUS = Verb("status", Nothing, Status, deadline_s=5)
 CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
 RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
 CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
+PAGE = Verb("page", PageArgs, Page, deadline_s=10)
 # Besides the wait for joins: the guest borrows an address from DHCP.
 CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
 WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
 ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
+COUNT = Verb("count", CountArgs, Counts, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
@@ -268,7 +332,7 @@ PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
 
 _ALL: tuple[Verb[Any, Any], ...] = (
     *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
-    *(WATCH, ENDINGS, PREPARE, ARRIVE, RETIRE),
-    PUBLISH,
+    *(WATCH, ENDINGS, COUNT, PREPARE, ARRIVE, RETIRE),
+    *(PUBLISH, PAGE),
 )
 VERBS = {verb.name: verb for verb in _ALL}

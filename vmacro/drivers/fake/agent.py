@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Endings, Watched
-from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, NO_LEASE
+from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Counts, Endings, Watched
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, MAX_CONNECTIONS, NO_LEASE, CountArgs
+from vmacro.wire.counting import began_with, counted
 from vmacro.wire.messages import is_identifier
 
 if TYPE_CHECKING:
@@ -60,7 +61,11 @@ class FakeAgent:
             guest.restart_agent()  # who does not move it asks for no endings
 
     def connections(self) -> tuple[Connection, ...]:
-        return tuple(self._guest("connections").connections)
+        guest = self._guest("connections")
+        return tuple(guest.began.first(guest.connections)[:MAX_CONNECTIONS])
+
+    def all_connections(self) -> tuple[Connection, ...]:
+        return tuple(self._guest("page").connections)
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         guest = self._ready("consent")
@@ -70,7 +75,7 @@ class FakeAgent:
         own = [r.address for r in (network.reserved if network else ()) if r.mac == guest.mac and r.address in had]
         if own and any(c.mptcp and not c.willing for c in guest.connections):
             raise self._refused(NO_LEASE, f"DHCP on eth0 has {own[0]} reserved for its card, and no other")
-        return tuple(guest.connections)
+        return tuple(guest.connections[:MAX_CONNECTIONS])
 
     def watch(self) -> Watched:
         guest = self._guest("watch")
@@ -79,12 +84,20 @@ class FakeAgent:
             guest.restart_agent()
             guest.watch, guest.arrived = f"watch-{guest.watches}", False
         guest.watched |= {c.key for c in guest.connections}
-        return Watched(guest.watch, tuple(guest.connections))
+        guest.began = began_with(guest.connections)
+        return Watched(guest.watch, tuple(guest.connections[:MAX_CONNECTIONS]))
 
     def endings(self) -> Endings:
         guest = self._guest("endings")
-        ended = tuple(guest.ended.values())
-        return Endings(guest.watch, guest.missed, ended, len(ended))
+        ended = sorted(guest.ended.values(), key=lambda e: (not e.lost, e.key not in guest.began.shown))
+        return Endings(guest.watch, guest.missed, tuple(ended[:MAX_CONNECTIONS]), len(ended))
+
+    def count(self, args: CountArgs) -> Counts:
+        guest = self._guest("count")
+        for text in (*args.addresses, *args.carried, *args.known):
+            self._see_that_it_is_one(text)
+        told = bool(guest.watch) and not guest.missed
+        return replace(counted(args, guest.began, guest.connections, guest.ended, told), watch=guest.watch)
 
     def prepare(self, address: str, address6: str = "") -> None:
         guest = self._ready("prepare", address, *([address6] if address6 else []))
@@ -121,10 +134,7 @@ class FakeAgent:
     def publish(self, address: str, public: str) -> None:
         guest = self._guest("publish")
         for text in (address, public):
-            try:
-                ipaddress.ip_address(text)
-            except ValueError as error:
-                raise self._refused("bad-args", str(error)) from None
+            self._see_that_it_is_one(text)
         if (":" in address) != (":" in public):
             raise self._refused("bad-args", f"{public} is not of {address}'s family")
         guest.public[address] = public
@@ -142,13 +152,16 @@ class FakeAgent:
         """Where the verb needs a lease, and addresses that are some."""
         guest = self._guest(verb)
         for text in addresses:
-            try:
-                ipaddress.ip_address(text)
-            except ValueError as error:
-                raise self._refused("bad-args", str(error)) from None
+            self._see_that_it_is_one(text)
         if not guest.address:
             raise self._refused("not-ready", "the guest has no lease yet")
         return guest
+
+    def _see_that_it_is_one(self, address: str) -> None:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise self._refused("bad-args", str(error)) from None
 
     def _guest(self, verb: str) -> FakeGuest:
         guest = self._known

@@ -24,6 +24,7 @@ from vmacro.model.facts import (
 )
 from vmacro.model.nouns import Host
 from vmacro.wire.agent_verbs import ABORTED, CLOSED
+from vmacro.wire.counting import Began
 
 BASE_BYTES = 64 << 20
 QEMU = Capabilities(
@@ -142,8 +143,8 @@ class FakeGuest:
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
     verbs: tuple[str, ...] = (
-        *("arrive", "claim", "connections", "endings", "prepare"),
-        *("publish", "retire", "status", "watch"),
+        *("arrive", "claim", "connections", "count", "endings", "prepare"),
+        *("page", "publish", "retire", "status", "watch"),
     )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
@@ -155,6 +156,7 @@ class FakeGuest:
     watch: str = ""
     watches: int = 0
     watched: set[str] = field(default_factory=set)
+    began: Began = field(default_factory=Began)
     arrived: bool = False
     ended: dict[str, Ended] = field(default_factory=dict)
     missed: bool = False
@@ -172,7 +174,7 @@ class FakeGuest:
 
     def restart_agent(self) -> None:
         """What it has heard is gone; its file knows the rest."""
-        self.watch, self.watched, self.ended, self.missed = "", set(), {}, False
+        self.watch, self.watched, self.began, self.ended, self.missed = "", set(), Began(), {}, False
 
 
 def host(name: str, site: str = "", number: int = 1) -> Host:
