@@ -1,7 +1,6 @@
 """The guest's connections, by NETLINK_SOCK_DIAG: TCP sockets, and which MPTCP connection each belongs to.
 
-By hand: it is asked again and again, of thousands of sockets and under emulation, where pyroute2's decoder and the
-event loop that it brings along cost a second for a hundred sockets.
+There may be thousands, and they are asked for again and again.
 """
 
 from __future__ import annotations

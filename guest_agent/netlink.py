@@ -43,8 +43,7 @@ def ask(protocol: int, kind: int, body: bytes, flags: int = 0) -> bytes:
 
 def generic_family(name: str) -> dict[int, bytes]:
     """What there is to know of a family of generic netlink (CTRL_ATTR_*). Raises OSError where the kernel has none."""
-    text = name.encode() + b"\0"
-    asked = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(text), CTRL_ATTR_FAMILY_NAME) + text + bytes(-len(text) % 4)
+    asked = attribute(CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")
     answer = ask(NETLINK_GENERIC, GENL_ID_CTRL, GENERIC.pack(CTRL_CMD_GETFAMILY, 1, 0) + asked)
     return attributes(answer[GENERIC.size :])
 
@@ -64,6 +63,11 @@ def request(kind: int, flags: int, body: bytes) -> bytes:
 def payloads(data: bytes) -> Iterator[bytes]:
     """Of the messages in one datagram. Raises OSError for the kernel's refusal."""
     return (payload for kind, payload in _messages(data) if kind not in (NLMSG_ERROR, NLMSG_DONE))
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """To be sent."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:
