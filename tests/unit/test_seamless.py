@@ -220,7 +220,7 @@ def test_what_a_network_or_a_guest_lacks() -> None:
     fake = FakeWorld()
     front = fake.hosts["berlin"].networks
     front["front"] = replace(front["front"], forward="nat")
-    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "endings", "status", "watch"), 1
+    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "count", "endings", "status", "watch"), 1
     assert {"network-filters", "agent-too-old", "guest-rp-filter"} <= set(findings(fake))
     assert set(findings(fake, RENUMBER)) == set()
 
