@@ -21,6 +21,7 @@ from vmacro.lab.lab import Lab
 pytestmark = pytest.mark.lab
 ALL = ("visits", "keep-alive-20", "downloads", "upload", "idle-500", "datagrams", "tcp-idle")
 LINGER_S = 20
+PAUSE_S = 0.2  # between programs
 WANTED = ("curl", "wget", "mptcpize")
 TEN = pytest.param(10, marks=pytest.mark.slow("the same again, five times"))
 
@@ -49,6 +50,7 @@ def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
             for kind, words in kinds.items():
                 inside = ["ip", "netns", "exec", lab.namespace("client"), *words]
                 ended[kind, subprocess.run(inside, stdin=subprocess.DEVNULL).returncode] += 1
+                over.wait(PAUSE_S)
 
     thread = threading.Thread(target=work)
     thread.start()
