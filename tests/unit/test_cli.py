@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +13,8 @@ from cryptography import x509
 
 from tests import knot
 from tests.unit.test_config import GOOD
-from tests.unit.town import Town
+from tests.unit.town import Town, Vmacro
 from vmacro import inventory, wiring
-from vmacro.cli import app
 from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
 from vmacro.lab import lab
@@ -26,26 +24,6 @@ from vmacro.model.moves import Ending
 from vmacro.services.event_log import DatabaseEventLog
 
 TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
-Vmacro = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def vmacro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vmacro:
-    """The command line in a folder of its own, in this process: a Python takes a second to start."""
-    for name in [n for n in os.environ if n.startswith("VMACRO_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("VMACRO_STATE", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["vmacro", *words])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(words, ended.value.code, out, err)
-
-    return run
 
 
 @pytest.fixture
