@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from vmacro.model.facts import Connection, Ended, Flows
 from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Verdict
@@ -29,6 +30,7 @@ _MISSED = "it is gone, and the guest's kernel had more to tell than its agent co
 _BETWEEN = "it went while the guest was asked for its connections"
 _JOINING = "its client has begun to join the new address, and has not answered yet"
 _MUTE = "its client does not answer at the new address"
+REBOOTED, SHUT_OFF = "the guest rebooted during the move", "the guest was shut off during the move"
 _WORST = (Verdict.LOST, Verdict.UNKNOWN, Verdict.CARRIED, Verdict.FOLLOWED, Verdict.ENDED)
 
 
@@ -40,6 +42,16 @@ def judge(before: Before, after: After, present: tuple[str, ...]) -> list[Connec
     found = [_judged(old, now.get(old.key), ended.get(old.key), before, after, present) for old in before.connections]
     found += _younger(before, now.values(), ended.values(), after, present)
     return found if len(found) <= MAX_CONNECTIONS else sorted(found, key=_badness)[:MAX_CONNECTIONS]
+
+
+def all_lost(found: Iterable[ConnectionOutcome], why: str) -> list[ConnectionOutcome]:
+    """None of them outlives what the guest had in memory."""
+    return [o if o.verdict == Verdict.LOST else replace(o, verdict=Verdict.LOST, why=why) for o in found]
+
+
+def unjudged(before: Before) -> list[ConnectionOutcome]:
+    """All that were there before, of which the guest can tell no more."""
+    return [ConnectionOutcome(c.key, c.client, c.mptcp, Verdict.UNKNOWN) for c in before.connections]
 
 
 def compare_flows(before: Iterable[Flows], after: Iterable[Flows], carried: Iterable[str]) -> list[FlowsOutcome]:

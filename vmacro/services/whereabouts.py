@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
-from vmacro.errors import HostError
+from vmacro.errors import AgentError, HostError
 from vmacro.model.facts import Leaving
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
@@ -14,11 +16,13 @@ from vmacro.ports import World
 
 LOOK_EVERY_S = 0.5
 BLIND, MIGRATING, FENCED, STAYED = "cannot be asked", "migrating", "fenced", "running, and never paused to leave"
-_GONE = ("absent", "shut off")
+ABSENT = "absent"
+OFF = ("shut off", "crashed")
+_GONE = (ABSENT, *OFF)
 
 
 class Place(Enum):
-    """Where the guest runs."""
+    """Where the guest is: it runs there, or is off there, and the other host does not have it at all."""
 
     SOURCE = "source"
     DESTINATION = "destination"
@@ -36,12 +40,25 @@ class Whereabouts:
 
     @property
     def place(self) -> Place:
-        """A paused or fenced domain beside a running one is the remains of a migration. If both run it is unknown."""
+        """A paused or fenced domain beside a running one is the remains of a migration. If both run it is unknown.
+
+        A domain that is off is a persistent one: libvirt writes it down at the destination before it lets it run there
+        (qemuMigrationDstFinish), and forgets it at the source once it does. So a guest that is off has run where its
+        domain is, and at no other host that does not have it.
+        """
         if self.source == STAYED:
             return Place.SOURCE
+        if self.off:
+            return Place.SOURCE if self.source in OFF else Place.DESTINATION
         if self.trouble or (self.source == "running") == (self.destination == "running"):
             return Place.UNKNOWN
         return Place.SOURCE if self.source == "running" else Place.DESTINATION
+
+    @property
+    def off(self) -> str:
+        """Its state where it is, if it is off; '' where it runs, or nobody knows."""
+        known = {self.source, self.destination} - {ABSENT}
+        return known.pop() if len(known) == 1 and ABSENT in (self.source, self.destination) and known <= {*OFF} else ""
 
 
 def look(plan: Plan, world: World) -> Whereabouts:
@@ -64,6 +81,23 @@ def settled(plan: Plan, world: World) -> Whereabouts:
         world.clock.sleep(LOOK_EVERY_S)
         seen = look(plan, world)
     return seen
+
+
+def off_at(host: Host, plan: Plan, world: World) -> str:
+    """The state of the guest at a host, if it is off there; else ''. Raises nothing."""
+    state, _ = _state(plan, host, world)
+    return state if state in OFF else ""
+
+
+@contextmanager
+def in_memory(host: Host, plan: Plan, world: World) -> Iterator[None]:
+    """What is to be undone here is in the guest's memory: if that is off at `host`, so that its agent does not answer,
+    it is undone. Raises AgentError where it is not off."""
+    try:
+        yield
+    except AgentError:
+        if not off_at(host, plan, world):
+            raise
 
 
 def told(seen: Whereabouts, plan: Plan) -> str:
@@ -91,7 +125,7 @@ def _state(plan: Plan, host: Host, world: World) -> tuple[str, str]:
     except HostError as error:
         return BLIND, error.message
     if domain is None:
-        return "absent", ""
+        return ABSENT, ""
     return MIGRATING if domain.migrating else domain.state, ""
 
 

@@ -63,12 +63,16 @@ class FakeHypervisor:
                 raise CopyError(f"host {self._name}: no domain {domain}")
             what = f"host {self._name}: migration of {domain} to {destination.name} failed"
             there = self._world.hosts[destination.name]
+            if not here.domains[domain].running:
+                raise CopyError(f"{what}: domain is not running")
             if domain not in here.leaving:
                 if cancelled():
                     raise CopyError(f"{what}: it was interrupted before it began")
                 _may_begin(here.domains[domain], there.disks, disks, what)
                 here.leaving[domain] = destination.name  # goes on without us, if we die here
         report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
+        if domain not in here.leaving:
+            raise CopyError(f"{what}: domain is not running")
         if cancelled() or not there.reachable:
             del here.leaving[domain]
             why = "it was interrupted" if cancelled() else f"{destination.name} does not answer"
