@@ -92,7 +92,7 @@ def _shut_off(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outc
     lost = all_lost(unjudged(before), SHUT_OFF)
     outcome = replace(outcome, ending=Ending.WITH_LOSSES, connections=tuple(lost), carried=(), flows=())
     reason = f"it is {outcome.off} at {plan.destination.name}, since it was shut off after it had arrived"
-    hint = f"virsh start {plan.guest.domain} there"
+    hint = whereabouts.how_to_start(outcome.off, plan)
     try:
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, After(())))
     except VmacroError as error:
@@ -236,7 +236,7 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
             world.tell(plan.move_id, events.Note(f"the guest runs at {plan.destination.name} all the same"))
             return None
     off = whereabouts.off_at(plan.source, plan, world) if Phase.SURVEY in phases.begun else ""
-    said, hint = error.message, f"virsh start {plan.guest.domain} there" if off else error.hint
+    said, hint = error.message, whereabouts.how_to_start(off, plan) if off else error.hint
     if off:
         said = f"it is {off} at {plan.source.name}, since it was shut off before it had left: {said}"
     try:

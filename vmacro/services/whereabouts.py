@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vmacro.errors import AgentError, HostError
-from vmacro.model.facts import Leaving
+from vmacro.model.facts import SHUT_OFF, Leaving
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
 from vmacro.planning.handoffs import SEAMLESS
@@ -17,7 +17,7 @@ from vmacro.ports import World
 LOOK_EVERY_S = 0.5
 BLIND, MIGRATING, FENCED, STAYED = "cannot be asked", "migrating", "fenced", "running, and never paused to leave"
 ABSENT = "absent"
-OFF = ("shut off", "crashed")
+OFF = (SHUT_OFF, "crashed")
 _GONE = (ABSENT, *OFF)
 
 
@@ -87,6 +87,12 @@ def off_at(host: Host, plan: Plan, world: World) -> str:
     """The state of the guest at a host, if it is off there; else ''. Raises nothing."""
     state, _ = _state(plan, host, world)
     return state if state in OFF else ""
+
+
+def how_to_start(off: str, plan: Plan) -> str:
+    """One that has crashed holds its domain, if that is to be looked at (on_crash)."""
+    first = "" if off == SHUT_OFF else f"virsh destroy {plan.guest.domain}; "
+    return f"{first}virsh start {plan.guest.domain} there"
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
 from vmacro.errors import CopyError, HostError, TakenError
 from vmacro.model.facts import (
+    ARRIVING,
+    LEAVING,
     CopyProgress,
     CopyStatistics,
     Disk,
@@ -38,8 +40,12 @@ class FakeHypervisor:
 
     def domain(self, name: str) -> DomainFacts | None:
         with self._host("domain", name) as host:
+            coming = (h for h in self._world.hosts.values() if h.leaving.get(name) == self._name)
+            source = next(coming, None)
+            if source is not None:
+                return replace(source.domains[name], state="paused", reason="for a migration", job=ARRIVING)
             found = host.domains.get(name)
-            return replace(found, migrating=name in host.leaving) if found is not None else None
+            return replace(found, job=LEAVING) if found is not None and name in host.leaving else found
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:
