@@ -13,8 +13,7 @@ from tests.unit.faults import Faults
 from tests.unit.spoken_libvirt import Libvirt
 from tests.unit.test_enumeration import stage
 from vmacro.drivers.fake import FakeWorld, host
-from vmacro.drivers.libvirt import migration, xml
-from vmacro.drivers.libvirt.base import reason_word, state_word
+from vmacro.drivers.libvirt import states, xml
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.errors import HostError
@@ -52,11 +51,11 @@ class Busy:
 
 def test_every_job_has_a_word() -> None:
     operations = constants("VIR_DOMAIN_JOB_OPERATION_")
-    words = {name: migration.job(Busy(value)) for name, value in operations.items()}
+    words = {name: states.job(Busy(value)) for name, value in operations.items()}
     assert len({*words.values()}) == len(operations) > 8
     assert not any(word.startswith("job ") for word in words.values()), words
-    assert migration.job(Busy(77)) == "job 77" and migration.job(Busy()) == "a job without a name"
-    assert migration.job(Busy(9, kind=libvirt.VIR_DOMAIN_JOB_NONE)) == ""
+    assert states.job(Busy(77)) == "job 77" and states.job(Busy()) == "a job without a name"
+    assert states.job(Busy(9, kind=libvirt.VIR_DOMAIN_JOB_NONE)) == ""
 
 
 @pytest.mark.parametrize(
@@ -69,23 +68,23 @@ def test_every_job_has_a_word() -> None:
 )
 def test_a_job_that_libvirt_does_not_describe(code: int, word: str) -> None:
     """The last one is what the destination of a migration says of it."""
-    assert migration.job(Busy(error=code)) == word
+    assert states.job(Busy(error=code)) == word
 
 
 def test_no_other_error_is_taken_for_a_job() -> None:
     with pytest.raises(libvirt.libvirtError):
-        migration.job(Busy(error=libvirt.VIR_ERR_RPC))
+        states.job(Busy(error=libvirt.VIR_ERR_RPC))
 
 
 def test_every_state_and_every_reason_has_a_word() -> None:
-    states = {state_word(value) for value in range(8)}
-    assert len(states) == 7, "a blocked one runs"
-    assert not any(word.startswith("state ") for word in states) and state_word(8) == "state 8"
+    words = {states.state_word(value) for value in range(8)}
+    assert len(words) == 7, "a blocked one runs"
+    assert not any(word.startswith("state ") for word in words) and states.state_word(8) == "state 8"
     for prefix, state in (("PAUSED", libvirt.VIR_DOMAIN_PAUSED), ("SHUTOFF", libvirt.VIR_DOMAIN_SHUTOFF)):
         for name, reason in constants(f"VIR_DOMAIN_{prefix}_").items():
-            word = reason_word(state, reason)
+            word = states.reason_word(state, reason)
             assert (word == "") == (reason == 0) and not word.startswith("reason") and len(word) <= 40, name
-    assert reason_word(libvirt.VIR_DOMAIN_PAUSED, 99) == "reason 99"
+    assert states.reason_word(libvirt.VIR_DOMAIN_PAUSED, 99) == "reason 99"
 
 
 def test_a_block_job_is_seen() -> None:

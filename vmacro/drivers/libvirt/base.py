@@ -13,11 +13,11 @@ import libvirt
 from vmacro.addresses import check_libvirt
 from vmacro.drivers.libvirt import dhcp, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
-from vmacro.drivers.libvirt.migration import Order, job, migrate, statistics
+from vmacro.drivers.libvirt.migration import Order, migrate, statistics
+from vmacro.drivers.libvirt.states import job, reason_word, state_word
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import (
     ARRIVING,
-    SHUT_OFF,
     Capabilities,
     CopyProgress,
     CopyStatistics,
@@ -32,44 +32,6 @@ from vmacro.model.facts import (
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
-
-_STATES = {
-    libvirt.VIR_DOMAIN_NOSTATE: "without a state",
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "running",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
-    libvirt.VIR_DOMAIN_SHUTOFF: SHUT_OFF,
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended by itself",
-}
-_REASONS = {
-    libvirt.VIR_DOMAIN_PAUSED: {
-        libvirt.VIR_DOMAIN_PAUSED_USER: "by a user",
-        libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "for a migration",
-        libvirt.VIR_DOMAIN_PAUSED_SAVE: "to be saved",
-        libvirt.VIR_DOMAIN_PAUSED_DUMP: "for a dump",
-        libvirt.VIR_DOMAIN_PAUSED_IOERROR: "after an I/O error",
-        libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "by its watchdog",
-        libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT: "as its snapshot was",
-        libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: "while it shuts down",
-        libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "for a snapshot",
-        libvirt.VIR_DOMAIN_PAUSED_CRASHED: "since it has crashed",
-        libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "while it starts",
-        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "for a post-copy",
-        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "since its post-copy failed",
-    },
-    libvirt.VIR_DOMAIN_SHUTOFF: {
-        libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "it was shut down",
-        libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "it was destroyed",
-        libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "it has crashed",
-        libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "it has migrated",
-        libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "it was saved",
-        libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "it could not be started",
-        libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "as its snapshot was",
-        libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "its libvirt could not keep it",
-    },
-}
 
 
 class LibvirtHypervisor:
@@ -252,16 +214,6 @@ class LibvirtHypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
-
-
-def state_word(state: int) -> str:
-    """Of virDomainState; one that we do not know is told as it is."""
-    return _STATES.get(state, f"state {state}")
-
-
-def reason_word(state: int, reason: int) -> str:
-    """Of the reasons that each state has; one that we do not know is told as it is, and '' where libvirt knows none."""
-    return _REASONS.get(state, {}).get(reason, f"reason {reason}" if reason else "")
 
 
 def _triple(version: int) -> tuple[int, int, int]:

@@ -11,26 +11,14 @@ from typing import Annotated, Any, Protocol
 
 import libvirt
 
+from vmacro.drivers.libvirt.states import job, state_word
 from vmacro.errors import CopyError, HostError, all_of
-from vmacro.model.facts import ARRIVING, LEAVING, Capabilities, CopyProgress, CopyStatistics
+from vmacro.model.facts import LEAVING, Capabilities, CopyProgress, CopyStatistics
 from vmacro.model.nouns import Host, Policy
 from vmacro.planning.convergence import allowed_downtime_ms, judge
 from vmacro.wire import fields
 from vmacro.wire.fields import Number
 
-_JOBS = {
-    libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN: "a job without a name",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_START: "start",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_SAVE: "save",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_RESTORE: "restore",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: ARRIVING,
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: LEAVING,
-    libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT: "snapshot",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT: "revert to a snapshot",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP: "dump",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP: "backup",
-    10: "deletion of a snapshot",  # since libvirt 9.0
-}
 POLL_S = 0.25
 FORGOTTEN_WITHIN_S = 10.0
 
@@ -85,23 +73,6 @@ def under_way(domain: Any) -> bool:
     """Whether a migration of the domain to elsewhere runs, whoever began it: it goes on after its orchestrator has
     gone. Raises libvirtError where that cannot be known."""
     return job(domain) == LEAVING
-
-
-def job(domain: Any) -> str:
-    """What libvirt is at work on with a domain, in words; '' for nothing. Raises libvirtError where that cannot be
-    known."""
-    try:
-        stats = domain.jobStats()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            return ""  # it does not run, or has left
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            return ARRIVING  # «migration statistics are available only on the source host»
-        raise
-    operation = stats.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN)
-    if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
-        return ""
-    return _JOBS.get(operation, f"job {str(operation)[:20]}")
 
 
 class _Watch:
@@ -182,13 +153,13 @@ class Followed:
             if under_way(self._domain) or self._is_being_forgotten():
                 time.sleep(seconds)
                 return False
-            stays = self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+            state = state_word(self._domain.state()[0])
         except libvirt.libvirtError as error:
             gone = error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
             self.error = None if gone else error
             return True
-        if stays:
-            self.error = libvirt.libvirtError("the migration that was under way has failed: see its host's libvirt")
+        text = f"the migration that was under way is over, and the domain is still here, {state}: see its libvirt's log"
+        self.error = libvirt.libvirtError(text)
         return True
 
     def _is_being_forgotten(self) -> bool:
