@@ -12,6 +12,7 @@ from tests.unit.faults import Call, Crash, Faults
 from tests.unit.test_enumeration import WITH_DISK, Stage, calls_of, points, stage
 from vmacro.drivers.fake import FakeWorld
 from vmacro.model.events import Event
+from vmacro.model.facts import SUSPENDED
 from vmacro.model.moves import Ending, Outcome, Phase, Verdict
 from vmacro.planning.handoffs import HANDOFFS
 from vmacro.planning.outcome import REBOOTED, SHUT_OFF
@@ -82,12 +83,12 @@ def test_a_guest_that_is_shut_off_at_any_call(handoff: str, how: str) -> None:
         assert first.ending != Ending.UNCERTAIN, where
         outcome = gone_on(found, how)
         where = f"{where}; at last {outcome}"
-        seen.add((outcome.ending, outcome.off))
+        seen.add((outcome.ending, outcome.still))
         (at,) = [n for n, h in found.fake.hosts.items() if "web" in h.domains]
         assert found.fake.running_at() == [], where
         nothing_is_left(found, outcome, where)
         assert (outcome.ending == Ending.ROLLED_BACK) == (at == "bucharest"), where
-        if outcome.off:
+        if outcome.still:
             assert f"shut off at {at}" in outcome.reason and outcome.exit_code in (4, 5), where
             assert outcome.hint == "virsh start web there" and outcome.carried == (), where
         elif outcome.ending != Ending.ROLLED_BACK:
@@ -146,7 +147,7 @@ def test_a_power_off_in_the_midst_of_the_copy(handoff: str) -> None:
     found = stage(handoff)
     outcome = in_the_copy(found, FakeWorld.power_off)
     assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.ROLLED_BACK, 4, False), outcome
-    assert outcome.off == "shut off"
+    assert outcome.still == "shut off"
     assert outcome.reason.startswith("it is shut off at bucharest, since it was shut off before it had left: ")
     assert "domain is not running" in outcome.reason
     assert found.fake.hosts["bucharest"].domains["web"].state == "shut off"
@@ -161,7 +162,7 @@ def test_a_power_off_right_after_the_copy(handoff: str) -> None:
     assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.WITH_LOSSES, 5, False), outcome
     assert outcome.reason == "it is shut off at berlin, since it was shut off after it had arrived"
     assert {(c.verdict, c.why) for c in outcome.connections} == {(Verdict.LOST, SHUT_OFF)}
-    assert (outcome.off, outcome.hint) == ("shut off", "virsh start web there")
+    assert (outcome.still, outcome.hint) == ("shut off", "virsh start web there")
     nothing_is_left(found, outcome, str(outcome))
 
 
@@ -178,8 +179,36 @@ def test_a_power_off_while_nobody_looks(handoff: str, how: str) -> None:
         in_the_copy(found, die)
     found.after_the_crash()
     outcome = gone_on(found, how)
-    assert (outcome.ending, outcome.off) == (Ending.ROLLED_BACK, "shut off"), outcome
+    assert (outcome.ending, outcome.still) == (Ending.ROLLED_BACK, "shut off"), outcome
     nothing_is_left(found, outcome, str(outcome))
+
+
+@pytest.mark.parametrize("how", ["resume", "abort"])
+def test_one_that_suspends_itself_in_the_midst_of_the_copy(handoff: str, how: str) -> None:
+    """It is known where, and that it has lost nothing: once it is woken up, what the move had made is removed."""
+    found = stage(handoff)
+    outcome = in_the_copy(found, lambda fake: fake.power_off(state=SUSPENDED))
+    assert (outcome.ending, outcome.still, outcome.remains) == (Ending.ROLLED_BACK, SUSPENDED, True), outcome
+    assert outcome.reason.startswith("it is suspended by itself at bucharest: ")
+    assert outcome.hint == "virsh dompmwakeup web there; vmacro resume web-1 undoes the rest"
+    again = found.attempt(Faults())
+    assert again is not None and again.remains and again.still == SUSPENDED
+    found.fake.set_running("bucharest", "web", True)
+    outcome = gone_on(found, how)
+    assert (outcome.ending, outcome.still) == (Ending.ROLLED_BACK, ""), outcome
+    assert found.fake.running_at() == ["bucharest"] and found.fake.guest.claim is None
+    nothing_is_left(found, outcome, str(outcome))
+
+
+def test_one_that_suspends_itself_after_its_arrival() -> None:
+    found = stage("seamless")
+    end = next(n for n, call in enumerate(calls_of_once("seamless")) if call.verb == "copy")
+    outcome = found.attempt(Faults(end, "after", lambda _call: found.fake.power_off(state=SUSPENDED)))
+    assert outcome is not None
+    assert (outcome.ending, outcome.still, outcome.remains) == (Ending.INCOMPLETE, SUSPENDED, True), outcome
+    assert outcome.hint == "virsh dompmwakeup web there; vmacro resume web-1 goes on then"
+    found.fake.set_running("berlin", "web", True)
+    assert gone_on(found, "resume").ending == Ending.MOVED
 
 
 @pytest.mark.parametrize("how", ["resume", "abort"])

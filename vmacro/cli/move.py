@@ -257,7 +257,7 @@ def show_ending(report: Report) -> None:
     """Where the guest runs now, and why, if it is not what was asked for."""
     plan, outcome = report.plan, report.outcome
     where = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
-    state = f"is {outcome.off}" if outcome.off else "runs"
+    state = f"is {outcome.still}" if outcome.still else "runs"
     place = "" if outcome.ending == Ending.UNCERTAIN else f"; the guest {state} at {where.name}"
     reason = f": {outcome.reason}" if outcome.reason else ""
     render.say(f"{plan.move_id}: {outcome.ending.value}{place}{reason}")

@@ -15,7 +15,7 @@ Word = Annotated[str, Text(40)]
 Path = Annotated[str, Text(1000)]
 MOST_DISKS = 256
 MOST_CARDS = 256
-SHUT_OFF = "shut off"  # a domain's state
+SHUT_OFF, CRASHED, SUSPENDED = "shut off", "crashed", "suspended by itself"  # states of a domain
 LEAVING, ARRIVING = "migration to elsewhere", "migration to here"  # jobs of a domain
 
 

@@ -9,10 +9,12 @@ from enum import StrEnum
 from typing import Annotated
 
 from vmacro.model.domains import ARRIVING as ARRIVING
+from vmacro.model.domains import CRASHED as CRASHED
 from vmacro.model.domains import LEAVING as LEAVING
 from vmacro.model.domains import MOST_CARDS as MOST_CARDS
 from vmacro.model.domains import MOST_DISKS as MOST_DISKS
 from vmacro.model.domains import SHUT_OFF as SHUT_OFF
+from vmacro.model.domains import SUSPENDED as SUSPENDED
 from vmacro.model.domains import Card as Card
 from vmacro.model.domains import Disk as Disk
 from vmacro.model.domains import DomainFacts as DomainFacts

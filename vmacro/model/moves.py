@@ -196,8 +196,8 @@ EXIT_CODES = {
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
-    connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these. `off`:
-    libvirt's word for the guest where it is, if it is off; '' where it runs."""
+    connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these. `still`:
+    libvirt's word for the guest where it is, if it does not run there; '' where it does."""
 
     ending: Ending
     reason: _Told = ""
@@ -210,7 +210,7 @@ class Outcome:
     remains: bool = False
     names_remain: bool = False
     flows: Annotated[tuple[FlowsOutcome, ...], Items(2 * MAX_ADDRESSES)] = ()
-    off: Annotated[str, Text(40)] = ""
+    still: Annotated[str, Text(40)] = ""
 
     @property
     def exit_code(self) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmacro.model.facts import DomainFacts, Survey
+from vmacro.model.facts import CRASHED, SUSPENDED, DomainFacts, Survey
 from vmacro.model.moves import Finding
 from vmacro.planning.request import Request, blocker, source_view
 
 _AWAKENED = {
     "paused": "resume it first",
-    "suspended by itself": "wake it up first: virsh dompmwakeup",
-    "crashed": "look at it, then: virsh destroy; virsh start",
+    SUSPENDED: "wake it up first: virsh dompmwakeup",
+    CRASHED: "look at it, then: virsh destroy; virsh start",
     "shutting down": "wait until it is off, then: virsh start",
 }
 

@@ -78,9 +78,14 @@ def _go_forward(
             outcome = replace(outcome, connections=tuple(all_lost(found, REBOOTED)), reason=REBOOTED)
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
-        if off := whereabouts.off_at(plan.destination, plan, world):
-            return untold.left_in(_shut_off(plan, phases, handoff, before, replace(outcome, off=off)))
-        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
+        outcome = replace(outcome, still=whereabouts.still_at(plan.destination, plan, world))
+        if outcome.still in whereabouts.OFF:
+            return untold.left_in(_shut_off(plan, phases, handoff, before, outcome))
+        reason, hint = error.message, error.hint
+        if outcome.still:
+            reason = f"it is {outcome.still} at {plan.destination.name}: {reason}"
+            hint = f"{whereabouts.how_to_start(outcome.still, plan)}; vmacro resume {plan.move_id} goes on then"
+        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=reason, hint=hint, remains=True)
         if Phase.CLEAN not in phases.begun:
             outcome = _without_the_guest(plan, phases, handoff, after, outcome)
         return untold.left_in(outcome)
@@ -91,8 +96,8 @@ def _shut_off(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outc
     """It has arrived, and somebody has shut it off since, or it has crashed: nothing is carried for it."""
     lost = all_lost(unjudged(before), SHUT_OFF)
     outcome = replace(outcome, ending=Ending.WITH_LOSSES, connections=tuple(lost), carried=(), flows=())
-    reason = f"it is {outcome.off} at {plan.destination.name}, since it was shut off after it had arrived"
-    hint = whereabouts.how_to_start(outcome.off, plan)
+    reason = f"it is {outcome.still} at {plan.destination.name}, since it was shut off after it had arrived"
+    hint = whereabouts.how_to_start(outcome.still, plan)
     try:
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, After(())))
     except VmacroError as error:
@@ -135,8 +140,8 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
     """Live migration; ends when the guest runs at the destination, which is the point of no return."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
     seen = whereabouts.look(plan, world)
-    if seen.place == Place.SOURCE and seen.off:
-        raise CopyError(f"host {plan.source.name}: domain {plan.guest.domain} is {seen.off}")
+    if seen.place == Place.SOURCE and seen.still:
+        raise CopyError(f"host {plan.source.name}: domain {plan.guest.domain} is {seen.still}")
     if seen.place != Place.DESTINATION:
         if again and not world.cancelled() and seen.place == Place.SOURCE:
             _prepare_again(plan, world, handoff)
@@ -235,16 +240,18 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
         if seen.place == Place.DESTINATION:
             world.tell(plan.move_id, events.Note(f"the guest runs at {plan.destination.name} all the same"))
             return None
-    off = whereabouts.off_at(plan.source, plan, world) if Phase.SURVEY in phases.begun else ""
-    said, hint = error.message, whereabouts.how_to_start(off, plan) if off else error.hint
-    if off:
-        said = f"it is {off} at {plan.source.name}, since it was shut off before it had left: {said}"
+    still = whereabouts.still_at(plan.source, plan, world) if Phase.SURVEY in phases.begun else ""
+    said, hint, rest = error.message, error.hint, f"vmacro resume {plan.move_id} undoes the rest"
+    if still:
+        since = ", since it was shut off before it had left" if still in whereabouts.OFF else ""
+        said, hint = f"it is {still} at {plan.source.name}{since}: {said}", whereabouts.how_to_start(still, plan)
+        rest = f"{hint}; {rest}"
     try:
         phases.do(Phase.UNDO, lambda w: _undo(plan, w, phases.begun))
     except VmacroError as left:
-        reason, hint = f"{said}; and undoing what was prepared: {left.message}", f"vmacro resume {plan.move_id}"
-        return Outcome(Ending.ROLLED_BACK, reason, f"{hint} undoes the rest", remains=True, off=off)
-    return Outcome(Ending.ROLLED_BACK, said, hint, off=off)
+        reason = f"{said}; and undoing what was prepared: {left.message}"
+        return Outcome(Ending.ROLLED_BACK, reason, rest, remains=True, still=still)
+    return Outcome(Ending.ROLLED_BACK, said, hint, still=still)
 
 
 def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vmacro.errors import AgentError, HostError
-from vmacro.model.facts import SHUT_OFF, Leaving
+from vmacro.model.facts import CRASHED, SHUT_OFF, SUSPENDED, Leaving
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
 from vmacro.planning.handoffs import SEAMLESS
@@ -17,12 +17,13 @@ from vmacro.ports import World
 LOOK_EVERY_S = 0.5
 BLIND, MIGRATING, FENCED, STAYED = "cannot be asked", "migrating", "fenced", "running, and never paused to leave"
 ABSENT = "absent"
-OFF = (SHUT_OFF, "crashed")
+OFF = (SHUT_OFF, CRASHED)
+_STILL = (*OFF, SUSPENDED)
 _GONE = (ABSENT, *OFF)
 
 
 class Place(Enum):
-    """Where the guest is: it runs there, or is off there, and the other host does not have it at all."""
+    """Where the guest is: it runs there, or stands still there, and the other host does not have it at all."""
 
     SOURCE = "source"
     DESTINATION = "destination"
@@ -44,21 +45,22 @@ class Whereabouts:
 
         A domain that is off is a persistent one: libvirt writes it down at the destination before it lets it run there
         (qemuMigrationDstFinish), and forgets it at the source once it does. So a guest that is off has run where its
-        domain is, and at no other host that does not have it.
+        domain is, and at no other host that does not have it. One that has suspended itself has left nowhere: a domain
+        that a migration has left is paused.
         """
         if self.source == STAYED:
             return Place.SOURCE
-        if self.off:
-            return Place.SOURCE if self.source in OFF else Place.DESTINATION
+        if self.still:
+            return Place.DESTINATION if self.source == ABSENT else Place.SOURCE
         if self.trouble or (self.source == "running") == (self.destination == "running"):
             return Place.UNKNOWN
         return Place.SOURCE if self.source == "running" else Place.DESTINATION
 
     @property
-    def off(self) -> str:
-        """Its state where it is, if it is off; '' where it runs, or nobody knows."""
-        known = {self.source, self.destination} - {ABSENT}
-        return known.pop() if len(known) == 1 and ABSENT in (self.source, self.destination) and known <= {*OFF} else ""
+    def still(self) -> str:
+        """Its state where it is, if it stands still there; '' where it runs, or nobody knows."""
+        found = self.destination if self.source == ABSENT else self.source
+        return found if ABSENT in (self.source, self.destination) and found in _STILL else ""
 
 
 def look(plan: Plan, world: World) -> Whereabouts:
@@ -83,15 +85,17 @@ def settled(plan: Plan, world: World) -> Whereabouts:
     return seen
 
 
-def off_at(host: Host, plan: Plan, world: World) -> str:
-    """The state of the guest at a host, if it is off there; else ''. Raises nothing."""
+def still_at(host: Host, plan: Plan, world: World) -> str:
+    """The state of the guest at a host, if it stands still there; else ''. Raises nothing."""
     state, _ = _state(plan, host, world)
-    return state if state in OFF else ""
+    return state if state in _STILL else ""
 
 
-def how_to_start(off: str, plan: Plan) -> str:
+def how_to_start(still: str, plan: Plan) -> str:
     """One that has crashed holds its domain, if that is to be looked at (on_crash)."""
-    first = "" if off == SHUT_OFF else f"virsh destroy {plan.guest.domain}; "
+    if still == SUSPENDED:
+        return f"virsh dompmwakeup {plan.guest.domain} there"
+    first = "" if still == SHUT_OFF else f"virsh destroy {plan.guest.domain}; "
     return f"{first}virsh start {plan.guest.domain} there"
 
 
@@ -102,7 +106,7 @@ def in_memory(host: Host, plan: Plan, world: World) -> Iterator[None]:
     try:
         yield
     except AgentError:
-        if not off_at(host, plan, world):
+        if still_at(host, plan, world) not in OFF:
             raise
 
 

@@ -122,12 +122,12 @@ class FakeWorld:
         guest.boot(self.now_s + BOOT_S)
         guest.address = self.leased(at, guest)
 
-    def power_off(self, name: str = "web") -> None:
-        """As a guest does by itself, wherever it runs: a copy under way fails."""
+    def power_off(self, name: str = "web", state: str = "shut off") -> None:
+        """As a guest does by itself, wherever it runs: a copy under way fails. `state`: libvirt's word for it then."""
         with self.lock:
             for here in self.hosts.values():
                 if name in here.domains and here.domains[name].running:
-                    here.domains[name] = replace(here.domains[name], state="shut off")
+                    here.domains[name] = replace(here.domains[name], state=state)
                     here.leaving.pop(name, None)
                     here.fenced.discard(name)  # its tap has gone
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import libvirt
 
-from vmacro.model.facts import ARRIVING, LEAVING, SHUT_OFF
+from vmacro.model.facts import ARRIVING, CRASHED, LEAVING, SHUT_OFF, SUSPENDED
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: "without a state",
@@ -15,8 +15,8 @@ _STATES = {
     libvirt.VIR_DOMAIN_PAUSED: "paused",
     libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
     libvirt.VIR_DOMAIN_SHUTOFF: SHUT_OFF,
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended by itself",
+    libvirt.VIR_DOMAIN_CRASHED: CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: SUSPENDED,
 }
 _REASONS = {
     libvirt.VIR_DOMAIN_PAUSED: {
