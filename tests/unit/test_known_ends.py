@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.faults import Call, Crash, Faults
-from tests.unit.test_enumeration import WITH_DISK, Stage, calls_of, points, stage
+from tests.unit.test_enumeration import OUTSIDE, WITH_DISK, Stage, calls_of, points, stage
 from vmacro.drivers.fake import FakeWorld
 from vmacro.model.events import Event
 from vmacro.model.facts import SUSPENDED
@@ -20,7 +20,7 @@ from vmacro.planning.outcome import REBOOTED, SHUT_OFF
 Happens = Callable[[FakeWorld], None]
 
 
-@pytest.fixture(params=[*HANDOFFS, WITH_DISK])
+@pytest.fixture(params=[*HANDOFFS, WITH_DISK, OUTSIDE])
 def handoff(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
