@@ -79,10 +79,7 @@ def guest_named(settings: Settings, name: str) -> Guest:
 def destination_named(settings: Settings, name: str) -> tuple[Site, str]:
     """SITE, or SITE/HOST; the host is '' where any of the site's will do. Raises ConfigurationError."""
     site_name, slash, host = name.partition("/")
-    site = settings.inventory.site(site_name)
-    if site is None:
-        known = ", ".join(s.name for s in settings.inventory.sites)
-        raise ConfigurationError(f"site {site_name!r}: not in {settings.path}", f"known sites: {known}")
+    site = site_named(settings, site_name)
     if slash and host not in [h.name for h in site.hosts]:
         known = ", ".join(h.name for h in site.hosts)
         raise ConfigurationError(f"host {host!r}: none of site {site.name} in {settings.path}", f"known hosts: {known}")
@@ -98,6 +95,23 @@ def request(settings: Settings, guest: str, to: str, handoff: str = SEAMLESS, **
     _see_that_files_can_be_used(settings, wanted)
     policy = inventory.adjusted(settings.inventory.policy, bounds)
     return Request(wanted, site, handoff, policy, claims.operator(), host=host)
+
+
+def requests(settings: Settings, to: str = "", handoff: str = SEAMLESS, **bounds: Any) -> list[Request]:
+    """As request(), of all guests of the inventory: to SITE or SITE/HOST, or each to all sites. Raises
+    ConfigurationError."""
+    wanted = [to] if to else [site.name for site in settings.inventory.sites]
+    guests = settings.inventory.guests
+    return [request(settings, guest.name, place, handoff, **bounds) for guest in guests for place in wanted]
+
+
+def site_named(settings: Settings, name: str) -> Site:
+    """Raises ConfigurationError."""
+    site = settings.inventory.site(name)
+    if site is None:
+        known = ", ".join(s.name for s in settings.inventory.sites)
+        raise ConfigurationError(f"site {name!r}: not in {settings.path}", f"known sites: {known}")
+    return site
 
 
 def _see_that_files_can_be_used(settings: Settings, guest: Guest) -> None:

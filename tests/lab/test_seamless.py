@@ -27,7 +27,7 @@ ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle
 
 @pytest.fixture
 def quiet(vmacro: Vmacro) -> Vmacro:
-    """What moves of tests before have left carried is of no use by now: it is closed, so that each sees its own."""
+    """What moves of earlier tests have left carried is of no use by now: closed, so that only this test's is seen."""
     quiet = without_probers(vmacro)
     ended = quiet("carry")
     assert ended.returncode == 0, ended.stdout + ended.stderr

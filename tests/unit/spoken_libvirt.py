@@ -9,7 +9,7 @@ from typing import Any
 
 import libvirt
 
-from vmacro.model.facts import DomainFacts, NetworkFacts, Pool
+from vmacro.model.facts import ARRIVING, DomainFacts, NetworkFacts, Pool
 from vmacro.model.nouns import Host
 from vmacro.wire.names import AGENT_CHANNEL
 
@@ -65,6 +65,8 @@ class Libvirt:
 
     def _job(self, found: DomainFacts, flags: int) -> dict[str, int]:
         if not flags:
+            if found.job == ARRIVING:
+                raise _error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
             leaves = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT if found.migrating else 0
             return {"operation": leaves, "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED if found.migrating else 0}
         known = self._plain.statistics(found.name)

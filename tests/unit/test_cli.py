@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +13,8 @@ from cryptography import x509
 
 from tests import knot
 from tests.unit.test_config import GOOD
-from tests.unit.town import Town
+from tests.unit.town import Town, Vmacro
 from vmacro import inventory, wiring
-from vmacro.cli import app
 from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
 from vmacro.lab import lab
@@ -27,26 +25,6 @@ from vmacro.services.event_log import DatabaseEventLog
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
 TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
-Vmacro = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def vmacro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vmacro:
-    """The command line in a folder of its own, in this process: a Python takes a second to start."""
-    for name in [n for n in os.environ if n.startswith("VMACRO_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("VMACRO_STATE", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["vmacro", *words])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(words, ended.value.code, out, err)
-
-    return run
 
 
 @pytest.fixture
@@ -163,20 +141,40 @@ def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
 def test_a_move_as_a_user_sees_it_end(vmacro: Vmacro, town: Town, verb: str, ending: Ending, code: int) -> None:
     """Whatever the exit code, why; `abort` finds the one move that is unfinished."""
     guest = town.fake.guests["g1"]
-    boot_id = guest.boot_id
 
-    def reboot() -> None:
-        guest.boot_id = "another"
+    def fall_silent() -> None:
+        guest.answers = False
 
-    town.at("copy.done", "g1", reboot)
+    town.at("copy.done", "g1", fall_silent)
     done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
     if verb == "abort":
-        guest.boot_id = boot_id
+        guest.answers = True
         done = vmacro("abort")
     assert done.returncode == code, done.stdout + done.stderr
     assert f"{ending.value}; the guest runs at berlin-1" in done.stdout
-    assert ("it rebooted during the move" in done.stdout) == (ending == Ending.INCOMPLETE)
+    assert ("its agent does not answer" in done.stdout) == (ending == Ending.INCOMPLETE)
     assert json.loads(vmacro("history", "--json").stdout)[0]["ended"] == ending.value
+
+
+def test_a_guest_that_is_shut_off_meanwhile_as_a_user_sees_it(vmacro: Vmacro, town: Town) -> None:
+    """`resume` says the same as the move did: nothing is left to be done."""
+    town.at("copy bucharest", "g1", lambda: town.fake.power_off("g1"))
+    done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "rolled back; the guest is shut off at bucharest: it is shut off at bucharest, since it was" in done.stdout
+    assert "hint: virsh start g1 there" in done.stdout
+    assert vmacro("resume").returncode == 2, "no move is unfinished"
+
+
+def test_a_reboot_meanwhile_as_a_user_sees_it(vmacro: Vmacro, town: Town) -> None:
+    town.at("copy.done", "g1", lambda: town.fake.reboot("g1"))
+    done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
+    again = vmacro("resume")
+    for said in (done, again):
+        assert said.returncode == 5, said.stdout + said.stderr
+        assert (
+            f"{Ending.WITH_LOSSES.value}; the guest runs at berlin-1: the guest rebooted during the move" in said.stdout
+        )
 
 
 def test_check_says_where_a_guest_would_go_and_why(vmacro: Vmacro, town: Town) -> None:

@@ -12,10 +12,10 @@ import pytest
 from tests.unit.test_copy_bounds import Domain, order
 from vmacro.drivers.fake import QEMU, FakeWorld, host
 from vmacro.drivers.libvirt import migration, xml
-from vmacro.drivers.libvirt.base import state_word
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
+from vmacro.drivers.libvirt.states import state_word
 from vmacro.errors import CopyError, HostError, UnsupportedError
 from vmacro.model.facts import NO_PAST, Reservation
 from vmacro.model.moves import Severity

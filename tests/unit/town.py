@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from vmacro.inventory import Settings
 from vmacro.model.events import Event
 from vmacro.ports import World
 
+Vmacro = Callable[..., subprocess.CompletedProcess[str]]  # the command line
 PATIENCE_S = 30.0  # for what must happen; nobody waits so long for what does
 
 

@@ -13,16 +13,18 @@ from rich.text import Text
 
 from vmacro import wiring
 from vmacro.cli import interrupts, render, telling
+from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.model.facts import Connection
 from vmacro.model.moves import Ending, Finding
 from vmacro.planning.checks import blockers
+from vmacro.planning.doctor import merged
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.planning.seamless import amount
 from vmacro.rtt import report as rtt_report
 from vmacro.services import report as reports
-from vmacro.services.moves import Control, Moves, Report
+from vmacro.services.moves import Checked, Control, Moves, Report
 from vmacro.services.survey import HostState, connections_of, overview
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
@@ -54,8 +56,9 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
 
 
 def check(
-    guest: GuestArgument,
-    to: ToOption,
+    guest: Annotated[str, typer.Argument(metavar="GUEST|[SITE]", help="a guest; with --all, where guests are")] = "",
+    to: ToOption = "",
+    everybody: Annotated[bool, typer.Option("--all", help="all guests, or those of SITE; to all other sites")] = False,
     handoff: HandoffOption = SEAMLESS,
     allow_connection_loss: LossOption = False,
     inventory: InventoryOption = None,
@@ -63,10 +66,12 @@ def check(
 ) -> None:
     """Everything that stands against a move, all at once. Changes nothing; exit code 3 if something blocks."""
     settings = wiring.load(inventory)
+    if everybody:
+        raise typer.Exit(_check_all(settings, guest, to, handoff, allow_connection_loss, json))
+    if not guest or not to:
+        raise ConfigurationError("check: which guest, and where to?", "vmacro check GUEST --to SITE; or check --all")
     request = wiring.request(settings, guest, to, handoff, **_loss(allow_connection_loss))
-    wiring.enter(settings)
-    log = telling.event_log(settings)
-    with wiring.drivers(settings) as worlds, wiring.moves(settings, worlds, log) as moves:
+    with _to_look(settings) as moves:
         checked = moves.check(request)
     if json:
         render.as_json([asdict(f) for f in checked.findings])
@@ -78,6 +83,43 @@ def check(
         if checked.datagrams:
             render.say(f"datagrams: {checked.datagrams}")
     raise typer.Exit(3 if checked.blocked else 0)
+
+
+def _check_all(settings: Settings, at: str, to: str, handoff: str, may_lose: bool, json: bool) -> int:
+    """Each guest, and what it met; what stands against several of them is told once. Returns the exit code."""
+    if at:
+        wiring.site_named(settings, at)
+    requests = wiring.requests(settings, to, handoff, **_loss(may_lose))
+    with _to_look(settings) as moves:
+        checked = moves.check_all(requests, at)
+    if json:
+        render.as_json([{"guest": r.guest.name, "site": r.destination.name, **_plain(c)} for r, c in checked])
+    elif not checked:
+        render.say(f"no guest is {'at ' + at if at else 'elsewhere'}")
+    else:
+        rows = [(r.guest.name, f"{r.destination.name}/{c.host}", *_codes(c)) for r, c in checked]
+        render.table(render.rows("", ("guest", "to", "blockers", "warnings"), rows))
+        show_findings(merged(f for _, c in checked for f in c.findings), "nothing stands against any of these moves")
+    return 3 if any(c.blocked for _, c in checked) else 0
+
+
+def _plain(checked: Checked) -> dict[str, Any]:
+    return {"blocked": checked.blocked, **asdict(checked)}
+
+
+def _codes(checked: Checked) -> tuple[str, str]:
+    """Of blockers and of warnings."""
+    stops = dict.fromkeys(f.code for f in blockers(checked.findings))
+    rest = dict.fromkeys(f.code for f in checked.findings if not blockers([f]))
+    return ", ".join(stops), ", ".join(rest)
+
+
+@contextmanager
+def _to_look(settings: Settings) -> Iterator[Moves]:
+    wiring.enter(settings)
+    log = telling.event_log(settings)
+    with wiring.drivers(settings) as worlds, wiring.moves(settings, worlds, log) as moves:
+        yield moves
 
 
 def connections(
@@ -227,7 +269,8 @@ def show_ending(report: Report) -> None:
     """Where the guest runs now, and why, if it is not what was asked for."""
     plan, outcome = report.plan, report.outcome
     where = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
-    place = "" if outcome.ending == Ending.UNCERTAIN else f"; the guest runs at {where.name}"
+    state = f"is {outcome.still}" if outcome.still else "runs"
+    place = "" if outcome.ending == Ending.UNCERTAIN else f"; the guest {state} at {where.name}"
     reason = f": {outcome.reason}" if outcome.reason else ""
     render.say(f"{plan.move_id}: {outcome.ending.value}{place}{reason}")
     if outcome.hint:

@@ -8,9 +8,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from vmacro.model.domains import ARRIVING as ARRIVING
+from vmacro.model.domains import CRASHED as CRASHED
+from vmacro.model.domains import LEAVING as LEAVING
+from vmacro.model.domains import MOST_CARDS as MOST_CARDS
+from vmacro.model.domains import MOST_DISKS as MOST_DISKS
+from vmacro.model.domains import SHUT_OFF as SHUT_OFF
+from vmacro.model.domains import SUSPENDED as SUSPENDED
+from vmacro.model.domains import Card as Card
+from vmacro.model.domains import Disk as Disk
+from vmacro.model.domains import DomainFacts as DomainFacts
+from vmacro.model.domains import Mac as Mac
+from vmacro.model.domains import MaybeMac as MaybeMac
+from vmacro.model.domains import Name as _Name
+from vmacro.model.domains import Path as _Path
+from vmacro.model.domains import Word as _Word
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
-from vmacro.wire import fields, host_verbs, names
+from vmacro.wire import host_verbs, names
 from vmacro.wire.agent_verbs import Arrival as Arrival
 from vmacro.wire.agent_verbs import Beyond as Beyond
 from vmacro.wire.agent_verbs import Claim as Claim
@@ -31,21 +46,14 @@ from vmacro.wire.host_verbs import Offer as Offer
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 
-Mac = Annotated[str, fields.Mac()]
-MaybeMac = Annotated[str, fields.Mac(optional=True)]
 IpAddress = Annotated[str, Address()]
 MaybeAddress = Annotated[str, Address(optional=True)]
 _Address4 = Annotated[str, Address(version=4)]
-_Name = Annotated[str, Text(255)]
-_Word = Annotated[str, Text(40)]
-_Path = Annotated[str, Text(1000)]
 _Version = tuple[int, int, int]
 _Bytes = Annotated[int, Number(0, 1 << 62)]
 # As interfaces are called: neither a way up nor an option.
 _Interface = Annotated[str, Matches("(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,14})?", "an interface's name")]
 MOST_LEASES = 1 << 16
-MOST_DISKS = 256
-MOST_CARDS = 256
 MOST_NETWORKS = 4096
 NetworkNames = Annotated[tuple[_Name, ...], Items(MOST_NETWORKS)]
 
@@ -96,21 +104,6 @@ class HostFacts:
 
 
 @dataclass(frozen=True)
-class Disk:
-    """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none.
-    `shared`: declared so, or by network."""
-
-    target: _Word
-    source: _Path
-    writable: bool
-    shared: bool
-    kind: _Word = "file"
-    format: _Word = ""
-    backing: _Path = ""
-    backing_format: _Word = ""
-
-
-@dataclass(frozen=True)
 class Pool:
     """A libvirt storage pool that is active; `shared`: other hosts see the same volumes, by its kind."""
 
@@ -135,44 +128,6 @@ class DiskCopy:
     def overlay(self) -> str:
         """Its path, which follows from the base's, so that every host knows it."""
         return names.overlay(self.base, self.id)
-
-
-@dataclass(frozen=True)
-class Card:
-    """A network card of a domain. `mac` is '' where libvirt names none; `kind` is libvirt's: network,
-    bridge, direct or another. `network` is the libvirt network that it is on, `device` the bridge or interface of the
-    host; `tap` is the host's device for this card alone. Each is '' where libvirt names none."""
-
-    mac: MaybeMac
-    kind: _Word
-    network: _Name = ""
-    device: _Name = ""
-    model: _Word = ""
-    tap: _Name = ""
-
-
-@dataclass(frozen=True)
-class DomainFacts:
-    """`state` is libvirt's word, or a bare number where it is none that we know. `accelerator` is libvirt's domain
-    type: kvm, qemu (TCG) or xen. Sizes in MiB. `migrating`: a copy of it to elsewhere is under way."""
-
-    name: _Name
-    uuid: _Word
-    state: _Word
-    reason: _Word
-    persistent: bool
-    accelerator: _Word
-    machine: Annotated[str, Text(100)]
-    memory_mib: int
-    cards: Annotated[tuple[Card, ...], Items(MOST_CARDS)]
-    disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
-    has_agent_channel: bool
-    migrating: bool = False
-
-    @property
-    def running(self) -> bool:
-        """Whether its CPUs run; a paused guest is not running."""
-        return self.state == "running"
 
 
 @dataclass(frozen=True)
@@ -396,5 +351,6 @@ class Survey:
 
     @property
     def running_at(self) -> tuple[HostView, ...]:
-        """The hosts on which the guest is active, paused or not."""
-        return tuple(v for v in self.views if v.domain is not None and v.domain.state in ("running", "paused"))
+        """The hosts on which the guest is active, paused or not. While it migrates, that which it has not left yet."""
+        active = [(v, v.domain) for v in self.views if v.domain is not None and v.domain.active]
+        return tuple(v for v, d in active if d.migrating) or tuple(v for v, _ in active)

@@ -199,7 +199,8 @@ EXIT_CODES = {
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
     connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these.
-    `beyond`: connections that are judged and only counted, as there were too many to tell of each."""
+    `beyond`: connections that are judged and only counted, as there were too many to tell of each. `still`: libvirt's
+    word for the guest where it is, if it does not run there; '' where it does."""
 
     ending: Ending
     reason: _Told = ""
@@ -213,6 +214,7 @@ class Outcome:
     names_remain: bool = False
     flows: Annotated[tuple[FlowsOutcome, ...], Items(2 * MAX_ADDRESSES)] = ()
     beyond: Beyond = NONE_BEYOND
+    still: Annotated[str, Text(40)] = ""
 
     @property
     def exit_code(self) -> int:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, cards, disks, names, seamless
+from vmacro.planning import capabilities, cards, disks, names, seamless, states
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -79,19 +79,6 @@ def certificate_findings(view: HostView) -> Iterator[Finding]:
 def _certificates_are_valid(_request: Request, survey: Survey) -> Iterator[Finding]:
     for view in survey.views:
         yield from certificate_findings(view)
-
-
-def _guest_runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
-    subject, running = f"guest {request.guest.name}", survey.running_at
-    if not running:
-        asked = ", ".join(v.host for v in survey.views if not v.trouble) or "no host"
-        yield blocker("guest-not-running", subject, f"runs on none of the hosts that answered ({asked})")
-    elif len(running) > 1:
-        places = " and ".join(v.host for v in running)
-        yield blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
-    elif running[0].domain is not None and not running[0].domain.running:
-        state = f"is {running[0].domain.state} ({running[0].domain.reason}) on {running[0].host}"
-        yield blocker("guest-paused", subject, state, "resume it first")
 
 
 def _guest_is_elsewhere(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -360,7 +347,7 @@ Rule = Callable[[Request, Survey], Iterator[Finding]]
 _RULES: tuple[Rule, ...] = (
     _hosts_answer,
     _certificates_are_valid,
-    _guest_runs_once,
+    states.findings,
     _guest_is_elsewhere,
     _name_is_free,
     _hypervisors_match,

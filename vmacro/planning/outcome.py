@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from vmacro.model.facts import Beyond, Connection, Ended, Flows
 from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Outcome, Verdict
@@ -29,6 +30,7 @@ _MISSED = "it is gone, and the guest's kernel had more to tell than its agent co
 _BETWEEN = "it went while the guest was asked for its connections"
 _JOINING = "its client has begun to join the new address, and has not answered yet"
 _MUTE = "its client does not answer at the new address"
+REBOOTED, SHUT_OFF = "the guest rebooted during the move", "the guest was shut off during the move"
 _WORST = (Verdict.LOST, Verdict.UNKNOWN, Verdict.CARRIED, Verdict.FOLLOWED, Verdict.ENDED)
 
 
@@ -48,6 +50,16 @@ def bounded(found: list[ConnectionOutcome], beyond: Beyond) -> tuple[list[Connec
     worst = sorted(found, key=_badness)
     rest = counted(worst[MAX_CONNECTIONS:])
     return worst[:MAX_CONNECTIONS], Beyond(**{name: getattr(beyond, name) + rest[name] for name in rest})
+
+
+def all_lost(found: Iterable[ConnectionOutcome], why: str) -> list[ConnectionOutcome]:
+    """None of them outlives what the guest had in memory."""
+    return [o if o.verdict == Verdict.LOST else replace(o, verdict=Verdict.LOST, why=why) for o in found]
+
+
+def unjudged(before: Before) -> list[ConnectionOutcome]:
+    """All that were there before, of which the guest can tell no more."""
+    return [ConnectionOutcome(c.key, c.client, c.mptcp, Verdict.UNKNOWN) for c in before.connections]
 
 
 def compare_flows(before: Iterable[Flows], after: Iterable[Flows], carried: Iterable[str]) -> list[FlowsOutcome]:

@@ -156,7 +156,7 @@ def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
         return
     source, target = both
     if target.network is not None and not next_address(target.network, mac, survey.agent.claimed):
-        for found in (r for r in target.network.reserved if r.mac == mac):
+        for found in (r for r in target.network.reserved if r.mac == mac and not _is_under_way(r, request, survey)):
             text = f"its DHCP keeps {found.told}, the guest's card, which then gets no other address; "
             others = [m for a, m in target.network.taken if a == found.address and m != mac]
             uses = f"{found.address} is leased to {others[0]}" if others else "the guest cannot use that one now"
@@ -168,9 +168,17 @@ def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
         for found in network.reserved if network is not None else ():
             # What a move keeps of an address that it carries is kept for nobody's card.
             fits = found.mac in (mac, "") or (address in homes and found.mac == marks.placeholder_mac(address))
-            if found.address == address and not fits:
+            if found.address == address and not fits and not _is_under_way(found, request, survey):
                 text = f"its DHCP keeps {found.told}, and connections of guest {request.guest.name} use that address"
                 yield _collides(home, text, found)
+
+
+def _is_under_way(found: Reservation, request: Request, survey: Survey) -> bool:
+    """Whether it is of the move that has the guest just now, which stops this one by another rule."""
+    claim = survey.agent.claim if survey.agent is not None else None
+    if claim is None or request.take_over:
+        return False
+    return found.name == marks.mark(claim.move, found.address)
 
 
 def _collides(host: str, text: str, found: Reservation) -> Finding:

@@ -183,7 +183,7 @@ def _state(host: Host, guest: Guest, world: World) -> str:
         domain = world.hypervisor(host).domain(guest.domain)
     except VmacroError:
         return ""  # _at() tells of hosts that cannot be asked
-    return domain.state if domain is not None else ""
+    return domain.state if domain is not None and not domain.job else ""  # what is at work there ends by itself
 
 
 def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, world: World) -> Iterator[Leftover]:

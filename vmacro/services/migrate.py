@@ -11,11 +11,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmacro.errors import AgentError, HostError, VmacroError
+from vmacro.errors import CopyError, HostError, VmacroError
 from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
-from vmacro.planning.outcome import bounded, compare_flows, judge
+from vmacro.model.nouns import Host
+from vmacro.planning.outcome import REBOOTED, SHUT_OFF, all_lost, bounded, compare_flows, judge, unjudged
 from vmacro.ports import World
 from vmacro.services import datagrams, dhcp, disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
@@ -74,14 +75,36 @@ def _go_forward(
         found, beyond = bounded(judge(before, after, arrival.present), after.beyond)
         flows = tuple(compare_flows(before.flows, after.flows, after.carried))
         outcome = replace(outcome, connections=tuple(found), beyond=beyond, carried=after.carried, flows=flows)
-        phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
+        if not phases.run(Phase.VERIFY, bool, lambda w: _is_the_same(plan, w, before)):
+            outcome = replace(outcome, connections=tuple(all_lost(found, REBOOTED)), reason=REBOOTED)
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
-        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
+        outcome = replace(outcome, still=whereabouts.still_at(plan.destination, plan, world))
+        if outcome.still in whereabouts.OFF:
+            return untold.left_in(_shut_off(plan, phases, handoff, before, outcome))
+        reason, hint = error.message, error.hint
+        if outcome.still:
+            reason = f"it is {outcome.still} at {plan.destination.name}: {reason}"
+            hint = f"{whereabouts.how_to_start(outcome.still, plan)}; vmacro resume {plan.move_id} goes on then"
+        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=reason, hint=hint, remains=True)
         if Phase.CLEAN not in phases.begun:
             outcome = _without_the_guest(plan, phases, handoff, after, outcome)
         return untold.left_in(outcome)
     return untold.left_in(_with_verdicts(outcome, plan.policy.allow_connection_loss))
+
+
+def _shut_off(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
+    """It has arrived, and somebody has shut it off since, or it has crashed: nothing is carried for it."""
+    lost = all_lost(unjudged(before), SHUT_OFF)
+    outcome = replace(outcome, ending=Ending.WITH_LOSSES, connections=tuple(lost), carried=(), flows=())
+    reason = f"it is {outcome.still} at {plan.destination.name}, since it was shut off after it had arrived"
+    hint = whereabouts.how_to_start(outcome.still, plan)
+    try:
+        phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, After(())))
+    except VmacroError as error:
+        reason = f"{reason}; and what the move needed remains: {error.message}"
+        return replace(outcome, ending=Ending.INCOMPLETE, reason=reason, hint=error.hint, remains=True)
+    return replace(outcome, reason=reason, hint=hint)
 
 
 def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: After | None, outcome: Outcome) -> Outcome:
@@ -118,6 +141,8 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
     """Live migration; ends when the guest runs at the destination, which is the point of no return."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
     seen = whereabouts.look(plan, world)
+    if seen.place == Place.SOURCE and seen.still:
+        raise CopyError(f"host {plan.source.name}: domain {plan.guest.domain} is {seen.still}")
     if seen.place != Place.DESTINATION:
         if again and not world.cancelled() and seen.place == Place.SOURCE:
             _prepare_again(plan, world, handoff)
@@ -180,13 +205,11 @@ def _teller(plan: Plan, world: World, side: events.Side, host: str) -> Callable[
     return see
 
 
-def _verify_health(plan: Plan, world: World) -> None:
-    """That libvirt reports success is no proof: the guest must answer, and not have rebooted. Raises AgentError."""
+def _is_the_same(plan: Plan, world: World, before: Before) -> bool:
+    """That libvirt reports success is no proof: the guest must answer, which else raises AgentError. One that has
+    rebooted since it was asked for its connections is well, and has lost them."""
     with world.agent(plan.destination, plan.guest.domain) as agent:
-        facts = agent.status()
-    if facts.boot_id != plan.boot_id:
-        text = f"guest {plan.guest.name}: it rebooted during the move (boot id {facts.boot_id}, was {plan.boot_id})"
-        raise AgentError(text, "look at its console on the destination")
+        return agent.status().boot_id == (before.boot_id or plan.boot_id)
 
 
 def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
@@ -196,7 +219,11 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
-    with world.agent(plan.destination, plan.guest.domain) as agent:
+    _release(plan, world, plan.destination)
+
+
+def _release(plan: Plan, world: World, at: Host) -> None:
+    with whereabouts.in_memory(at, plan, world), world.agent(at, plan.guest.domain) as agent:
         agent.release(plan.move_id)
 
 
@@ -214,12 +241,18 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
         if seen.place == Place.DESTINATION:
             world.tell(plan.move_id, events.Note(f"the guest runs at {plan.destination.name} all the same"))
             return None
+    still = whereabouts.still_at(plan.source, plan, world) if Phase.SURVEY in phases.begun else ""
+    said, hint, rest = error.message, error.hint, f"vmacro resume {plan.move_id} undoes the rest"
+    if still:
+        since = ", since it was shut off before it had left" if still in whereabouts.OFF else ""
+        said, hint = f"it is {still} at {plan.source.name}{since}: {said}", whereabouts.how_to_start(still, plan)
+        rest = f"{hint}; {rest}"
     try:
         phases.do(Phase.UNDO, lambda w: _undo(plan, w, phases.begun))
     except VmacroError as left:
-        reason = f"{error.message}; and undoing what was prepared: {left.message}"
-        return Outcome(Ending.ROLLED_BACK, reason, f"vmacro resume {plan.move_id} undoes the rest", remains=True)
-    return Outcome(Ending.ROLLED_BACK, error.message, error.hint)
+        reason = f"{said}; and undoing what was prepared: {left.message}"
+        return Outcome(Ending.ROLLED_BACK, reason, rest, remains=True, still=still)
+    return Outcome(Ending.ROLLED_BACK, said, hint, still=still)
 
 
 def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
@@ -235,21 +268,22 @@ def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
             disks.undo(plan, world)
     with troubles.of(VmacroError):
         if Phase.SURVEY in begun:  # else it was not claimed
-            with world.agent(plan.source, plan.guest.domain) as agent:
-                agent.release(plan.move_id)
+            _release(plan, world, plan.source)
     troubles.raise_first()
 
 
 def _with_verdicts(outcome: Outcome, may_lose: bool) -> Outcome:
-    """Says what was lost, which makes it another ending unless that was allowed, and of what nobody knows."""
+    """Says what was lost, which makes it another ending unless that was allowed, and of what nobody knows. A guest that
+    has rebooted has lost more than connections."""
     lost = [c for c in outcome.connections if c.verdict == Verdict.LOST]
     unknown = [c for c in outcome.connections if c.verdict == Verdict.UNKNOWN]
-    beyond = outcome.beyond
-    texts = [f"connections lost: {_named(lost)}"] if lost else []
+    beyond, rebooted = outcome.beyond, outcome.reason
+    texts = [rebooted] if rebooted else []
+    texts += [f"connections lost: {_named(lost)}"] if lost else []
     texts += [f"{beyond.lost} more were lost, of those only counted"] if beyond.lost else []
     texts += [f"it is not known what became of connections: {_named(unknown)}"] if unknown else []
     texts += [f"nor of {beyond.unknown} of those only counted"] if beyond.unknown else []
-    ending = Ending.WITH_LOSSES if (lost or beyond.lost) and not may_lose else outcome.ending
+    ending = Ending.WITH_LOSSES if (lost or beyond.lost or rebooted) and not may_lose else outcome.ending
     return replace(outcome, ending=ending, reason="; ".join(texts))
 
 

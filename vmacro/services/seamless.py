@@ -20,6 +20,7 @@ from vmacro.ports import Agent, World
 from vmacro.services import datagrams, dhcp
 from vmacro.services.handoff import ask_to_arrive, counted_until, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
+from vmacro.services.whereabouts import in_memory
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, CountArgs
 from vmacro.wire.host_verbs import VXLAN
 
@@ -68,7 +69,11 @@ class Seamless:
     def undo_prepare(self, plan: Plan, world: World) -> None:
         """Try all of it, whatever fails. Raises the first error."""
         troubles = Troubles()
-        with troubles.of(AgentError, HostError), world.agent(plan.source, plan.guest.domain) as agent:
+        with (
+            troubles.of(AgentError, HostError),
+            in_memory(plan.source, plan, world),
+            world.agent(plan.source, plan.guest.domain) as agent,
+        ):
             for leg in plan.new_legs:
                 agent.retire(leg.address)
         for host in _hosts(plan):

@@ -110,7 +110,7 @@ class FakeAgent:
 
     def arrive(self, left: str) -> Arrival:
         guest = self._ready("arrive", left)
-        last, new, old = guest.last, self._leased(), guest.address
+        last, new, old = guest.last, self._world.leased(self._place, self._known), guest.address
         if last is not None and (last.old, last.new) == (left, old) != (left, left):
             return last
         guest.arrived = new != old
@@ -139,15 +139,6 @@ class FakeAgent:
             raise self._refused("bad-args", f"{public} is not of {address}'s family")
         guest.public[address] = public
 
-    def _leased(self) -> str:
-        """What DHCP gives here: the guest's reservation, or else the same as ever."""
-        here = self._world.hosts[self._place]
-        network = here.networks["front"]
-        reserved = next((r.address for r in network.reserved if r.mac == self._known.mac), "")
-        found = reserved or network.subnet.removesuffix("0/24") + str(96 + self._known.number)
-        here.leases[self._known.mac] = found
-        return found
-
     def _ready(self, verb: str, *addresses: str) -> FakeGuest:
         """Where the verb needs a lease, and addresses that are some."""
         guest = self._guest(verb)
@@ -168,7 +159,8 @@ class FakeAgent:
         self._world.before(Effect(f"agent.{verb}", self._place, guest.name))
         here = self._world.hosts[self._place]
         runs_here = guest.name in here.domains and here.domains[guest.name].running
-        if not guest.answers or not here.reachable or not runs_here:
+        awake = guest.answers and self._world.now_s >= guest.up_s
+        if not awake or not here.reachable or not runs_here:
             self._world.clock.sleep(SILENCE_S)
             raise AgentError(f"guest {guest.name}: its agent does not answer ({verb!r}, {SILENCE_S:g} s)")
         if guest.claim is not None and self._world.now_s >= guest.until_s:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
 from vmacro.errors import CopyError, HostError, TakenError
 from vmacro.model.facts import (
+    ARRIVING,
+    LEAVING,
     CopyProgress,
     CopyStatistics,
     Disk,
@@ -38,8 +40,12 @@ class FakeHypervisor:
 
     def domain(self, name: str) -> DomainFacts | None:
         with self._host("domain", name) as host:
+            coming = (h for h in self._world.hosts.values() if h.leaving.get(name) == self._name)
+            source = next(coming, None)
+            if source is not None:
+                return replace(source.domains[name], state="paused", reason="for a migration", job=ARRIVING)
             found = host.domains.get(name)
-            return replace(found, migrating=name in host.leaving) if found is not None else None
+            return replace(found, job=LEAVING) if found is not None and name in host.leaving else found
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:
@@ -63,12 +69,16 @@ class FakeHypervisor:
                 raise CopyError(f"host {self._name}: no domain {domain}")
             what = f"host {self._name}: migration of {domain} to {destination.name} failed"
             there = self._world.hosts[destination.name]
+            if not here.domains[domain].running:
+                raise CopyError(f"{what}: domain is not running")
             if domain not in here.leaving:
                 if cancelled():
                     raise CopyError(f"{what}: it was interrupted before it began")
                 _may_begin(here.domains[domain], there.disks, disks, what)
                 here.leaving[domain] = destination.name  # goes on without us, if we die here
         report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
+        if domain not in here.leaving:
+            raise CopyError(f"{what}: domain is not running")
         if cancelled() or not there.reachable:
             del here.leaving[domain]
             why = "it was interrupted" if cancelled() else f"{destination.name} does not answer"

@@ -132,7 +132,7 @@ class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
     present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
     by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
-    what the kernel has told since."""
+    what the kernel has told since. `up_s`: when its agent answers, by the world's clock."""
 
     name: str
     mac: str
@@ -160,6 +160,7 @@ class FakeGuest:
     arrived: bool = False
     ended: dict[str, Ended] = field(default_factory=dict)
     missed: bool = False
+    up_s: float = 0.0
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -171,6 +172,14 @@ class FakeGuest:
         lost = how not in (CLOSED, ABORTED) and self.arrived and not heard
         if self.watch and (lost or found.key in self.watched):
             self.ended[found.key] = Ended(found.key, found.client, how, lost)
+
+    def boot(self, up_s: float) -> None:
+        """Off and on again, or the kernel's own reboot: nothing is left of what it had in memory, nor of the agent's
+        file, which is there."""
+        self.boot_id, self.up_s = f"{self.boot_id}, again", up_s
+        self.connections, self.kept, self.prepared, self.public = [], [], ("", ""), {}
+        self.last, self.claim, self.until_s, self.arrived = None, None, float("inf"), False
+        self.restart_agent()
 
     def restart_agent(self) -> None:
         """What it has heard is gone; its file knows the rest."""

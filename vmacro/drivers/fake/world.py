@@ -26,6 +26,7 @@ from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
 
 TWO_SITES: Mapping[str, tuple[str, ...]] = {"bucharest": ("bucharest",), "berlin": ("berlin",)}
+BOOT_S = 20.0
 _TURNS = {"suspended": "tunnel", "resumed": "guest"}
 
 
@@ -114,6 +115,30 @@ class FakeWorld:
         with self.lock:
             here.domains[name] = replace(here.domains[name], state="running" if running else "paused")
         self._happen(here, name, "resumed" if running else "suspended")
+
+    def reboot(self, name: str = "web") -> None:
+        """As a guest does by itself, wherever it runs, its agent silent while it boots; a copy under way goes on."""
+        guest, (at,) = self.guests[name], self.running_at(name)
+        guest.boot(self.now_s + BOOT_S)
+        guest.address = self.leased(at, guest)
+
+    def power_off(self, name: str = "web", state: str = "shut off") -> None:
+        """As a guest does by itself, wherever it runs: a copy under way fails. `state`: libvirt's word for it then."""
+        with self.lock:
+            for here in self.hosts.values():
+                if name in here.domains and here.domains[name].running:
+                    here.domains[name] = replace(here.domains[name], state=state)
+                    here.leaving.pop(name, None)
+                    here.fenced.discard(name)  # its tap has gone
+
+    def leased(self, at: str, guest: FakeGuest) -> str:
+        """What DHCP gives a guest at a host: its reservation, or else the same as ever."""
+        here = self.hosts[at]
+        network = here.networks["front"]
+        reserved = next((r.address for r in network.reserved if r.mac == guest.mac), "")
+        found = reserved or network.subnet.removesuffix("0/24") + str(96 + guest.number)
+        here.leases[guest.mac] = found
+        return found
 
     def finish_copies(self) -> None:
         """What libvirt does by itself, whoever began it."""

@@ -13,9 +13,11 @@ import libvirt
 from vmacro.addresses import check_libvirt
 from vmacro.drivers.libvirt import dhcp, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
-from vmacro.drivers.libvirt.migration import Order, migrate, statistics, under_way
+from vmacro.drivers.libvirt.migration import Order, migrate, statistics
+from vmacro.drivers.libvirt.states import job, reason_word, state_word
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import (
+    ARRIVING,
     Capabilities,
     CopyProgress,
     CopyStatistics,
@@ -30,17 +32,6 @@ from vmacro.model.facts import (
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
-
-_STATES = {
-    libvirt.VIR_DOMAIN_NOSTATE: "without a state",
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "running",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
-    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended by itself",
-}
 
 
 class LibvirtHypervisor:
@@ -86,7 +77,7 @@ class LibvirtHypervisor:
                 name=name,
                 uuid=domain.UUIDString(),
                 state=state_word(state),
-                reason=str(reason),
+                reason=reason_word(state, reason),
                 persistent=bool(domain.isPersistent()),
                 accelerator=described.accelerator,
                 machine=described.machine,
@@ -94,7 +85,7 @@ class LibvirtHypervisor:
                 cards=described.cards,
                 disks=described.disks,
                 has_agent_channel=AGENT_CHANNEL in described.channels,
-                migrating=under_way(domain),
+                job=job(domain) or xml.block_jobs(described),
             )
 
     def network(self, name: str) -> NetworkFacts | None:
@@ -162,6 +153,8 @@ class LibvirtHypervisor:
         if handle is None:
             return
         with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
+            if job(handle) == ARRIVING:
+                raise HostError(f"host {self._host.name}: domain {domain} is on its way here; it stays")
             state, _ = handle.state()
             if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF) and not fenced:
                 raise HostError(f"host {self._host.name}: domain {domain} is {state_word(state)}; it stays")
@@ -221,11 +214,6 @@ class LibvirtHypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
-
-
-def state_word(state: int) -> str:
-    """Of virDomainState; one that we do not know is told as it is."""
-    return _STATES.get(state, f"state {state}")
 
 
 def _triple(version: int) -> tuple[int, int, int]:

@@ -23,7 +23,8 @@ _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 
 @dataclass(frozen=True)
 class DomainDescription:
-    """What a domain is made of. `channels`: names of its virtio-serial ports."""
+    """What a domain is made of. `channels`: names of its virtio-serial ports. `mirrored`: disks at which a block job
+    copies or commits."""
 
     accelerator: Annotated[str, Text(40)]
     machine: Annotated[str, Text(100)]
@@ -31,6 +32,7 @@ class DomainDescription:
     cards: Annotated[tuple[Card, ...], Items(MOST_CARDS)]
     disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     channels: Annotated[tuple[str, ...], Items(MOST_DISKS)]
+    mirrored: Annotated[tuple[Annotated[str, Text(20)], ...], Items(MOST_DISKS)]
 
 
 def domain(text: str) -> DomainDescription:
@@ -44,8 +46,14 @@ def domain(text: str) -> DomainDescription:
         "cards": [_card(c) for c in root.iterfind("./devices/interface")],
         "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
         "channels": [_attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
+        "mirrored": [_attribute(m, "target", "dev") for m in root.iterfind("./devices/disk[mirror]")],
     }
     return fields.decode(DomainDescription, found, "domain")
+
+
+def block_jobs(found: DomainDescription) -> str:
+    """In words: '' for none."""
+    return f"block job of disk {found.mirrored[0]}" if found.mirrored else ""
 
 
 def network(text: str, active: bool, leases: Iterable[tuple[object, object]], stored: str = "") -> NetworkFacts:
