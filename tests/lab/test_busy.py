@@ -23,6 +23,8 @@ ALL = ("visits", "keep-alive-20", "downloads", "upload", "idle-500", "datagrams"
 LINGER_S = 20
 PAUSE_S = 0.2  # between programs
 WANTED = ("curl", "wget", "mptcpize")
+TIRED = "downloads and visitors take all of an emulated guest's processor: its agent does not always answer in time"
+TWO = pytest.param(2, marks=pytest.mark.slow(TIRED))
 TEN = pytest.param(10, marks=pytest.mark.slow("the same again, five times"))
 
 
@@ -61,7 +63,7 @@ def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
         thread.join()
 
 
-@pytest.mark.parametrize("moves", [2, TEN])
+@pytest.mark.parametrize("moves", [TWO, TEN])
 def test_nobody_fails_and_nobody_is_called_lost(lab: Lab, busy: Vmacro, way: Way, moves: int) -> None:
     before, home = traces_of_moves(lab), address_of(lab, "web")
     told, why = Counter[str](), Counter[str]()
