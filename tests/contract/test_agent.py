@@ -95,10 +95,10 @@ def test_a_claim_of_nobody_or_for_ever_is_refused(agent: Agent) -> None:
 
 @certifies("Agent.claim", "Agent.prepare")
 def test_what_was_announced_ends_with_its_claim(stage: Stage, agent: Agent, coming: str) -> None:
-    agent.claim("web-1", "me@here", 1)
+    agent.claim("web-1", "me@here", 5)  # a guest that has just booted takes seconds to prepare
     agent.prepare(coming)
     assert agent.status().extra_addresses == (coming,)
-    for _ in range(30):  # the claim ends after a second; a starved guest's processor comes to it later
+    for _ in range(40):  # the claim ends after 5 seconds; a starved guest's processor comes to it later
         stage.world.clock.sleep(1)
         facts = agent.status()
         if facts.claim is None and facts.extra_addresses == ():
