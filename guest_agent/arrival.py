@@ -26,11 +26,11 @@ MOST_PUBLIC = 64
 async def prepare(guest: Guest, args: PrepareArgs) -> None:
     """The addresses to come, answered for and announced as backup: tunnels lead them here already.
 
-    Raises ProtocolError: not-ready, or in-use.
+    Raises ProtocolError: not-ready, in-use, or claimed, where its move's claim has ended meanwhile: then nothing stays.
     """
     if args.address == guest.present_lease().address:
         raise ProtocolError("in-use", f"{args.address} is the guest's present address")
-    addresses = [a for a in (args.address, args.address6) if a]
+    addresses, claim = [a for a in (args.address, args.address6) if a], guest.state.claim
     try:
         if not set(addresses) & set((await guest.endpoints.endpoints()).values()):
             await make_room(guest)
@@ -41,6 +41,11 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
     finally:  # also what is half done is taken back: for it, clients had to leave the present address
         guest.state.prepared = (args.address, args.address6)
         guest.save()
+    if claim is not None and guest.state.claim is None and guest.clock.now_s() >= claim.until_s:
+        # It was over before there was anything to take back.
+        for coming in addresses:
+            await retire(guest, coming)
+        raise ProtocolError("claimed", f"the claim of move {claim.move} ended while {args.address} was prepared")
 
 
 def publish(guest: Guest, args: PublishArgs) -> None:

@@ -128,6 +128,7 @@ def test_its_disk_is_full(lab: Lab, on_a_small_disk: tuple[Vmacro, Path], way: W
         done = vmacro("resume", "--json")
         assert done.returncode in (0, 4), done.stdout + done.stderr
         assert verdicts(process) == {"chatter": ""}
+    assert vmacro("carry").returncode == 0  # where resume has moved it: for who did not join
     assert len(places(lab)) == 1 and traces_of_moves(lab) == before
     with closing(Archive(inventory.load(vmacro.inventory).database_url)) as archive:
         assert archive.unfinished() == []
