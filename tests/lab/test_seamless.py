@@ -59,10 +59,6 @@ def test_no_client_of_any_kind_is_lost(lab: Lab, quiet: Vmacro, way: Way) -> Non
     assert traces_of_moves(lab) == before
 
 
-def no_legs(lab: Lab) -> bool:
-    return not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
-
-
 def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, way: Way) -> None:
     """Nothing retransmits an echo request: what is answered has been held."""
     with echo.echoing(lab.namespace("client"), address_of(lab, "web")) as echoes:
@@ -75,6 +71,10 @@ def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, way: 
     assert sent >= 5 and answered >= 0.9 * sent, f"{answered} of {sent}"
 
 
+def no_legs(lab: Lab) -> bool:
+    return not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
+
+
 def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet: Vmacro, way: Way) -> None:
     before, home = traces_of_moves(lab), address_of(lab, "web")
     with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
@@ -85,9 +85,11 @@ def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet
             assert site_of(lab, "web") == to
             if to == way.here:
                 carrying = quiet.start("carry")  # who joins late is carried until then
-                eventually(lambda: no_legs(lab), "all legs to be closed at home", every_s=1)
-                carrying.send_signal(signal.SIGINT)
-                carrying.communicate(timeout=60)
+                try:
+                    eventually(lambda: no_legs(lab), "all legs to be closed at home", every_s=1)
+                finally:
+                    carrying.send_signal(signal.SIGINT)
+                    carrying.communicate(timeout=60)
         assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
     assert quiet("carry").returncode == 0
     assert traces_of_moves(lab) == before
