@@ -8,8 +8,8 @@ PIP = $(BIN)/pip install -qq --no-color --progress-bar off --root-user-action=ig
 PACKAGES := apt-utils cpio debian-archive-keyring e2fsprogs gcc iproute2 iptables libc6-dev libvirt-dev mmdebstrap \
 	nftables openssh-client openssl pkg-config python3 python3-dev python3-venv systemd-container util-linux \
 	wireguard-go wireguard-tools xz-utils
-# A database, which tests need besides.
-TEST_PACKAGES := postgresql
+# Other people's clients and a database, which tests need besides.
+TEST_PACKAGES := curl mptcpize postgresql wget
 
 # Labs side by side: what waits in one leaves the processor to the other. Three starve guests that boot under emulation.
 WORKERS := -n 2 --durations 20 --durations-min 1
@@ -22,10 +22,12 @@ help: ## this list
 demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
 	$(BIN)/vmacro lab demo
 
-test: test-packages setup ## unit, contract and lab tests, but for those marked slow: some 30 minutes
+TEST_SETUP := test-packages setup .venv/knot/ready
+
+test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 40 minutes
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
-test-all: test-packages setup ## all tests there are; docs/testing.md says what is slow
+test-all: $(TEST_SETUP) ## all tests there are; docs/testing.md says what is slow
 	$(BIN)/pytest -m "" $(WORKERS)
 
 mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
@@ -68,6 +70,17 @@ endef
 	$(PIP) --require-hashes --no-build-isolation -r requirements.lock
 	$(PIP) --no-index --no-deps --no-build-isolation -e .
 	$(BIN)/python -c 'from vmacro.provisioning import wheels; wheels.fetch()'
+	touch $@
+
+# A name server for the tests: unpacked, never installed, so that none is started on this machine. With the libraries that
+# it would bring along; apt checks what it fetches.
+.venv/knot/ready: .venv/ready
+	apt-get update -qq
+	rm -rf .venv/knot && mkdir -p .venv/knot/debs
+	cd .venv/knot/debs && apt-get download -qq -o APT::Sandbox::User= $$(apt-get install -s --no-install-recommends knot \
+		| sed -n 's/^Inst \([^ ]*\).*/\1/p') knot
+	for deb in .venv/knot/debs/*.deb; do dpkg -x $$deb .venv/knot || exit 1; done
+	rm -r .venv/knot/debs
 	touch $@
 
 lock: setup ## requirements.lock after a change of pyproject.toml; `make lock UPGRADE=--upgrade` takes newer versions

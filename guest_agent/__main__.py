@@ -17,6 +17,7 @@ from guest_agent.agent import Agent
 from guest_agent.channel import ChannelServer, port_path
 from guest_agent.detect import AnnounceDetector
 from guest_agent.guest import Guest
+from guest_agent.kernel_events import KernelEvents
 from guest_agent.lease import LeaseKeeper
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class BootClock:
 async def _run(interface: str, client_id: bytes) -> None:
     card = await link.find_link(interface)
     # The state is an earlier agent's, where that was killed.
-    guest = Guest(card, mptcp, connections, LeaseKeeper(interface, client_id), BootClock(), state.load())
+    keeper = LeaseKeeper(interface, client_id)
+    guest = Guest(card, mptcp, connections, KernelEvents(), keeper, BootClock(), state.load())
     agent = Agent(guest)
     serving = asyncio.create_task(_serve(agent))
     await agent.start()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 from guest_agent import __version__, claims
-from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare
-from guest_agent.consent import Consent
+from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
+from guest_agent.consent import Consent, reply
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
+from guest_agent.pages import Pages
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
+from guest_agent.watch import Watch
 from vmacro.wire import agent_verbs, fields
 from vmacro.wire.agent_verbs import (
     MAX_ADDRESSES,
@@ -22,7 +25,10 @@ from vmacro.wire.agent_verbs import (
     ArriveArgs,
     ClaimArgs,
     ConsentArgs,
+    CountArgs,
+    PageArgs,
     PrepareArgs,
+    PublishArgs,
     ReleaseArgs,
     RetireArgs,
     Status,
@@ -32,7 +38,7 @@ from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, R
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "prepare", "arrive", "retire"})
+ACTING = frozenset({"claim", "release", "watch", "endings", "count", "prepare", "arrive", "retire", "publish"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -52,16 +58,23 @@ class Agent:
         self._guest = guest
         self._arrivals = Arrivals(guest)
         self._consent = Consent(guest)
+        self._watch = Watch(guest)
+        self._pages = Pages(guest, self._consent.all)
         self._handlers = dict(
             [
                 _handler(agent_verbs.STATUS, self._status),
                 _handler(agent_verbs.CLAIM, self._claim),
                 _handler(agent_verbs.RELEASE, self._release),
                 _handler(agent_verbs.CONNECTIONS, self._connections),
+                _handler(agent_verbs.PAGE, self._page),
                 _handler(agent_verbs.CONSENT, self._ask_consent),
+                _handler(agent_verbs.WATCH, self._begin_watch),
+                _handler(agent_verbs.ENDINGS, self._endings),
+                _handler(agent_verbs.COUNT, self._count),
                 _handler(agent_verbs.PREPARE, self._prepare),
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
+                _handler(agent_verbs.PUBLISH, self._publish),
             ]
         )
 
@@ -105,7 +118,7 @@ class Agent:
         except ProtocolError as error:
             return Reply(request.id, {}, error.code, str(error))
         except NoLeaseError as error:
-            return Reply(request.id, {}, "no-lease", str(error))
+            return Reply(request.id, {}, agent_verbs.NO_LEASE, str(error))
 
     async def _status(self, _args: Nothing) -> Status:
         guest = self._guest
@@ -133,10 +146,24 @@ class Agent:
         return Nothing()
 
     async def _connections(self, _args: Nothing) -> agent_verbs.Connections:
-        return self._consent.connections()
+        return self._consent.connections(self._watch.began.first)
+
+    async def _page(self, args: PageArgs) -> agent_verbs.Page:
+        return self._pages.page(args)
 
     async def _ask_consent(self, args: ConsentArgs) -> agent_verbs.Connections:
         return await self._consent.ask(args.timeout_ms / 1000)
+
+    async def _begin_watch(self, _args: Nothing) -> agent_verbs.Connections:
+        found = self._consent.judged(self._watch.begin())
+        self._watch.answered(found)
+        return replace(reply(found), watch=self._watch.name)
+
+    async def _endings(self, _args: Nothing) -> agent_verbs.Endings:
+        return self._watch.endings(self._arrivals.seen_at_s)
+
+    async def _count(self, args: CountArgs) -> agent_verbs.Counts:
+        return self._watch.count(args, self._arrivals.seen_at_s)
 
     async def _prepare(self, args: PrepareArgs) -> Nothing:
         await prepare(self._guest, args)
@@ -147,3 +174,7 @@ class Agent:
 
     async def _retire(self, args: RetireArgs) -> agent_verbs.Retired:
         return await retire(self._guest, args.address, args.force)
+
+    async def _publish(self, args: PublishArgs) -> Nothing:
+        publish(self._guest, args)
+        return Nothing()

@@ -8,38 +8,64 @@ import logging
 from guest_agent.guest import Guest, log_failure
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
-from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs
+from guest_agent.slots import make_room
+from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs, PublishArgs
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
 LEASE_TIMEOUT_S = 30.0
 # Announces of one move come within 0.8 s; two moves are further apart than this.
 DEBOUNCE_S = 2.0
-ALONE_AFTER_S, ALONE_EVERY_S = 30.0, 10.0
+# Clearly longer than a move waits for its clients by default: never do both retire an address in the same second.
+ALONE_AFTER_S, ALONE_EVERY_S = 90.0, 10.0
 AGAIN_AFTER_S = 5.0
 NONE_PREPARED = ("", "")
+MOST_PUBLIC = 64
 
 
 async def prepare(guest: Guest, args: PrepareArgs) -> None:
     """The addresses to come, answered for and announced as backup: tunnels lead them here already.
 
-    Raises ProtocolError: not-ready, or in-use.
+    Raises ProtocolError: not-ready, in-use, or claimed, where its move's claim has ended meanwhile: then nothing stays.
     """
     if args.address == guest.present_lease().address:
         raise ProtocolError("in-use", f"{args.address} is the guest's present address")
-    for coming in (a for a in (args.address, args.address6) if a):
-        await guest.link.borrow(coming)
-        if coming not in (await guest.endpoints.endpoints()).values():
-            await guest.announce(coming, backup=True)
-    guest.state.prepared = (args.address, args.address6)
+    addresses, claim = [a for a in (args.address, args.address6) if a], guest.state.claim
+    try:
+        if not set(addresses) & set((await guest.endpoints.endpoints()).values()):
+            await make_room(guest)
+        for coming in addresses:
+            await guest.link.borrow(coming)
+            if guest.seen_as(coming) not in (await guest.endpoints.endpoints()).values():
+                await guest.announce(coming, backup=True)
+    finally:  # also what is half done is taken back: for it, clients had to leave the present address
+        guest.state.prepared = (args.address, args.address6)
+        guest.save()
+    if claim is not None and guest.state.claim is None and guest.clock.now_s() >= claim.until_s:
+        # It was over before there was anything to take back.
+        for coming in addresses:
+            await retire(guest, coming)
+        raise ProtocolError("claimed", f"the claim of move {claim.move} ended while {args.address} was prepared")
+
+
+def publish(guest: Guest, args: PublishArgs) -> None:
+    """Remember what clients know an address as; before it is announced. Raises ProtocolError: bad-args."""
+    if (":" in args.address) != (":" in args.public):
+        raise ProtocolError("bad-args", f"{args.public} is not of {args.address}'s family")
+    known = [*guest.state.public.items()][-MOST_PUBLIC:]
+    guest.state.public = {a: p for a, p in known if a != args.address and p != args.public}
+    if args.public != args.address:
+        guest.state.public[args.address] = args.public
     guest.save()
 
 
 class Arrivals:
-    """An arrival runs once, however many report it."""
+    """An arrival runs once, however many report it. `seen_at_s`: when the last one was seen, by the guest's clock."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
+        self.seen_at_s = float("-inf")
+        self._signs_since_s = float("inf")
         self._running: asyncio.Task[Arrival] | None = None
         self._arrived_at = float("-inf")
         self._heard_at = 0.0
@@ -86,6 +112,7 @@ class Arrivals:
     async def _arrive(self, seen_by: str) -> Arrival:
         guest, state = self._guest, self._guest.state
         began, old = guest.clock.now_s(), guest.present_lease().address
+        self._signs_since_s = min(self._signs_since_s, began)  # DHCP may be silent the first time
         prepared = state.prepared
         old6 = await guest.address6() if prepared[1] else ""
         if prepared[0] and seen_by != "restart":
@@ -102,6 +129,9 @@ class Arrivals:
             state.prepared = NONE_PREPARED
             if prepared[0] and seen_by == "restart":
                 await guest.prefer(prepared, (old, old6))
+        signs_since_s, self._signs_since_s = self._signs_since_s, float("inf")
+        if lease.address != old:
+            self.seen_at_s = signs_since_s
         await guest.link.move_in(lease, old)
         await guest.link.forget_neighbours(but=lease.gateway)
         state.lease = lease
@@ -125,7 +155,8 @@ class Arrivals:
         """The id under which clients know the new address; 0 where nothing had to be announced."""
         guest = self._guest
         if prepared and lease.address == prepared:
-            return next((i for i, a in (await guest.endpoints.endpoints()).items() if a == prepared), 0)
+            announced = guest.seen_as(prepared)
+            return next((i for i, a in (await guest.endpoints.endpoints()).items() if a == announced), 0)
         if lease.address == old:
             return 0
         # Left over where nobody retired it: one address cannot be announced under two ids.

@@ -1,25 +1,29 @@
 """The guest's connections, by NETLINK_SOCK_DIAG: TCP sockets, and which MPTCP connection each belongs to.
 
-By hand: it is asked twenty times a second under emulation, where pyroute2's decoder and the event
-loop that it brings along cost a second for a hundred sockets.
+There may be thousands, and they are asked for again and again.
 """
 
 from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from socket import AF_INET, AF_INET6
+from dataclasses import dataclass
+from functools import lru_cache
+from socket import AF_INET
 
+from guest_agent import netlink
+from guest_agent.netlink import attributes, integer
+from guest_agent.ports import Ends
 from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+SOCK_DESTROY = 21
+# This older request has the kernel walk through its table once for both families, SOCK_DIAG_BY_FAMILY for each. The
+# table has a place for each 128 KiB of memory: where sockets are few, it takes longer than they do.
+TCPDIAG_GETSOCK = 18
 INET_DIAG_INFO, INET_DIAG_ULP_INFO = 2, 19
 # The kernel gives INET_DIAG_ULP_INFO to those who ask for INET_DIAG_INFO, as a bit of a mask.
 EXTENSIONS = 1 << (INET_DIAG_INFO - 1)
@@ -32,23 +36,92 @@ SUBFLOW_ESTABLISHED = 1 << 6  # MPTCP_SUBFLOW_FLAG_FULLY_ESTABLISHED
 # include/net/tcp_states.h, as bits
 ESTABLISHED, CLOSE_WAIT = 1 << 1, 1 << 8
 CLOSING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11  # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING
-ANSWER_TIMEOUT_S = 2.0
 
-_HEADER = struct.Struct("=IHHII")
-_REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for all sockets
+_REQUEST = struct.Struct("=3xB48xI4x")  # inet_diag_req, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
+_QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
+_QUEUED_AT = 60
+_STATE_AT = 1  # inet_diag_msg.idiag_state
+
+
+@dataclass(frozen=True)
+class TcpInfo:
+    """Of struct tcp_info (include/uapi/linux/tcp.h): bytes that were `acked`, `sent` (each once), `unsent` and
+    `received`; how often the oldest one was sent again without an answer; how long ago the peer was heard last; the
+    round trip in µs, 0 before there was one."""
+
+    retransmits: int
+    ms_since_data: int
+    ms_since_ack: int
+    rtt_us: int
+    acked: int
+    received: int
+    unsent: int
+    sent: int
+
+
+def tcp_info(payload: bytes) -> TcpInfo | None:
+    """Of an inet_diag_msg; None where there is none, or one of a kernel before 4.19: that counts no bytes sent."""
+    return _info_in(attributes(payload[_MESSAGE.size :]))
+
+
+def _info_in(found: dict[int, bytes]) -> TcpInfo | None:
+    raw = found.get(INET_DIAG_INFO, b"")
+    if len(raw) < 216:
+        return None
+    since_data, since_ack, _, _, rtt_us = struct.unpack_from("=IIIII", raw, 52)
+    acked, received = struct.unpack_from("=QQ", raw, 120)
+    (unsent,) = struct.unpack_from("=I", raw, 144)
+    sent, again = struct.unpack_from("=QQ", raw, 200)
+    return TcpInfo(raw[2], since_data, since_ack, rtt_us, acked, received, unsent, sent - again)
+
+
+def ends_of(payload: bytes) -> Ends:
+    """Of an inet_diag_msg: address and port, the guest's first."""
+    family, _state, local_port, remote_port, source, target = _MESSAGE.unpack_from(payload)
+    return _address(family, source), local_port, _address(family, target), remote_port
 
 
 def connections() -> list[Connection]:
-    """All established connections of the guest but loopback's, MPTCP ones with all subflows."""
+    """All established connections of the guest but those with itself, MPTCP ones with all subflows."""
+    return _joined(list(_sockets(ESTABLISHED | CLOSE_WAIT)))
+
+
+def look() -> tuple[list[Connection], set[Ends]]:
+    """As connections(), and by the same dump the sockets that have said goodbye and wait for their peers'. Raises
+    OSError."""
+    there, closing = [], set()
+    for payload in _dump(ESTABLISHED | CLOSE_WAIT | CLOSING):
+        if CLOSING >> payload[_STATE_AT] & 1:
+            closing.add(ends_of(payload))
+        else:
+            there.append(parse(payload))
+    return _joined(there), closing
+
+
+def _joined(found: list[tuple[int, Subflow]]) -> list[Connection]:
+    """Subflows of one token are one connection."""
     mptcp: dict[int, list[Subflow]] = {}
     plain = []
-    for token, subflow in _sockets(ESTABLISHED | CLOSE_WAIT):
+    for token, subflow in found:
         if token:
             mptcp.setdefault(token, []).append(subflow)
         else:
             plain.append(Connection(0, (subflow,)))
-    return [*(Connection(token, tuple(subflows)) for token, subflows in mptcp.items()), *plain]
+    all_of_them = [*(Connection(token, tuple(subflows)) for token, subflows in mptcp.items()), *plain]
+    there = {_ends(subflow) for _, subflow in found}
+    return [c for c in all_of_them if not any(_with_itself(subflow, there) for subflow in c.subflows)]
+
+
+def _with_itself(subflow: Subflow, there: set[Ends]) -> bool:
+    """Whether the guest has the other end, too: by loopback, or by its own addresses, which are announced there, too,
+    and joined."""
+    local, local_port, remote, remote_port = _ends(subflow)
+    return (remote, remote_port, local, local_port) in there or remote == "::1" or remote.startswith("127.")
+
+
+def _ends(subflow: Subflow) -> Ends:
+    return subflow.local, subflow.local_port, subflow.remote, subflow.remote_port
 
 
 def has_sockets(address: str) -> bool:
@@ -61,90 +134,51 @@ def cut(address: str, tokens: set[int]) -> None:
 
     For initial subflows: REMOVE_ADDR of id 0 would take those of all connections. Raises OSError.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
-        diag.settimeout(ANSWER_TIMEOUT_S)
-        for family in (AF_INET, AF_INET6):
-            for payload in list(_dump(family, ESTABLISHED | CLOSE_WAIT)):
-                found = parse(payload)
-                if found is not None and found[0] in tokens and found[1].local == address:
-                    # struct inet_diag_msg and inet_diag_req_v2 carry the same inet_diag_sockid.
-                    body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
-                    head = _HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
-                    diag.send(head + body)
-                    code = -struct.unpack_from("=i", diag.recv(1 << 16), _HEADER.size)[0]
-                    if code not in (0, errno.ENOENT):  # it may have ended by itself
-                        raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")
+    for payload in list(_dump(ESTABLISHED | CLOSE_WAIT)):
+        token, subflow = parse(payload)
+        if token in tokens and subflow.local == address:
+            # struct inet_diag_msg and inet_diag_req_v2 begin with the family, and carry the same inet_diag_sockid.
+            body = struct.pack("=BBBxI", payload[0], socket.IPPROTO_TCP, 0, 0xFFFFFFFF) + payload[4:52]
+            try:
+                netlink.ask(NETLINK_SOCK_DIAG, SOCK_DESTROY, body, netlink.NLM_F_ACK)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # it may have ended by itself
+                    raise
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
-    for family in (AF_INET, AF_INET6):
-        for payload in _dump(family, states):
-            found = parse(payload)
-            if found is not None:
-                yield found
+    return map(parse, _dump(states))
 
 
-def parse(payload: bytes) -> tuple[int, Subflow] | None:
-    """(token, subflow) of one inet_diag_msg; None for loopback's."""
-    family, _state, local_port, remote_port, source, target = _MESSAGE.unpack_from(payload)
-    local, remote = _address(family, source), _address(family, target)
-    if local.is_loopback:
-        return None
-    attributes = _attributes(payload[_MESSAGE.size :])
-    info = attributes.get(INET_DIAG_INFO, b"")  # struct tcp_info: tcpi_bytes_acked, tcpi_bytes_received
-    inner = _attributes(_attributes(attributes.get(INET_DIAG_ULP_INFO, b"")).get(ULP_INFO_MPTCP, b""))
-    token, flags = (_integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
+def parse(payload: bytes) -> tuple[int, Subflow]:
+    """(token, subflow) of one inet_diag_msg."""
+    outer = attributes(payload[_MESSAGE.size :])
+    info, inner = _info_in(outer), attributes(outer.get(INET_DIAG_ULP_INFO, b""))
+    inner = attributes(inner.get(ULP_INFO_MPTCP, b""))
+    token, flags = (integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
+    (queued,) = _QUEUED.unpack_from(payload, _QUEUED_AT)
     subflow = Subflow(
-        str(local),
-        local_port,
-        str(remote),
-        remote_port,
+        *ends_of(payload),
         joined=bool(flags & SUBFLOW_JOINED),
         backup=bool(flags & SUBFLOW_BACKUP),
         established=not token or bool(flags & SUBFLOW_ESTABLISHED),
-        bytes=_integer(info[120:128]) + _integer(info[128:136]),
+        bytes=info.acked + info.received if info is not None else 0,
+        # The SYN of who opens a connection counts as a byte that was acknowledged; the answer to one does not.
+        outgoing=info is not None and info.acked + queued - info.unsent > info.sent,
+        unanswered=info.retransmits if info is not None else 0,
     )
     return token, subflow
 
 
-def _dump(family: int, states: int) -> Iterator[bytes]:
-    """Payloads of all sockets. Raises OSError, TimeoutError among them."""
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, EXTENSIONS, states)
-    head = _HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
-        diag.settimeout(ANSWER_TIMEOUT_S)
-        diag.send(head + body)
-        while True:
-            data = diag.recv(1 << 17)
-            while len(data) >= _HEADER.size:
-                length, kind, _, _, _ = _HEADER.unpack_from(data)
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data, _HEADER.size)[0]
-                    raise OSError(code, "sock_diag refused")
-                yield data[_HEADER.size : length]
-                data = data[(length + 3) & ~3 :]
+def _dump(states: int) -> Iterator[bytes]:
+    """Payloads of all sockets, of either family. Raises OSError, TimeoutError among them."""
+    return netlink.dump(NETLINK_SOCK_DIAG, TCPDIAG_GETSOCK, _REQUEST.pack(EXTENSIONS, states))
 
 
-def _address(family: int, raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+@lru_cache(maxsize=1 << 14)
+def _address(family: int, raw: bytes) -> str:
     """An IPv4 client of a dual-stack server counts as IPv4."""
     if family == AF_INET:
-        return ipaddress.IPv4Address(raw[:4])
+        return str(ipaddress.IPv4Address(raw[:4]))
     address = ipaddress.IPv6Address(raw)
-    return address.ipv4_mapped or address
-
-
-def _attributes(raw: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    while len(raw) >= 4:
-        length, kind = struct.unpack_from("=HH", raw)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = raw[4:length]
-        raw = raw[(length + 3) & ~3 :]
-    return found
-
-
-def _integer(raw: bytes) -> int:
-    return int.from_bytes(raw, "little")
+    return str(address.ipv4_mapped or address)

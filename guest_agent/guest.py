@@ -8,12 +8,13 @@ import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from guest_agent.endpoint_ids import fresh_id
-from guest_agent.ports import Clock, Endpoints, Leases, Link, Sockets
+from guest_agent.ports import Clock, Endpoints, KernelEvents, Leases, Link, Sockets
 from guest_agent.state import FILE, State
 from vmacro.wire.agent_verbs import Lease
+from vmacro.wire.counting import REST
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
@@ -21,15 +22,18 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class Guest:
-    """Shared by all that decides about the guest."""
+    """Shared by all that decides about the guest. `stuck`: tokens of MPTCP connections that needed an old address when
+    it was last to be retired, though the present one had been announced to them."""
 
     link: Link
     endpoints: Endpoints
     sockets: Sockets
+    events: KernelEvents
     leases: Leases
     clock: Clock
     state: State = field(default_factory=State)
     state_file: Path = FILE
+    stuck: set[int] = field(default_factory=set)
     _current6: str = ""
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -71,16 +75,45 @@ class Guest:
             self._current6 = new[1]
 
     async def announce(self, address: str, backup: bool = False) -> int:
-        """Announce an address to all peers under a fresh endpoint id, which is returned."""
-        self.state.last_id = fresh_id(await self.endpoints.endpoints(), self.state.last_id)
-        await self.endpoints.announce(address, self.state.last_id, backup)
+        """Announce an address to all peers, as they know it, under a fresh endpoint id, which is returned."""
+        public = self.seen_as(address)
+        if public != address and address not in (await self.endpoints.endpoints()).values():
+            await self.endpoints.hold(address, await self._fresh_id(), backup)
+        await self.endpoints.announce(public, await self._fresh_id(), backup)
         return self.state.last_id
 
+    async def _fresh_id(self) -> int:
+        self.state.last_id = fresh_id(await self.endpoints.endpoints(), self.state.last_id)
+        return self.state.last_id
+
+    def seen_as(self, address: str) -> str:
+        """What clients know an address as."""
+        return self.state.public.get(address, address)
+
     async def withdraw_all(self, address: str) -> None:
-        """Withdraw an address, whatever endpoint ids it was announced under."""
-        for endpoint_id, announced in (await self.endpoints.endpoints()).items():
-            if announced == address:
-                await self.endpoints.withdraw(endpoint_id)
+        """Withdraw an address, whatever endpoint ids it was announced under, and as whatever: its subflows have the id
+        under which it is held."""
+        for wanted in dict.fromkeys((self.seen_as(address), address)):
+            for endpoint_id, announced in (await self.endpoints.endpoints()).items():
+                if announced == wanted:
+                    await self.endpoints.withdraw(endpoint_id)
+
+    def forget_public(self, address: str) -> None:
+        """The guest has the address no more."""
+        if self.state.public.pop(address, None) is not None:
+            self.save()
+
+    async def until(self, holds: Callable[[], bool], within_s: float, every_s: float) -> None:
+        """Look until it holds, or for so long. To look at thousands of connections takes long: a tenth of the time goes
+        into that at most."""
+        deadline_s = self.clock.now_s() + within_s
+        while True:
+            began_s = self.clock.now_s()
+            if holds() or began_s >= deadline_s:
+                return
+            ended_s = self.clock.now_s()
+            rest_s = min(max(every_s, REST * (ended_s - began_s)), deadline_s - ended_s)
+            await self.clock.sleep(max(rest_s, 0.0))
 
     def later(self, what: Coroutine[Any, Any, None]) -> None:
         """Runs by itself, and is kept until it has ended."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 from pyroute2.dhcp import fsm
 from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig
 from pyroute2.dhcp.dhcp4socket import AsyncDHCP4Socket
+from pyroute2.dhcp.enums import dhcp
 from pyroute2.dhcp.leases import Lease as DHCPLease
 
 from guest_agent import resolver
@@ -49,6 +50,25 @@ class _Identified(AsyncDHCP4Socket):  # type: ignore[misc]
     async def put(self, msg: Any) -> None:
         msg.dhcp["options"]["client_id"] = identifier_option(self._client_id)
         await super().put(msg)
+
+
+class _Declining(AsyncDHCP4Socket):  # type: ignore[misc]
+    """Does not hear offers of some addresses. To ask for one would be too much: a server that has it reserved for the
+    card takes it from whoever has the lease now, under another client identifier."""
+
+    def __init__(self, interface: str, unwanted: Collection[str]) -> None:
+        super().__init__(interface)
+        self._unwanted = unwanted
+        self.declined: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def get(self) -> Any:
+        while True:
+            message = await super().get()
+            offered = message.dhcp["yiaddr"]
+            if message.message_type != dhcp.MessageType.OFFER or offered not in self._unwanted:
+                return message
+            if not self.declined.done():
+                self.declined.set_result(offered)
 
 
 def identifier_option(client_id: bytes) -> dict[str, Any]:
@@ -92,12 +112,24 @@ class LeaseKeeper:
         return lease
 
     @contextlib.asynccontextmanager
-    async def borrowed(self, timeout_s: float) -> AsyncIterator[Lease]:
-        """A second lease of this site, given back at the end. Raises NoLeaseError."""
+    async def borrowed(self, timeout_s: float, had: Collection[str]) -> AsyncIterator[Lease]:
+        """A second lease of this site, given back at the end. Raises NoLeaseError; also where the server has nothing
+        for this card but one of those addresses, that the guest `had` already."""
         config = _config(self._interface)
         config.client_id, config.release = borrower(self._interface), True
-        async with AsyncDHCPClient(config) as client:
-            yield await _bound(client, self._interface, timeout_s)
+        client = AsyncDHCPClient(config)
+        client._sock = sock = _Declining(self._interface, had)
+        async with client:
+            binding = asyncio.ensure_future(_bound(client, self._interface, timeout_s))
+            try:
+                await asyncio.wait((binding, sock.declined), return_when=asyncio.FIRST_COMPLETED)
+                if not binding.done():
+                    address = sock.declined.result()
+                    raise NoLeaseError(f"DHCP on {self._interface} has {address} reserved for its card, and no other")
+                lease = binding.result()
+            finally:
+                binding.cancel()
+            yield lease
 
     async def _drop_client(self) -> None:
         client, self._client = self._client, None

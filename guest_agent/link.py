@@ -6,6 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from guest_agent.netlink import attributes, dump, integer
 from vmacro.wire.agent_verbs import Lease
 
 # include/uapi/linux/if_addr.h, rtnetlink.h
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200
-RT_SCOPE_UNIVERSE = 0
+RTM_GETADDR, RT_SCOPE_UNIVERSE = 22, 0
 ALL_ROUTERS = "ff02::2"
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,12 @@ class KernelLink:
 
     async def extra_addresses(self, but: set[str]) -> list[str]:
         """Addresses kept besides the present ones."""
-        async with AsyncIPRoute() as netlink:
-            messages = await collect(await netlink.addr("dump", index=self.index, family=AF_INET))
-        old = {str(m.get("IFA_LOCAL")) for m in messages if m["prefixlen"] == 32}
+        old = {found.address for found in _addresses(self, AF_INET) if found.prefix_length == 32}
         return sorted(old - but) + sorted((await self.addresses6()).keys() - but)
 
     async def addresses6(self) -> dict[str, bool]:
         """Global IPv6 addresses, and whether the kernel prefers them."""
-        async with AsyncIPRoute() as netlink:
-            messages = await _dump6(netlink, self)
-        return {str(m.get("IFA_ADDRESS")): not (m.get("IFA_FLAGS") or m["flags"]) & IFA_F_DEPRECATED for m in messages}
+        return {found.address: not found.flags & IFA_F_DEPRECATED for found in _addresses(self, AF_INET6)}
 
     async def move_in6(self, new: str, old: str) -> None:
         """Make `new`, if any, the address that is sent from; keep `old` for its sockets, without its subnet."""
@@ -100,15 +100,14 @@ class KernelLink:
     async def move_out(self, address: str) -> None:
         """Remove an address kept by move_in or borrowed; one that is gone already is fine."""
         async with AsyncIPRoute() as netlink:
+            family, lengths = AF_INET, [32]
             if ":" in address:
-                for message in await _dump6(netlink, self):
-                    if message.get("IFA_ADDRESS") == address:
-                        await netlink.addr(
-                            "del", index=self.index, address=address, prefixlen=message["prefixlen"], family=AF_INET6
-                        )
-                return
-            with _ignoring(errno.EADDRNOTAVAIL):
-                await netlink.addr("del", index=self.index, address=address, prefixlen=32, family=AF_INET)
+                known = _addresses(self, AF_INET6)
+                family, lengths = AF_INET6, [found.prefix_length for found in known if found.address == address]
+            for length in lengths:
+                with _ignoring(errno.EADDRNOTAVAIL):
+                    gone = await netlink.addr("del", index=self.index, address=address, prefixlen=length, family=family)
+                    await collect(gone)
 
 
 async def find_link(name: str) -> KernelLink:
@@ -138,11 +137,11 @@ async def _keep_as_host_address(netlink: AsyncIPRoute, link: KernelLink, address
         family=AF_INET,
         IFA_CACHEINFO={"ifa_preferred": 0, "ifa_valid": 0xFFFFFFFF, "cstamp": 0, "tstamp": 0},
     )
-    for message in await collect(await netlink.addr("dump", index=link.index, family=AF_INET)):
-        if message.get("IFA_LOCAL") == address and message["prefixlen"] != 32:
+    for found in _addresses(link, AF_INET):
+        if found.address == address and found.prefix_length != 32:
             with _ignoring(errno.EADDRNOTAVAIL):
                 await netlink.addr(
-                    "del", index=link.index, address=address, prefixlen=message["prefixlen"], family=AF_INET
+                    "del", index=link.index, address=address, prefixlen=found.prefix_length, family=AF_INET
                 )
 
 
@@ -150,7 +149,7 @@ async def _set6(netlink: AsyncIPRoute, link: KernelLink, address: str, preferred
     """Without duplicate detection, which would take a second: these addresses are made of MACs."""
     forever = 0xFFFFFFFF
     lifetimes = {"ifa_preferred": forever if preferred else 0, "ifa_valid": forever, "cstamp": 0, "tstamp": 0}
-    known = {str(m.get("IFA_ADDRESS")): m["prefixlen"] for m in await _dump6(netlink, link)}
+    known = {found.address: found.prefix_length for found in _addresses(link, AF_INET6)}
     await netlink.addr(
         "replace",
         index=link.index,
@@ -162,10 +161,24 @@ async def _set6(netlink: AsyncIPRoute, link: KernelLink, address: str, preferred
     )
 
 
-async def _dump6(netlink: AsyncIPRoute, link: KernelLink) -> list[Any]:
-    """Global ones only."""
-    messages = await collect(await netlink.addr("dump", index=link.index, family=AF_INET6))
-    return [m for m in messages if m["scope"] == RT_SCOPE_UNIVERSE]
+@dataclass(frozen=True)
+class _Address:
+    address: str
+    prefix_length: int
+    flags: int
+
+
+def _addresses(link: KernelLink, family: int) -> list[_Address]:
+    """All of IPv4; of IPv6 the global ones. Raises OSError."""
+    found = []
+    for payload in list(dump(socket.NETLINK_ROUTE, RTM_GETADDR, _IFADDRMSG.pack(family, 0, 0, 0, 0))):
+        _, prefix_length, flags, scope, index = _IFADDRMSG.unpack_from(payload)
+        told = attributes(payload[_IFADDRMSG.size :])
+        raw = told.get(IFA_LOCAL) or told.get(IFA_ADDRESS)
+        if raw and index == link.index and (family == AF_INET or scope == RT_SCOPE_UNIVERSE):
+            flags = integer(told.get(IFA_FLAGS, b"")) or flags
+            found.append(_Address(socket.inet_ntop(family, raw), prefix_length, flags))
+    return found
 
 
 def _solicit_router(link: KernelLink) -> None:

@@ -1,57 +1,65 @@
-"""MPTCP of the guest's kernel: limits and endpoints, by the mptcp_pm netlink family."""
+"""MPTCP of the guest's kernel: limits and endpoints, by the mptcp_pm family of generic netlink."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import AsyncIterator
+import ipaddress
+import socket
+import struct
+from functools import lru_cache
 from socket import AF_INET, AF_INET6
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.generic.mptcp import MPTCP_PM_CMD_SET_FLAGS, AsyncMPTCP, mptcp_msg
-
 from guest_agent.endpoint_ids import fresh_id
-from guest_agent.link import collect
+from guest_agent.netlink import (
+    GENERIC,
+    NETLINK_GENERIC,
+    NLM_F_ACK,
+    ask,
+    attribute,
+    attributes,
+    dump,
+    generic_family,
+    integer,
+)
 
-# include/uapi/linux/mptcp.h and mptcp_pm.h
+# include/uapi/linux/genetlink.h, mptcp.h and mptcp_pm.h: MPTCP_PM_CMD_*, _ATTR_* and _ADDR_ATTR_*
+FAMILY, CTRL_ATTR_FAMILY_ID = "mptcp_pm", 1
+ADD_ADDR, DEL_ADDR, GET_ADDR, SET_LIMITS, SET_FLAGS = 1, 2, 3, 5, 7
+ATTR_ADDR, ATTR_RCV_ADD_ADDRS, ATTR_SUBFLOWS = 1, 2, 3
+ADDR_FAMILY, ADDR_ID, ADDR_ADDR4, ADDR_ADDR6, ADDR_FLAGS = 1, 2, 3, 4, 6
 FLAG_SIGNAL = 1 << 0
 FLAG_BACKUP = 1 << 2
 MAX_LIMIT = 8  # MPTCP_PM_ADDR_MAX
 NLA_F_NESTED = 0x8000
-
-
-@contextlib.asynccontextmanager
-async def _path_manager() -> AsyncIterator[AsyncMPTCP]:
-    async with AsyncMPTCP() as netlink:
-        await netlink.setup_endpoint()  # its requests need the family's id, which this asks for
-        yield netlink
+_U8, _U16, _U32 = struct.Struct("=B"), struct.Struct("=H"), struct.Struct("=I")
 
 
 async def raise_limits() -> None:
     """See ports.Endpoints."""
-    async with _path_manager() as netlink:
-        await collect(await netlink.limits("set", subflows=MAX_LIMIT, rcv_add_addrs=MAX_LIMIT))
+    most = _U32.pack(MAX_LIMIT)
+    _tell(SET_LIMITS, attribute(ATTR_RCV_ADD_ADDRS, most) + attribute(ATTR_SUBFLOWS, most))
 
 
 async def endpoints() -> dict[int, str]:
     """id to address."""
     found = {}
-    async with _path_manager() as netlink:
-        for message in await collect(await netlink.endpoint("show")):
-            address = message.get("MPTCP_PM_ATTR_ADDR")
-            if address is not None:
-                found[int(address.get("MPTCP_PM_ADDR_ATTR_ID"))] = str(
-                    address.get("MPTCP_PM_ADDR_ATTR_ADDR4") or address.get("MPTCP_PM_ADDR_ATTR_ADDR6")
-                )
+    for payload in dump(NETLINK_GENERIC, _family(), GENERIC.pack(GET_ADDR, 1, 0)):
+        told = attributes(attributes(payload[GENERIC.size :]).get(ATTR_ADDR, b""))
+        raw = told.get(ADDR_ADDR4) or told.get(ADDR_ADDR6)
+        if raw:
+            found[integer(told.get(ADDR_ID, b""))] = socket.inet_ntop(AF_INET if len(raw) == 4 else AF_INET6, raw)
     return found
 
 
 async def announce(address: str, endpoint_id: int, backup: bool = False) -> None:
     """ADD_ADDR (RFC 8684 section 3.4.1) on every connection."""
-    flags = FLAG_SIGNAL | (FLAG_BACKUP if backup else 0)
-    async with _path_manager() as netlink:
-        await collect(await netlink.endpoint("add", **_named(address), id=endpoint_id, flags=flags))
+    _add(address, endpoint_id, FLAG_SIGNAL | (FLAG_BACKUP if backup else 0))
+
+
+async def hold(address: str, endpoint_id: int, backup: bool = False) -> None:
+    """An endpoint for joins that arrive translated. Without it the kernel makes an implicit one, which no id removes:
+    clients would never get their slots back."""
+    _add(address, endpoint_id, FLAG_BACKUP if backup else 0)
 
 
 async def prefer(address: str, preferred: bool) -> None:
@@ -60,28 +68,11 @@ async def prefer(address: str, preferred: bool) -> None:
     The kernel finds subflows by endpoint. The initial subflow's address need not have one: then it gets
     a silent one, which is neither announced nor used for anything else.
     """
-    async with _path_manager() as netlink:
-        known = await endpoints()
-        if address not in known.values():
-            silent = fresh_id(known, max(known, default=0))
-            await collect(await netlink.endpoint("add", **_named(address), id=silent, flags=0))
-        flags = 0 if preferred else FLAG_BACKUP
-        # mptcp_pm_nl_set_flags() looks the address up itself; only the backup flag may change.
-        info = {"attrs": [*_named_address(address), ("MPTCP_PM_ADDR_ATTR_FLAGS", flags)]}
-        message = mptcp_msg()
-        message["cmd"], message["version"] = MPTCP_PM_CMD_SET_FLAGS, 1
-        message["attrs"] = [("MPTCP_PM_ATTR_ADDR", info, NLA_F_NESTED)]
-        await collect(await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK))
-
-
-def _named(address: str) -> dict[str, str]:
-    return {"addr6" if ":" in address else "addr4": address}
-
-
-def _named_address(address: str) -> list[tuple[str, object]]:
-    if ":" in address:
-        return [("MPTCP_PM_ADDR_ATTR_FAMILY", AF_INET6), ("MPTCP_PM_ADDR_ATTR_ADDR6", address)]
-    return [("MPTCP_PM_ADDR_ATTR_FAMILY", AF_INET), ("MPTCP_PM_ADDR_ATTR_ADDR4", address)]
+    known = await endpoints()
+    if address not in known.values():
+        _add(address, fresh_id(known, max(known, default=0)), flags=0)
+    # mptcp_pm_nl_set_flags() looks the address up itself; only the backup flag may change.
+    _tell(SET_FLAGS, _entry(_named(address) + _flagged(0 if preferred else FLAG_BACKUP)))
 
 
 async def withdraw(endpoint_id: int, address: str = "") -> None:
@@ -89,10 +80,36 @@ async def withdraw(endpoint_id: int, address: str = "") -> None:
 
     id 0 means the initial subflow's address, which must then be given. Idempotent.
     """
-    extra = _named(address) if address else {}
-    async with _path_manager() as netlink:
-        try:
-            await collect(await netlink.endpoint("del", id=endpoint_id, **extra))
-        except NetlinkError as error:
-            if error.code not in (errno.EINVAL, errno.ENOENT):
-                raise
+    try:
+        _tell(DEL_ADDR, _entry(attribute(ADDR_ID, _U8.pack(endpoint_id)) + (_named(address) if address else b"")))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+
+
+def _add(address: str, endpoint_id: int, flags: int) -> None:
+    _tell(ADD_ADDR, _entry(_named(address) + attribute(ADDR_ID, _U8.pack(endpoint_id)) + _flagged(flags)))
+
+
+def _tell(command: int, body: bytes) -> None:
+    """Raises OSError where the kernel refuses."""
+    ask(NETLINK_GENERIC, _family(), GENERIC.pack(command, 1, 0) + body, NLM_F_ACK)
+
+
+@lru_cache(maxsize=1)
+def _family() -> int:
+    return integer(generic_family(FAMILY)[CTRL_ATTR_FAMILY_ID])
+
+
+def _entry(inner: bytes) -> bytes:
+    return attribute(ATTR_ADDR | NLA_F_NESTED, inner)
+
+
+def _named(address: str) -> bytes:
+    parsed = ipaddress.ip_address(address)
+    family, kind = (AF_INET, ADDR_ADDR4) if parsed.version == 4 else (AF_INET6, ADDR_ADDR6)
+    return attribute(ADDR_FAMILY, _U16.pack(family)) + attribute(kind, parsed.packed)
+
+
+def _flagged(flags: int) -> bytes:
+    return attribute(ADDR_FLAGS, _U32.pack(flags))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Tuple, Union  # noqa: UP035 Python 3.9 evaluates it
 
 from vmacro.wire.agent_verbs import Connection, Lease
+
+Ends = Tuple[str, int, str, int]  # noqa: UP006 evaluated by Python 3.9; address and port, the guest's first
 
 
 class Link(Protocol):
@@ -61,6 +65,9 @@ class Endpoints(Protocol):
     async def announce(self, address: str, endpoint_id: int, backup: bool = False) -> None:
         """ADD_ADDR on every connection."""
 
+    async def hold(self, address: str, endpoint_id: int, backup: bool = False) -> None:
+        """An endpoint for subflows on an address that is announced as another one: it is not announced itself."""
+
     async def prefer(self, address: str, preferred: bool) -> None:
         """Tell all peers that subflows on an address are backup, or no longer."""
 
@@ -72,13 +79,70 @@ class Sockets(Protocol):
     """The guest's TCP and MPTCP connections."""
 
     def connections(self) -> list[Connection]:
-        """All that are established, but loopback's. Raises OSError."""
+        """All that are established, but those of the guest with itself. Raises OSError."""
 
     def has_sockets(self, address: str) -> bool:
         """Whether any TCP connection still needs an address, closing ones too. Raises OSError."""
 
+    def look(self) -> tuple[list[Connection], set[Ends]]:
+        """As connections(), and at the same moment the sockets that have said goodbye and wait for their peers'. Raises
+        OSError."""
+
     def cut(self, address: str, tokens: set[int]) -> None:
         """End the subflows on an address of some connections (token 0: plain TCP). Raises OSError."""
+
+
+@dataclass(frozen=True)
+class SubflowOpened:
+    """A subflow of an MPTCP connection, the first one among them, is there."""
+
+    token: int
+    ends: Ends
+
+
+@dataclass(frozen=True)
+class SubflowClosed:
+    """A subflow is no more, and its connection goes on; `error` is the socket's errno, 0 where it was withdrawn."""
+
+    token: int
+    ends: Ends
+    error: int
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The guest's application has closed an MPTCP connection."""
+
+    token: int
+
+
+@dataclass(frozen=True)
+class SocketGone:
+    """A TCP socket that was connected was freed. `surplus`: how many more bytes its peer has acknowledged than data was
+    sent: one for a FIN, and one for a SYN. `retransmits`: how often the oldest byte was sent again in vain. `silent_s`:
+    since when nothing of the peer had come."""
+
+    ends: Ends
+    surplus: int
+    retransmits: int
+    silent_s: float
+
+
+KernelEvent = Union[SubflowOpened, SubflowClosed, Closed, SocketGone]
+
+
+class KernelEvents(Protocol):
+    """How connections begin and end, as the kernel tells it."""
+
+    def listen(self) -> None:
+        """Begin to listen, unless that has been done. Raises OSError where the kernel does not tell."""
+
+    def heard(self) -> tuple[list[KernelEvent], bool]:
+        """What has come since the last call (of a flood some of it), a subflow's end before its socket's; and whether
+        more came than the kernel could keep for us. Raises OSError."""
+
+    def stop(self) -> None:
+        """Listen no more. Idempotent."""
 
 
 class Leases(Protocol):
@@ -87,8 +151,9 @@ class Leases(Protocol):
     async def acquire(self, timeout_s: float) -> Lease:
         """A fresh lease from whoever serves this link now. Raises NoLeaseError."""
 
-    def borrowed(self, timeout_s: float) -> AbstractAsyncContextManager[Lease]:
-        """A second lease of this site, given back at the end. Raises NoLeaseError."""
+    def borrowed(self, timeout_s: float, had: Collection[str]) -> AbstractAsyncContextManager[Lease]:
+        """A second lease of this site, given back at the end; none of those that the guest `had`, which a server would
+        take from it. Raises NoLeaseError."""
 
 
 class Clock(Protocol):
@@ -103,4 +168,4 @@ class Clock(Protocol):
 
 
 class NoLeaseError(Exception):
-    """No DHCP server answered in time."""
+    """No DHCP server answered in time, or had an address to give."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -26,13 +26,15 @@ class KeptClaim:
 
 @dataclass
 class State:
-    """`prepared` are the addresses to come, one of either family."""
+    """`prepared` are the addresses to come, one of either family. `public`: what clients know an address as, where that
+    is another one."""
 
     lease: Optional[Lease] = None
     prepared: tuple[str, str] = ("", "")
     last_arrival: Optional[Arrival] = None
     last_id: int = 0
     claim: Optional[KeptClaim] = None
+    public: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path = FILE) -> None:
         """Write the state, completely or not at all. A failure is logged."""
@@ -55,9 +57,10 @@ def load(path: Path = FILE) -> State:
             Arrival(**arrival) if arrival else None,
             int(kept["last_id"]),
             KeptClaim(**claim) if claim else None,
+            {str(address): str(public) for address, public in kept.get("public", {}).items()},
         )
     except FileNotFoundError:
         return State()
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         LOG.warning("%s: not readable, hence ignored: %s", path, error)
         return State()

@@ -18,10 +18,12 @@ from collections.abc import Callable
 
 from vmacro.rtt import wire
 
-WEB, ECHO = 80, 7000
+WEB, ECHO, DATAGRAMS = 80, 7000, 7001
 DOWNLOAD_PARTS = 13  # of 16 MiB: 208 MiB by one connection
 UPLOAD_BYTES = 24 << 20
 PATIENCE_S = 120.0
+DATAGRAM_PATIENCE_S = 5.0  # longer than a guest pauses, also under emulation
+MOST_LOST = 3  # of all that are asked during a test's moves
 RANDOM = hashlib.sha256(random.Random(1).randbytes(16 << 20)).hexdigest()
 Client = Callable[[str, threading.Event, threading.Event], str]
 
@@ -102,6 +104,63 @@ def download(address: str, ready: threading.Event, over: threading.Event) -> str
     return ""
 
 
+def downloads(address: str, ready: threading.Event, over: threading.Event) -> str:
+    """One after another, each on a connection of its own: whenever the guest moves, one ends as it should."""
+    while not over.is_set():
+        with connect(address, WEB) as sock:
+            found = hashlib.sha256(get(sock, "/random.bin")).hexdigest()
+        if found != RANDOM:
+            return f"its checksum is {found}"
+        ready.set()
+    return ""
+
+
+def visits(every_s: float) -> Client:
+    """A new connection for each request, on schedule whether or not those before were served; MPTCP and TCP take
+    turns. All must be served."""
+
+    def run(address: str, ready: threading.Event, over: threading.Event) -> str:
+        failed: list[str] = []
+        under_way: list[threading.Thread] = []
+        began, number = time.monotonic(), 0
+
+        def visit(number: int) -> None:
+            at = time.monotonic() - began
+            try:
+                with connect(address, WEB, mptcp=number % 2 == 0) as sock:
+                    assert b"moves" in get(sock, "/")
+                ready.set()
+            except (OSError, AssertionError) as error:
+                failed.append(f"visit {number} at {at:.2f} s: {type(error).__name__}: {error}")
+
+        while not over.is_set():
+            under_way = [t for t in under_way if t.is_alive()]
+            under_way.append(threading.Thread(target=visit, args=(number,), daemon=True))
+            under_way[-1].start()
+            number += 1
+            over.wait(max(0.0, began + number * every_s - time.monotonic()))
+        for thread in under_way:
+            thread.join(PATIENCE_S)
+        return "; ".join([f"{len(failed)} of {number} were not served", *failed[:5]]) if failed else ""
+
+    return run
+
+
+def keep_alive(count: int, every_s: float) -> Client:
+    """Connections that each ask again and again, MPTCP and TCP in turns."""
+
+    def run(address: str, ready: threading.Event, over: threading.Event) -> str:
+        socks = [connect(address, WEB, mptcp=n % 2 == 0) for n in range(count)]
+        while not over.is_set():
+            for sock in socks:
+                assert b"moves" in get(sock, "/")
+            ready.set()
+            over.wait(every_s)
+        return ""
+
+    return run
+
+
 def upload(address: str, ready: threading.Event, over: threading.Event) -> str:
     """Records up; the responder sends them back, and they are compared."""
     sock, sent, came = connect(address, ECHO), hashlib.sha256(), hashlib.sha256()
@@ -125,6 +184,30 @@ def upload(address: str, ready: threading.Event, over: threading.Event) -> str:
     return "" if sent.digest() == came.digest() else "what came back is not what was sent"
 
 
+def datagrams(address: str, ready: threading.Event, over: threading.Event) -> str:
+    """A question every 50 ms from one socket, as a resolver or QUIC asks; the server listens on the wildcard. Nobody
+    sends one again, and answers count only if they come from where was asked."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    asked, came, strange = 0, 0, set()
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DATAGRAM_PATIENCE_S)
+        while not over.is_set():
+            sock.sendto(wire.encode(asked), (address, DATAGRAMS))
+            try:
+                answer, sender = sock.recvfrom(100)
+                while answer != wire.encode(asked):  # a late one
+                    answer, sender = sock.recvfrom(100)
+                came += sender[0] == address
+                strange |= {sender[0]} - {address}
+                ready.set()
+            except TimeoutError:
+                pass
+            asked += 1
+            time.sleep(0.05)
+    lost = asked - came
+    return f"{lost} of {asked} were not answered; from elsewhere: {strange}" if lost > MOST_LOST or strange else ""
+
+
 KINDS: dict[str, Client] = {
     "chatter": chatter(mptcp=True),
     "tcp-chatter": chatter(mptcp=False),
@@ -134,7 +217,11 @@ KINDS: dict[str, Client] = {
     "idle-38": idle(mptcp=True, count=38),
     "tcp-idle-10": idle(mptcp=False, count=10),
     "download": download,
+    "downloads": downloads,
     "upload": upload,
+    "visits": visits(0.05),  # of 50 a second an emulated guest has no processor left for anything else
+    "keep-alive-20": keep_alive(20, 0.2),
+    "datagrams": datagrams,
 }
 
 

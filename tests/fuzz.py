@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from guest_agent import channel as agents_channel
     from tests import fuzz_files
     from tests.hostile import is_harmless
-    from tests.unit.test_agent_driver import ARRIVAL, CLAIM, CONNECTIONS, STATUS
+    from tests.unit.test_agent_driver import ARRIVAL, CLAIM, CONNECTIONS, COUNTS, STATUS
     from vmacro.drivers.agent import ChannelAgent
     from vmacro.drivers.host_side import Session
     from vmacro.drivers.libvirt import migration
@@ -136,6 +136,7 @@ _QUESTIONS: tuple[Callable[[ChannelAgent], object], ...] = (
     lambda agent: agent.claim("web-1", "me@here", 60),
     lambda agent: agent.release("web-1"),
     lambda agent: agent.connections(),
+    lambda agent: agent.count(agent_verbs.CountArgs(("10.0.0.1",))),
     lambda agent: agent.arrive("10.0.0.1"),
     lambda agent: agent.retire("10.0.0.1"),
 )
@@ -226,9 +227,13 @@ TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for targe
 _LEG = "home vxlan web-1 web 10.1.0.7 52:54:00:00:00:01 front0 10.9.0.6"
 _END = host_verbs.FoundLegEnd(*f"{_LEG} guest".split(" "))
 _FACTS = host_verbs.LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 1500, True, "", (_END,))
-_OF_AGENTS = (STATUS, CLAIM, messages.Nothing(), CONNECTIONS, ARRIVAL, agent_verbs.Retired(True, 0))
+_OF_MACS = host_verbs.LinkFacts(
+    "0.1.0", ("vxlan",), "", 1500, 1500, True, mac_users=(host_verbs.MacUser("web", "vnet0", True),), devices=("b",)
+)
+_OF_AGENTS = (STATUS, CLAIM, messages.Nothing(), CONNECTIONS, COUNTS, ARRIVAL, agent_verbs.Retired(True, 0))
 _OF_HOSTS = (
     _FACTS,
+    _OF_MACS,
     host_verbs.Turned((host_verbs.Turn("guest", 1, 2, 3, "x"),)),
     host_verbs.Departure("stayed"),
     host_verbs.BaseFacts(True, True, True, 9),
@@ -236,7 +241,8 @@ _OF_HOSTS = (
 )
 _XML = (
     "<domain type='kvm'><memory unit='KiB'>4</memory><os><type machine='q35'/></os><devices><disk type='file'><source "
-    "file='/a'/><target dev='vda'/></disk><interface><mac address='52:54:00:00:00:01'/></interface></devices></domain>",
+    "file='/a'/><target dev='vda'/></disk><interface type='network'><mac address='52:54:00:00:00:01'/><source "
+    "network='n' bridge='b'/><target dev='vnet0'/><model type='virtio'/></interface></devices></domain>",
     "<network><name>n</name><bridge name='b' stp='off' delay='0'/><ip address='10.0.0.1' prefix='24'><dhcp><range "
     "start='10.0.0.2' end='10.0.0.9'/><host mac='52:54:00:00:00:01' ip='10.0.0.3'/></dhcp></ip></network>",
     "<pool type='dir'><name>p</name><target><path>/a</path></target></pool>",

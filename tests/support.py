@@ -72,12 +72,20 @@ def lab_of_topology(file: Path) -> Iterator[Lab]:
     found = Lab(topology.load(file))
     found.down()  # what a killed run may have left
     found.up(file, lambda text: print(text, flush=True))
+    _forget_flows_soon(found)
     UP.append(found)
     try:
         yield found
     finally:
         UP.remove(found)
     assert found.down() == []
+
+
+def _forget_flows_soon(lab: Lab) -> None:
+    """Datagrams keep an address for as long as a kernel remembers them: two minutes, unless it is told otherwise."""
+    times = [f"net.netfilter.nf_conntrack_{kind}=3" for kind in ("udp_timeout", "udp_timeout_stream", "icmp_timeout")]
+    for host in lab.topology.hosts:
+        on_host(lab, host, "sysctl", "-q", *times)
 
 
 def guests_seen(lab: Lab) -> str:
@@ -153,6 +161,7 @@ def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
     looks = [
         ("sh", "-c", "ip -o -brief link show | grep vmac-; true"),
         ("sh", "-c", "nft list table inet vmacro-legs 2>&1; true"),
+        ("sh", "-c", "nft --terse list table inet vmacro-answers 2>&1; true"),
         ("sh", "-c", "systemctl list-units --plain --no-legend --all 'vmac-*'; true"),
         ("ip", "-4", "rule"),
         ("ip", "-6", "rule"),

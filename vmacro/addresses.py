@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
@@ -78,6 +79,15 @@ def check_login(ssh: str) -> str:
     return ssh
 
 
+def check_dns_name(name: str) -> str:
+    """A name of a machine in DNS, complete, in lower case and without the last dot. Raises ValueError."""
+    found = name.rstrip(".").lower()
+    labels = found.split(".")
+    if len(found) > 253 or not _HOST_NAME.fullmatch(found) or len(labels) < 2 or labels[-1].isdecimal():
+        raise ValueError(f"{shown(name)!r} is no complete name in DNS, such as www.example.net")
+    return found
+
+
 def check_plain(text: str) -> str:
     """What the journal, a terminal and a URI can have in a line. Raises ValueError."""
     if not text.isprintable() or len(text) > 253:
@@ -85,10 +95,20 @@ def check_plain(text: str) -> str:
     return text
 
 
+def check_path(path: Path) -> Path:
+    """A file, wherever one stands. Raises ValueError."""
+    if not path.is_absolute():
+        raise ValueError(f"{shown(str(path))!r} is no absolute path")
+    check_plain(str(path))
+    return path
+
+
 Machine = Annotated[str, AfterValidator(check_machine)]
 Login = Annotated[str, AfterValidator(check_plain), AfterValidator(check_login)]
 LibvirtUri = Annotated[str, AfterValidator(check_libvirt)]
 Plain = Annotated[str, AfterValidator(check_plain)]
+File = Annotated[Path, AfterValidator(check_path)]
+DnsName = Annotated[str, AfterValidator(check_dns_name)]
 
 
 def with_psycopg(database_url: str) -> str:

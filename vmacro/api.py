@@ -114,6 +114,17 @@ class Session:
         request = wiring.request(self._settings, guest, to, handoff, **policy)
         return self._here(lambda: self._moves.check(request))
 
+    def check_all(
+        self, at: str = "", to: str = "", handoff: str = SEAMLESS, **policy: Unpack[PolicyChanges]
+    ) -> list[tuple[str, str, Checked]]:
+        """check() of all guests, or of those at site `at`, side by side: (guest, site, what stands against it). To SITE
+        or SITE/HOST, by default to all sites where they are not. Raises ConfigurationError."""
+        if at:
+            wiring.site_named(self._settings, at)
+        requests = wiring.requests(self._settings, to, handoff, **policy)
+        found = self._here(lambda: self._moves.check_all(requests, at))
+        return [(request.guest.name, request.destination.name, checked) for request, checked in found]
+
     def plan(self, guest: str, to: str, handoff: str = SEAMLESS, **policy: Unpack[PolicyChanges]) -> Plan:
         """What such a move would do; changes nothing. Raises ConfigurationError, PlanRejectedError."""
         request = wiring.request(self._settings, guest, to, handoff, **policy)
@@ -142,7 +153,9 @@ class Session:
 
         def ask() -> tuple[Connection, ...]:
             wiring.see_that_nobody_moves(self._settings, guest)
-            return self._looked(lambda world: connections_of(self._settings.inventory, wanted, world).connections)
+            return self._looked(
+                lambda world: connections_of(self._settings.inventory, wanted, world, every=True).connections
+            )
 
         return self._here(ask)
 

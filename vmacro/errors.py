@@ -64,6 +64,14 @@ class HostError(VmacroError):
     """A host could not be asked or refused: what a driver makes of its vendor's errors."""
 
 
+class TakenError(HostError):
+    """What was to be reserved is somebody else's already."""
+
+
+class UnknownVerbError(HostError):
+    """The host side is of a vmacro that did not have this verb yet."""
+
+
 class UnreachableError(HostError):
     """No answer from the host."""
 
@@ -106,6 +114,19 @@ class AgentError(VmacroError):
     def __init__(self, message: str, hint: str = "", code: str = "silent") -> None:
         super().__init__(message, hint)
         self.code = code
+
+
+class NamesError(VmacroError):
+    """The name server could not be asked, or did not do it. `code`: `silent`, `key` (it does not take our TSIG key, or
+    its answer is not signed with it), `changed` (somebody else has changed the name), or `refused`."""
+
+    def __init__(self, message: str, hint: str = "", code: str = "refused") -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
+class HookError(VmacroError):
+    """An executable of the operator's own failed, or could not be run."""
 
 
 class ProvisioningError(VmacroError):

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -15,10 +16,11 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from vmacro import addresses, config
-from vmacro.addresses import LibvirtUri, Login, Machine, Plain
+from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError, reason_of
 from vmacro.model import nouns
+from vmacro.outside import Dns, Hooks, Probe, Prober
 from vmacro.pki.store import OPERATOR
 from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
 
@@ -26,7 +28,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 DATABASE_URL = "VMACRO_DATABASE_URL"  # of the environment
 DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
 DEFAULTS = nouns.Policy()  # the one place of a policy's defaults
-NAMESPACE = r"^[A-Za-z0-9._-]{0,255}$"
 LONGEST_CARRIAGE_S = 366 * 86_400
 
 
@@ -40,6 +41,9 @@ class GuestNetwork(Strict):
     subnet6: IPv6Network | None = Field(default=None, description="a /64, for SLAAC")
     lease_minutes: int = Field(default=60, ge=2, le=525_600, description="how long a DHCP lease is valid")
     guard: bool = Field(default=True, description="hold each guest to its own MAC and addresses")
+    public_subnet: IPv4Network | None = Field(
+        default=None, description="as clients elsewhere know it: a 1:1 NAT translates each address; of the same size"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> GuestNetwork:
@@ -49,6 +53,8 @@ class GuestNetwork(Strict):
         outside = [str(a) for a in (first, last) if a not in self.subnet or a == self.gateway]
         if outside or last < first:
             raise ValueError(f"dhcp {first} to {last} is no range of {self.subnet} without its gateway {self.gateway}")
+        if self.public_subnet is not None and self.public_subnet.prefixlen != self.subnet.prefixlen:
+            raise ValueError(f"public_subnet {self.public_subnet} is not of the size of {self.subnet}")
         if self.subnet6 is not None and self.subnet6.prefixlen != 64:
             raise ValueError(f"subnet6 {self.subnet6}: SLAAC needs a /64")
         return self
@@ -70,6 +76,19 @@ class Site(Strict):
 
     anti_spoofing: bool = Field(default=False, description="its network drops packets with other sites' sources")
     network: GuestNetwork | None = Field(default=None, description="what to provision; default: leave it alone")
+    public: dict[IPv4Address, IPv4Address] = Field(
+        default_factory=dict,
+        max_length=nouns.MOST_PUBLIC,
+        description="as public_subnet, address by address: a guest's = the one that clients elsewhere know it as",
+    )
+
+    @field_validator("public")
+    @classmethod
+    def _one_each(cls, public: dict[IPv4Address, IPv4Address]) -> dict[IPv4Address, IPv4Address]:
+        twice = sorted(str(p) for p, count in Counter(public.values()).items() if count > 1)
+        if twice:
+            raise ValueError(f"{twice[0]} stands for several addresses")
+        return public
 
 
 class Host(Strict):
@@ -93,23 +112,15 @@ class Host(Strict):
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
 
-class Probe(Strict):
-    """How a guest's round trips are measured, for ever or while it moves. The guest needs a responder."""
-
-    # `from` is a keyword in Python, but not in TOML.
-    from_: str = Field(alias="from", description="the prober that measures")
-    address: Plain = Field(default="", description="the name that clients use; default: the guest's address")
-    port: int = Field(default=7000, ge=1, le=65535, description="where the guest's responder listens (TCP)")
-    mptcp: bool = Field(default=True, description="by MPTCP; else by plain TCP")
-    interval_ms: float = Field(default=10.0, ge=1, le=60_000, description="time from one request to the next")
-
-
 class Guest(Strict):
     """A virtual machine that may move."""
 
     domain: Plain = Field(default="", description="libvirt's name for it; default: the guest's name")
     probe: Probe | None = Field(default=None, description="how its round trips are measured; default: not at all")
     ssh: Login = Field(default="", description="USER@ADDRESS, or USER@ where its address is to be asked of its host")
+    names: tuple[DnsName, ...] = Field(
+        default=(), max_length=nouns.MOST_NAMES, description="names in DNS that follow it; needs [dns]"
+    )
     interface: Plain = Field(default="", description="the one that migrates; default: that of the default route")
     servers: tuple[str, ...] = Field(default=(), description="systemd units in it that are to speak MPTCP")
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
@@ -120,22 +131,6 @@ class Guest(Strict):
         if ssh and not ssh.partition("@")[1]:
             raise ValueError("must be USER@ADDRESS, or USER@ where its address is to be asked of its host")
         return ssh
-
-
-class Prober(Strict):
-    """What measures as a client would: a machine that SSH reaches, or a network namespace of this one."""
-
-    ssh: Login = Field(default="", description="USER@ADDRESS of the machine")
-    network_namespace: str = Field(default="", pattern=NAMESPACE, description="of this machine")
-    ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
-
-    @model_validator(mode="after")
-    def _is_somewhere(self) -> Prober:
-        if bool(self.ssh) == bool(self.network_namespace):
-            raise ValueError('needs either ssh = "USER@ADDRESS" or network_namespace')
-        if self.ssh and not all(self.ssh.rpartition("@")):
-            raise ValueError(f"ssh = {shown(self.ssh)!r}: must be USER@ADDRESS")
-        return self
 
 
 class Policy(Strict):
@@ -165,6 +160,9 @@ class Policy(Strict):
     """Longest that a move may take until the guest has arrived."""
     carry_deadline_s: float = Field(default=DEFAULTS.carry_deadline_s, ge=0, le=LONGEST_CARRIAGE_S)
     """Longest that an old address is carried for connections that still use it."""
+    linger_s: float | None = Field(default=DEFAULTS.linger_s, ge=0, le=LONGEST_CARRIAGE_S)
+    """How long an old address takes new connections after a seamless move; default: as long as others may keep the
+    guest's names (their TTL), 60 s at least and an hour at most."""
     auto_converge: bool = DEFAULTS.auto_converge
     """Whether QEMU may slow the guest down so that its copy converges."""
     allow_connection_loss: bool = DEFAULTS.allow_connection_loss
@@ -221,10 +219,13 @@ class Inventory(Strict):
     hosts: dict[Name, Host] = Field(min_length=1)
     guests: dict[Name, Guest] = Field(default_factory=dict)
     probers: dict[Name, Prober] = Field(default_factory=dict)
+    dns: Dns | None = None
+    hooks: Hooks = Hooks()
 
     @model_validator(mode="after")
     def _consistent(self) -> Inventory:
         problems = [*self._names_without_thing(), *self._overlaps(), *self._domains_of_two(), *self._names_of_two()]
+        problems += self._dns_names()
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -261,6 +262,16 @@ class Inventory(Strict):
             f"hosts {a} and {b}: both are {x!r} in their certificates: hosts.{b}.tls_name"
             for (a, x), (b, y) in itertools.combinations(named, 2)
             if x.lower() == y.lower()
+        ]
+
+    def _dns_names(self) -> list[str]:
+        """A name follows one guest only, and by somebody."""
+        named = [(guest, name) for guest, found in self.guests.items() for name in found.names]
+        problems = [f"guests.{guest}.names: there is no [dns]" for guest, _ in named[:1] if self.dns is None]
+        return problems + [
+            f"guests.{b}.names: {y!r} is one of guest {a}'s already"
+            for (a, x), (b, y) in itertools.combinations(named, 2)
+            if x == y
         ]
 
     def _names_without_thing(self) -> list[str]:
@@ -307,7 +318,7 @@ def load(path: Path) -> Settings:
 
 def settings_of(path: Path, read: Inventory) -> Settings:
     """What was read from there, for all who work with it."""
-    hosts = [_host(name, host, read.network_of(name)) for name, host in read.hosts.items()]
+    hosts = [_host(name, host, read) for name, host in read.hosts.items()]
     sites = tuple(
         nouns.Site(name, tuple(h for h in hosts if h.site == name), _filters_sources(read, name))
         for name, site in read.sites.items()
@@ -315,7 +326,7 @@ def settings_of(path: Path, read: Inventory) -> Settings:
     guests = tuple(_guest(name, guest) for name, guest in read.guests.items())
     policy = nouns.Policy(**read.policy.model_dump())
     orchestrator = read.orchestrator.model_copy(update={"database_url": _database_url(path, read.orchestrator)})
-    return Settings(path, nouns.Inventory(sites, guests, policy), orchestrator, read.probers, read)
+    return Settings(path, nouns.Inventory(sites, guests, policy, _hooks(read)), orchestrator, read.probers, read)
 
 
 def adjusted(policy: nouns.Policy, changes: Mapping[str, object]) -> nouns.Policy:
@@ -356,10 +367,12 @@ def _filters_sources(read: Inventory, site: str) -> bool:
     return read.sites[site].anti_spoofing or any(n is not None and n.guard for n in networks)
 
 
-def _host(name: str, host: Host, network: GuestNetwork | None) -> nouns.Host:
-    given = host.model_dump()
+def _host(name: str, host: Host, read: Inventory) -> nouns.Host:
+    given, network = host.model_dump(), read.network_of(name)
     defaults = {"name": name, "peer_uri": host.peer_uri or host.uri, "tls_name": host.tls_name or name}
     defaults["subnet"] = str(network.subnet) if network is not None else ""
+    defaults["public_subnet"] = str(network.public_subnet or "") if network is not None else ""
+    given["public"] = tuple((str(a), str(p)) for a, p in read.sites[host.site].public.items())
     given["guard"] = network is not None and network.guard
     defaults["subnet6"] = str(network.subnet6 or "") if network is not None else ""
     fields = {f.name for f in dataclasses.fields(nouns.Host)}
@@ -367,8 +380,16 @@ def _host(name: str, host: Host, network: GuestNetwork | None) -> nouns.Host:
 
 
 def _guest(name: str, guest: Guest) -> nouns.Guest:
-    return nouns.Guest(name, guest.domain or name, _target(guest.probe) if guest.probe is not None else None)
+    probe = _target(guest.probe) if guest.probe is not None else None
+    return nouns.Guest(name, guest.domain or name, probe, guest.names)
+
+
+def _hooks(read: Inventory) -> nouns.Hooks:
+    before, after = (tuple(map(str, paths)) for paths in (read.hooks.before, read.hooks.after))
+    return nouns.Hooks(before, after, read.hooks.deadline_s, read.hooks.on_failure == "stop")
 
 
 def _target(probe: Probe) -> nouns.ProbeTarget:
-    return nouns.ProbeTarget(probe.from_, probe.port, probe.mptcp, probe.interval_ms, probe.address)
+    return nouns.ProbeTarget(
+        probe.from_, probe.port, probe.mptcp, probe.interval_ms, probe.address, probe.visit_every_ms
+    )

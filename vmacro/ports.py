@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from vmacro.model.events import Event, What
@@ -15,8 +15,11 @@ from vmacro.model.facts import (
     Connection,
     CopyProgress,
     CopyStatistics,
+    CountArgs,
+    Counts,
     DiskCopy,
     DomainFacts,
+    Endings,
     Fetching,
     HostFacts,
     Leaving,
@@ -25,8 +28,12 @@ from vmacro.model.facts import (
     NetworkFacts,
     Offer,
     Pool,
+    Reservation,
+    Tracked,
     Turn,
+    Watched,
 )
+from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
 
 Result = TypeVar("Result")
@@ -57,6 +64,9 @@ class Hypervisor(Protocol):
     def network(self, name: str) -> NetworkFacts | None:
         """A virtual network; None if there is none of this name."""
 
+    def networks(self) -> tuple[str, ...]:
+        """The names of all virtual networks that are active."""
+
     def copy(
         self,
         domain: str,
@@ -83,12 +93,13 @@ class Hypervisor(Protocol):
     def statistics(self, domain: str) -> CopyStatistics | None:
         """Figures of the migration that brought this domain here; None if libvirt has none any more."""
 
-    def reserve(self, network: str, mac: str, address: str) -> None:
-        """Reserve an address in DHCP, at once and until release(). Raises HostError if there is no such network, or if
-        address or MAC has another reservation. Idempotent."""
+    def reserve(self, network: str, wanted: Reservation) -> None:
+        """Reserve an address in DHCP, at once and until release(). One for the same card and address is left as it is,
+        whatever its name. Raises HostError if there is no such network, TakenError if address, MAC or name has another
+        reservation: of two that ask at once, one gets it. Idempotent."""
 
-    def release(self, network: str, mac: str, address: str) -> None:
-        """Undo reserve(), if there is anything to undo. Idempotent."""
+    def release(self, network: str, made: Reservation) -> None:
+        """Remove the reservation that is the same in all: address, MAC and name. Idempotent."""
 
     def watch(self, domain: str, see: Callable[[str, str], None]) -> AbstractContextManager[None]:
         """Call see(event, detail) for each lifecycle event, with libvirt's names in lower case."""
@@ -97,9 +108,10 @@ class Hypervisor(Protocol):
 class HostNetwork(Protocol):
     """Legs, turns and fences of one host, by its host side. Every method raises HostError, and may be repeated."""
 
-    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+    def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
         """Facts about the host's links. `bridge`: of its guests' network; `peer`: the other host's address, for the
-        path's MTU; `probe`: an address for which to find out who uses it, or ''."""
+        path's MTU; `probe`: an address for which to find out who uses it, or ''; `mac`: one for which to find out who
+        has it, or ''; `devices`: for which to find out whether they exist."""
 
     def open(self, leg: Leg) -> Offer:
         """Open this host's end of a leg. Returns what the other end must know."""
@@ -126,6 +138,9 @@ class HostNetwork(Protocol):
 
     def close(self, move_id: str, address: str = "") -> None:
         """Close all legs of a move that end here, or only the one for an address."""
+
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        """Flows of datagrams from and to addresses of a guest, MOST_ASKED at most, as the host's kernel tracks them."""
 
 
 class HostDisks(Protocol):
@@ -189,8 +204,24 @@ class Agent(Protocol):
     def connections(self) -> tuple[Connection, ...]:
         """Connections to the guest's servers, each with its subflows."""
 
+    def all_connections(self) -> tuple[Connection, ...]:
+        """As connections(), by pages: all of one moment, 65,536 at most. Agents of older vmacros do not know this
+        (AgentError, code bad-verb)."""
+
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         """As connections(), after trying out whether the clients join an announced address, if that is not known."""
+
+    def watch(self) -> Watched:
+        """As connections(), and from now on the guest's kernel is listened to: endings() tells what becomes of them. A
+        watch that is under way goes on, of these connections too."""
+
+    def endings(self) -> Endings:
+        """How connections have ended since the watch began that is under way: of those watched all, of younger ones
+        those that the move may have ended."""
+
+    def count(self, args: CountArgs) -> Counts:
+        """How many connections there are, and what became of those watched, without telling of each: see
+        CountArgs."""
 
     def prepare(self, address: str, address6: str = "") -> None:
         """Take the new addresses, too, and announce them as backup, so that clients join while the guest is at the
@@ -203,6 +234,32 @@ class Agent(Protocol):
     def retire(self, address: str, force: bool = False) -> bool:
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
+
+    def publish(self, address: str, public: str) -> None:
+        """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""
+
+
+class Names(Protocol):
+    """The authoritative name server of guests' names. Every method raises NamesError; ConfigurationError where there is
+    no server, or its key cannot be used."""
+
+    def look(self, name: str) -> NameFacts:
+        """What it has for a name; nothing, where it has no such name. Raises NamesError also for a name that leads to
+        another one."""
+
+    def replace(self, seen: NameFacts, wanted: tuple[str, ...]) -> bool:
+        """Set a name's A and AAAA to the `wanted` addresses, with the TTLs that were `seen`, at once and only if they
+        are still what was seen. False: somebody else has changed them, and nothing was done. With what was seen as
+        `wanted` it changes nothing, and raises as any other change would."""
+
+
+class Hooks(Protocol):
+    """The operator's own executables."""
+
+    def run(self, path: str, told: str, deadline_s: float) -> HookEnd:
+        """Run one, with `told` on its standard input and nothing of our environment, until it has ended; at the
+        deadline it is ended, with all of its process group. Raises HookError where it cannot be run, or may not be,
+        since others could write to it."""
 
 
 class EventLog(Protocol):
@@ -232,6 +289,17 @@ def one_by_one(questions: Sequence[Callable[[], Result]], within_s: float) -> li
 
 
 @dataclass(frozen=True)
+class HookEnd:
+    """How an executable ended: its exit status, -N for signal N; `late`: at its deadline. `said`: the beginning of what
+    it wrote."""
+
+    code: int
+    took_ms: int
+    said: str
+    late: bool = False
+
+
+@dataclass(frozen=True)
 class World:
     """All ports together, and the `inventory` that says which hosts and guests there are. Those to hosts and guests
     open on demand, which may raise what their methods raise."""
@@ -245,6 +313,8 @@ class World:
     inventory: Inventory
     cancelled: Callable[[], bool] = lambda: False
     side_by_side: SideBySide = one_by_one
+    names: Names = field(kw_only=True)
+    hooks: Hooks = field(kw_only=True)
 
     def tell(self, move_id: str, what: What) -> None:
         """Publish what has just happened; '' where it concerns no move."""

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import inventory, private
+from vmacro.drivers import dns, hooks
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
@@ -34,7 +35,7 @@ from vmacro.model.nouns import Guest, Site
 from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
-from vmacro.ports import EventLog, World
+from vmacro.ports import EventLog, Names, World
 from vmacro.services import claims, journal, retention, workflows
 from vmacro.services.archive import Archive
 from vmacro.services.event_log import DatabaseEventLog
@@ -78,10 +79,7 @@ def guest_named(settings: Settings, name: str) -> Guest:
 def destination_named(settings: Settings, name: str) -> tuple[Site, str]:
     """SITE, or SITE/HOST; the host is '' where any of the site's will do. Raises ConfigurationError."""
     site_name, slash, host = name.partition("/")
-    site = settings.inventory.site(site_name)
-    if site is None:
-        known = ", ".join(s.name for s in settings.inventory.sites)
-        raise ConfigurationError(f"site {site_name!r}: not in {settings.path}", f"known sites: {known}")
+    site = site_named(settings, site_name)
     if slash and host not in [h.name for h in site.hosts]:
         known = ", ".join(h.name for h in site.hosts)
         raise ConfigurationError(f"host {host!r}: none of site {site.name} in {settings.path}", f"known hosts: {known}")
@@ -94,8 +92,43 @@ def request(settings: Settings, guest: str, to: str, handoff: str = SEAMLESS, **
     wanted, (site, host) = guest_named(settings, guest), destination_named(settings, to)
     if handoff not in HANDOFFS:
         raise ConfigurationError(f"handoff {handoff!r}: unknown", f"known: {', '.join(HANDOFFS)}")
+    _see_that_files_can_be_used(settings, wanted)
     policy = inventory.adjusted(settings.inventory.policy, bounds)
     return Request(wanted, site, handoff, policy, claims.operator(), host=host)
+
+
+def requests(settings: Settings, to: str = "", handoff: str = SEAMLESS, **bounds: Any) -> list[Request]:
+    """As request(), of all guests of the inventory: to SITE or SITE/HOST, or each to all sites. Raises
+    ConfigurationError."""
+    wanted = [to] if to else [site.name for site in settings.inventory.sites]
+    guests = settings.inventory.guests
+    return [request(settings, guest.name, place, handoff, **bounds) for guest in guests for place in wanted]
+
+
+def site_named(settings: Settings, name: str) -> Site:
+    """Raises ConfigurationError."""
+    site = settings.inventory.site(name)
+    if site is None:
+        known = ", ".join(s.name for s in settings.inventory.sites)
+        raise ConfigurationError(f"site {name!r}: not in {settings.path}", f"known sites: {known}")
+    return site
+
+
+def _see_that_files_can_be_used(settings: Settings, guest: Guest) -> None:
+    """The key and the executables that a move would use, before anything is contacted. Raises ConfigurationError, with
+    all that is wrong with the executables."""
+    written = settings.raw_inventory
+    if guest.names and written.dns is not None:
+        dns.read_key(written.dns.key_file)
+    listed = [(f"hooks.{key}", path) for key in ("before", "after") for path in getattr(written.hooks, key)]
+    wrong = [f"{settings.path}: {key}: {path}: {why}" for key, path in listed if (why := hooks.why_not(path))]
+    if wrong:
+        raise ConfigurationError("\n".join(wrong), "an executable file that nobody but root or you can change")
+
+
+def _names(settings: Settings) -> Names:
+    found = settings.raw_inventory.dns
+    return dns.DnsNames(str(found.server), found.port, found.key_file) if found is not None else dns.NoNames()
 
 
 @contextmanager
@@ -106,7 +139,7 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
     Connections to libvirt are each world's own: where threads share one, libvirt's client loses wake-ups (see
     drivers/libvirt/migration.py), and libvirtd answers five calls at a time on one (max_client_requests).
     """
-    sides = HostSides(ssh(settings))
+    sides, names = HostSides(ssh(settings)), _names(settings)
     turns: dict[str, threading.RLock] = {}
 
     @contextmanager
@@ -123,6 +156,8 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
                 inventory=settings.inventory,
                 cancelled=cancelled,
                 side_by_side=side_by_side,
+                names=names,
+                hooks=hooks.Executables(),
             )
         finally:
             connections.close()

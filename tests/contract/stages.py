@@ -6,14 +6,16 @@ and nobody minds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tests.support import clients, on_host, other_site, site_of, virsh
+from vmacro.drivers import dns
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.fake import FakeWorld, connection, domain
+from vmacro.drivers.fake import FakeWorld, card, connection, domain
+from vmacro.drivers.hooks import Executables
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
@@ -22,15 +24,19 @@ from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
-from vmacro.model.facts import Disk, DiskCopy
+from vmacro.model.facts import Connection, Disk, DiskCopy, Reservation
 from vmacro.model.nouns import Host, Inventory
 from vmacro.ports import World
+from vmacro.wire import fields
+from vmacro.wire.agent_verbs import CLOSED
 
 SCRATCH = "scratch"
 SCRATCH_NUMBER = 0x5C
+FIRST_MAC = "52:54:00:ab:cd:5b"  # of a card that the scratch domain has before its own
 POOL = "/var/lib/libvirt/contract"
 _XML = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type>hvm</type></os><devices>
-<interface type='network'><source network='front'/><mac address='{mac}'/></interface>
+<interface type='network'><source network='front'/><mac address='{first}'/></interface>
+<interface type='network'><source network='front'/><mac address='{mac}'/><model type='virtio'/></interface>
 <disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>
 </devices></domain>"""
 
@@ -44,6 +50,9 @@ class Backstage(Protocol):
     def stop_scratch(self) -> None:
         """And nothing is left of it at either host."""
 
+    def shut_scratch_off(self) -> None:
+        """Its definition stays at `here`."""
+
     def set_running(self, running: bool) -> None: ...
 
     def put_file(self, host: Host, path: str) -> None: ...
@@ -51,10 +60,17 @@ class Backstage(Protocol):
     def plain_client(self, address: str) -> AbstractContextManager[None]:
         """A plain TCP connection of somebody with the guest `web`."""
 
+    def deaf_client(self, address: str) -> AbstractContextManager[None]:
+        """An MPTCP connection of somebody with the guest `web`, who joins no announced address."""
+
+    def pin(self, card: str, address: str, name: str) -> None:
+        """An operator's DHCP reservation at `here`, with the card as it is written."""
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's."""
+    """A world in which the domain `web` runs on `here`. `disk` is the scratch domain's; `another` is the world of
+    another orchestrator, with connections of its own."""
 
     world: World
     here: Host
@@ -63,6 +79,7 @@ class Stage:
     bandwidth_mib_s: int
     backstage: Backstage
     disk: DiskCopy
+    another: Callable[[], AbstractContextManager[World]]
 
 
 class FakeBackstage:
@@ -72,11 +89,17 @@ class FakeBackstage:
     def start_scratch(self) -> None:
         here = self._fake.hosts["bucharest"]
         disk = Disk("vda", self._disk.base, True, False, "file", "raw")
-        here.domains[SCRATCH] = replace(domain("qemu", SCRATCH, SCRATCH_NUMBER), disks=(disk,), has_agent_channel=False)
+        found = domain("qemu", SCRATCH, SCRATCH_NUMBER)
+        cards = (card(FIRST_MAC), *found.cards)
+        here.domains[SCRATCH] = replace(found, cards=cards, disks=(disk,), has_agent_channel=False)
         here.disks.bases[self._disk.base] = ""
 
     def stop_scratch(self) -> None:
         self._fake.hosts["bucharest"].domains.pop(SCRATCH, None)
+
+    def shut_scratch_off(self) -> None:
+        domains = self._fake.hosts["bucharest"].domains
+        domains[SCRATCH] = replace(domains[SCRATCH], state="shut off")
 
     def set_running(self, running: bool) -> None:
         self._fake.set_running("bucharest", SCRATCH, running)
@@ -84,11 +107,23 @@ class FakeBackstage:
     def put_file(self, host: Host, path: str) -> None:
         self._fake.hosts[host.name].disks.bases[path] = ""
 
+    def plain_client(self, address: str) -> AbstractContextManager[None]:
+        return self._client(connection(0, address, willing=False))
+
+    def deaf_client(self, address: str) -> AbstractContextManager[None]:
+        return self._client(connection(0xDEAF, address, willing=False))
+
     @contextmanager
-    def plain_client(self, address: str) -> Iterator[None]:
-        client = connection(0, address, willing=False)
+    def _client(self, client: Connection) -> Iterator[None]:
         self._fake.guest.connections.append(client)
         yield
+        if client in self._fake.guest.connections:
+            self._fake.guest.end(client, CLOSED)
+
+    def pin(self, card: str, address: str, name: str) -> None:
+        here = self._fake.inventory.hosts[0]
+        entry = fields.decode(Reservation, {"address": address, "mac": card, "name": name})
+        self._fake.world.hypervisor(here).reserve(here.network, entry)
 
 
 class LabBackstage:
@@ -102,13 +137,17 @@ class LabBackstage:
             script = f"mkdir -p {POOL} && virsh -q pool-create-as contract dir --target {POOL} >&2"
             on_host(self._lab, host, "sh", "-c", script)
         self._put_file(self._here, self._disk.base)
-        xml = _XML.format(name=SCRATCH, path=self._disk.base, mac=mac())
+        xml = _XML.format(name=SCRATCH, path=self._disk.base, mac=mac(), first=FIRST_MAC.upper())
         on_host(self._lab, self._here, "sh", "-c", f'echo "{xml}" > {POOL}/xml && virsh -q create {POOL}/xml >&2')
 
     def stop_scratch(self) -> None:
-        on_host(self._lab, self._here, "sh", "-c", f"virsh -q destroy {SCRATCH}; true")
+        on_host(self._lab, self._here, "sh", "-c", f"virsh -q destroy {SCRATCH}; virsh -q undefine {SCRATCH}; true")
         for host in (self._here, self._there):
             on_host(self._lab, host, "sh", "-c", f"virsh -q pool-destroy contract; rm -rf {POOL}")
+
+    def shut_scratch_off(self) -> None:
+        define = f"virsh dumpxml --inactive {SCRATCH} > {POOL}/xml && virsh -q define {POOL}/xml"
+        on_host(self._lab, self._here, "sh", "-c", f"{define} >&2 && virsh -q destroy {SCRATCH} >&2")
 
     def set_running(self, running: bool) -> None:
         virsh(self._lab, self._here, "resume" if running else "suspend", SCRATCH)
@@ -131,6 +170,15 @@ class LabBackstage:
         finally:
             virsh(self._lab, self._here, "net-update", "front", "delete", "ip-dhcp-host", kept, "--live")
 
+    @contextmanager
+    def deaf_client(self, address: str) -> Iterator[None]:
+        with clients(self._lab, "deaf", address, "idle"):
+            yield
+
+    def pin(self, card: str, address: str, name: str) -> None:
+        entry = f"<host mac='{card}' name='{name}' ip='{address}'/>"
+        virsh(self._lab, self._here, "net-update", "front", "add", "ip-dhcp-host", entry, "--live", "--config")
+
 
 @contextmanager
 def in_memory() -> Iterator[Stage]:
@@ -138,7 +186,8 @@ def in_memory() -> Iterator[Stage]:
     here, there = fake.inventory.hosts
     fake.hosts["dead"] = replace(fake.hosts["berlin"], domains={}, reachable=False)
     disk = DiskCopy("c0ntract", "vda", "/images/scratch.raw", "raw")
-    yield Stage(fake.world, here, there, replace(there, name="dead"), 0, FakeBackstage(fake, disk), disk)
+    dead, backstage = replace(there, name="dead"), FakeBackstage(fake, disk)
+    yield Stage(fake.world, here, there, dead, 0, backstage, disk, lambda: nullcontext(fake.world))
 
 
 @contextmanager
@@ -157,12 +206,26 @@ def in_lab(lab: Lab, known: Inventory) -> Iterator[Stage]:
             SystemClock(),
             lambda _event: None,
             known,
+            names=dns.NoNames(),
+            hooks=Executables(),
         )
         dead = replace(there, name="dead", uri=there.uri.replace("/system", ":9/system"))
         try:
-            yield Stage(world, here, there, dead, 2, LabBackstage(lab, here.name, there.name, disk), disk)
+            backstage = LabBackstage(lab, here.name, there.name, disk)
+            yield Stage(world, here, there, dead, 2, backstage, disk, lambda: _another(world, lab))
         finally:
             sides.close()
+            connections.close()
+
+
+@contextmanager
+def _another(world: World, lab: Lab) -> Iterator[World]:
+    """For a thread, which has entered no namespace yet."""
+    connections = Connections(lab.folder / "operator")
+    with namespaces.inside(lab.namespace("operator")):
+        try:
+            yield replace(world, hypervisor=lambda host: hypervisor(host, connections))
+        finally:
             connections.close()
 
 

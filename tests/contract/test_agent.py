@@ -8,7 +8,9 @@ import pytest
 
 from tests.contract import certifies
 from tests.contract.stages import Stage
+from tests.support import eventually
 from vmacro.errors import AgentError, UnreachableError
+from vmacro.model.facts import CountArgs, Reservation
 from vmacro.ports import Agent
 
 
@@ -37,7 +39,7 @@ def test_the_agent_answers_where_the_guest_runs_and_only_there(stage: Stage, age
     assert facts.boot_id and facts.address.rpartition(".")[0] == facts.gateway.rpartition(".")[0]
     assert facts.extra_addresses == () and facts.claim is None
     assert facts.boot_id == agent.status().boot_id
-    assert {"arrive", "claim", "connections", "prepare", "retire", "status"} <= set(facts.verbs)
+    assert {"arrive", "claim", "connections", "endings", "prepare", "retire", "status", "watch"} <= set(facts.verbs)
     with pytest.raises(AgentError), stage.world.agent(stage.there, "web") as other:
         other.status()
     with pytest.raises(UnreachableError), stage.world.agent(stage.dead, "web") as other:
@@ -50,6 +52,22 @@ def test_consent_tells_of_the_same_connections_within_a_bounded_wait(agent: Agen
     for timeout_ms in (0, 10_001):
         with refused("bad-args"):
             agent.consent(timeout_ms)
+
+
+@certifies("Agent.consent")
+def test_a_guest_whose_card_has_its_address_reserved_is_not_asked_for_another(stage: Stage, agent: Agent) -> None:
+    """A server takes two clients of one card for one: it would take the lease from the guest."""
+    facts, known = agent.status(), stage.world.hypervisor(stage.here)
+    entry = Reservation(facts.address, facts.mac, "operators")
+    stage.backstage.pin(facts.mac, facts.address, "operators")
+    try:
+        with stage.backstage.deaf_client(facts.address), refused("no-lease"):
+            agent.consent(500)
+    finally:
+        known.release(stage.here.network, entry)
+    network = known.network(stage.here.network)
+    assert network is not None and (facts.address, facts.mac) in network.taken, "its lease"
+    assert agent.status().claimed == facts.claimed
 
 
 @certifies("Agent.claim", "Agent.release", "Agent.status")
@@ -77,10 +95,10 @@ def test_a_claim_of_nobody_or_for_ever_is_refused(agent: Agent) -> None:
 
 @certifies("Agent.claim", "Agent.prepare")
 def test_what_was_announced_ends_with_its_claim(stage: Stage, agent: Agent, coming: str) -> None:
-    agent.claim("web-1", "me@here", 1)
+    agent.claim("web-1", "me@here", 5)  # a guest that has just booted takes seconds to prepare
     agent.prepare(coming)
     assert agent.status().extra_addresses == (coming,)
-    for _ in range(30):  # the claim ends after a second; a starved guest's processor comes to it later
+    for _ in range(40):  # the claim ends after 5 seconds; a starved guest's processor comes to it later
         stage.world.clock.sleep(1)
         facts = agent.status()
         if facts.claim is None and facts.extra_addresses == ():
@@ -98,6 +116,34 @@ def test_an_address_is_prepared_and_withdrawn_as_often_as_one_likes(agent: Agent
         assert agent.status().extra_addresses == (coming,) and agent.status().address == address
     assert agent.retire(coming) and agent.retire(coming)
     assert agent.status().extra_addresses == ()
+
+
+@certifies("Agent.count", "Agent.all_connections", "Agent.watch")
+def test_connections_are_counted_as_they_are_told(stage: Stage, agent: Agent, coming: str) -> None:
+    agent.prepare(coming)
+    with stage.backstage.plain_client(coming):
+        watched = agent.watch()
+        every = {c.key: c for c in agent.all_connections()}
+        assert every.keys() == {c.key for c in agent.connections()} == {c.key for c in watched.connections}
+        counts = agent.count(CountArgs((coming,)))
+        assert (counts.total, counts.mptcp) == (len(every), sum(c.mptcp for c in every.values()))
+        assert counts.joined == sum(c.reaches(coming) for c in every.values()) > 0
+        assert counts.watch == watched.name and counts.untold == counts.awaited == 0
+        absent = agent.count(CountArgs(("203.0.113.9",), (coming,), known=(coming,)))
+        assert (absent.joined, absent.apart, absent.awaited) == (0, counts.mptcp, 0)
+        for args in (CountArgs(("nowhere",)), CountArgs((), ("nowhere",)), CountArgs((), known=("nowhere",))):
+            with refused("bad-args"):
+                agent.count(args)
+
+
+@certifies("Agent.publish")
+def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming: str) -> None:
+    """What that does is in contract/test_public.py."""
+    for public in ("203.0.113.9", "203.0.113.10", coming):
+        agent.publish(coming, public)
+    for address, public in (("nowhere", "203.0.113.9"), (coming, "nowhere"), (coming, "2001:db8::1")):
+        with refused("bad-args"):
+            agent.publish(address, public)
 
 
 @certifies("Agent.prepare", "Agent.retire", "Agent.arrive")
@@ -126,6 +172,24 @@ def test_an_address_stays_for_who_cannot_follow_until_it_is_forced(stage: Stage,
         assert agent.retire(coming, force=True)
         assert agent.status().extra_addresses == ()
         assert stuck.key not in {c.key for c in agent.connections()}
+
+
+@certifies("Agent.watch", "Agent.endings")
+def test_a_watch_tells_how_those_that_it_began_with_have_ended(stage: Stage, agent: Agent) -> None:
+    agent.claim("web-1", "me@here", 60)
+    try:
+        with stage.backstage.plain_client(agent.status().address):
+            watched = agent.watch()
+            (plain,) = [c for c in watched.connections if not c.mptcp]
+            again = agent.watch()
+            assert watched.name and again.name == watched.name, "one that is under way goes on"
+            assert plain.key not in {e.key for e in agent.endings().endings}
+        eventually(lambda: plain.key in {e.key for e in agent.endings().endings}, "the end of a client")
+        found = agent.endings()
+        assert (found.watch, found.missed) == (watched.name, False)
+        assert not any(ended.lost for ended in found.endings), "the guest has moved nowhere"
+    finally:
+        agent.release("web-1")
 
 
 @certifies("Agent.arrive")

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from tests.contract import certifies
-from tests.contract.stages import Stage, mac
+from tests.contract.stages import FIRST_MAC, Stage, mac
 from tests.support import eventually
 from vmacro.errors import HostError
-from vmacro.model.facts import FoundLegEnd, Leaving, Leg, Offer, Turn
+from vmacro.model.facts import Flows, FoundLegEnd, Leaving, Leg, MacUser, Offer, Tracked, Turn
 from vmacro.model.nouns import Host
 
 MOVE, OTHER_MOVE = "contract-1", "contract-2"
@@ -67,8 +67,49 @@ def test_who_uses_an_address_is_found_out_by_asking(stage: Stage) -> None:
     domain = stage.world.hypervisor(stage.here).domain("web")
     with stage.world.agent(stage.here, "web") as agent:
         address = agent.status().address
-    assert domain is not None and side.facts(bridge, "", address).used_by == domain.mac
+    assert domain is not None and side.facts(bridge, "", address).used_by in {card.mac for card in domain.cards}
     assert side.facts(bridge, "", address.rpartition(".")[0] + ".242").used_by == ""
+
+
+@certifies("HostNetwork.flows")
+def test_flows_are_told_of_each_address_that_was_asked_about(stage: Stage) -> None:
+    """contract/test_datagrams.py sends some."""
+    side, prefix = stage.world.host_network(stage.here), gateway_of(stage, stage.here).rpartition(".")[0]
+    assert side.flows(()) == Tracked(True)
+    nobodys = (f"{prefix}.243", "2001:db8::76")
+    assert side.flows(nobodys) == Tracked(True, tuple(Flows(address) for address in nobodys))
+    with pytest.raises(HostError, match=stage.here.name):
+        side.flows(("an address",))
+
+
+@certifies("HostNetwork.facts")
+def test_who_has_a_mac_is_told_whichever_of_its_cards_that_is(stage: Stage, scratch: str) -> None:
+    side, bridge = stage.world.host_network(stage.here), bridge_of(stage, stage.here)
+    domain = stage.world.hypervisor(stage.here).domain(scratch)
+    assert domain is not None
+    for card in domain.cards:
+        assert side.facts(bridge, "", "", card.mac).mac_users == (MacUser(scratch, card.tap, True),)
+    assert side.facts(bridge, "", "", "52:54:00:00:00:5d").mac_users == ()
+    assert side.facts(bridge, "", "").mac_users == (), "nobody asked"
+    elsewhere = stage.world.host_network(stage.there)
+    assert elsewhere.facts(bridge_of(stage, stage.there), "", "", mac()).mac_users == ()
+
+
+@certifies("HostNetwork.facts", "HostNetwork.open")
+def test_who_is_shut_off_has_its_mac_and_is_in_nobodys_way(stage: Stage, scratch: str, leg: Leg) -> None:
+    side, bridge = stage.world.host_network(stage.here), bridge_of(stage, stage.here)
+    stage.backstage.shut_scratch_off()
+    for card in (FIRST_MAC, mac()):
+        assert side.facts(bridge, "", "", card).mac_users == (MacUser(scratch, "", False),)
+    side.open(replace(leg, domain="nobody"))
+    assert [end.domain for end in ends(stage, stage.here)] == ["nobody"]
+
+
+@certifies("HostNetwork.facts")
+def test_devices_that_there_are_are_told(stage: Stage) -> None:
+    side, bridge = stage.world.host_network(stage.here), bridge_of(stage, stage.here)
+    assert side.facts(bridge, "", "", "", ("nowhere0", bridge, "any/thing")).devices == (bridge,)
+    assert side.facts(bridge, "", "").devices == ()
 
 
 @certifies("HostNetwork.facts", "HostNetwork.open", "HostNetwork.join", "HostNetwork.point")

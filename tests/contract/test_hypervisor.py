@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 
 from tests.contract import certifies
-from tests.contract.stages import Stage, mac
+from tests.contract.stages import FIRST_MAC, Stage, mac
 from tests.support import eventually
 from vmacro.drivers.fake import QEMU
-from vmacro.errors import CopyError, HostError, UnreachableError
-from vmacro.model.facts import CopyProgress
+from vmacro.errors import CopyError, HostError, TakenError, UnreachableError
+from vmacro.model import marks
+from vmacro.model.facts import CopyProgress, Reservation
 from vmacro.model.nouns import Policy
 
 OTHER_MAC = "52:54:00:00:00:5d"
@@ -26,6 +33,19 @@ def test_facts_are_whole(stage: Stage) -> None:
     assert domain.machine in facts.machine_types
     network = hypervisor.network(stage.here.network)
     assert network is not None and network.active and not network.stp and network.dhcp_free
+
+
+@certifies("Hypervisor.domain", "Hypervisor.networks")
+def test_all_cards_of_a_domain_are_told_and_on_which_networks(stage: Stage, scratch: str) -> None:
+    hypervisor = stage.world.hypervisor(stage.here)
+    domain, network = hypervisor.domain(scratch), hypervisor.network(stage.here.network)
+    assert domain is not None and network is not None
+    first, own = domain.cards
+    assert (first.mac, own.mac, own.model) == (FIRST_MAC, mac(), "virtio"), "in lower case, in libvirt's order"
+    for card in domain.cards:
+        assert (card.kind, card.network, card.device) == ("network", network.name, network.bridge)
+    assert first.tap and own.tap and first.tap != own.tap
+    assert network.name in hypervisor.networks() and "nowhere" not in hypervisor.networks()
 
 
 @certifies("Hypervisor.domain", "Hypervisor.network", "Hypervisor.statistics")
@@ -173,34 +193,118 @@ def test_disks_of_nobody_cannot_be_frozen(stage: Stage) -> None:
         stage.world.hypervisor(stage.here).freeze("nobody", (stage.disk,))
 
 
-@certifies("Hypervisor.reserve", "Hypervisor.release", "Hypervisor.network")
-def test_a_reservation_is_there_at_once_and_goes_again(stage: Stage) -> None:
-    known, network = stage.world.hypervisor(stage.here), stage.here.network
-    before = known.network(network)
+@pytest.fixture
+def free(stage: Stage) -> Iterator[tuple[str, str]]:
+    """Two addresses that DHCP could give; whatever a test reserves of them is gone afterwards."""
+    known = stage.world.hypervisor(stage.here)
+    before = known.network(stage.here.network)
     assert before is not None and before.dhcp_range is not None
-    address = before.dhcp_range[1]
-    known.release(network, mac(), address)
-    known.reserve(network, mac(), address)
-    try:
-        known.reserve(network, mac(), address)
-        with pytest.raises(HostError, match=address):
-            known.reserve(network, OTHER_MAC, address)
-        with pytest.raises(HostError, match=mac()):
-            known.reserve(network, mac(), before.dhcp_range[0])
-        known.release(network, OTHER_MAC, address)
-        found = known.network(network)
-        assert found is not None and (address, mac()) in found.reserved and found.address_of(mac()) == address
-        assert before.dhcp_free is not None and found.dhcp_free == before.dhcp_free - 1
-    finally:
-        known.release(network, mac(), address)
-        known.release(network, mac(), address)
+    last = ipaddress.IPv4Address(before.dhcp_range[1])
+    addresses = str(last), str(last - 1)
+    assert not set(addresses) & {address for address, _ in before.taken}
+    yield addresses
+    now = known.network(stage.here.network)
+    assert now is not None
+    for entry in now.reserved:
+        if entry.address in addresses:
+            known.release(stage.here.network, entry)
+    assert known.network(stage.here.network) == before
+
+
+@certifies("Hypervisor.reserve", "Hypervisor.release", "Hypervisor.network")
+def test_a_reservation_is_there_at_once_and_goes_by_all_that_it_is(stage: Stage, free: tuple[str, str]) -> None:
+    known, network = stage.world.hypervisor(stage.here), stage.here.network
+    mine = marks.reservation("contract-1", free[0], mac())
+    before = known.network(network)
+    known.release(network, mine)
+    known.reserve(network, mine)
+    known.reserve(network, mine)
+    found = known.network(network)
+    assert before is not None and found is not None
+    assert mine in found.reserved and found.address_of(mac()) == free[0]
+    assert before.dhcp_free is not None and found.dhcp_free == before.dhcp_free - 1
+    for other in (replace(mine, name=""), replace(mine, name="contract"), replace(mine, mac=OTHER_MAC)):
+        known.release(network, other)
+        assert known.network(network) == found, "not the one that was meant"
+    known.release(network, mine)
+    known.release(network, mine)
     assert known.network(network) == before
+
+
+@certifies("Hypervisor.reserve", "Hypervisor.network")
+def test_what_fits_already_is_left_as_it_is(stage: Stage, free: tuple[str, str]) -> None:
+    """An operator's entry with a name of its own, and one without."""
+    known, network = stage.world.hypervisor(stage.here), stage.here.network
+    theirs = (Reservation(free[0], mac(), "contract"), Reservation(free[1], OTHER_MAC))
+    for entry in theirs:
+        known.reserve(network, entry)
+        known.reserve(network, marks.reservation("contract-1", entry.address, entry.mac))
+    found = known.network(network)
+    assert found is not None and [e for e in found.reserved if e.address in free] == list(theirs)
+
+
+@certifies("Hypervisor.reserve", "Hypervisor.network")
+def test_no_two_reservations_share_address_card_or_name(stage: Stage, free: tuple[str, str]) -> None:
+    known, network = stage.world.hypervisor(stage.here), stage.here.network
+    mine = marks.reservation("contract-1", free[0], mac())
+    known.reserve(network, mine)
+    before = known.network(network)
+    rivals = (
+        marks.reservation("contract-2", free[0], OTHER_MAC),
+        marks.reservation("contract-2", free[1], mac()),
+        Reservation(free[1], OTHER_MAC, mine.name),
+    )
+    for rival in rivals:
+        with pytest.raises(TakenError, match=f"there is one of {free[0]} for {mac()}"):
+            known.reserve(network, rival)
+        assert known.network(network) == before
+    known.release(network, mine)
+    for rival in rivals[:1]:
+        known.reserve(network, rival)
+
+
+@certifies("Hypervisor.network", "Hypervisor.reserve")
+def test_a_card_is_the_same_in_capital_letters(stage: Stage, free: tuple[str, str]) -> None:
+    """As an operator's virsh writes it: libvirt keeps an entry's MAC as it was written."""
+    known, network = stage.world.hypervisor(stage.here), stage.here.network
+    stage.backstage.pin(mac().upper(), free[0], "contract")
+    pinned = Reservation(free[0], mac(), "contract")
+    found = known.network(network)
+    assert found is not None and pinned in found.reserved
+    known.reserve(network, marks.reservation("contract-1", free[0], mac()))
+    assert known.network(network) == found
+    with pytest.raises(TakenError, match=free[0]):
+        known.reserve(network, marks.reservation("contract-1", free[1], mac()))
+
+
+@certifies("Hypervisor.reserve")
+def test_of_those_who_reserve_one_address_at_once_one_gets_it(stage: Stage, free: tuple[str, str]) -> None:
+    """Each by a connection of its own, as orchestrators are."""
+    wanted = [marks.reservation(f"contract-{n}", free[0], f"52:54:00:00:01:0{n}") for n in range(4)]
+    together = threading.Barrier(len(wanted))
+
+    def reserve(entry: Reservation) -> bool:
+        with stage.another() as world:
+            known = world.hypervisor(stage.here)
+            assert known.network(stage.here.network) is not None  # it is connected
+            together.wait(30)
+            try:
+                known.reserve(stage.here.network, entry)
+            except TakenError:
+                return False
+            return True
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        got = [*pool.map(reserve, wanted)]
+    found = stage.world.hypervisor(stage.here).network(stage.here.network)
+    assert sum(got) == 1 and found is not None
+    assert [e for e in found.reserved if e.address == free[0]] == [wanted[got.index(True)]]
 
 
 @certifies("Hypervisor.reserve", "Hypervisor.release")
 def test_nothing_is_reserved_on_a_network_that_is_not_there(stage: Stage) -> None:
-    known = stage.world.hypervisor(stage.here)
+    known, entry = stage.world.hypervisor(stage.here), Reservation("192.0.2.9", mac())
     text = f"^host {stage.here.name}: DHCP reservation of 192.0.2.9 for {mac()}: no network 'nowhere'"
     with pytest.raises(HostError, match=text):
-        known.reserve("nowhere", mac(), "192.0.2.9")
-    known.release("nowhere", mac(), "192.0.2.9")
+        known.reserve("nowhere", entry)
+    known.release("nowhere", entry)

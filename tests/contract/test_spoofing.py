@@ -13,6 +13,7 @@ from tests.contract import frames, towns
 from tests.contract.legs import device, legs_of
 from tests.contract.towns import BRIDGE, GATEWAY_MAC, Ear, GuestPlace, Town, client, own, own6
 from tests.support import eventually
+from vmacro.wire.host_verbs import MacUser
 
 pytestmark = pytest.mark.lab
 LIE, TRUTH = b"this-is-a-lie", b"this-is-the-truth"
@@ -259,3 +260,13 @@ def test_rules_that_somebody_has_flushed_are_said_again(town: Town) -> None:
         town.side(host).close(leg.move_id)
     eventually(lambda: town.evil.mac in town.two.rules("bridge", "vmacro-guests"), "the guard to say it again")
     reaches(town, town.web)
+
+
+def test_a_mac_that_the_bridge_has_heard_is_told_with_its_port(town: Town) -> None:
+    """Of no domain's card that libvirt knows here; and the other site has not heard it."""
+    town.evil.ping(town.two.gateway)
+    heard = town.side(town.two).facts(BRIDGE, "", "", town.evil.mac).mac_users
+    assert heard == (MacUser("", town.evil.tap, active=True),)
+    assert town.side(town.one).facts(BRIDGE, "", "", town.evil.mac).mac_users == ()
+    own = town.side(town.two).facts(BRIDGE, "", "", GATEWAY_MAC).mac_users
+    assert own == (MacUser("", BRIDGE, active=True),), "the host's own"

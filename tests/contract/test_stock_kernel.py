@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow("Debian's stock kernel, under em
 ROOT = Path(__file__).parents[2]
 CHECKOUT = ("vmacro", "guest_agent", "tests", "playbooks", "pyproject.toml")
 FILES = "tests/contract/test_tunnel_ends.py tests/contract/test_tunnels.py tests/contract/test_spoofing.py"
+FILES += " tests/contract/test_datagrams.py"
 # Emulation is slow, and the rest differs by kinds, addresses and places alone.
 SOME = "not vxlan and not over and not an_address_that_is_not_its_own"
 # Nothing of the tests needs them, and they are most of all.

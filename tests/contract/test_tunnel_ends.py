@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.support import eventually
 from vmacro.drivers.host_side import Session, SshHostSide
 from vmacro.errors import HostError
 from vmacro.host.rescue import Overheard
-from vmacro.host.wireguard import PORTS
+from vmacro.host.wireguard import KEEPALIVE_S, PORTS
 from vmacro.lab import process
 from vmacro.wire.host_verbs import KERNEL
 
@@ -117,12 +118,28 @@ def listening(host: HostPlace, name: str) -> int:
 
 
 def greeted(place: Place) -> bool:
-    return any(int(line.split()[1]) for line in wg(place, "show", STRANGER, "latest-handshakes").splitlines())
+    return _has_greeted(place, STRANGER)
 
 
 def initiation(port: int) -> bytes:
     """What WireGuard's first message looks like, by its ports: nothing else goes by these."""
     return struct.pack("!HH", 15999, port)
+
+
+def test_one_end_greets_and_the_other_waits(encrypted: Legs) -> None:
+    """Two that greet at once undo each other's greeting, where packets take longer than an orchestrator takes to join
+    both ends; then nothing passes for 5 s."""
+    town = encrypted.town
+    home, away = town.one, town.two
+    for place, every in ((home, "off"), (away, str(KEEPALIVE_S))):
+        for name in encrypted.devices:
+            assert wg(place, "show", name, "persistent-keepalive").split()[1:] == [every]
+    for name in encrypted.devices:
+        eventually(partial(_has_greeted, away, name), "its greeting, though nobody sends", within_s=4)
+
+
+def _has_greeted(place: Place, name: str) -> bool:
+    return any(int(line.split()[1]) for line in wg(place, "show", name, "latest-handshakes").splitlines())
 
 
 def test_a_foreign_key_gets_no_answer(encrypted: Legs) -> None:

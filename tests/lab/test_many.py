@@ -23,7 +23,7 @@ from tests.support import (
 )
 from vmacro.lab.lab import Lab
 from vmacro.model.events import CopyProgress, DomainChanged, PhaseBegan, PhaseEnded
-from vmacro.model.moves import Ending
+from vmacro.model.moves import Ending, Verdict
 
 # Four guests under emulation starve each other's agents where another lab runs beside.
 pytestmark = [pytest.mark.lab, pytest.mark.slow("wants the machine for itself")]
@@ -80,7 +80,7 @@ def test_four_at_once_both_ways(many: Lab, inventory: Path, tmp_path: Path) -> N
     for guest, report in reports.items():
         print(guest, phases_s(report), "downtime", report.figures["guest_downtime_ms"], "ms")
         assert report.outcome.ending == Ending.MOVED, report.outcome
-        assert [c.followed for c in report.outcome.connections] == [True]
+        assert [c.verdict for c in report.outcome.connections] == [Verdict.FOLLOWED]
         only_its_own(report, guest)
     assert wrong == {guest: {"chatter": ""} for guest in GUESTS}
     assert {guest: site_of(many, guest) for guest in GUESTS} == {g: other_site(homes[g]) for g in GUESTS}

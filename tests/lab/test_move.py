@@ -24,6 +24,10 @@ def test_a_move_keeps_its_connection_and_takes_the_short_way(lab: Lab, vmacro: V
     assert {"summary.json", "rtt.ndjson", "events.ndjson", "rtt.png", "report.html"} <= files
     assert json.loads((vmacro.folder / "out/summary.json").read_text()) == figures
 
+    events = [json.loads(line) for line in (vmacro.folder / "out/events.ndjson").read_text().splitlines()]
+    (joined,) = [e["data"] for e in events if e["kind"] == "joined"]
+    assert (joined["follow"], joined["unwilling"]) == (1, 0), "before it moves"
+
     (connection,) = figures["connections"]
     assert connection["mptcp"] and connection["kept"] and connection["followed"]
     assert (figures["requests_lost"], figures["requests_reordered"]) == (0, 0)

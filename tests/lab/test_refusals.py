@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import TOPOLOGY, Vmacro, probing, site_of, virsh
+from tests.support import TOPOLOGY, Vmacro, on_host, probing, site_of, virsh
 from vmacro.lab.lab import Lab
 from vmacro.pki.store import Store
 
@@ -91,6 +91,30 @@ def test_an_exhausted_pool(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
         done = vmacro("check", "mute", "--to", "berlin")
     assert done.returncode == 3
     assert "dhcp-exhausted: host berlin: no DHCP address is free" in done.stdout, done.stdout
+
+
+@contextmanager
+def a_clone(lab: Lab, host: str, mac: str) -> Iterator[None]:
+    """A domain that has this card, and is shut off."""
+    card = f"<interface type='network'><source network='front'/><mac address='{mac}'/></interface>"
+    head = "<domain type='qemu'><name>clone</name><memory unit='MiB'>32</memory><os><type>hvm</type></os>"
+    define = f'echo "{head}<devices>{card}</devices></domain>" > /run/clone.xml && virsh -q define /run/clone.xml >&2'
+    on_host(lab, host, "sh", "-c", define)
+    try:
+        yield
+    finally:
+        on_host(lab, host, "sh", "-c", "virsh -q destroy clone; virsh -q undefine clone; rm -f /run/clone.xml")
+
+
+def test_a_clone_with_its_mac_at_the_destination(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:
+    mac = virsh(lab, "bucharest", "domiflist", "web").split()[-1]
+    with a_clone(lab, "berlin", mac):
+        checked = vmacro("check", "web", "--to", "berlin")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert "mac-shared: host berlin: its domain 'clone', which is shut off" in checked.stdout
+        virsh(lab, "berlin", "start", "clone")
+        done = vmacro("migrate", "web", "--to", "berlin")
+        refused(lab, done, 3, f"domain 'clone' has a card of the MAC of guest web, {mac}")
 
 
 def test_too_little_memory(lab: Lab, vmacro: Vmacro, web_at_home: str) -> None:

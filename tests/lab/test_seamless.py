@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
 
@@ -12,7 +11,6 @@ from tests.support import (
     Way,
     address_of,
     clients,
-    eventually,
     probing,
     site_of,
     summary,
@@ -29,7 +27,7 @@ ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle
 
 @pytest.fixture
 def quiet(vmacro: Vmacro) -> Vmacro:
-    """What tests before have left carried is of no use by now: it is closed, so that only this test's is seen."""
+    """What moves of earlier tests have left carried is of no use by now: closed, so that only this test's is seen."""
     quiet = without_probers(vmacro)
     ended = quiet("carry")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -69,10 +67,7 @@ def test_what_is_sent_into_the_pause_is_delivered(lab: Lab, quiet: Vmacro, way: 
     paused, resumed = at["source", "suspended"], at["destination", "resumed"]
     answered, sent = echoes.answered(paused, resumed)
     assert sent >= 5 and answered >= 0.9 * sent, f"{answered} of {sent}"
-
-
-def no_legs(lab: Lab) -> bool:
-    return not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
+    assert quiet("carry").returncode == 0, "once the kernels have forgotten the echoes"
 
 
 def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet: Vmacro, way: Way) -> None:
@@ -84,14 +79,27 @@ def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet
             assert all(c["kept"] for c in summary(done)["connections"])
             assert site_of(lab, "web") == to
             if to == way.here:
-                carrying = quiet.start("carry")  # who joins late is carried until then
-                try:
-                    eventually(lambda: no_legs(lab), "all legs to be closed at home", every_s=1)
-                finally:
-                    carrying.send_signal(signal.SIGINT)
-                    carrying.communicate(timeout=60)
+                assert not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
         assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
     assert quiet("carry").returncode == 0
+    assert traces_of_moves(lab) == before
+
+
+def test_datagrams_are_answered_from_site_to_site_and_home(lab: Lab, quiet: Vmacro, way: Way) -> None:
+    """By a server on the wildcard, whose kernel answers from its newest address."""
+    before, home = traces_of_moves(lab), address_of(lab, "web")
+    with clients(lab, "client", home, "datagrams") as process:
+        for to in (way.there, way.here, way.there):
+            checked = quiet("check", "web", "--to", to)
+            assert f" of {home}" in checked.stdout and "are carried" in checked.stdout, checked.stdout + checked.stderr
+            done = quiet("migrate", "web", "--to", to, "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (found,) = (f for f in summary(done)["datagrams"] if f["address"] == home)
+            assert found["udp_before"] >= 1 and found["udp_after"] >= 1 and found["carried"]
+            carried = json.loads(quiet("carried", "--json").stdout)
+            assert (home, "udp") in {(c["address"], c["transport"]) for c in carried}
+        assert verdicts(process) == {"datagrams": ""}
+    assert quiet("carry").returncode == 0, "once the kernels have forgotten the flows"
     assert traces_of_moves(lab) == before
 
 

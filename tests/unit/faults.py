@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from vmacro.drivers.fake import FakeWorld
-from vmacro.errors import AgentError, CopyError, JournalError, UnreachableError, VmacroError
+from vmacro.errors import AgentError, CopyError, HookError, JournalError, NamesError, UnreachableError, VmacroError
 from vmacro.model.moves import Noted, Outcome, Plan
 from vmacro.model.nouns import Host
 from vmacro.planning.resuming import inherited
@@ -29,7 +29,9 @@ LOOKS = {
     "connections",
     "turned",
     "leaving",
+    "look",
     "open agent",
+    "flows",
 }
 
 
@@ -51,6 +53,10 @@ class Call:
     def error(self) -> VmacroError:
         if self.subject == "journal":
             return JournalError("the journal cannot be written: injected")
+        if self.subject == "names":
+            return NamesError("name server: injected", code="silent")
+        if self.subject == "hooks":
+            return HookError("hook: injected")
         if self.subject.startswith("agent"):
             return AgentError("guest web: injected")
         return (CopyError if self.verb == "copy" else UnreachableError)(f"host {self.subject}: injected")
@@ -98,7 +104,9 @@ class Faults:
 
             return opened()
 
-        return replace(plain, hypervisor=hypervisor, host_network=host_network, host_disks=host_disks, agent=agent)
+        wrapped = replace(plain, hypervisor=hypervisor, host_network=host_network, host_disks=host_disks, agent=agent)
+        outside: dict[str, Any] = {"names": _Wrapped(plain.names, "names", self)}
+        return replace(wrapped, hooks=_Wrapped(plain.hooks, "hooks", self), **outside)
 
 
 class _Wrapped:

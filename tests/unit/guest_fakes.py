@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from guest_agent import state
 from guest_agent.guest import Guest
-from guest_agent.ports import NoLeaseError
+from guest_agent.ports import Ends, KernelEvent, NoLeaseError
 from guest_agent.state import State
 from vmacro.wire.agent_verbs import Connection, Lease, Subflow
 
@@ -77,7 +77,7 @@ async def _settle() -> None:
 
 @dataclass
 class FakeKernel:
-    """Implements ports.Link, Endpoints and Sockets. `log` has what changed, in order."""
+    """Implements ports.Link, Endpoints, Sockets and KernelEvents. `log` has what changed, in order."""
 
     log: list[str] = field(default_factory=list)
     main: str = ""
@@ -91,6 +91,10 @@ class FakeKernel:
     can_cut: bool = True
     on_announce: Callable[[str], None] = lambda _address: None
     refuses_announce: bool = False
+    goodbyes: set[Ends] = field(default_factory=set)
+    tells: bool = True
+    told: list[KernelEvent] = field(default_factory=list)
+    overflowed: bool = False
 
     def rp_filter(self) -> int:
         return 2
@@ -134,6 +138,10 @@ class FakeKernel:
     async def endpoints(self) -> dict[int, str]:
         return dict(self.announced)
 
+    async def hold(self, address: str, endpoint_id: int, backup: bool = False) -> None:
+        self.log.append(f"hold {address}{' as backup' if backup else ''}")
+        self.announced[endpoint_id] = address
+
     async def announce(self, address: str, endpoint_id: int, backup: bool = False) -> None:
         self.log.append(f"announce {address}{' as backup' if backup else ''}")
         if self.refuses_announce:
@@ -156,6 +164,22 @@ class FakeKernel:
 
     def has_sockets(self, address: str) -> bool:
         return address in self.closing or any(c.reaches(address) for c in self.open)
+
+    def look(self) -> tuple[list[Connection], set[Ends]]:
+        return self.connections(), set(self.goodbyes)
+
+    def listen(self) -> None:
+        if not self.tells:
+            raise OSError("no mptcp_pm_events here")
+        self.log.append("listen")
+
+    def heard(self) -> tuple[list[KernelEvent], bool]:
+        heard, self.told = (self.told, self.overflowed), []
+        self.overflowed = False
+        return heard
+
+    def stop(self) -> None:
+        self.log.append("listen no more")
 
     def cut(self, address: str, tokens: set[int]) -> None:
         if not self.can_cut:
@@ -182,6 +206,7 @@ class FakeLeases:
         self._clock, self._log = clock, log
         self.offers = list(offers)
         self.takes_s = 0.2
+        self.reserved = ""  # for its card: all that a second client gets
 
     async def acquire(self, timeout_s: float) -> Lease:
         self._log.append("dhcp")
@@ -192,10 +217,12 @@ class FakeLeases:
         return lease(offer)
 
     @contextlib.asynccontextmanager
-    async def borrowed(self, timeout_s: float) -> AsyncIterator[Lease]:
+    async def borrowed(self, timeout_s: float, had: Collection[str]) -> AsyncIterator[Lease]:
+        if self.reserved in had:
+            raise NoLeaseError(f"{self.reserved} is reserved for its card")
         self._log.append("lease borrowed")
         try:
-            yield lease(BORROWED)
+            yield lease(self.reserved or BORROWED)
         finally:
             self._log.append("lease given back")
 
@@ -227,7 +254,7 @@ def at_home(folder: Path, *offers: str) -> World:
 
 def _world(kernel: FakeKernel, clock: FakeClock, offers: list[str], file: Path) -> World:
     leases = FakeLeases(clock, kernel.log, *offers)
-    guest = Guest(kernel, kernel, kernel, leases, clock, state.load(file), file)
+    guest = Guest(kernel, kernel, kernel, kernel, leases, clock, state.load(file), file)
     return World(guest, kernel, leases, clock)
 
 

@@ -5,28 +5,24 @@ says instead."""
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any, cast
 
-import libvirt
-
+from tests.unit.spoken_libvirt import Libvirt
 from vmacro.drivers.agent import ChannelAgent
 from vmacro.drivers.fake import FakeWorld
 from vmacro.drivers.host_side import Session, SshHostSide
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.errors import AgentError, HostError, UnreachableError
-from vmacro.model.facts import AgentFacts, DiskCopy, DomainFacts, Leg, NetworkFacts, Pool
+from vmacro.model.facts import AgentFacts, DiskCopy, Leg
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.wire import agent_verbs, fields, host_verbs, messages
-from vmacro.wire.names import AGENT_CHANNEL
 
-READ_OF_LIBVIRT = ("facts", "domain", "network", "pools", "statistics")
+READ_OF_LIBVIRT = ("facts", "domain", "network", "networks", "pools", "statistics")
 
 
 @dataclass(frozen=True)
@@ -97,12 +93,24 @@ class _Channel:
         if verb in ("connections", "consent"):
             found = agent.consent(args.timeout_ms) if verb == "consent" else agent.connections()
             return agent_verbs.Connections(found, len(found))
+        if verb == "watch":
+            watched = agent.watch()
+            return agent_verbs.Connections(watched.connections, len(watched.connections), watched.name)
+        if verb == "page":
+            every = agent.all_connections()
+            return agent_verbs.Page(every[args.at : args.at + agent_verbs.MAX_CONNECTIONS], len(every), "page-1")
+        if verb == "count":
+            return agent.count(args)
+        if verb == "endings":
+            return agent.endings()
         if verb == "arrive":
             return agent.arrive(args.left)
         if verb == "retire":
             return agent_verbs.Retired(agent.retire(args.address, args.force), 0)
         if verb == "release":
             agent.release(args.move)
+        elif verb == "publish":
+            agent.publish(args.address, args.public)
         else:
             agent.prepare(args.address, args.address6)
         return messages.Nothing()
@@ -116,7 +124,7 @@ def _status(facts: AgentFacts) -> agent_verbs.Status:
         kernel=facts.kernel,
         hostname=facts.hostname,
         uptime_s=facts.uptime_s,
-        interface="eth0",
+        interface=facts.interface,
         mac=facts.mac,
         lease=agent_verbs.Lease(leased, 24, facts.gateway, facts.gateway, 3600) if leased else None,
         address6=facts.address6,
@@ -163,13 +171,15 @@ class _HostSide:
 
     def _carry_out(self, verb: str, args: Any) -> Any:
         if verb == "facts":
-            return self._network.facts(args.bridge, args.peer, args.probe)
+            return self._network.facts(args.bridge, args.peer, args.probe, args.mac, args.devices)
         if verb == "open":
             return self._network.open(self._leg(args.end, args.subnet))
         if verb == "turned":
             return host_verbs.Turned(self._network.turned(args.domain))
         if verb == "leaving":
             return host_verbs.Departure(self._network.leaving(args.domain).value)
+        if verb == "flows":
+            return self._network.flows(args.addresses)
         if verb.startswith("disk-"):
             return self._of_disk(verb, args)
         if verb == "join":
@@ -225,93 +235,11 @@ class _Hypervisor:
 
     def __init__(self, fake: FakeWorld, host: Host, lie: Lie) -> None:
         self._plain = fake.world.hypervisor(host)
-        connections = cast(Connections, _Libvirt(self._plain, lie))
+        connections = cast(Connections, Libvirt(self._plain, lambda call, what: lie(Said("libvirt", call, what))))
         self._driver = QemuHypervisor(host, connections)
 
     def __getattr__(self, verb: str) -> Any:
         return getattr(self._driver if verb in READ_OF_LIBVIRT else self._plain, verb)
-
-
-class _Libvirt:
-    """Implements connection.Connections and virConnect, as far as the driver reads them."""
-
-    def __init__(self, plain: Any, lie: Lie) -> None:
-        self._plain, self._lie = plain, lie
-
-    def get(self, _host: Host) -> _Libvirt:
-        return self
-
-    def certificate_days_left(self, _host: Host) -> None:
-        return None
-
-    def getMemoryStats(self, _cells: int) -> Any:  # noqa: N802 libvirt's names
-        return self._says("getMemoryStats", {"free": self._plain.facts().free_memory_mib << 10})
-
-    def getCapabilities(self) -> Any:  # noqa: N802
-        machines = "".join(f"<machine canonical='{m}'>{m}</machine>" for m in self._plain.facts().machine_types)
-        live = "<migration_features><live/></migration_features>"
-        return self._says(
-            "getCapabilities",
-            f"<capabilities><host>{live}</host><guest><arch name='x'>{machines}</arch></guest></capabilities>",
-        )
-
-    def getHostname(self) -> Any:  # noqa: N802
-        return self._says("getHostname", self._plain.facts().hostname)
-
-    def getType(self) -> Any:  # noqa: N802
-        return self._says("getType", self._plain.facts().hypervisor)
-
-    def getVersion(self) -> Any:  # noqa: N802
-        return self._says("getVersion", _number(self._plain.facts().hypervisor_version))
-
-    def getLibVersion(self) -> Any:  # noqa: N802
-        return self._says("getLibVersion", _number(self._plain.facts().libvirt_version))
-
-    def lookupByName(self, name: str) -> Any:  # noqa: N802
-        found = self._plain.domain(name)
-        if found is None:
-            raise _error(libvirt.VIR_ERR_NO_DOMAIN)
-        return SimpleNamespace(
-            name=lambda: name,
-            state=lambda: (_state(found.state), 1),
-            XMLDesc=lambda: self._says("virDomainGetXMLDesc", _domain_xml(found)),
-            UUIDString=lambda: found.uuid,
-            isPersistent=lambda: found.persistent,
-            jobStats=lambda flags=0: self._says("virDomainGetJobStats", self._job(found, flags)),
-        )
-
-    def _job(self, found: DomainFacts, flags: int) -> dict[str, int]:
-        if not flags:
-            leaves = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT if found.migrating else 0
-            return {"operation": leaves, "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED if found.migrating else 0}
-        known = self._plain.statistics(found.name)
-        if known is None:
-            return {}
-        figures = {"downtime": known.downtime_ms, "time_elapsed": known.elapsed_ms}
-        return figures | {"memory_processed": known.bytes_transferred, "memory_iteration": known.iterations}
-
-    def networkLookupByName(self, name: str) -> Any:  # noqa: N802
-        found = self._plain.network(name)
-        if found is None:
-            raise _error(libvirt.VIR_ERR_NO_NETWORK)
-        leases = [{"ipaddr": a, "mac": m, "iface": "x"} for a, m in found.taken if (a, m) not in found.reserved]
-        return SimpleNamespace(
-            isActive=lambda: found.active,
-            DHCPLeases=lambda: self._says("virNetworkGetDHCPLeases", leases),
-            XMLDesc=lambda: self._says("virNetworkGetXMLDesc", _network_xml(found)),
-        )
-
-    def listAllStoragePools(self, _flags: int) -> Any:  # noqa: N802
-        def pool(found: Pool) -> Any:
-            return SimpleNamespace(
-                XMLDesc=lambda: self._says("virStoragePoolGetXMLDesc", _pool_xml(found)),
-                info=lambda: self._says("virStoragePoolGetInfo", [2, 0, 0, found.available_bytes]),
-            )
-
-        return [pool(found) for found in self._plain.pools()]
-
-    def _says(self, call: str, what: Any) -> Any:
-        return self._lie(Said("libvirt", call, what))
 
 
 def _line(request_id: str, said: Any) -> bytes:
@@ -320,74 +248,6 @@ def _line(request_id: str, said: Any) -> bytes:
         return said
     message = {"v": messages.VERSION, "id": request_id, "ok": True, "result": said}
     return json.dumps(message).encode() + b"\n"
-
-
-def _number(version: tuple[int, int, int]) -> int:
-    return version[0] * 1_000_000 + version[1] * 1000 + version[2]
-
-
-def _state(word: str) -> int:
-    words = {"running": libvirt.VIR_DOMAIN_RUNNING, "paused": libvirt.VIR_DOMAIN_PAUSED}
-    return int(words.get(word, libvirt.VIR_DOMAIN_SHUTOFF))
-
-
-def _error(code: int) -> libvirt.libvirtError:
-    error = libvirt.libvirtError("not there")
-    error.err = (code, 0, "not there", 0, "", "", "", 0, 0)
-    return error
-
-
-def _element(parent: ElementTree.Element | None, tag: str, text: str = "", **attributes: str) -> ElementTree.Element:
-    made = ElementTree.Element(tag, attributes) if parent is None else ElementTree.SubElement(parent, tag, attributes)
-    made.text = text
-    return made
-
-
-def _domain_xml(found: DomainFacts) -> str:
-    root = _element(None, "domain", type=found.accelerator)
-    _element(root, "name", found.name)
-    _element(root, "memory", str(found.memory_mib), unit="MiB")
-    _element(_element(root, "os"), "type", "hvm", machine=found.machine)
-    devices = _element(root, "devices")
-    for disk in found.disks:
-        drawn = _element(devices, "disk", type=disk.kind, device="disk")
-        _element(drawn, "driver", name="qemu", type=disk.format)
-        _element(drawn, "source", file=disk.source)
-        _element(drawn, "target", dev=disk.target)
-        if disk.backing:
-            below = _element(drawn, "backingStore", type="file")
-            _element(below, "format", type=disk.backing_format)
-            _element(below, "source", file=disk.backing)
-    card = _element(devices, "interface", type="network")
-    _element(card, "mac", address=found.mac)
-    _element(card, "source", network=found.network)
-    if found.has_agent_channel:
-        _element(_element(devices, "channel", type="unix"), "target", type="virtio", name=AGENT_CHANNEL)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _network_xml(found: NetworkFacts) -> str:
-    root = _element(None, "network")
-    _element(root, "name", found.name)
-    _element(root, "forward", mode=found.forward)
-    _element(root, "bridge", name=found.bridge, stp="on" if found.stp else "off", delay=str(found.forward_delay_s))
-    ip = _element(root, "ip", address=found.gateway, prefix=found.subnet.rpartition("/")[2])
-    if found.dhcp_range is not None:
-        dhcp = _element(ip, "dhcp")
-        _element(dhcp, "range", start=found.dhcp_range[0], end=found.dhcp_range[1])
-        for address, mac in found.reserved:
-            _element(dhcp, "host", mac=mac, ip=address)
-    if found.subnet6:
-        gateway, _, prefix = found.subnet6.partition("/")
-        _element(root, "ip", family="ipv6", address=f"{gateway}1", prefix=prefix)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _pool_xml(found: Pool) -> str:
-    root = _element(None, "pool", type=found.kind)
-    _element(root, "name", found.name)
-    _element(_element(root, "target"), "path", found.path)
-    return ElementTree.tostring(root, encoding="unicode")
 
 
 def opened(fake: FakeWorld, lie: Lie) -> Callable[[Host, str], AbstractContextManager[Agent]]:

@@ -11,7 +11,7 @@ from tests.unit.test_hostile_agent import ADDRESSES
 from tests.unit.test_seamless import Story, dual_stack, wanted
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import HostError
-from vmacro.model.facts import NO_PAST, HomedAddress, NetworkFacts, Past, Survey
+from vmacro.model.facts import NO_PAST, HomedAddress, NetworkFacts, Past, Reservation, Survey
 from vmacro.model.moves import Finding
 from vmacro.planning import addresses, checks
 from vmacro.planning.addresses import claims, next_address, next_address6, own_addresses6, routes
@@ -46,7 +46,7 @@ def test_a_guests_own_are_known_by_dhcp_and_by_its_mac(fake: FakeWorld) -> None:
     assert seen.homed == (HomedAddress(HOME, bucharest), HomedAddress(HOME6, bucharest)) and seen.others == ()
     fake.hosts["bucharest"].leases = {}
     front = fake.hosts["bucharest"].networks["front"]
-    fake.hosts["bucharest"].networks["front"] = replace(front, reserved=((HOME, MAC.upper()),), taken=((HOME, MAC),))
+    fake.hosts["bucharest"].networks["front"] = replace(front, reserved=(Reservation(HOME, MAC),), taken=((HOME, MAC),))
     assert HOME in [h.address for h in claims(surveyed(fake), []).homed], "reserved, and not leased"
 
 
@@ -93,14 +93,33 @@ def test_a_guest_that_leases_a_whole_subnet_takes_few_addresses_along(fake: Fake
 
 
 def test_a_card_that_an_address_is_reserved_for_gets_that_one_or_none(fake: FakeWorld) -> None:
-    """In any case of letters. While connections use it from afar there is none, and `check` says so."""
-    front, kept = fake.hosts["berlin"].networks, (("10.50.2.77", MAC.upper()),)
-    front["front"] = replace(front["front"], reserved=kept, taken=kept)
+    """While connections use it from afar there is none, and `check` says so."""
+    front, kept = fake.hosts["berlin"].networks, Reservation("10.50.2.77", MAC)
+    front["front"] = replace(front["front"], reserved=(kept,), taken=((kept.address, kept.mac),))
     planned = Story(fake).plan("berlin")
     assert (planned.new_address, planned.reserve) == ("10.50.2.77", False)
     fake.guest.kept = ["10.50.2.77"]
-    (told,) = found(fake, "dhcp-exhausted")
-    assert checks.blockers([told])
+    (told,) = found(fake, "reservation-collides")
+    assert checks.blockers([told]) and f"10.50.2.77 for {MAC}" in told.message
+
+
+def test_what_is_reserved_comes_before_what_is_leased(fake: FakeWorld) -> None:
+    """As dnsmasq does: the guest was there before an operator reserved another address for it."""
+    fake.hosts["berlin"].leases[MAC] = "10.50.2.50"
+    assert Story(fake).plan("berlin").new_address == "10.50.2.50"
+    front = fake.hosts["berlin"].networks
+    front["front"] = replace(front["front"], reserved=(Reservation("10.50.2.77", MAC),))
+    planned = Story(fake).plan("berlin")
+    assert (planned.new_address, planned.reserve) == ("10.50.2.77", False)
+
+
+def test_an_entry_by_name_alone_is_for_who_has_the_lease(fake: FakeWorld) -> None:
+    front, pin = fake.hosts["bucharest"].networks, Reservation(HOME, "", "web")
+    front["front"] = replace(front["front"], reserved=(pin,), taken=((HOME, ""),))
+    assert HOME in [h.address for h in claims(surveyed(fake), []).homed]
+    assert found(fake, "reservation-collides") == []
+    fake.hosts["bucharest"].leases = {"52:54:00:00:00:99": HOME}
+    assert len(found(fake, "address-unknown")) == 1
 
 
 def test_an_address_that_is_another_cards_too_is_nobodys(fake: FakeWorld) -> None:
@@ -188,8 +207,8 @@ def test_a_destination_does_not_take_others_subnets(fake: FakeWorld, network: di
 
 def test_the_address_to_come_is_one_of_its_network() -> None:
     leased = replace(NETWORK, taken=(("10.1.0.11", "aa"),))
-    assert next_address(leased, "AA", []) == "10.1.0.11", "what DHCP keeps for it"
-    assert next_address(leased, "AA", ["10.1.0.11"]) == "10.1.0.10", "but not what carried connections use"
+    assert next_address(leased, "aa", []) == "10.1.0.11", "what DHCP keeps for it"
+    assert next_address(leased, "aa", ["10.1.0.11"]) == "10.1.0.10", "but not what carried connections use"
     assert next_address(leased, "bb", ["10.1.0.10"]) == "10.1.0.12"
     assert next_address(leased, "bb", ["10.1.0.10", "10.1.0.12"]) == ""
     for odd in ("10.2.0.11", "10.1.0.1", "10.1.0.255", "8.8.8.8", "nonsense"):
@@ -221,7 +240,10 @@ def test_no_two_cards_give_themselves_one_address() -> None:
     assert not set(own_addresses6(replace(DUAL, subnet6="fd50:2::/64"), cards[0])) & set(given)
 
 
-def test_whoever_answers_for_the_address_to_come_blocks_whatever_its_mac(fake: FakeWorld) -> None:
-    """The guest is not there yet: a host that says that its MAC is another guest's would get that one's address."""
-    fake.hosts["berlin"].used["10.50.2.10"] = MAC
-    assert len(found(fake, "address-used")) == 1
+@pytest.mark.parametrize(("mac", "code"), [(MAC, "mac-shared"), ("52:54:00:99:99:99", "address-used")])
+def test_whoever_answers_for_the_address_to_come_blocks_whatever_its_mac(fake: FakeWorld, mac: str, code: str) -> None:
+    """The guest is not there yet: a host that says that its MAC is another guest's would get that one's address. Who
+    answers with the guest's own MAC is not the guest."""
+    fake.hosts["berlin"].used["10.50.2.10"] = mac
+    (told,) = found(fake, code)
+    assert told.severity == "blocker"

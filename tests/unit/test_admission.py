@@ -16,9 +16,10 @@ from vmacro.host.admission import Seen
 from vmacro.host.dispatch import Dispatcher
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
-from vmacro.host.switchover import Switchover
+from vmacro.host.switchover import Switchover, Tap
 from vmacro.wire import host_verbs, messages
 from vmacro.wire.fields import FieldError, encode
+from vmacro.wire.host_verbs import MacUser
 from vmacro.wire.messages import Request
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -126,16 +127,16 @@ class _Message(dict[str, Any]):
 
 
 class Libvirt:
-    """Implements switchover.Domains, of one that has nothing."""
+    """Implements switchover.Domains: a neighbour runs; one that is shut off has any card, and is in nobody's way."""
 
     def listen(self) -> bool:
         return True
 
-    def taps(self, domain: str) -> list[str]:
+    def taps(self, domain: str) -> list[Tap]:
         return []
 
-    def with_card(self, mac: str) -> list[str]:
-        return ["db"] if mac == "52:54:00:00:00:02" else []
+    def with_card(self, mac: str) -> list[MacUser]:
+        return [MacUser("db", "vnet2", True)] if mac == OTHER else [MacUser("a-clone-that-is-shut-off", "", False)]
 
 
 @pytest.fixture(autouse=True)

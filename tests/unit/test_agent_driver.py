@@ -34,6 +34,10 @@ STATUS = Status(
 )
 SUBFLOW = Subflow("10.1.0.9", 7000, "10.9.0.14", 40001, False, False, True, 99)
 CONNECTIONS = agent_verbs.Connections((Connection(1, (SUBFLOW,), True), Connection(0, (SUBFLOW,))), 2)
+ENDED = agent_verbs.Ended("0x00000001", "10.9.0.14:40001", agent_verbs.RESET, True)
+ENDINGS = agent_verbs.Endings("w-1", False, (ENDED,), 1)
+PAGE = agent_verbs.Page(CONNECTIONS.connections, 2, "page-1")
+COUNTS = agent_verbs.Counts(9, 5, 4, 1, 2, 3, agent_verbs.Beyond(1, 2, 3, 4, 5), "w-1", 12)
 ARRIVAL = Arrival("channel", "10.1.0.9", "10.2.0.9", "10.2.0.1", 2, 300, 400, "fd00:1::9", "fd00:2::9")
 CLAIM = Claim("web-1", "me@here", 0.0)
 Call = Callable[[ChannelAgent], object]
@@ -42,10 +46,15 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "claim": (lambda a: a.claim("web-1", "me@here", 60), CLAIM),
     "release": (lambda a: a.release("web-1"), messages.Nothing()),
     "connections": (lambda a: a.connections(), CONNECTIONS),
+    "page": (lambda a: a.all_connections(), PAGE),
     "consent": (lambda a: a.consent(1500), CONNECTIONS),
+    "watch": (lambda a: a.watch(), dataclasses.replace(CONNECTIONS, watch="w-1")),
+    "endings": (lambda a: a.endings(), ENDINGS),
+    "count": (lambda a: a.count(agent_verbs.CountArgs(("10.2.0.9",), ("10.1.0.9",), True, ("10.1.0.9",))), COUNTS),
     "prepare": (lambda a: a.prepare("10.2.0.9", "fd00:2::9"), messages.Nothing()),
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),
+    "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
 }
 
 
@@ -140,6 +149,25 @@ def test_more_than_the_bounds_is_refused() -> None:
     crowd = [fields.encode(Connection(0, ()))] * (agent_verbs.MAX_CONNECTIONS + 1)
     with pytest.raises(AgentError, match="connections: 2049 items, at most 2048"):
         saying({"connections": crowd, "total": 1}).connections()
+
+
+def test_all_connections_are_read_by_pages_that_end() -> None:
+    """However many the guest says there are."""
+    asked: list[tuple[str, int]] = []
+
+    def says(request: dict[str, Any]) -> Iterator[bytes]:
+        args = request["args"]
+        asked.append((args["snapshot"], args["at"]))
+        one = Connection(args["at"] + 1, (SUBFLOW,))
+        yield reply(request, fields.encode(dataclasses.replace(PAGE, connections=(one,) * last, total=1 << 50)))
+
+    last = agent_verbs.MAX_CONNECTIONS
+    found = Guest(says).agent().all_connections()
+    assert len(found) == agent_verbs.MOST_LISTED and len(asked) == agent_verbs.MOST_LISTED // last
+    assert asked[:3] == [("", 0), ("page-1", last), ("page-1", 2 * last)]
+    asked.clear()
+    last = 7
+    assert len(Guest(says).agent().all_connections()) == 7 and asked == [("", 0)]
 
 
 def test_a_refusal_is_told_with_its_code() -> None:

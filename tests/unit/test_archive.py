@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 import vmacro.api
-from tests.unit.test_enumeration import stage
+from tests.unit.test_enumeration import OUTSIDE, stage
 from tests.unit.town import PATIENCE_S, Town
 from vmacro.cli.app import app
 from vmacro.errors import ConfigurationError, JournalError
-from vmacro.model.facts import NO_PAST, HomedAddress
+from vmacro.model.facts import NO_PAST, HomedAddress, Lingering
 from vmacro.model.moves import Carriage, Ending, Outcome
 from vmacro.model.nouns import Guest
 from vmacro.planning.handoffs import SEAMLESS
@@ -52,6 +52,25 @@ def test_an_unfinished_move_is_not_forgotten_for_others(tmp_path: Path, monkeypa
     assert len(archive.moves()) == 50
     assert [r.move_id for r in archive.unfinished()] == ["web-1"] == [r.move_id for r in archive.unfinished("web")]
     assert archive.unfinished("g1") == []
+    archive.close()
+
+
+def test_what_lingers_is_known_to_the_next_move(tmp_path: Path) -> None:
+    found, another = stage(OUTSIDE), stage(OUTSIDE)
+    another.fake.zone.up = False
+    with journal.open_journal(f"sqlite:///{tmp_path}/journal.sqlite", no_world, "test-1"):
+        workflows.run(replace(found.plan, move_id="web-1"), found.fake.world)
+        workflows.run(replace(another.plan, move_id="web-2"), another.fake.world)
+    archive = Archive(f"sqlite:///{tmp_path}/journal.sqlite")
+    first, named = archive.carriages()
+    assert isinstance(first, Carriage) and isinstance(named, Carriage)
+    assert first.lingers_until_s == pytest.approx(first.began_s + 60) and not first.named
+    assert named.named and named.open_until_s == named.deadline_s
+    address = found.plan.address
+    assert archive.past(found.plan.guest).lingering == (
+        Lingering(address, first.lingers_until_s),
+        Lingering(address, 0.0),
+    )
     archive.close()
 
 

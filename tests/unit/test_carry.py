@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from tests.unit.test_seamless import Story, ends, plan
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.drivers.fake.agent import FakeAgent
 from vmacro.errors import AgentError, HostError, UnreachableError, VmacroError
+from vmacro.model import marks
+from vmacro.model.facts import Reservation
 from vmacro.model.moves import Carriage, Ending
 from vmacro.services import carry, migrate, seamless
 
@@ -52,13 +55,30 @@ def test_the_last_connection_ends_and_with_it_the_leg(fake: FakeWorld) -> None:
     assert asked[0] >= 5 and nothing_left(fake) and fake.guest.kept == []
 
 
+@pytest.mark.parametrize(("takes_s", "every_s"), [(0.0, 1.0), (0.1, 1.1), (0.3, 3.0), (20.0, 25.0)])
+def test_a_guest_that_is_slow_to_answer_is_left_alone_for_longer(
+    fake: FakeWorld, takes_s: float, every_s: float
+) -> None:
+    carriage, asked_s = moved(fake), []
+
+    def before(effect: str) -> None:
+        if effect == "agent.retire":
+            asked_s.append(fake.now_s)
+            fake.world.clock.sleep(takes_s)
+
+    fake.before = before
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED
+    rests = [later - earlier for earlier, later in itertools.pairwise(asked_s)]
+    assert rests and rests == pytest.approx([every_s] * len(rests))
+
+
 def test_an_agent_that_has_just_started_knows_nothing_yet(fake: FakeWorld) -> None:
     carriage = moved(fake)
     address, kept = fake.guest.address, fake.guest.kept
     fake.guest.address, fake.guest.kept = "", []
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
     fake.guest.address, fake.guest.kept = address, kept
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
 
 
 def test_the_deadline_cuts_what_is_left(fake: FakeWorld) -> None:
@@ -169,9 +189,9 @@ def test_what_the_guest_still_has_as_its_present_address_is_needed(fake: FakeWor
     for present in ({"address": OLD}, {"address6": OLD}):
         held = dict(fake.guest.__dict__)
         fake.guest.__dict__.update(present)
-        assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+        assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
         fake.guest.__dict__.update(held)
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.UNNEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.UNNEEDED
 
 
 def test_a_later_move_takes_over(fake: FakeWorld) -> None:
@@ -183,7 +203,9 @@ def test_a_later_move_takes_over(fake: FakeWorld) -> None:
     story.move("bucharest")
     assert "later move" in carry.run_carriage(carriage, fake.world, Straight())
     assert OLD in fake.guest.kept
-    assert [a for a, _ in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], "which the later move needs"
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], (
+        "which the later move needs"
+    )
 
 
 def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(fake: FakeWorld) -> None:
@@ -198,7 +220,7 @@ def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(f
     before = ends(fake)
     carry.run_carriage(replace(first, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert ends(fake) == before and OLD in fake.guest.kept and len(fake.guest.connections) == 2
-    assert [a for a, _ in fake.hosts["bucharest"].networks["front"].reserved] == [OLD]
+    assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD]
 
 
 @pytest.mark.parametrize("at_deadline", [False, True])
@@ -221,10 +243,10 @@ def test_a_later_move_that_is_under_way_is_waited_for(fake: FakeWorld) -> None:
     (end,) = home.legs.values()
     fake.hosts["berlin"].domains.clear()
     home.legs[("web-2", OLD)] = replace(end, move="web-2")
-    assert carry._retire_if_unused(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._retire_if_unused(carriage, fake.world) == carry.Need.NEEDED
     carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert list(home.legs) == [("web-2", OLD)] and ends(fake)["berlin"] == []
-    assert [a for a, _ in home.networks["front"].reserved] == [OLD]
+    assert [r.address for r in home.networks["front"].reserved] == [OLD]
 
 
 def test_nobody_is_cut_for_an_agent_that_is_silent_for_a_while(fake: FakeWorld) -> None:
@@ -252,7 +274,7 @@ def test_a_leg_that_is_gone_is_made_anew_and_that_is_told(fake: FakeWorld, gone:
         fake.hosts[name].legs.clear()
     made: list[str] = []
     fake.before = made.append
-    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 1), fake.world) == carry.Verdict.LATE
+    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 1), fake.world) == carry.Need.LATE
     assert ends(fake) == before
     assert {"link.join bucharest", "link.join berlin"} <= set(made), "each end has the other's new key"
     (told,) = [e for e in fake.events if e.kind == "carry.trouble"]
@@ -263,15 +285,15 @@ def test_a_leg_that_stands_is_looked_at_once_and_left_alone(fake: FakeWorld) -> 
     carriage = moved(fake)
     made: list[str] = []
     fake.before = made.append
-    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 5), fake.world) == carry.Verdict.LATE
-    assert [m for m in made if m.startswith("link.")] == ["link.facts bucharest", "link.facts berlin"]
+    assert carry._watch(replace(carriage, deadline_s=fake.now_s + 5), fake.world) == carry.Need.LATE
+    assert [m for m in made if m.startswith("link.facts")] == ["link.facts bucharest", "link.facts berlin"]
 
 
 def test_a_leg_that_cannot_be_made_anew_cuts_nobody(fake: FakeWorld) -> None:
     carriage = moved(fake)
     fake.hosts["bucharest"].legs.clear()
     fake.hosts["bucharest"].networks.clear()  # the host is up again, its network is not yet
-    assert carry._watch(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED
     assert OLD in fake.guest.kept
     assert ["no interface" in e.what.text for e in fake.events if e.kind == "carry.trouble"] == [True]
 
@@ -285,7 +307,7 @@ def test_a_guest_that_has_gone_on_gets_no_leg_of_an_earlier_move(fake: FakeWorld
     (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
     story.move("bucharest")
     before = ends(fake)
-    assert carry._watch(carriage, fake.world) == carry.Verdict.TAKEN_OVER
+    assert carry._watch(carriage, fake.world) == carry.Need.TAKEN_OVER
     assert ends(fake) == before
 
 
@@ -295,7 +317,7 @@ def test_a_guest_that_is_on_its_way_gets_no_leg_either(fake: FakeWorld) -> None:
     fake.hosts["bucharest"].domains["web"] = fake.hosts["berlin"].domains.pop("web")
     fake.hosts["bucharest"].legs.clear()
     before = ends(fake)
-    assert carry._watch(carriage, fake.world) == carry.Verdict.NEEDED
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED
     assert ends(fake) == before
 
 
@@ -319,7 +341,7 @@ def test_no_leg_is_opened_plain_that_the_inventory_wants_encrypted(fake: FakeWor
 
 def test_an_address_that_an_operator_has_reserved_is_carried_and_stays_reserved(fake: FakeWorld) -> None:
     """libvirt takes one reservation of an address, and one of a card."""
-    front, kept = fake.hosts["bucharest"].networks, ((OLD, "52:54:00:00:00:01"),)
+    front, kept = fake.hosts["bucharest"].networks, (Reservation(OLD, "52:54:00:00:00:01"),)
     front["front"] = replace(front["front"], reserved=kept)
     chosen = plan(fake)
     outcome = migrate.run_move(chosen, fake.world, Straight())
@@ -327,3 +349,23 @@ def test_an_address_that_an_operator_has_reserved_is_carried_and_stays_reserved(
     (carriage,) = carry.carriages(chosen, outcome, fake.now_s)
     assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert front["front"].reserved == kept and ends(fake) == {"bucharest": [], "berlin": []}
+
+
+def test_an_entry_of_the_guests_own_card_that_a_move_has_left_becomes_nobodys(fake: FakeWorld) -> None:
+    """The guest was at that host by a move that did not end well; else it could not come back while it is carried."""
+    front, left = fake.hosts["bucharest"].networks, marks.reservation("web-0", OLD, "52:54:00:00:00:01")
+    front["front"] = replace(front["front"], reserved=(left,))
+    carriage = moved(fake)
+    assert front["front"].reserved == (marks.placeholder("web-1", OLD),)
+    carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
+    assert nothing_left(fake)
+
+
+def test_a_reservation_without_a_mark_stays_though_it_is_for_nobodys_card(fake: FakeWorld) -> None:
+    """An older vmacro's; the carriage that it began is still under way."""
+    carriage = moved(fake)
+    older = Reservation(OLD, marks.placeholder_mac(OLD))
+    front = fake.hosts["bucharest"].networks
+    front["front"] = replace(front["front"], reserved=(older,))
+    assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
+    assert front["front"].reserved == (older,) and ends(fake) == {"bucharest": [], "berlin": []}

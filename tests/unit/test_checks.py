@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vmacro.drivers.fake import FakeWorld, connection, domain
-from vmacro.model.facts import Claim, Disk, Pool
+from vmacro.model.facts import Claim, Disk, Pool, Reservation
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks
@@ -182,6 +182,32 @@ def test_clients_that_cannot_follow() -> None:
     assert codes(found) == ["client-refuses-add-addr", "client-plain-tcp"]
     assert "add_addr_accepted is 0" in found[0].message
     assert checks.blockers(found) == found
+    assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
+
+
+def test_clients_of_a_guest_whose_card_is_reserved_are_not_asked_and_not_blamed() -> None:
+    fake = FakeWorld()
+    front = fake.hosts["bucharest"].networks["front"]
+    pinned = Reservation(fake.guest.address, fake.guest.mac, "operators")
+    fake.hosts["bucharest"].networks["front"] = replace(front, reserved=(pinned,))
+    assert codes(findings(fake)) == [], "who has joined before is known"
+    fake.guest.connections += [connection(0xB2, fake.guest.address, False), connection(0, fake.guest.address, False)]
+    found = findings(fake)
+    assert codes(found) == ["clients-unasked", "client-plain-tcp"] and "reserved for its card" in found[0].message
+    assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
+
+
+def test_why_a_client_cannot_follow_is_the_right_reason() -> None:
+    fake = FakeWorld()
+    full, six = connection(0xB2, "10.50.1.97", False), connection(0xB3, "fd50:1::97", False)
+    further = replace(full.subflows[0], local="10.50.1.80", joined=True)
+    fake.guest.connections = [
+        replace(full, subflows=(*full.subflows, further)),
+        replace(six, subflows=(replace(six.subflows[0], remote="fd09::14"),)),
+    ]
+    found = findings(fake)
+    assert codes(found) == ["client-slots-taken", "client-ipv6-only"]
+    assert "its slots are taken" in found[0].message and "did not join the IPv4 address" in found[1].message
     assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
 
 

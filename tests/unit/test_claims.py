@@ -87,9 +87,31 @@ def test_a_claim_that_expires_withdraws_what_was_prepared(world: World) -> None:
     assert world.kernel.kept == []
 
 
+def test_a_claim_that_expires_while_an_address_is_prepared_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    borrow = world.kernel.borrow
+
+    async def slowly(address: str) -> None:
+        await world.clock.sleep(61)
+        await borrow(address)
+
+    async def story() -> None:
+        monkeypatch.setattr(world.kernel, "borrow", slowly)
+        claims.claim_guest(world.guest, MINE)
+        preparing = asyncio.ensure_future(prepare(world.guest, PrepareArgs(AWAY)))
+        await world.clock.passes(62)
+        with pytest.raises(ProtocolError, match="claim of move web-1 ended") as refused:
+            await preparing
+        assert refused.value.code == "claimed"
+
+    asyncio.run(story())
+    assert world.log[-3:] == WITHDRAWN and world.kernel.kept == []
+
+
 def test_a_claim_that_expires_takes_nothing_from_connections_that_need_it(world: World) -> None:
     world.kernel.open = [connection(5, AWAY)]
-    assert claimed(world, 60) == [f"cut {AWAY} of "] and world.kernel.open == [connection(5, AWAY)]
+    assert claimed(world, 60) == [] and world.kernel.open == [connection(5, AWAY)]
 
 
 def test_a_claim_that_is_renewed_lasts_longer(world: World) -> None:

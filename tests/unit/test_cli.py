@@ -5,45 +5,26 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 
+from tests import knot
 from tests.unit.test_config import GOOD
-from tests.unit.town import Town
+from tests.unit.town import Town, Vmacro
 from vmacro import inventory, wiring
-from vmacro.cli import app
 from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
 from vmacro.lab import lab
 from vmacro.model.events import Event, Note
+from vmacro.model.facts import Flows
 from vmacro.model.moves import Ending
 from vmacro.services.event_log import DatabaseEventLog
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
 TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
-Vmacro = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def vmacro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vmacro:
-    """The command line in a folder of its own, in this process: a Python takes a second to start."""
-    for name in [n for n in os.environ if n.startswith("VMACRO_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("VMACRO_STATE", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["vmacro", *words])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(words, ended.value.code, out, err)
-
-    return run
 
 
 @pytest.fixture
@@ -160,26 +141,59 @@ def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
 def test_a_move_as_a_user_sees_it_end(vmacro: Vmacro, town: Town, verb: str, ending: Ending, code: int) -> None:
     """Whatever the exit code, why; `abort` finds the one move that is unfinished."""
     guest = town.fake.guests["g1"]
-    boot_id = guest.boot_id
 
-    def reboot() -> None:
-        guest.boot_id = "another"
+    def fall_silent() -> None:
+        guest.answers = False
 
-    town.at("copy.done", "g1", reboot)
+    town.at("copy.done", "g1", fall_silent)
     done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
     if verb == "abort":
-        guest.boot_id = boot_id
+        guest.answers = True
         done = vmacro("abort")
     assert done.returncode == code, done.stdout + done.stderr
     assert f"{ending.value}; the guest runs at berlin-1" in done.stdout
-    assert ("it rebooted during the move" in done.stdout) == (ending == Ending.INCOMPLETE)
+    assert ("its agent does not answer" in done.stdout) == (ending == Ending.INCOMPLETE)
     assert json.loads(vmacro("history", "--json").stdout)[0]["ended"] == ending.value
+
+
+def test_a_guest_that_is_shut_off_meanwhile_as_a_user_sees_it(vmacro: Vmacro, town: Town) -> None:
+    """`resume` says the same as the move did: nothing is left to be done."""
+    town.at("copy bucharest", "g1", lambda: town.fake.power_off("g1"))
+    done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "rolled back; the guest is shut off at bucharest: it is shut off at bucharest, since it was" in done.stdout
+    assert "hint: virsh start g1 there" in done.stdout
+    assert vmacro("resume").returncode == 2, "no move is unfinished"
+
+
+def test_a_reboot_meanwhile_as_a_user_sees_it(vmacro: Vmacro, town: Town) -> None:
+    town.at("copy.done", "g1", lambda: town.fake.reboot("g1"))
+    done = vmacro("migrate", "g1", "--to", "berlin/berlin-1")
+    again = vmacro("resume")
+    for said in (done, again):
+        assert said.returncode == 5, said.stdout + said.stderr
+        assert (
+            f"{Ending.WITH_LOSSES.value}; the guest runs at berlin-1: the guest rebooted during the move" in said.stdout
+        )
 
 
 def test_check_says_where_a_guest_would_go_and_why(vmacro: Vmacro, town: Town) -> None:
     done = vmacro("check", "g1", "--to", "berlin")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "to berlin-1, chosen because: the most memory available of the hosts that can take it" in done.stdout
+
+
+def test_connections_shows_some_and_with_all_each(vmacro: Vmacro, town: Town) -> None:
+    guest = town.fake.guests["g1"]
+    guest.connections = [connection(n, "10.50.1.97", willing=n % 2 == 0) for n in range(1, 151)]
+    guest.connections.append(connection(0, "10.50.1.97", willing=False))
+    some, every = (vmacro("connections", "g1", *more).stdout for more in ((), ("--all",)))
+    # What plain TCP is called has its client, too.
+    assert (some.count("10.9.0.14:"), every.count("10.9.0.14:")) == (100, 152)
+    assert "151 connections: 1 of plain TCP, 150 of MPTCP, of which 75 follow and 0 have joined; each: --all" in some
+    guest.connections = [connection(n, "10.50.1.97", willing=False) for n in range(1, MAX_CONNECTIONS + 5)]
+    assert "at least 2048 connections" in vmacro("connections", "g1").stdout
+    assert len(json.loads(vmacro("connections", "g1", "--all", "--json").stdout)) == MAX_CONNECTIONS + 4
 
 
 def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: Town) -> None:
@@ -190,6 +204,59 @@ def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: To
     assert vmacro("migrate", "g1", "--to", "bucharest").returncode == 0
     troubles = [c["trouble"] for c in json.loads(vmacro("carried", "--json").stdout)]
     assert "the guest has gone elsewhere than berlin-1" in troubles
+
+
+def test_carried_says_for_how_long_an_address_lingers(vmacro: Vmacro, town: Town) -> None:
+    town.file.write_text(town.file.read_text().replace("linger_s = 0", "linger_s = 500"))
+    assert vmacro("migrate", "g1", "--to", "berlin").returncode == 0
+    (carried,) = json.loads(vmacro("carried", "--json").stdout)
+    assert (carried["address"], carried["client"], carried["trouble"]) == ("10.50.1.97", "", "")
+    assert 400 < carried["lingers for s"] <= 500
+
+
+NAMED = '[dns]\nserver = "10.9.0.53"\nkey_file = "{folder}/key"\n[hooks]\nafter = ["{folder}/hook"]\n'
+
+
+@pytest.mark.parametrize("verb", ["check", "migrate"])
+def test_a_key_and_hooks_are_looked_at_before_anything_is(
+    vmacro: Vmacro, town: Town, tmp_path: Path, verb: str
+) -> None:
+    text = town.file.read_text().replace("[guests.g1]\n", '[guests.g1]\nnames = ["www.example.net"]\n')
+    town.file.write_text(text + NAMED.format(folder=tmp_path))
+    effects: list[str] = []
+    town.fake.before = effects.append
+
+    def refused(said: str) -> None:
+        done = vmacro(verb, "g1", "--to", "berlin")
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+
+    refused(f"{tmp_path}/key: dns.key_file: cannot be read: No such file")
+    knot.key_file(tmp_path / "key").chmod(0o644)
+    refused(f"{tmp_path}/key: dns.key_file: mode 0644, must be 0600")
+    (tmp_path / "key").chmod(0o600)
+    refused(f"hooks.after: {tmp_path}/hook: cannot be looked at: No such file")
+    (tmp_path / "hook").touch(mode=0o600)
+    refused(f"hooks.after: {tmp_path}/hook: mode 0600: is not executable")
+    (tmp_path / "hook").chmod(0o777)
+    refused(f"hooks.after: {tmp_path}/hook: mode 0777: others than its owner may write to it")
+    assert effects == []
+    (tmp_path / "hook").chmod(0o755)
+    town.fake.zone.put("www.example.net", town.fake.guest.address)
+    assert vmacro(verb, "g1", "--to", "berlin").returncode == 0 and effects != []
+
+
+def test_datagrams_are_told_before_and_after_a_move(vmacro: Vmacro, town: Town) -> None:
+    old, found = "10.50.1.97", town.fake.flows
+    found[old] = Flows(old, udp=3, icmp=1)
+    assert f"datagrams: 3 UDP and 1 ICMP flows of {old} are carried" in vmacro("check", "g1", "--to", "berlin").stdout
+    done = vmacro("migrate", "g1", "--to", "berlin")
+    told = f"datagrams of {old}: 3 UDP and 1 ICMP flows before the move; carried: 3 UDP and 1 ICMP flows now"
+    assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+    rows = json.loads(vmacro("carried", "--json").stdout)
+    assert [(r["client"], r["transport"]) for r in rows] == [("3 flows", "udp"), ("1 flow", "icmp")]
+    town.fake.hosts["bucharest"].reachable = False
+    (row,) = json.loads(vmacro("carried", "--json").stdout)
+    assert "bucharest" in row["trouble"]
 
 
 def test_the_help_tells_the_story(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.hostile import RAW, WORDS, is_harmless
 from vmacro import config, inventory
 from vmacro.errors import ConfigurationError
 from vmacro.lab import inventories, topology
-from vmacro.model.nouns import Host, Policy
+from vmacro.model.nouns import Hooks, Host, Policy
 from vmacro.wire import fields
 
 GOOD = """
@@ -347,6 +347,45 @@ def test_a_host_may_route_a_part_of_its_own(tmp_path: Path) -> None:
 def test_two_hosts_cannot_both_route_a_sites_subnet(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"hosts b1 and b2: .*10\.2\.0\.0/24 .*hosts\.b2\.guest_network"):
         load(tmp_path, another_at_b(""))
+
+
+DNS = '[dns]\nserver = "10.9.0.53"\nkey_file = "/etc/vmacro/dns.key"\n[guests.www]\nnames = ["WWW.Example.net."]\n'
+HOOKS = '[hooks]\nbefore = ["/etc/vmacro/drain"]\nafter = ["/etc/vmacro/undrain"]\non_failure = "warn"\n'
+
+
+def test_names_and_hooks(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD + DNS + HOOKS)
+    guest = settings.inventory.guest("www")
+    assert guest is not None and guest.names == ("www.example.net",)
+    assert settings.raw_inventory.dns is not None and settings.raw_inventory.dns.port == 53
+    assert settings.inventory.hooks == Hooks(("/etc/vmacro/drain",), ("/etc/vmacro/undrain",), 10.0, strict=False)
+    assert load(tmp_path, GOOD).inventory.hooks == Hooks() and settings.inventory.policy.linger_s is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"10.9.0.53"', '"ns.example.net"', "dns.server"),
+        ('"/etc/vmacro/dns.key"', '"dns.key"', "dns.key_file: 'dns.key' is no absolute path"),
+        ("WWW.Example.net.", "www", "'www' is no complete name in DNS"),
+        ("WWW.Example.net.", "10.0.0.1", "no complete name"),
+        ("WWW.Example.net.", "-x.example.net", "no complete name"),
+        ("WWW.Example.net.", "a b.example.net", "no complete name"),
+        ('["WWW.Example.net."]', '["a.b", "A.b."]', "guests.www.names: 'a.b' is one of guest www's already"),
+        ('["WWW.Example.net."]', str([f"n{i}.b" for i in range(17)]), "guests.www.names"),
+        ('"/etc/vmacro/drain"', '"drain"', "hooks.before.0: 'drain' is no absolute path"),
+        ('"/etc/vmacro/drain"', ", ".join(f'"/{i}"' for i in range(9)), "hooks.before"),
+        ('"warn"', '"ignore"', "hooks.on_failure"),
+        ("on_failure", "deadline_s = 0\non_failure", "hooks.deadline_s"),
+        (DNS, '[guests.www]\nnames = ["www.example.net"]\n', "guests.www.names: there is no [dns]"),
+    ],
+)
+def test_names_and_hooks_that_cannot_be(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = DNS + HOOKS
+    assert old in text
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, GOOD + text.replace(old, new))
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from guest_agent.consent import GOODBYE_S, Consent
-from tests.unit.guest_fakes import BORROWED, HOME, World, at_home, connection
+from guest_agent.ports import NoLeaseError
+from tests.unit.guest_fakes import AWAY, BORROWED, HOME, World, at_home, connection
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections
 from vmacro.wire.messages import ProtocolError
 
@@ -56,6 +57,20 @@ def test_who_connects_meanwhile_is_not_waited_for(world: World) -> None:
     assert world.clock.now_s() == began
 
 
+def test_an_address_that_is_reserved_for_its_card_is_not_taken_from_the_guest(world: World) -> None:
+    world.leases.reserved = HOME
+    with pytest.raises(NoLeaseError, match=f"{HOME} is reserved"):
+        asked(world)
+    assert world.log == []
+
+
+def test_an_address_that_it_keeps_is_not_borrowed(world: World) -> None:
+    world.kernel.kept, world.leases.reserved = [AWAY], AWAY
+    with pytest.raises(NoLeaseError, match=f"{AWAY} is reserved"):
+        asked(world)
+    assert world.log == [] and world.kernel.kept == [AWAY]
+
+
 def test_silence_ends_in_time(world: World) -> None:
     began = world.clock.now_s()
     asked(world)
@@ -69,6 +84,22 @@ def test_who_joined_once_is_not_asked_again(world: World) -> None:
     world.log.clear()
     assert willing(asked(world, consent)) == {1: True, 2: True, 0: False}
     assert world.log == [], "the borrowed address is gone, and the answer is remembered"
+
+
+def test_who_holds_a_slot_is_asked_anew_as_it_may_have_none_left(world: World) -> None:
+    world.kernel.open = [connection(1, HOME, "10.3.0.9"), connection(2, HOME, "10.3.0.9")]
+    consent = Consent(world.guest)
+    assert willing(consent.connections()) == {1: True, 2: True}
+    world.kernel.on_announce = lambda address: world.kernel.joins(address, 2)
+    assert willing(asked(world, consent)) == {1: False, 2: True}
+    world.kernel.on_announce = lambda address: world.kernel.joins(address, 1, 2)
+    assert willing(asked(world, consent)) == {1: True, 2: True}, "it has one again"
+
+
+def test_who_needed_an_old_address_after_a_move_is_not_willing(world: World) -> None:
+    world.kernel.open = [connection(1, HOME, "10.3.0.9")]
+    world.guest.stuck = {1}
+    assert willing(Consent(world.guest).connections()) == {1: False}
 
 
 def test_a_token_that_is_gone_is_forgotten(world: World) -> None:

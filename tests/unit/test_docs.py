@@ -34,12 +34,22 @@ def test_a_policy_has_its_defaults_in_one_place() -> None:
     assert nouns.Policy(**Policy().model_dump()) == nouns.Policy()
 
 
-def test_every_finding_is_in_the_troubleshooting_page() -> None:
-    """A finding that the page lacks leaves its reader alone; one that the code lacks was renamed."""
-    page = (reference.ROOT / "docs/troubleshooting.md").read_text()
-    listed = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+def test_the_page_of_checks_is_current() -> None:
+    """Run `python -m vmacro.cli.reference` if this fails."""
+    assert reference.CHECKS_PAGE.read_text() == reference.checks_page()
+
+
+def test_every_finding_is_explained() -> None:
+    """One that is not leaves its reader alone; one that the code lacks was renamed."""
     emitted = {code for path in (reference.ROOT / "vmacro/planning").glob("*.py") for code in codes(path)}
-    assert listed == sorted(emitted)
+    assert list(reference.findings()) == sorted(emitted)
+
+
+@pytest.mark.parametrize("code, said", reference.findings().items())
+def test_an_explanation_is_whole(code: str, said: dict[str, str]) -> None:
+    """A bar or a line's end would break the page's table."""
+    assert said.keys() == {"kind", "meaning", "fix"}
+    assert all(text and not set(text) & set("|\n") for text in said.values()), code
 
 
 def codes(source: Path) -> set[str]:

@@ -10,11 +10,13 @@ from typing import TypeVar
 import pytest
 
 from tests.unit.faults import Call, Faults
-from vmacro.drivers.fake import Effect, FakeHost, FakeWorld, connection, domain
-from vmacro.errors import HostError
-from vmacro.model.facts import NO_PAST, Claim, Disk, FoundLegEnd, Pool
+from vmacro.cli import reference
+from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
+from vmacro.drivers.fake.state import mac_of
+from vmacro.errors import HostError, UnsupportedError
+from vmacro.model import marks
+from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Flows, FoundLegEnd, Pool, Reservation
 from vmacro.model.moves import Finding
-from vmacro.model.nouns import Policy
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -77,6 +79,22 @@ def strangers(fake: FakeWorld) -> None:
     fake.guest.connections = [connection(0xB2, local, False), connection(0, local, False)]
 
 
+def strangers_of_a_pinned_guest(fake: FakeWorld) -> None:
+    strangers(fake)
+    pinned = Reservation(fake.guest.address, fake.guest.mac, "operators")
+    network("bucharest", reserved=(pinned,))(fake)
+
+
+def full_or_of_ipv6(fake: FakeWorld) -> None:
+    """One client has joined as many addresses as it may; the other has no IPv4."""
+    full, six = connection(0xB2, fake.guest.address, False), connection(0xB3, "fd50:1::97", False)
+    further = replace(full.subflows[0], local="10.50.1.80", joined=True)
+    fake.guest.connections = [
+        replace(full, subflows=(*full.subflows, further)),
+        replace(six, subflows=(replace(six.subflows[0], remote="fd09::14"),)),
+    ]
+
+
 def filtered(fake: FakeWorld) -> None:
     here, there = fake.inventory.sites
     fake.inventory = replace(fake.inventory, sites=(here, replace(there, anti_spoofing=True)))
@@ -116,6 +134,28 @@ def mute_side(name: str) -> Breaking:
     return broken
 
 
+def unsupported(name: str) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        def before(effect: Effect) -> None:
+            if effect == f"facts {name}":
+                raise UnsupportedError(f"host {name}: runs Xen: this vmacro drives QEMU only", "take it out")
+
+        fake.before = before
+
+    return broken
+
+
+def lesser(name: str, **lacks: bool) -> Breaking:
+    return facts(name, capabilities=replace(QEMU, **lacks))
+
+
+def at_berlin(fake: FakeWorld) -> None:
+    here, there = fake.hosts["bucharest"], fake.hosts["berlin"]
+    there.domains["web"] = here.domains.pop("web")
+    fake.guest.address, there.leases[fake.guest.mac] = "10.50.2.97", "10.50.2.97"
+    fake.guest.connections.clear()
+
+
 def used_address(fake: FakeWorld) -> None:
     fake.hosts["berlin"].used["10.50.2.10"] = "52:54:00:99:99:99"
 
@@ -123,6 +163,56 @@ def used_address(fake: FakeWorld) -> None:
 def held_address(fake: FakeWorld) -> None:
     network("berlin", dhcp_range=("10.50.2.10", "10.50.2.10"), dhcp_free=1)(fake)
     fake.guest.kept.append("10.50.2.10")
+
+
+def with_cards(*cards: Card, elsewhere: Breaking = lambda _fake: None) -> Breaking:
+    """Of the guest besides its own one, all of them before it; `elsewhere`: what the destination has."""
+
+    def broken(fake: FakeWorld) -> None:
+        web(cards=(*cards, card(fake.guest.mac)))(fake)
+        elsewhere(fake)
+
+    return broken
+
+
+def storage_too(name: str) -> Breaking:
+    """A host has a network of that name."""
+
+    def broken(fake: FakeWorld) -> None:
+        networks = fake.hosts[name].networks
+        networks["storage"] = replace(networks["front"], name="storage", bridge="storage0")
+
+    return broken
+
+
+def renamed(fake: FakeWorld) -> None:
+    """The destination's network for guests has another name, and one of the guest's network's name is there, too."""
+    written("berlin", network="storage")(fake)
+    storage_too("berlin")(fake)
+
+
+def a_namesake(state: str) -> Breaking:
+    """At the destination is another domain with a card of the guest's MAC."""
+
+    def broken(fake: FakeWorld) -> None:
+        twin = replace(domain(name="copy", number=9), state=state, cards=(card(fake.guest.mac),))
+        fake.hosts["berlin"].domains["copy"] = twin
+
+    return broken
+
+
+def heard(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].heard[fake.guest.mac] = "eth1"
+
+
+def answered_by_its_own_mac(fake: FakeWorld) -> None:
+    fake.hosts["berlin"].used["10.50.2.10"] = fake.guest.mac
+
+
+def reserved_alone(*macs: str) -> Breaking:
+    entries = tuple(Reservation(f"10.50.2.{20 + n}", mac) for n, mac in enumerate(macs))
+    taken = tuple((entry.address, entry.mac) for entry in entries)
+    return network("berlin", dhcp_range=None, dhcp_free=0, reserved=entries, taken=taken)
 
 
 def a_leg_of_nobodys(fake: FakeWorld) -> None:
@@ -144,6 +234,14 @@ def written(name: str, **change: object) -> Breaking:
     return broken
 
 
+def kept(name: str, *entries: Reservation) -> Breaking:
+    """What DHCP keeps there."""
+    taken = tuple((entry.address, entry.mac) for entry in entries)
+    return network(name, reserved=entries, taken=taken)
+
+
+MAC = mac_of(1)
+STRANGER = "52:54:00:77:77:77"
 WHY = "the kernel has none (EOPNOTSUPP)"
 
 
@@ -196,6 +294,38 @@ def _set(of: FakeHost, change: dict[str, object]) -> None:
         setattr(of, name, value)
 
 
+def named(*addresses: str, ttl_s: int = 30, **policy: float) -> Breaking:
+    """The guest has a name, which leads there."""
+
+    def broken(fake: FakeWorld) -> None:
+        fake.zone.put("www.example.net", *addresses, ttl_s=ttl_s)
+        guests = tuple(replace(guest, names=("www.example.net",)) for guest in fake.inventory.guests)
+        changed = replace(fake.inventory.policy, linger_s=None, **policy)  # type: ignore[arg-type]
+        fake.inventory = replace(fake.inventory, guests=guests, policy=changed)
+
+    return broken
+
+
+def zone(**change: object) -> Breaking:
+    return lambda fake: fake.zone.__dict__.update(change)
+
+
+HERE = "10.50.1.97"
+
+
+def datagrams(fake: FakeWorld) -> None:
+    fake.flows["10.50.1.97"] = Flows("10.50.1.97", udp=2, icmp=1)
+
+
+def client_on_the_internet(fake: FakeWorld) -> None:
+    (first,) = fake.guest.connections
+    fake.guest.connections = [replace(first, subflows=tuple(replace(s, remote="8.8.4.4") for s in first.subflows))]
+
+
+STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
+BRIDGED = card("52:54:00:00:07:02", "", "br7")
+DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
+USERS = Card("52:54:00:00:07:04", "user")
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 CASES: dict[str, tuple[str, Breaking]] = {
     "all is well": (RENUMBER, lambda _fake: None),
@@ -204,11 +334,39 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a certificate expires": (RENUMBER, facts("berlin", certificate_days_left=29.94)),
     "it runs nowhere": (RENUMBER, gone),
     "it runs twice": (RENUMBER, also("berlin")),
-    "it is paused": (RENUMBER, web(state="paused", reason="5")),
+    "it is paused": (RENUMBER, web(state="paused", reason="after an I/O error")),
+    "it is suspended by itself": (RENUMBER, web(state="suspended by itself", reason="")),
+    "it has crashed": (RENUMBER, web(state="crashed", reason="reason 1")),
+    "it is shutting down": (RENUMBER, web(state="shutting down", reason="reason 1")),
+    "it is in a state that nobody knows": (RENUMBER, web(state="state 9", reason="reason 7")),
+    "it is shut off": (RENUMBER, web(state="shut off", reason="it has crashed")),
+    "it is shut off, and a host does not answer": (
+        RENUMBER,
+        both(web(state="shut off"), host("berlin", reachable=False)),
+    ),
+    "a backup of it is under way": (SEAMLESS, web(job="backup")),
+    "a job that nobody knows is under way": (SEAMLESS, web(job="job 77")),
+    "it migrates, by whomever": (SEAMLESS, lambda fake: fake.hosts["bucharest"].leaving.update(web="berlin")),
+    "it is being brought from where nobody answers": (
+        SEAMLESS,
+        both(lambda fake: fake.hosts["bucharest"].leaving.update(web="berlin"), host("bucharest", reachable=False)),
+    ),
     "another domain of its name": (RENUMBER, also("berlin", state="shut off", uuid="uuid-2")),
     "another hypervisor": (RENUMBER, facts("berlin", hypervisor="Xen")),
     "an older hypervisor": (RENUMBER, facts("berlin", hypervisor_version=(9, 2, 1))),
     "an unknown machine type": (RENUMBER, facts("berlin", machine_types=("pc-q35-9.2",))),
+    "it is there": (RENUMBER, at_berlin),
+    "a destination of another kind": (RENUMBER, unsupported("berlin")),
+    "a source of another kind": (RENUMBER, unsupported("bucharest")),
+    "QEMU without KVM before 9.0": (
+        RENUMBER,
+        both(web(accelerator="qemu"), facts("berlin", hypervisor_version=(8, 2, 2))),
+    ),
+    "a hypervisor that cannot do much": (
+        SEAMLESS,
+        with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
+    ),
+    "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
     "too little memory": (RENUMBER, facts("berlin", free_memory_mib=255)),
     "a network that is down": (RENUMBER, network("berlin", active=False)),
     "no network": (RENUMBER, unknown_network),
@@ -221,7 +379,32 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a subnet with another host in it": (RENUMBER, network("berlin", subnet="10.9.0.0/24")),
     "a subnet that is not the inventory's": (RENUMBER, written("berlin", subnet="10.60.2.0/24")),
     "IPv6 that the inventory has and libvirt has not": (RENUMBER, written("bucharest", subnet6="fd50:1::/64")),
-    "no network card": (RENUMBER, web(mac="")),
+    "no network card": (RENUMBER, web(cards=())),
+    "a card on another network alone": (RENUMBER, web(cards=(STORAGE, BRIDGED, DIRECT, USERS))),
+    "a card first that stays": (RENUMBER, with_cards(STORAGE, elsewhere=storage_too("berlin"))),
+    "a card on a network that is missing there": (RENUMBER, with_cards(STORAGE)),
+    "a card on a bridge, and no host side": (RENUMBER, with_cards(BRIDGED)),
+    "a card on a bridge that is missing there": (SEAMLESS, with_cards(BRIDGED, DIRECT)),
+    "a card on a bridge that is there": (SEAMLESS, with_cards(BRIDGED, elsewhere=host("berlin", devices={"br7"}))),
+    "a card of QEMU's own": (SEAMLESS, with_cards(USERS)),
+    "a card on the guests' bridge itself": (SEAMLESS, web(cards=(card("52:54:00:00:00:01", ""),))),
+    "an agent at another card": (SEAMLESS, both(with_cards(STORAGE), guest(mac=STORAGE.mac))),
+    "an agent at no card of its domain": (SEAMLESS, guest(mac="52:54:00:00:00:77")),
+    "two cards on the network": (SEAMLESS, with_cards(card("52:54:00:00:00:77"))),
+    "two cards on the network, and a silent agent": (
+        SEAMLESS,
+        both(with_cards(card("52:54:00:00:00:77")), guest(answers=False)),
+    ),
+    "two cards of one MAC": (SEAMLESS, with_cards(card("52:54:00:00:00:01"))),
+    "another network for guests there": (SEAMLESS, renamed),
+    "the network that the inventory names is not there": (SEAMLESS, written("berlin", network="lan")),
+    "a domain of its MAC there": (SEAMLESS, a_namesake("running")),
+    "a paused domain of its MAC there": (SEAMLESS, a_namesake("paused")),
+    "a domain of its MAC there, shut off": (SEAMLESS, a_namesake("shut off")),
+    "a machine of its MAC there": (SEAMLESS, heard),
+    "its own MAC answers for its address to come": (SEAMLESS, answered_by_its_own_mac),
+    "DHCP for reserved cards alone": (SEAMLESS, reserved_alone("52:54:00:00:00:01")),
+    "DHCP for reserved cards alone, and it is none": (RENUMBER, reserved_alone("52:54:00:00:00:77")),
     "no channel": (RENUMBER, web(has_agent_channel=False)),
     "a silent agent": (RENUMBER, guest(answers=False)),
     "no lease": (RENUMBER, guest(address="")),
@@ -230,7 +413,12 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "somebody else moves it": (RENUMBER, guest(claim=Claim("web-9", "them@there", 42.0))),
     "somebody unnamed moves it": (RENUMBER, guest(claim=Claim("web-9", "", 42.0))),
     "clients that cannot follow": (RENUMBER, strangers),
+    "clients that cannot be asked": (RENUMBER, strangers_of_a_pinned_guest),
+    "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
     "a filter of sources": (RENUMBER, filtered),
+    "datagrams that nothing carries": (RENUMBER, datagrams),
+    "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
+    "a client beyond private addresses": (SEAMLESS, client_on_the_internet),
     "a disk goes along": (SEAMLESS, with_disk()),
     "a disk on a block device": (SEAMLESS, web(disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))),
     "a disk of no known format": (SEAMLESS, web(disks=(Disk("vda", "/images/web.vmdk", True, False),))),
@@ -253,6 +441,27 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "another gateway": (SEAMLESS, links("berlin", bridge_mac="52:54:00:bb:bb:bb")),
     "only held addresses left": (SEAMLESS, held_address),
     "an address that somebody uses": (SEAMLESS, used_address),
+    "a reservation that fits": (SEAMLESS, kept("berlin", Reservation("10.50.2.77", MAC, "web"))),
+    "a reservation that the guest cannot have": (
+        SEAMLESS,
+        both(kept("berlin", Reservation("10.50.2.77", MAC, "web")), guest(kept=["10.50.2.77"])),
+    ),
+    "a reservation of ours that was left": (
+        SEAMLESS,
+        both(kept("berlin", marks.reservation("web-0", "10.50.2.77", MAC)), guest(kept=["10.50.2.77"])),
+    ),
+    "a reservation of what another has": (
+        SEAMLESS,
+        both(kept("berlin", Reservation("10.50.2.77", MAC)), host("berlin", leases={STRANGER: "10.50.2.77"})),
+    ),
+    "the guest's address at home, kept for another": (
+        SEAMLESS,
+        kept("bucharest", Reservation("10.50.1.97", STRANGER, "printer")),
+    ),
+    "the guest's address at home, left for nobody by an older vmacro": (
+        SEAMLESS,
+        kept("bucharest", Reservation("10.50.1.97", marks.placeholder_mac("10.50.1.97"))),
+    ),
     "addresses that a guest gave itself": (SEAMLESS, guest(kept=["10.50.1.5", "10.50.1.6"])),
     "a leg that no move has opened": (SEAMLESS, a_leg_of_nobodys),
     "an agent that cannot prepare": (SEAMLESS, guest(verbs=("arrive", "claim", "status"))),
@@ -269,13 +478,30 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "no network at the destination": (SEAMLESS, unknown_network),
     "a disk and a mute host side at the source": (SEAMLESS, with_disk(mute_side("bucharest"))),
     "a disk and a mute host side at the destination": (SEAMLESS, with_disk(mute_side("berlin"))),
+    "a name that leads to it": (SEAMLESS, named(HERE)),
+    "a name that leads to it and to others": (SEAMLESS, named(HERE, "10.9.9.9")),
+    "a name that leads elsewhere": (SEAMLESS, named("10.9.9.9", "10.9.9.8")),
+    "a name that leads elsewhere by IPv6": (SEAMLESS, both(named(HERE, "fd00::9"), guest(address6="fd50:1::9"))),
+    "a name that leads nowhere": (SEAMLESS, named()),
+    "a name whose TTL is followed": (SEAMLESS, named(HERE, ttl_s=3600)),
+    "a name that others keep for too long": (SEAMLESS, named(HERE, ttl_s=86_400)),
+    "a name that others keep for longer than carriages last": (
+        SEAMLESS,
+        named(HERE, ttl_s=600, carry_deadline_s=300.0),
+    ),
+    "a name server that is down": (SEAMLESS, both(named(HERE), zone(up=False))),
+    "a name server that does not take our key": (SEAMLESS, both(named(HERE), zone(key=False))),
+    "a name server that refuses to change a name": (SEAMLESS, both(named(HERE), zone(closed=True))),
+    "a name, and no leg for who comes late": (RENUMBER, named(HERE)),
 }
 
 
 def found(handoff: str, broken: Breaking, take_over: bool = False, faults: Faults | None = None) -> list[Finding]:
     fake = FakeWorld()
     broken(fake)
-    wanted = Request(fake.inventory.guests[0], fake.inventory.sites[1], handoff, Policy(), take_over=take_over)
+    wanted = Request(
+        fake.inventory.guests[0], fake.inventory.sites[1], handoff, fake.inventory.policy, take_over=take_over
+    )
     world = faults.world(fake) if faults is not None else fake.world
     return checks.check(wanted, measured.look(fake.inventory, wanted, world, ask_clients=True))
 
@@ -296,6 +522,14 @@ def rendered() -> str:
 def test_all_words_are_as_they_were_read_last() -> None:
     """Changed on purpose? python -m tests.unit.test_findings, and read what changed."""
     assert rendered() == WORDS.read_text()
+
+
+def test_every_finding_is_provoked_as_it_is_explained() -> None:
+    """So that what follows is about all of them."""
+    seen = {(f.code, f.severity.value) for handoff, broken in CASES.values() for f in found(handoff, broken)}
+    explained = {code: said["kind"] for code, said in reference.findings().items()}
+    assert {code for code, _ in seen} == set(explained)
+    assert [(code, severity) for code, severity in seen if severity not in explained[code]] == []
 
 
 def test_who_takes_over_is_only_warned() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmacro.host import grants, guard, nft, tunnels
+from vmacro.host import answers, grants, guard, nft, tunnels
 from vmacro.host.guests import Bridge
 from vmacro.host.legs import LegEnd
 
@@ -46,7 +46,7 @@ def test_cards_are_where_libvirt_has_put_them(folders: Path) -> None:
 def test_leases_and_reservations_say_whose_an_address_is(folders: Path) -> None:
     (folders / "DHCP/front0.status").write_text(LEASES)
     (folders / "DHCP/front.hostsfile").write_text(
-        "52:54:00:00:00:0B,10.1.0.8,web\n02:76:03:aa:bb:cc,10.1.0.9\n[odd]\nid:1,[fd50::7]\nx,nowhere\n"
+        "52:54:0:00:0:B,10.1.0.8,web\n02:76:03:aa:bb:cc,10.1.0.9\n[odd]\nid:1,[fd50::7]\nx,nowhere\n"
     )
     known = guard._dhcp()
     assert set(known.pairs) == {
@@ -177,6 +177,7 @@ def rules(folders: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
     monkeypatch.setattr(guard, "SAID", folders / "said")
     monkeypatch.setattr(nft, "alone", contextlib.nullcontext)
+    monkeypatch.setattr(answers, "say", lambda _ip: None)
     monkeypatch.setattr(nft, "apply", said.append)
     monkeypatch.setattr(nft, "stands", lambda *_: True)
     leg = LegEnd("home", "wireguard", "web-1", "web", "10.1.0.7", NEW, "front0", "192.0.2.1")

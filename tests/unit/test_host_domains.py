@@ -9,7 +9,8 @@ import libvirt
 import pytest
 
 from vmacro.host.domains import LibvirtDomains
-from vmacro.wire.host_verbs import GUEST, TUNNEL
+from vmacro.host.switchover import Tap
+from vmacro.wire.host_verbs import GUEST, TUNNEL, MacUser
 
 NODE = """<node><domain type='test'><name>web</name><memory>8192</memory><vcpu>1</vcpu><os><type>hvm</type></os>
 <devices>
@@ -53,14 +54,18 @@ def connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Connect
 def test_a_domains_taps_are_found(connections: list[Connection]) -> None:
     domains = LibvirtDomains("test")
     domains.listen()
-    assert domains.taps("web") == ["tap0", "tap1"] and domains.taps("nobody") == []
+    tap0, tap1 = domains.taps("web")
+    assert tap0 == Tap("tap0", "52:54:00:00:00:0a") and tap1.device == "tap1" and domains.taps("nobody") == []
 
 
 def test_who_has_a_card_is_found(connections: list[Connection], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while another domain ends."""
 
     class Gone:
-        def XMLDesc(self) -> str:  # noqa: N802
+        def isActive(self) -> bool:  # noqa: N802
+            return True
+
+        def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
             driver.lookupByName("nobody")
             raise AssertionError
 
@@ -69,7 +74,23 @@ def test_who_has_a_card_is_found(connections: list[Connection], monkeypatch: pyt
     monkeypatch.setattr(Connection, "listAllDomains", lambda _self: all_domains, raising=False)
     domains = LibvirtDomains("test")
     domains.listen()
-    assert domains.with_card("52:54:00:00:00:0a") == ["web"] and domains.with_card("52:54:00:00:00:0b") == []
+    assert domains.with_card("52:54:00:00:00:0a") == [MacUser("web", "tap0", True)]
+    assert domains.with_card("52:54:00:00:00:0b") == []
+
+
+def test_a_card_of_who_is_shut_off_is_found_and_one_that_it_will_have(connections: list[Connection]) -> None:
+    """The test driver has no definition for the next start but the live one: so one stands for another domain's."""
+    driver = connections[0]._driver
+    domains = LibvirtDomains("test")
+    domains.listen()
+    web = driver.lookupByName("web")
+    later = web.XMLDesc().replace("52:54:00:00:00:0a", "52:54:00:00:00:0b")
+    driver.defineXML(later)
+    assert domains.with_card("52:54:00:00:00:0b") == [MacUser("web", "", True)], "once it is started anew"
+    assert domains.with_card("52:54:00:00:00:0a") == [MacUser("web", "tap0", True)]
+    web.destroy()
+    assert domains.with_card("52:54:00:00:00:0b") == [MacUser("web", "", False)]
+    assert domains.with_card("52:54:00:00:00:0a") == []
 
 
 def test_events_of_a_pause_and_of_a_resume_are_passed_on(connections: list[Connection]) -> None:

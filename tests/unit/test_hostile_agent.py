@@ -21,12 +21,12 @@ from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import AgentError, PlanRejectedError
 from vmacro.model.events import Event, PhaseBegan
 from vmacro.model.facts import NO_PAST, AgentFacts, Arrival, Claim, Connection, HomedAddress, Past, Subflow
+from vmacro.model.marks import placeholder_mac
 from vmacro.model.moves import Carriage, Ending, Outcome, Plan
 from vmacro.model.nouns import Host
 from vmacro.planning.addresses import own_addresses6
 from vmacro.ports import World
 from vmacro.services import carry, measured
-from vmacro.services.seamless import placeholder_mac
 
 SITES = {name: (name,) for name in ("bucharest", "berlin", "oslo")}
 NEIGHBOUR = "10.50.1.98"
@@ -210,8 +210,9 @@ class Stage:
         self.happened(plan, outcome)
 
     def happened(self, plan: Plan, outcome: Outcome) -> None:
-        at = {Ending.ROLLED_BACK: plan.source, Ending.MOVED: plan.destination, Ending.INCOMPLETE: plan.destination}
-        assert self.fake.running_at() == [at[outcome.ending].name]
+        assert outcome.ending != Ending.UNCERTAIN
+        at = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
+        assert self.fake.running_at() == [at.name]
         carried = tuple(HomedAddress(c.address, c.home) for c in self.carriages)
         self.past = Past((*self.past.legs, *plan.new_legs, *plan.old_legs), carried)
 
@@ -226,8 +227,8 @@ class Stage:
         for name, host in self.fake.hosts.items():
             for end in host.legs.values():
                 assert (end.domain, end.mac) == ("web", mac) and end.address in self._fair, (name, end)
-            for address, of in host.networks["front"].reserved:
-                assert address in self._fair and of in (mac, placeholder_mac(address)), (name, address, of)
+            for entry in host.networks["front"].reserved:
+                assert entry.address in self._fair and entry.mac in (mac, placeholder_mac(entry.address)), (name, entry)
 
     def _may_have(self) -> set[str]:
         """The guest's own addresses, and what the sites' DHCP has for anybody."""
@@ -240,7 +241,7 @@ class Stage:
         mac = self.fake.guest.mac
         for name, host in self.fake.hosts.items():
             assert not host.legs, (name, host.legs)
-            assert [m for _, m in host.networks["front"].reserved if m != mac] == [], name
+            assert [r for r in host.networks["front"].reserved if r.mac != mac] == [], name
 
 
 def lies(names: list[str]) -> Iterator[Any]:

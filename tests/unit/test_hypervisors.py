@@ -12,12 +12,12 @@ import pytest
 from tests.unit.test_copy_bounds import Domain, order
 from vmacro.drivers.fake import QEMU, FakeWorld, host
 from vmacro.drivers.libvirt import migration, xml
-from vmacro.drivers.libvirt.base import state_word
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
+from vmacro.drivers.libvirt.states import state_word
 from vmacro.errors import CopyError, HostError, UnsupportedError
-from vmacro.model.facts import NO_PAST
+from vmacro.model.facts import NO_PAST, Reservation
 from vmacro.model.moves import Severity
 from vmacro.model.nouns import Host, Policy
 from vmacro.planning import checks
@@ -68,8 +68,8 @@ def test_nothing_is_reserved_on_a_network_that_libvirt_does_not_know() -> None:
     known = QemuHypervisor(host("b1"), cast(Connections, SimpleNamespace(get=lambda _host: connection)))
     try:
         with pytest.raises(HostError, match=r"^host b1: DHCP reservation of 192\.0\.2\.9 for .*: no network 'nowhere'"):
-            known.reserve("nowhere", "52:54:00:00:00:01", "192.0.2.9")
-        known.release("nowhere", "52:54:00:00:00:01", "192.0.2.9")
+            known.reserve("nowhere", Reservation("192.0.2.9", "52:54:00:00:00:01"))
+        known.release("nowhere", Reservation("192.0.2.9", "52:54:00:00:00:01"))
     finally:
         connection.close()
 

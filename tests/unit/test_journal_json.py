@@ -12,22 +12,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.hostile import is_harmless, replaced, whole
-from tests.unit.test_agent_driver import ARRIVAL, CONNECTIONS
+from tests.unit.test_agent_driver import ARRIVAL, CONNECTIONS, ENDINGS
 from tests.unit.test_enumeration import WITH_DISK, stage
 from vmacro.errors import AgentError, ClaimedError, JournalError, VmacroError
-from vmacro.model.facts import CopyStatistics
-from vmacro.model.moves import After, Before, Carriage, ConnectionOutcome, Ending, Noted, Outcome, Phase
-from vmacro.model.nouns import ProbeTarget
+from vmacro.model.facts import CopyStatistics, Flows, Lingering
+from vmacro.model.moves import (
+    After,
+    Before,
+    Carriage,
+    ConnectionOutcome,
+    Ending,
+    FlowsOutcome,
+    Noted,
+    Outcome,
+    Phase,
+    Verdict,
+)
+from vmacro.model.nouns import Host, ProbeTarget
 from vmacro.services import journal_json
 from vmacro.services.journal_json import Json
 
 STAGE = stage(WITH_DISK)
-GUEST = replace(STAGE.plan.guest, probe=ProbeTarget("here"))
-PLAN = replace(STAGE.plan, guest=GUEST, earlier_legs=STAGE.plan.old_legs)
-KEPT = ConnectionOutcome("0x1", "10.9.0.14:4000", True, True, True)
+GUEST = replace(STAGE.plan.guest, probe=ProbeTarget("here"), names=("www.example.net",))
+
+
+def translated(found: Any) -> Any:
+    """With what clients know addresses of hosts as, wherever a host is."""
+    if isinstance(found, tuple):
+        return tuple(map(translated, found))
+    if not dataclasses.is_dataclass(found) or isinstance(found, type):
+        return found
+    if isinstance(found, Host):
+        return replace(found, public=(("10.50.2.9", "203.0.113.9"),))
+    return replace(found, **{f.name: translated(getattr(found, f.name)) for f in dataclasses.fields(found)})
+
+
+NAMED = replace(STAGE.plan, guest=GUEST, address6="fd00:1::9", linger_s=60.0, lingering=(Lingering("10.1.0.7", 9.5),))
+PLAN = translated(replace(NAMED, earlier_legs=NAMED.old_legs))
+FLOWS = Flows("10.1.0.7", 3, 1)
+KEPT = ConnectionOutcome("0x1", "10.9.0.14:4000", True, Verdict.FOLLOWED, "why")
 OUTCOME = Outcome(Ending.MOVED, "why", "what", CopyStatistics(1, 2, 3, 4), ARRIVAL, (KEPT,), 1.5, ("10.1.0.7",), True)
-CARRIAGE = Carriage("web-1", GUEST, "10.1.0.7", PLAN.source, PLAN.destination, PLAN.old_legs[0], 1.0, 2.0)
-BEFORE, AFTER = Before("boot-1", CONNECTIONS.connections), After(CONNECTIONS.connections, ("10.1.0.7",))
+OUTCOME = replace(OUTCOME, flows=(FlowsOutcome(FLOWS, Flows("10.1.0.7", 2), True),))
+CARRIAGE = Carriage("web-1", GUEST, "10.1.0.7", PLAN.source, PLAN.destination, PLAN.old_legs[0], 1.0, 2.0, 1.5)
+BEFORE = Before("boot-1", CONNECTIONS.connections, "w-1", (FLOWS,), ("10.1.0.7",))
+AFTER = After(CONNECTIONS.connections, ("10.1.0.7",), ENDINGS, (FLOWS,))
 EXAMPLES: dict[str, Any] = {
     "Plan": PLAN,
     "Outcome": OUTCOME,
@@ -45,6 +73,14 @@ def test_what_is_written_is_read_again(kind: str) -> None:
     assert whole(right), "a field that no example has would go untested"
     written = json.loads(Json().serialize(journal_json.encoded(right)))
     assert journal_json.decoded(type(right), written, "it") == right
+
+
+def test_an_outcome_from_before_there_were_verdicts_is_read() -> None:
+    kinds = ((True, True, False), (True, False, True), (True, False, False), (False, False, False))
+    old = [{"key": "0x1", "client": "c", "mptcp": True, "kept": k, "followed": f, "carried": c} for k, f, c in kinds]
+    read = journal_json.outcome_from({**journal_json.encoded(OUTCOME), "connections": old}, "it")
+    expected = [Verdict.FOLLOWED, Verdict.CARRIED, Verdict.UNKNOWN, Verdict.UNKNOWN]
+    assert [c.verdict for c in read.connections] == expected
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

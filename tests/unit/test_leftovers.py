@@ -10,7 +10,8 @@ import pytest
 from tests.unit.faults import Crash, Faults
 from tests.unit.test_enumeration import Stage, stage
 from vmacro.drivers.system import side_by_side
-from vmacro.model.facts import Claim
+from vmacro.model import marks
+from vmacro.model.facts import Claim, Reservation
 from vmacro.model.moves import Ending, Outcome
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.services import carry, leftovers
@@ -62,8 +63,57 @@ def test_other_journals_moves_and_the_operators_own_stay(broken: Stage) -> None:
     found = leftovers.find(broken.fake.inventory, [], [], broken.fake.world)
     assert not any(left.ours for left in found)
     front = broken.fake.hosts["berlin"].networks
-    front["front"] = replace(front["front"], reserved=(("10.50.2.50", "52:54:00:77:77:77"),))
+    front["front"] = replace(front["front"], reserved=(Reservation("10.50.2.50", "52:54:00:77:77:77"),))
     assert "10.50.2.50" not in {left.address for left in find(broken, ENDED)}
+
+
+def keeps(found: Stage, host: str, *entries: Reservation) -> None:
+    front = found.fake.hosts[host].networks
+    front["front"] = replace(front["front"], reserved=entries)
+
+
+def reservations(found: list[Leftover]) -> list[tuple[str, str, bool, bool]]:
+    return [(x.host, x.move_id, x.ours, x.perhaps) for x in found if x.kind == "reservation"]
+
+
+def test_what_an_operator_reserved_after_a_move_is_no_leftover() -> None:
+    """For the very card and address that the move had reserved, in capital letters or not."""
+    found = stage(SEAMLESS)
+    outcome = found.attempt(Faults())
+    assert outcome is not None
+    keeps(found, "berlin", Reservation(found.plan.new_address, found.plan.mac, "web"))
+    assert [left for left in find(found, outcome) if left.host == "berlin" and left.kind == "reservation"] == []
+
+
+def test_an_older_vmacros_reservations_are_told_and_stay(broken: Stage) -> None:
+    """They bear no mark. One for nobody's card is surely of that kind, one for the guest's perhaps."""
+    older = replace(broken.plan, marked=False)
+    nobody = Reservation("10.50.1.97", marks.placeholder_mac("10.50.1.97"))
+    keeps(broken, "bucharest", nobody)
+    keeps(broken, "berlin", Reservation(older.new_address, older.mac))
+    record = Record(older, ENDED, 1, 0, 0)
+    found = leftovers.find(broken.fake.inventory, [record], [], broken.fake.world)
+    assert reservations(found) == [("bucharest", "web-1", False, False), ("berlin", "web-1", False, True)]
+    assert all("without a mark" in left.what for left in found if left.kind == "reservation")
+    for left in found:
+        if left.kind == "reservation":
+            leftovers.remove(broken.fake.inventory, left, broken.fake.world)  # on request
+    assert not any(h.networks["front"].reserved for h in broken.fake.hosts.values())
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_move_that_died_while_it_was_planned_is_ours_if_it_was_planned_here(planned: bool) -> None:
+    """The journal does not have it. Otherwise it may be another journal's, and under way."""
+    found = stage(SEAMLESS)
+    mine = marks.reservation("web-20261127-120000-3f9a", "10.50.2.10", found.plan.mac)
+    foreign = marks.reservation("gone-20261127-120000-3f9a", "10.50.2.11", "52:54:00:00:00:09")
+    keeps(found, "berlin", mine, foreign)
+    left = leftovers.find(found.fake.inventory, [], [], found.fake.world, lambda _move: planned)
+    assert reservations(left) == [
+        ("berlin", "web-20261127-120000-3f9a", planned, False),
+        ("berlin", "gone-20261127-120000-3f9a", False, False),
+    ]
+    assert [(x.guest, x.planned) for x in left] == [("web", True), ("", True)], "no such guest, so that none is locked"
 
 
 def test_what_is_carried_is_no_leftover() -> None:

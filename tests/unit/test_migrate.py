@@ -7,8 +7,9 @@ from typing import TypeVar
 import pytest
 
 from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake.state import Effect
 from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackError, UnreachableError
-from vmacro.model.moves import Ending, Outcome, Plan
+from vmacro.model.moves import Ending, Outcome, Plan, Verdict
 from vmacro.model.nouns import Policy
 from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
@@ -17,6 +18,7 @@ from vmacro.services import measured, migrate
 from vmacro.services.handoffs import HANDOFFS as HANDLERS
 from vmacro.services.report import spans
 from vmacro.services.reservations import Reservations
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, RESET
 
 Result = TypeVar("Result")
 
@@ -39,7 +41,7 @@ class Straight:
 
 
 def request(fake: FakeWorld, **bounds: object) -> Request:
-    policy = Policy(**bounds)  # type: ignore[arg-type]
+    policy = Policy(**{"linger_s": 0.0, **bounds})  # type: ignore[arg-type]
     return Request(fake.inventory.guests[0], fake.inventory.sites[1], _handoff[0], policy)
 
 
@@ -72,7 +74,7 @@ def test_a_move_ends_at_the_destination_with_its_connection_on_the_new_address()
     new = {RENUMBER: "10.50.2.97", SEAMLESS: "10.50.2.10"}[_handoff[0]]
     assert fake.guest.address == new and fake.guest.kept == []
     (kept,) = outcome.connections
-    assert kept.kept and kept.followed
+    assert (kept.kept, kept.verdict) == (True, Verdict.FOLLOWED)
     assert [s.local for s in fake.guest.connections[0].subflows] == [new]
     assert all(not h.legs and not h.networks["front"].reserved for h in fake.hosts.values())
 
@@ -185,7 +187,7 @@ def test_a_guest_that_rebooted_is_no_success() -> None:
 
     fake.before = before
     outcome = migrate.run_move(wanted, fake.world, Straight())
-    assert outcome.ending == Ending.INCOMPLETE and "rebooted" in outcome.reason
+    assert outcome.ending == Ending.WITH_LOSSES and "rebooted" in outcome.reason
 
 
 def test_a_step_that_finds_the_guest_moved_does_not_copy_again() -> None:
@@ -217,16 +219,68 @@ def test_an_unwilling_client_rejects_unless_loss_is_allowed() -> None:
         measured.move(fake.inventory, request(fake), fake.world, _never, lambda: "id", None, _no_folder, Reservations())
     outcome = run(fake, allow_connection_loss=True)
     assert outcome.ending == Ending.MOVED
-    assert [(c.kept, c.followed) for c in outcome.connections] == [(True, True), (True, False)]
+    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED, Verdict.LOST]
+    assert "connections lost: 1: 10.9.0.14:40178 (without a path: it uses 10.50.1.97" in outcome.reason
 
 
-def test_connections_that_did_not_follow_are_named() -> None:
+def ends_at(fake: FakeWorld, effect: str, how: str, heard: bool = False) -> None:
+    """The guest's connection, once."""
+
+    def before(coming: str) -> None:
+        if coming == effect and fake.guest.connections:
+            fake.guest.end(fake.guest.connections[0], how, heard)
+
+    fake.before = before
+
+
+def test_connections_that_were_lost_are_named() -> None:
     fake = FakeWorld()
     wanted = plan(fake)
-    fake.before = lambda effect: fake.guest.connections.clear() if effect == "copy.done" else None
+    ends_at(fake, "agent.connections", RESET)
+    fake.before = _after_arrival(fake, fake.before)
     outcome = migrate.run_move(wanted, fake.world, Straight())
-    assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.INCOMPLETE, 5, False)
-    assert outcome.reason == "1 connections did not follow: 10.9.0.14:40161" and outcome.statistics is not None
+    assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.WITH_LOSSES, 5, False)
+    assert outcome.reason.startswith("connections lost: 1: 10.9.0.14:40161 (it was reset")
+    assert outcome.statistics is not None
+
+
+@pytest.mark.parametrize(("how", "heard"), [(CLOSED, False), (ABORTED, False), (RESET, True)])
+@pytest.mark.parametrize("effect", ["copy.done", "agent.connections"])
+def test_one_that_has_ended_is_no_loss_and_is_not_waited_for(effect: str, how: str, heard: bool) -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+    ends_at(fake, effect, how, heard)
+    if effect == "agent.connections":
+        fake.before = _after_arrival(fake, fake.before)
+    began = fake.now_s
+    outcome = migrate.run_move(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.reason) == (Ending.MOVED, "")
+    assert [c.verdict for c in outcome.connections] == [Verdict.ENDED]
+    assert fake.now_s - began < 5
+
+
+@pytest.mark.parametrize("why", ["restarted", "overflowed"])
+def test_what_nobody_knows_is_said_and_is_no_loss(why: str) -> None:
+    fake = FakeWorld()
+    wanted = plan(fake)
+
+    def before(effect: str) -> None:
+        if effect == "copy.done":
+            fake.guest.connections.clear()
+            fake.guest.missed = True
+            if why == "restarted":
+                fake.guest.restart_agent()
+
+    fake.before = before
+    outcome = migrate.run_move(wanted, fake.world, Straight())
+    assert (outcome.ending, outcome.exit_code) == (Ending.MOVED, 0)
+    assert [c.verdict for c in outcome.connections] == [Verdict.UNKNOWN]
+    assert outcome.reason.startswith("it is not known what became of connections: 1: 10.9.0.14:40161 (it is gone, and")
+    assert ("restarted" in outcome.reason) == (why == "restarted")
+
+
+def _after_arrival(fake: FakeWorld, act: Callable[[Effect], None]) -> Callable[[Effect], None]:
+    return lambda effect: act(effect) if fake.guest.arrived else None
 
 
 def test_an_interrupt_before_the_plan_changes_nothing() -> None:

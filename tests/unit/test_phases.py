@@ -17,7 +17,7 @@ from vmacro.services.phases import Phases, bound_s
 from vmacro.wire import agent_verbs
 
 Result = TypeVar("Result")
-BEFORE_COPY = (Phase.SURVEY, Phase.DISKS, Phase.PREPARE)
+BEFORE_COPY = (Phase.HOOKS_BEFORE, Phase.SURVEY, Phase.DISKS, Phase.PREPARE)
 AFTER_COPY = (Phase.ARRIVE, Phase.SETTLE, Phase.VERIFY, Phase.CLEAN, Phase.UNDO)
 FULL = JournalError("the journal's disk is full")
 

@@ -1,18 +1,18 @@
 """Small pure things: the WAN's delay, libvirt's XML, connections before and after, ULP attributes."""
 
+import errno
 import random
 import struct
 
 import pytest
 
-from guest_agent import connections
+from guest_agent import connections, netlink
 from guest_agent.endpoint_ids import fresh_id
-from vmacro.drivers.fake import connection
 from vmacro.drivers.libvirt import xml
 from vmacro.lab import guests, topology
 from vmacro.lab.forwarder import Delay, Link
-from vmacro.planning.outcome import all_followed, compare
-from vmacro.wire.agent_verbs import Connection, Subflow
+from vmacro.model.facts import MOST_CARDS, Card
+from vmacro.wire.agent_verbs import Subflow
 
 
 def delay(**settings: float) -> Delay:
@@ -47,26 +47,53 @@ def test_spanning_tree_is_on_unless_it_is_off() -> None:
     assert facts.stp and facts.dhcp_free is None
 
 
+@pytest.mark.parametrize(
+    ("dhcp", "free"),
+    [
+        ("", None),
+        ("<dhcp/>", None),
+        ("<dhcp><host mac='52:54:00:00:00:01' ip='10.0.0.9'/></dhcp>", 0),
+        ("<dhcp><host mac='52:54:00:00:00:01' name='web'/></dhcp>", 0),
+        ("<dhcp><range start='10.0.0.8' end='10.0.0.9'/><host mac='52:54:00:00:00:01' ip='10.0.0.9'/></dhcp>", 1),
+    ],
+)
+def test_reservations_alone_are_dhcp_too(dhcp: str, free: int | None) -> None:
+    """As libvirt configures dnsmasq: with a range, or with `static` for hosts alone."""
+    text = f"<network><name>n</name><bridge name='b'/><ip address='10.0.0.1' prefix='24'>{dhcp}</ip></network>"
+    assert xml.network(text, True, []).dhcp_free == free
+
+
 def test_a_domain_of_the_lab_reads_back() -> None:
     shape = topology.load(topology.DEFAULT)
     facts = xml.domain(guests.domain_xml(shape, "web", "qemu"))
-    assert (facts.accelerator, facts.memory_mib, facts.network) == ("qemu", 256, "front")
+    (card,) = facts.cards
+    assert (facts.accelerator, facts.memory_mib, card.network, card.model) == ("qemu", 256, "front", "virtio")
     assert facts.channels == ("org.vmacro.agent.0",)
     (disk,) = facts.disks
     assert (disk.writable, disk.shared) == (False, True)
 
 
-def test_connections_before_and_after() -> None:
-    stays, gone, tcp = connection(1, "A", True), connection(2, "A", True), connection(0, "A", False)
-    after = [connection(1, "B", True), connection(0, "A", False)]
-    outcomes = {o.key: (o.kept, o.followed) for o in compare([stays, gone, tcp], after, ("B",), [])}
-    assert outcomes == {"0x00000001": (True, True), "0x00000002": (False, False), tcp.key: (False, False)}
+CARDS = """<domain type='kvm'><memory>1024</memory><devices>
+ <interface type='bridge'><mac address='52:54:00:AB:CD:0E'/><source bridge='br7'/><target dev='vnet3'/></interface>
+ <interface type='network'><mac address='52:54:00:00:00:01'/><source network='front' portid='x' bridge='front0'/>
+ <target dev='vnet4'/><model type='virtio'/></interface>
+ <interface type='direct'><mac address='52:54:00:00:00:02'/><source dev='eth1' mode='bridge'/></interface>
+ <interface type='user'/></devices></domain>"""
 
 
-def test_who_cannot_follow_is_carried_on_an_old_address() -> None:
-    refuses, tcp = connection(1, "A", False), connection(0, "A", False)
-    for found in compare([refuses, tcp], [refuses, tcp], ("B",), carried=["A"]):
-        assert (found.kept, found.followed, found.carried) == (True, False, True)
+def test_all_cards_of_a_domain_are_read_in_order() -> None:
+    assert xml.domain(CARDS).cards == (
+        Card("52:54:00:ab:cd:0e", "bridge", "", "br7", "", "vnet3"),
+        Card("52:54:00:00:00:01", "network", "front", "front0", "virtio", "vnet4"),
+        Card("52:54:00:00:00:02", "direct", "", "eth1"),
+        Card("", "user"),
+    )
+
+
+def test_a_domain_may_have_only_so_many_cards() -> None:
+    many = CARDS.replace("<interface type='user'/>", "<interface type='user'/>" * MOST_CARDS)
+    with pytest.raises(ValueError, match="cards: 259 items"):
+        xml.domain(many)
 
 
 @pytest.mark.parametrize(
@@ -79,18 +106,6 @@ def test_a_guest_with_an_odd_card_does_not_keep_its_hosts_network_from_being_des
     )
     found = xml.network(f"{text}</dhcp></ip></network>", True, [("10.1.0.11", mac)])
     assert found.taken == (("10.1.0.11", ""),) and found.dhcp_free == 10
-
-
-def test_connections_without_subflows_are_compared_too() -> None:
-    """A journal may say that there were some; to stumble over them after the arrival would leave all at the hosts."""
-    for token in (0, 7):
-        (found,) = compare([Connection(token, ())], [Connection(token, ())], ("B",), ["A"])
-        assert not found.followed and not found.carried and found.client == ""
-
-
-def test_who_is_waited_for() -> None:
-    assert all_followed(["0x00000001"], [connection(1, "B", True), connection(2, "A", False)], ("B",))
-    assert not all_followed(["0x00000001", "0x00000002"], [connection(1, "B", True), connection(2, "A", True)], ("B",))
 
 
 def test_mptcp_attributes_of_a_socket() -> None:
@@ -107,9 +122,21 @@ def test_mptcp_attributes_of_a_socket() -> None:
         0xCAFE,
         Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, joined=True, backup=False, established=True),
     )
-    plain = connections.parse(message)
-    assert plain is not None and plain[0] == 0
-    assert connections.parse(message.replace(bytes([10, 50, 1, 97]), bytes([127, 0, 0, 1]))) is None
+    assert connections.parse(message)[0] == 0
+
+
+def test_a_list_of_netlink_that_ends_with_an_error_is_no_complete_one() -> None:
+    def message(kind: int, payload: bytes) -> bytes:
+        return struct.pack("=IHHII", 16 + len(payload), kind, 0, 1, 0) + payload + b"\0" * (-len(payload) % 4)
+
+    some = message(20, b"one") + message(20, b"two")
+    for end in (b"", message(3, struct.pack("=i", 0)), message(2, struct.pack("=i", 0)), message(20, b"")[:15]):
+        assert list(netlink.payloads(some + end)) == [b"one", b"two"]
+    for kind in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+        with pytest.raises(OSError, match="refused") as refused:
+            list(netlink.payloads(some + message(kind, struct.pack("=i", -errno.EMFILE))))
+        assert refused.value.errno == errno.EMFILE
+    assert list(netlink.payloads(struct.pack("=IHHII", 3, 20, 0, 1, 0))) == [], "shorter than itself"
 
 
 def test_endpoint_ids_are_fresh() -> None:

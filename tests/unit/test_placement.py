@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmacro.drivers.fake import FakeWorld, host
+from vmacro.drivers.fake import FakeWorld, card, host
 from vmacro.drivers.system import side_by_side
 from vmacro.errors import PlanRejectedError
 from vmacro.model.facts import Survey
@@ -24,6 +24,7 @@ from vmacro.services.reservations import Reservations
 
 SHORT = (blocker("memory-short", "host b", "256 MiB free, 512 MiB needed"),)
 PATIENCE_S = 60.0
+OTHER_MAC = "52:54:00:00:00:02"
 
 
 def candidate(name: str, available_mib: int | None, *against: object) -> Candidate:
@@ -129,9 +130,10 @@ def test_two_moves_do_not_count_on_the_same_address(fake: FakeWorld) -> None:
         return lambda counted: measured.planned(move_id, fake.inventory, wanted, counted)
 
     with reserved.planned(seen, plan("web-1")) as first:
-        other = replace(fake.hosts["bucharest"].domains["web"], mac="52:54:00:00:00:02")
+        other = replace(fake.hosts["bucharest"].domains["web"], cards=(card(OTHER_MAC),))
+        fake.guest.mac = OTHER_MAC
         fake.hosts["bucharest"].domains["web"] = other
-        fake.hosts["bucharest"].leases = {other.mac: fake.guest.address}
+        fake.hosts["bucharest"].leases = {OTHER_MAC: fake.guest.address}
         fake.hosts["berlin"].used[first.new_address] = first.mac
         late = measured.look(fake.inventory, wanted, fake.world, ask_clients=False)
         with pytest.raises(PlanRejectedError, match="is used by"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmacro.drivers.fake import FakeWorld
-from vmacro.model.facts import Claim, HomedAddress, HostView, Leg
+from vmacro.model.facts import Claim, HomedAddress, HostView, Leg, Reservation
 from vmacro.model.moves import Plan
 from vmacro.planning import doctor, planner
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
@@ -46,8 +46,6 @@ def test_a_plan_to_renumber() -> None:
 def test_a_plan_for_a_seamless_move() -> None:
     fake = FakeWorld()
     here, there = fake.inventory.hosts
-    domains = fake.hosts["bucharest"].domains
-    domains["web"] = replace(domains["web"], mac=MAC.upper())
     front = fake.hosts["berlin"].networks
     front["front"] = replace(front["front"], bridge="front1")
     found = planned(fake, SEAMLESS)
@@ -81,7 +79,7 @@ def test_a_plan_for_a_seamless_move() -> None:
     )
     assert found.addresses == (HomedAddress("10.50.1.97", here),) and found.earlier_legs == ()
     assert (found.new_address, found.new_address6, found.reserve) == ("10.50.2.10", "", True)
-    fake.hosts["berlin"].networks["front"] = replace(front["front"], reserved=(("10.50.2.10", MAC.upper()),))
+    fake.hosts["berlin"].networks["front"] = replace(front["front"], reserved=(Reservation("10.50.2.10", MAC),))
     assert not planned(fake, SEAMLESS).reserve, "it is there already"
 
 

@@ -105,7 +105,7 @@ def test_a_network_reads_back(told: dict[str, Any]) -> None:
     facts = xml.network(rendered("network.xml.j2", told, "berlin"), True, leases)
     assert (facts.subnet, facts.gateway, facts.stp, facts.forward_delay_s) == ("10.90.2.0/24", "10.90.2.1", False, 0)
     assert facts.dhcp_range == ("10.90.2.10", "10.90.2.109") and facts.dhcp_free == 99
-    assert facts.address_of("52:54:00:AA:BB:CC") == "10.90.2.10" and facts.subnet6 == "fd90:2::/64"
+    assert facts.address_of("52:54:00:aa:bb:cc") == "10.90.2.10" and facts.subnet6 == "fd90:2::/64"
 
 
 def test_who_is_guarded_and_whose_legs_are_plain_is_for_the_inventory_to_say(tmp_path: Path) -> None:

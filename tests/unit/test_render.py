@@ -42,6 +42,18 @@ def test_tables_are_no_markup_and_have_no_emoji(screen: StringIO, capsys: pytest
     assert (screen.getvalue() + capsys.readouterr().out).count(SHOWN) == 3
 
 
+def test_a_mac_is_no_picture_wherever_it_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the consoles that people have."""
+    mac = "52:54:00:AB:CD:B:5A:[b]"
+    for console in (render.out, render.err):
+        with console.capture() as caught:
+            console.print(mac)
+        assert caught.get() == f"{mac}\n"
+    render.table(render.rows(mac, (mac,), [(mac,)], note=mac))
+    shown = capsys.readouterr().out
+    assert shown.count(mac) == 4, shown
+
+
 def test_what_happened_besides_the_phases() -> None:
     told: list[What] = [
         PhaseBegan(Phase.COPY),

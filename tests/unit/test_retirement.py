@@ -37,17 +37,18 @@ def test_an_address_that_nobody_needs_is_withdrawn_and_then_removed(away: World)
 
 
 @pytest.mark.parametrize("needing", [STUCK, connection(0, HOME)], ids=["MPTCP", "plain TCP"])
-def test_an_address_that_a_connection_needs_stays_and_only_followers_leave_it(away: World, needing: Connection) -> None:
+def test_an_address_that_a_connection_needs_stays_for_all_that_use_it(away: World, needing: Connection) -> None:
     away.kernel.open = [FOLLOWER, needing]
     assert retired(away) == Retired(False, 1)
-    assert away.log == [f"cut {HOME} of 1"], "deleting an endpoint would close subflows of all"
+    assert away.log == [] and FOLLOWER in away.kernel.open, "it is the way by which followers go on following"
     assert needing in away.kernel.open and away.kernel.kept == [HOME] and away.kernel.announced == {7: HOME}
 
 
 def test_force_cuts_who_needs_it_and_nobody_else(away: World) -> None:
     away.kernel.open = [FOLLOWER, STUCK]
     assert retired(away, force=True) == Retired(True, 0)
-    assert away.log[0] == f"cut {HOME} of 2"
+    withdrawn = [f"withdraw initial {HOME}", f"withdraw {HOME}"]
+    assert away.log == [f"cut {HOME} of 2", *withdrawn, f"move out {HOME}"], "who follows is not cut"
     assert [c.token for c in away.kernel.open] == [1] and away.kernel.kept == []
 
 
@@ -103,6 +104,15 @@ def test_nothing_is_retired_before_there_is_a_lease(away: World) -> None:
     with pytest.raises(ProtocolError) as refused:
         retired(away)
     assert refused.value.code == "not-ready"
+
+
+def test_who_needs_an_old_address_is_remembered_until_it_follows(away: World) -> None:
+    away.kernel.open = [FOLLOWER, STUCK, connection(0, HOME)]
+    retired(away)
+    assert away.guest.stuck == {2}
+    away.kernel.joins(AWAY, 2)
+    retired(away)
+    assert away.guest.stuck == set()
 
 
 def test_it_may_be_asked_again(away: World) -> None:

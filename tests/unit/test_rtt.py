@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import select
 import socket
 import threading
 import time
@@ -17,7 +18,8 @@ from tests.hostile import HOSTILE, places, put
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report, responder, statistics, wire
 from vmacro.rtt.prober import ProbeError, Prober, Target, target_named
-from vmacro.rtt.samples import Marker, Sample
+from vmacro.rtt.samples import Marker, Sample, Visit
+from vmacro.rtt.visitors import Visitors
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def port() -> Iterator[int]:
     listener.close()
 
 
-def measure(target: Target, count: int, interval_ms: float = 2.0) -> list[str]:
+def measure(target: Target, count: int, interval_ms: float = 2.0, visit_every_ms: float = 0) -> list[str]:
     out = io.StringIO()
     left = [count]
 
@@ -36,7 +38,7 @@ def measure(target: Target, count: int, interval_ms: float = 2.0) -> list[str]:
         left[0] = count - out.getvalue().count('"rtt"')
         return left[0] > 0
 
-    Prober(target, interval_ms, out).run(more, grace_s=10)
+    Prober(target, interval_ms, out, visit_every_ms=visit_every_ms).run(more, grace_s=10)
     return out.getvalue().splitlines()
 
 
@@ -49,6 +51,82 @@ def test_a_probe_over_one_connection(port: int, mptcp: bool) -> None:
     assert totals.answered >= 50 and (totals.lost, totals.reordered) == (0, 0)
     dues = [s.due_ns for s in read.samples]
     assert {b - a for a, b in itertools.pairwise(dues)} == {2_000_000}, "requests are due on schedule"
+
+
+@pytest.mark.parametrize("mptcp", [True, False])
+def test_visitors_come_beside_the_one_connection(port: int, mptcp: bool) -> None:
+    read = recordings.parse(measure(Target("127.0.0.1", port, mptcp), 150, visit_every_ms=20), "probe")
+    assert len(read.visits) >= 10 and all(v.rtt_ns is not None for v in read.visits), read.visits
+    assert [v.seq for v in read.visits] == list(range(len(read.visits)))
+    assert {b.due_ns - a.due_ns for a, b in itertools.pairwise(read.visits)} == {20_000_000}
+    assert {v.mptcp for v in read.visits} == ({True, False} if mptcp else {False})
+
+
+def test_who_is_not_served_is_told_from_who_is() -> None:
+    """The listener closes as soon as the one connection stands: whoever comes then is refused."""
+    listener = responder.listen("127.0.0.1", 0)
+    where, out = listener.getsockname(), io.StringIO()
+
+    def answer_one() -> None:
+        connection, _ = listener.accept()
+        listener.close()
+        while data := connection.recv(4096):
+            connection.sendall(data)
+
+    threading.Thread(target=answer_one, daemon=True).start()
+    enough = lambda: out.getvalue().count('"turned away"') < 5  # noqa: E731
+    Prober(Target(*where), 2.0, out, visit_every_ms=20).run(enough, grace_s=10)
+    read = recordings.parse(out.getvalue().splitlines(), "probe")
+    refused = [v for v in read.visits if v.rtt_ns is None]
+    # Who was in its queue when it closed is reset.
+    assert len(refused) >= 5 and {v.why for v in refused[1:]} == {"Connection refused"}
+    visited = report.felt(read, []).visitors["before"]
+    assert (visited.failed, visited.why) == (len(refused), refused[0].why)
+    (table,) = report.visitors_table(report.felt(read, []))
+    assert table.rows[0][:3] == ("before", len(read.visits), len(refused))
+
+
+def test_who_gets_no_answer_waits_until_the_end() -> None:
+    """They come on schedule though nobody before them has been served; each counts from when it was due."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    came: list[Visit] = []
+    begins = time.monotonic_ns()
+    visitors = Visitors("127.0.0.1", silent.getsockname()[1], False, 20, came.append, begins)
+    visitors.come(begins + 100_000_000)
+    assert len(visitors.writing) == 6
+    while visitors.writing:
+        visitors.attend(select.select([], visitors.writing, [], 5)[1])
+    assert len(visitors.reading) == 6 and not came
+    visitors.close()
+    assert [v.why for v in came] == ["not answered by the end"] * 6
+    assert came[-1].due_ns - begins == 100_000_000
+    silent.close()
+
+
+def test_visitors_whose_name_takes_long_to_look_up_neither_pile_up_nor_keep_the_prober(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor do those that were due while this process was stopped."""
+    asked, clock, came = [], [0], list[Visit]()
+
+    def slow(*_args: object, **_more: object) -> list[object]:
+        asked.append(clock[0])
+        clock[0] += 10_000_000_000
+        raise socket.gaierror("no answer")
+
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock[0])
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    visitors = Visitors("www.example.net", 80, False, 20, came.append, 0)
+    for _ in range(5):
+        visitors.come(clock[0])
+    assert len(asked) <= 10 and len(came) > 1000 and {v.why for v in came} == {"no answer", "timed out"}
+    with socket.create_server(("127.0.0.1", 0), backlog=2000) as silent:
+        monkeypatch.undo()
+        crowd = Visitors("127.0.0.1", silent.getsockname()[1], False, 20, came.append, time.monotonic_ns())
+        crowd._every_ns = 1
+        crowd.come(crowd.due_ns + 600)
+        assert len(crowd.writing) == 500 and came[-1].why == "too many at once"
+        crowd.close()
 
 
 def test_a_stalled_responder_is_measured_in_full() -> None:
@@ -215,14 +293,21 @@ _times = st.integers(0, (1 << 62) - 1) | st.integers(0, 10**9)
     st.floats(1e-300, 1e9, exclude_max=True),
     _times,
     st.lists(st.tuples(_times, _times), max_size=3),
+    st.lists(st.tuples(_times, _times, st.none() | st.integers(1, (1 << 62) - 1), st.booleans()), max_size=5),
 )
 @settings(max_examples=60)
 def test_whatever_was_recorded_is_shown(
-    told: list[tuple[int, int, int | None]], interval_ms: float, offset: int, marks: list[tuple[int, int]]
+    told: list[tuple[int, int, int | None]],
+    interval_ms: float,
+    offset: int,
+    marks: list[tuple[int, int]],
+    came: list[tuple[int, int, int | None, bool]],
 ) -> None:
     """Every recording that is within bounds, as a machine that lies would send it; phases are wherever they like."""
     lines = [recordings.header("t", "tcp", interval_ms, 0, offset)]
-    read = recordings.parse([*lines, *(recordings.sample_line(Sample(*one)) for one in told)], "x")
+    lines += [recordings.sample_line(Sample(*one)) for one in told]
+    read = recordings.parse([*lines, *(recordings.visit_line(Visit(*one)) for one in came)], "x")
+    assert sum(v.count for v in report.felt(read, []).visitors.values()) == len(came)
     spans = [report.Span("copy", begins, ends) for begins, ends in marks]
     report.felt(read, spans)
     assert report.terminal_chart(read, spans, 80)
@@ -241,6 +326,7 @@ def test_what_is_said_in_a_recording_is_neither_formula_nor_page(told: list[Samp
     """matplotlib takes `$` for TeX, and raises where it is none; a browser takes `<`."""
     said = r"$\frac{$ <script>&"
     lines = [recordings.header(said, "tcp", 10, 0, 0), *map(recordings.sample_line, told)]
+    lines.append(recordings.visit_line(Visit(0, 5, None, False, said)))
     read = recordings.parse(lines, "x")
     spans = [report.Span(said, 1, 2)]
     table = report.Table(said, (said,), ((read.target,),), said)
@@ -249,12 +335,14 @@ def test_what_is_said_in_a_recording_is_neither_formula_nor_page(told: list[Samp
     report.draw(read, spans, said, tmp_path / "x.png", "png")
 
 
-@pytest.mark.parametrize("kind", ["header", "rtt", "lost", "marker", "end"])
+@pytest.mark.parametrize("kind", ["header", "rtt", "lost", "visit", "turned away", "marker", "end"])
 def test_no_line_of_a_recording_does_more_than_be_refused(kind: str) -> None:
     right: dict[str, dict[str, object]] = {
         "header": json.loads(recordings.header("t", "tcp", 10, 0, 0)),
         "rtt": json.loads(recordings.sample_line(Sample(0, 5, 7))),
         "lost": json.loads(recordings.sample_line(Sample(0, 5, None))),
+        "visit": json.loads(recordings.visit_line(Visit(0, 5, 7))),
+        "turned away": json.loads(recordings.visit_line(Visit(0, 5, None, False, "timed out"))),
         "marker": json.loads(recordings.marker_line(Marker("x", 1))),
         "end": json.loads(recordings.end_line(1)),
     }

@@ -70,6 +70,13 @@ def test_guests_ask_hosts_for_addresses_neighbours_and_an_echo(given: dict[str, 
     ]
 
 
+def test_the_kernel_tracks_what_guests_get_and_send() -> None:
+    """Any rule that asks for the state of a connection has it do so."""
+    rules = chain(role.rendered("firewall.nft.j2"), "tracked")
+    assert rules == ["type filter hook forward priority filter - 5; policy accept;", "ct state new continue"]
+    assert "tracked" not in role.rendered("firewall.nft.j2", vmacro_network=None), "no guests here"
+
+
 def test_the_port_of_vxlan_is_open_where_both_ends_say_plain() -> None:
     peers = [{"address": "10.9.0.6", "plain_tunnel": True}, {"address": "10.9.0.10", "plain_tunnel": False}]
     ours = role.rendered("firewall.nft.j2", vmacro_peers=peers, vmacro_plain_tunnel=True)

@@ -9,11 +9,12 @@ import pytest
 
 from tests.unit.faults import Faults, Logbook
 from tests.unit.test_migrate import Straight
-from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake import FakeWorld, card, connection
 from vmacro.errors import AgentError, CopyError, HostError
-from vmacro.model.facts import NO_PAST, HomedAddress, Past
-from vmacro.model.moves import Ending, Finding, Outcome, Plan
-from vmacro.planning import checks, planner, seamless
+from vmacro.model import marks
+from vmacro.model.facts import NO_PAST, HomedAddress, Past, Reservation
+from vmacro.model.moves import Ending, Finding, Outcome, Plan, Verdict
+from vmacro.planning import cards, checks, planner, seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import carry, measured, migrate
@@ -75,17 +76,64 @@ def test_who_cannot_follow_is_carried_and_its_address_is_given_to_nobody_else() 
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
     outcome = move(fake)
     assert outcome.ending == Ending.MOVED and outcome.carried == ("10.50.1.97",)
-    assert {c.key: (c.followed, c.carried) for c in outcome.connections} == {
-        "0x000000a1": (True, False),
-        "0x000000b2": (False, True),
+    assert {c.key: c.verdict for c in outcome.connections} == {
+        "0x000000a1": Verdict.FOLLOWED,
+        "0x000000b2": Verdict.CARRIED,
     }
     assert ends(fake) == {
         "bucharest": [("home", "10.50.1.97", "tunnel")],
         "berlin": [("away", "10.50.1.97", "guest")],
     }
-    ((address, mac),) = fake.hosts["bucharest"].networks["front"].reserved
-    assert address == "10.50.1.97" and mac.startswith("02:76:03:")
+    (entry,) = fake.hosts["bucharest"].networks["front"].reserved
+    assert entry == marks.placeholder("web-1", "10.50.1.97") and entry.mac.startswith("02:76:03:")
     assert fake.hosts["berlin"].networks["front"].reserved == ()
+
+
+def test_a_card_on_another_network_before_the_one_that_moves_is_left_alone() -> None:
+    """All that is reserved, tunnelled and asked for is the other card's, which its agent names."""
+    fake = FakeWorld()
+    first = card("52:54:00:00:07:01", "storage", "storage0")
+    domains = fake.hosts["bucharest"].domains
+    domains["web"] = replace(domains["web"], cards=(first, *domains["web"].cards))
+    for each in fake.hosts.values():
+        each.networks["storage"] = replace(each.networks["front"], name="storage", bridge="storage0")
+    fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
+    reserved: list[Reservation] = []
+    fake.before = lambda _effect: reserved.extend(fake.hosts["berlin"].networks["front"].reserved)
+    chosen = plan(fake)
+    assert {chosen.mac, *(leg.mac for leg in (*chosen.new_legs, *chosen.old_legs))} == {fake.guest.mac}
+    outcome = migrate.run_move(chosen, fake.world, Straight())
+    assert outcome.ending == Ending.MOVED and set(reserved) == {
+        marks.reservation(chosen.move_id, "10.50.2.10", fake.guest.mac)
+    }
+    assert {e.mac for h in fake.hosts.values() for e in h.legs.values()} == {fake.guest.mac}
+    assert first.mac not in {m for h in fake.hosts.values() for m in h.leases}
+    assert fake.hosts["berlin"].domains["web"].cards[0] == first
+
+
+def test_hosts_are_asked_about_devices_that_a_kernel_can_have_and_once_each() -> None:
+    """What else a source's libvirt says would have the destination's host side refuse to answer anything."""
+    others = (card(f"52:54:00:00:07:{n:02x}", "", name) for n, name in enumerate(("x" * 16, "br7", "br7")))
+    fake = FakeWorld()
+    domains = fake.hosts["bucharest"].domains
+    domains["web"] = replace(domains["web"], cards=(*others, *domains["web"].cards))
+    assert cards.devices(domains["web"]) == ("br7",)
+    fake.hosts["berlin"].devices.add("br7")
+    found = findings(fake)
+    assert "x" * 16 in found["bridge-missing"].message and "no-host-side" not in found
+
+
+@pytest.mark.parametrize("mac", ["52:54:00:00:07:01", "52:54:00:00:00:02", "52:54:00:00:00:77"])
+def test_an_agents_word_chooses_none_but_its_domains_cards_on_the_network(mac: str) -> None:
+    """Not one on another network, nor another guest's, nor nobody's; and no host is asked about its MAC."""
+    fake = FakeWorld(guests=("web", "db"))
+    domains = fake.hosts["bucharest"].domains
+    storage = card("52:54:00:00:07:01", "storage", "storage0")
+    domains["web"] = replace(domains["web"], cards=(storage, *domains["web"].cards))
+    fake.guest.mac = mac
+    found = findings(fake)
+    assert "52:54:00:00:00:01" in found["card-unknown"].message and mac in found["card-unknown"].message
+    assert "address-unknown" not in found and "mac-shared" not in found
 
 
 def test_home_again_there_is_no_tunnel_and_the_carried_address_is_not_announced_again() -> None:
@@ -172,7 +220,7 @@ def test_what_a_network_or_a_guest_lacks() -> None:
     fake = FakeWorld()
     front = fake.hosts["berlin"].networks
     front["front"] = replace(front["front"], forward="nat")
-    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "status"), 1
+    fake.guest.verbs, fake.guest.rp_filter = ("arrive", "claim", "count", "endings", "status", "watch"), 1
     assert {"network-filters", "agent-too-old", "guest-rp-filter"} <= set(findings(fake))
     assert set(findings(fake, RENUMBER)) == set()
 
@@ -305,7 +353,7 @@ def test_a_dual_stack_guest_takes_both_addresses_along() -> None:
     ]
     outcome = migrate.run_move(chosen, fake.world, Straight())
     assert outcome.ending == Ending.MOVED and outcome.carried == (OLD6,)
-    assert [(c.followed, c.carried) for c in outcome.connections] == [(True, False), (False, True)]
+    assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED, Verdict.CARRIED]
     assert ends(fake) == {"bucharest": [("home", OLD6, "tunnel")], "berlin": [("away", OLD6, "guest")]}
     assert not any(h.networks["front"].reserved for h in fake.hosts.values())
 
@@ -334,9 +382,9 @@ def test_what_hosts_have_does_not_wait_for_an_agent_that_does_not_do_its_part(ve
         "bucharest": [("home", "10.50.1.97", "tunnel")],
         "berlin": [("away", "10.50.1.97", "guest")],
     }
-    ((address, mac),) = fake.hosts["bucharest"].networks["front"].reserved
-    assert (address, mac[:9]) == ("10.50.1.97", "02:76:03:")
-    kept = [("10.50.2.10", chosen.mac)] if verb != "status" else []
+    (entry,) = fake.hosts["bucharest"].networks["front"].reserved
+    assert entry == marks.placeholder(chosen.move_id, "10.50.1.97")
+    kept = [marks.reservation(chosen.move_id, "10.50.2.10", chosen.mac)] if verb != "status" else []
     assert list(fake.hosts["berlin"].networks["front"].reserved) == kept, "the guest may not have asked for it yet"
     assert chosen.disks[0].id not in fake.hosts["bucharest"].disks.serving
 

@@ -31,6 +31,8 @@ PLACES = {
     "[hosts.NAME]": GOOD.replace("[hosts.b1]", "[hosts.b1]\n{}"),
     "[guests.NAME]": GOOD + "[guests.db]\n{}\n",
     "[guests.NAME.probe]": GOOD + '[guests.db.probe]\nfrom = "p"\n{}\n',
+    "[dns]": GOOD + '[dns]\n{}\nserver = "10.9.0.53"\nkey_file = "/etc/vmacro/dns.key"\n',
+    "[hooks]": GOOD + "[hooks]\n{}\n",
     "[probers.NAME]": GOOD + "[probers.q]\n{}\n",
 }
 

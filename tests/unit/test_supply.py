@@ -171,6 +171,13 @@ def test_our_own_wheel_is_what_our_sources_are_whatever_lies_in_the_cache(tmp_pa
         wheels._check(in_the_cache(tmp_path, **{changed: "import os\n"}))
 
 
+def test_a_wheel_is_known_by_all_that_it_has_its_data_too() -> None:
+    """Or one with old data would be taken from the cache."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    files = {p for package, patterns in data.items() for pattern in patterns for p in (ROOT / package).glob(pattern)}
+    assert files and files <= set(wheels._everything())
+
+
 def test_no_other_wheel_is_brought_to_hosts(tmp_path: Path, toy: Path) -> None:
     with pytest.raises(ProvisioningError, match="wheels in the cache"):
         wheels._check([*in_the_cache(tmp_path), toy])

@@ -9,12 +9,14 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
-from vmacro.host.switchover import Switchover
-from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN
+from vmacro.host.switchover import Switchover, Tap
+from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN, MacUser
 
 LEG = LegEnd("home", "vxlan", "web-1", "web", "10.1.0.7", "52:54:00:00:00:01", "front0", "10.9.0.6")
 LEG6 = replace(LEG, address="fd50::7")
-OTHER = replace(LEG, move="db-1", domain="db", address="10.1.0.8")
+OTHER = replace(LEG, move="db-1", domain="db", address="10.1.0.8", mac="52:54:00:00:00:02")
+OTHER_MAC = "52:54:00:00:01:01"
+DEVICES = {"web": [Tap("tap1", OTHER_MAC), Tap("tap2", LEG.mac)], "db": [Tap("tap3", OTHER.mac)]}
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Ear:
 class Libvirt:
     """Implements Domains."""
 
-    devices: dict[str, list[str]]
+    devices: dict[str, list[Tap]]
     listening: bool = False
     cards: dict[str, str] = field(default_factory=dict)
 
@@ -77,19 +79,19 @@ class Libvirt:
         heard, self.listening = self.listening, True
         return heard
 
-    def taps(self, domain: str) -> list[str]:
+    def taps(self, domain: str) -> list[Tap]:
         return self.devices.get(domain, [])
 
-    def with_card(self, mac: str) -> list[str]:
-        return [name for name, of in self.cards.items() if of == mac]
+    def with_card(self, mac: str) -> list[MacUser]:
+        return [MacUser(name, "", True) for name, of in self.cards.items() if of == mac]
 
 
 @dataclass
 class Host:
-    """One on which `web` and `db` run, with legs of both."""
+    """One on which `web` and `db` run, with legs of both; `web` has a card on another network first."""
 
     kernel: Kernel = field(default_factory=lambda: Kernel([LEG, LEG6, OTHER]))
-    libvirt: Libvirt = field(default_factory=lambda: Libvirt({"web": ["tap1", "tap2"], "db": ["tap3"]}))
+    libvirt: Libvirt = field(default_factory=lambda: Libvirt(dict(DEVICES)))
 
     def __post_init__(self) -> None:
         self.switchover = Switchover(self.kernel, self.libvirt)
@@ -111,7 +113,7 @@ def host() -> Host:
 
 def test_a_guest_that_leaves_is_turned_rescued_and_fenced(host: Host) -> None:
     host.switchover.arm("web")
-    assert [ear.tap for ear in host.kernel.overheard] == ["tap1"]
+    assert [ear.tap for ear in host.kernel.overheard] == ["tap2"], "its legs' card, not the first"
     host.leave()
     assert host.kernel.points == {"10.1.0.7": TUNNEL, "fd50::7": TUNNEL}, "its legs, and nobody else's"
     assert host.kernel.fences == {"tap1", "tap2"}
@@ -190,7 +192,7 @@ def test_a_libvirt_that_was_away_leaves_nothing_known(host: Host) -> None:
 def test_whoever_asks_for_cards_notices_it_too(host: Host) -> None:
     host.libvirt.cards = {"web": "52:54:00:00:00:01", "db": "52:54:00:00:00:02"}
     host.switchover.arm("web")
-    assert host.switchover.with_card("52:54:00:00:00:02") == ["db"]
+    assert [user.domain for user in host.switchover.with_card("52:54:00:00:00:02")] == ["db"]
     assert host.switchover.departure("web") == STAYED
     host.libvirt.listening = False
     host.switchover.with_card("52:54:00:00:00:02")
@@ -209,9 +211,18 @@ def test_legs_are_those_of_when_it_was_armed_and_arming_again_takes_the_present_
 
 def test_another_tap_is_overheard_instead(host: Host) -> None:
     host.switchover.arm("web")
-    host.libvirt.devices["web"] = ["tap9"]
+    host.libvirt.devices["web"] = [Tap("tap9", LEG.mac)]
     host.switchover.arm("web")
-    assert [(ear.tap, ear.open) for ear in host.kernel.overheard] == [("tap1", False), ("tap9", True)]
+    assert [(ear.tap, ear.open) for ear in host.kernel.overheard] == [("tap2", False), ("tap9", True)]
+
+
+def test_a_domain_without_a_card_of_its_legs_is_not_overheard_and_yet_fenced(host: Host) -> None:
+    host.switchover.arm("web")
+    host.libvirt.devices["web"] = [Tap("tap1", OTHER_MAC)]
+    host.switchover.arm("web")
+    assert [ear.open for ear in host.kernel.overheard] == [False]
+    host.leave()
+    assert host.kernel.fences == {"tap1"} and host.switchover.departure("web") == FENCED
 
 
 def test_after_it_was_armed_again_an_earlier_pause_counts_no_more(host: Host) -> None:

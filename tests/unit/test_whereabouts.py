@@ -27,6 +27,17 @@ from vmacro.services.whereabouts import BLIND, FENCED, MIGRATING, STAYED, Place,
         ("running", BLIND, "no answer", Place.UNKNOWN),
         (BLIND, "running", "no answer", Place.UNKNOWN),
         (STAYED, BLIND, "no answer", Place.SOURCE),
+        ("shut off", "absent", "", Place.SOURCE),
+        ("crashed", "absent", "", Place.SOURCE),
+        ("absent", "shut off", "", Place.DESTINATION),
+        ("suspended by itself", "absent", "", Place.SOURCE),
+        ("suspended by itself", "paused", "", Place.UNKNOWN),
+        ("absent", "suspended by itself", "", Place.DESTINATION),
+        ("shut off", "running", "", Place.DESTINATION),
+        ("shut off", "shut off", "", Place.UNKNOWN),
+        ("shut off", "paused", "", Place.UNKNOWN),
+        ("shut off", BLIND, "no answer", Place.UNKNOWN),
+        ("paused", "absent", "", Place.UNKNOWN),
     ],
 )
 def test_two_words_make_a_place(source: str, destination: str, trouble: str, place: Place) -> None:
@@ -47,7 +58,7 @@ def test_two_words_make_a_place(source: str, destination: str, trouble: str, pla
             "`vmacro resume web-1` or `vmacro abort web-1`",
         ),
         (
-            Whereabouts("absent", "shut off"),
+            Whereabouts("shut off", "shut off"),
             "it runs nowhere: see web's log at berlin, start it there or at bucharest from its disk",
         ),
         (

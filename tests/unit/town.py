@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from vmacro.inventory import Settings
 from vmacro.model.events import Event
 from vmacro.ports import World
 
+Vmacro = Callable[..., subprocess.CompletedProcess[str]]  # the command line
 PATIENCE_S = 30.0  # for what must happen; nobody waits so long for what does
 
 
@@ -79,7 +81,8 @@ class Town:
 
 
 def _inventory(folder: Path, town: Town) -> str:
-    lines = ["[orchestrator]", f'state_dir = "{folder}/state"', *(f"[guests.{guest}]" for guest in town.guests)]
+    lines = ["[orchestrator]", f'state_dir = "{folder}/state"', "[policy]", "linger_s = 0"]
+    lines += [f"[guests.{guest}]" for guest in town.guests]
     for site in town.fake.inventory.sites:
         lines += [f"[sites.{site.name}]"]
         for host in site.hosts:

@@ -107,7 +107,7 @@ def _found(step: Noted) -> str:
     if step.name == "settle":
         carried = ", ".join(found["carried"])
         return f"{len(found['connections'])} connections" + (f", carried: {carried}" if carried else "")
-    return "ok"
+    return "rebooted" if step.name == "verify" and found is False else "ok"
 
 
 def _clock(ms: int, date: bool = False) -> str:

@@ -31,6 +31,11 @@ pki_dir = "{folder}/pki"          # this machine's own certificate
 [policy]
 # bandwidth_mib_s = 80            # of a copy: leave clients their share of the link
 # max_downtime_ms = 300
+# linger_s = 60                   # how long an old address takes new connections; default: as long as names are kept
+
+# [dns]                           # names that follow their guests (guests.NAME.names); docs/names.md
+# server = "192.0.2.53"
+# key_file = "/etc/vmacro/dns.key"
 """
 SITE = """
 [sites.{site}]

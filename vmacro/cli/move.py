@@ -13,16 +13,20 @@ from rich.text import Text
 
 from vmacro import wiring
 from vmacro.cli import interrupts, render, telling
+from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.model.facts import Connection
 from vmacro.model.moves import Ending, Finding
 from vmacro.planning.checks import blockers
+from vmacro.planning.doctor import merged
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
+from vmacro.planning.seamless import amount
 from vmacro.rtt import report as rtt_report
 from vmacro.services import report as reports
-from vmacro.services.moves import Control, Moves, Report
+from vmacro.services.moves import Checked, Control, Moves, Report
 from vmacro.services.survey import HostState, connections_of, overview
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
 InventoryOption = Annotated[
     Path | None,
@@ -35,6 +39,7 @@ GuestArgument = Annotated[str, typer.Argument(help="a guest of the inventory")]
 ToOption = Annotated[str, typer.Option("--to", help="the site to move to, or one host of it: SITE/HOST")]
 HandoffOption = Annotated[str, typer.Option(help=f"how connections get to the new address: {', '.join(HANDOFFS)}")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="folder; default report/MOVE_ID")]
+SAMPLE = 100  # connections that are shown without --all
 LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move even if connections are cut")]
 
 
@@ -51,8 +56,9 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
 
 
 def check(
-    guest: GuestArgument,
-    to: ToOption,
+    guest: Annotated[str, typer.Argument(metavar="GUEST|[SITE]", help="a guest; with --all, where guests are")] = "",
+    to: ToOption = "",
+    everybody: Annotated[bool, typer.Option("--all", help="all guests, or those of SITE; to all other sites")] = False,
     handoff: HandoffOption = SEAMLESS,
     allow_connection_loss: LossOption = False,
     inventory: InventoryOption = None,
@@ -60,10 +66,12 @@ def check(
 ) -> None:
     """Everything that stands against a move, all at once. Changes nothing; exit code 3 if something blocks."""
     settings = wiring.load(inventory)
+    if everybody:
+        raise typer.Exit(_check_all(settings, guest, to, handoff, allow_connection_loss, json))
+    if not guest or not to:
+        raise ConfigurationError("check: which guest, and where to?", "vmacro check GUEST --to SITE; or check --all")
     request = wiring.request(settings, guest, to, handoff, **_loss(allow_connection_loss))
-    wiring.enter(settings)
-    log = telling.event_log(settings)
-    with wiring.drivers(settings) as worlds, wiring.moves(settings, worlds, log) as moves:
+    with _to_look(settings) as moves:
         checked = moves.check(request)
     if json:
         render.as_json([asdict(f) for f in checked.findings])
@@ -72,24 +80,73 @@ def check(
         render.say(f"to {checked.host}, chosen because: {checked.because}")
         if checked.legs:
             render.say(f"legs by {checked.legs}")
+        if checked.datagrams:
+            render.say(f"datagrams: {checked.datagrams}")
     raise typer.Exit(3 if checked.blocked else 0)
 
 
-def connections(guest: GuestArgument, inventory: InventoryOption = None, json: JsonOption = False) -> None:
+def _check_all(settings: Settings, at: str, to: str, handoff: str, may_lose: bool, json: bool) -> int:
+    """Each guest, and what it met; what stands against several of them is told once. Returns the exit code."""
+    if at:
+        wiring.site_named(settings, at)
+    requests = wiring.requests(settings, to, handoff, **_loss(may_lose))
+    with _to_look(settings) as moves:
+        checked = moves.check_all(requests, at)
+    if json:
+        render.as_json([{"guest": r.guest.name, "site": r.destination.name, **_plain(c)} for r, c in checked])
+    elif not checked:
+        render.say(f"no guest is {'at ' + at if at else 'elsewhere'}")
+    else:
+        rows = [(r.guest.name, f"{r.destination.name}/{c.host}", *_codes(c)) for r, c in checked]
+        render.table(render.rows("", ("guest", "to", "blockers", "warnings"), rows))
+        show_findings(merged(f for _, c in checked for f in c.findings), "nothing stands against any of these moves")
+    return 3 if any(c.blocked for _, c in checked) else 0
+
+
+def _plain(checked: Checked) -> dict[str, Any]:
+    return {"blocked": checked.blocked, **asdict(checked)}
+
+
+def _codes(checked: Checked) -> tuple[str, str]:
+    """Of blockers and of warnings."""
+    stops = dict.fromkeys(f.code for f in blockers(checked.findings))
+    rest = dict.fromkeys(f.code for f in checked.findings if not blockers([f]))
+    return ", ".join(stops), ", ".join(rest)
+
+
+@contextmanager
+def _to_look(settings: Settings) -> Iterator[Moves]:
+    wiring.enter(settings)
+    log = telling.event_log(settings)
+    with wiring.drivers(settings) as worlds, wiring.moves(settings, worlds, log) as moves:
+        yield moves
+
+
+def connections(
+    guest: GuestArgument,
+    every: Annotated[bool, typer.Option("--all", help="every one; else the first 100, or 2048 as JSON")] = False,
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
     """The guest's connections: which follow it to a new address, and by which subflows they run."""
     settings = wiring.load(inventory)
     wanted = wiring.guest_named(settings, guest)
     wiring.see_that_nobody_moves(settings, guest)  # who asks the agent would cut off who moves it
     with wiring.opened(settings) as world:
-        seen = connections_of(settings.inventory, wanted, world)
+        seen = connections_of(settings.inventory, wanted, world, every)
     if seen.agent is not None and seen.agent.claim is not None:
         claim = seen.agent.claim
         render.warn(f"guest {guest}: move {claim.move} of {claim.by or 'somebody'} is under way")
+    if seen.unasked:
+        render.warn(f"guest {guest}: its clients could not be asked whether they would follow: {seen.unasked}")
     if json:
         render.as_json([asdict(c) for c in seen.connections])
         return
-    rows = [(c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c), _subflows(c)) for c in seen.connections]
-    render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows))
+    some = seen.connections if every else seen.connections[:SAMPLE]
+    asked = not seen.unasked
+    rows = [(c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c, asked), _subflows(c)) for c in some]
+    note = _by_class(seen.connections) if len(some) < len(seen.connections) else ""
+    render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows, note))
 
 
 def migrate(
@@ -115,7 +172,7 @@ def migrate(
     """Move a running guest to another site, live, with its connections.
 
     Exit codes: 0 moved; 2 configuration; 3 rejected, nothing changed; 4 rolled back, it runs at the
-    source; 5 moved, work remains; 6 uncertain, a person must look.
+    source; 5 moved, work remains or connections were lost; 6 uncertain, a person must look.
     """
     bounds: dict[str, float | None] = {
         "bandwidth_mib_s": bandwidth_mib_s,
@@ -193,7 +250,11 @@ def _show_report(report: Report) -> None:
     show_ending(report)
     if outcome.carried:
         addresses = ", ".join(outcome.carried)
-        render.say(f"carried on for clients that cannot follow: {addresses}. `vmacro carry` closes it in the end")
+        whom = "for clients that cannot follow, or have yet to hear of the new address"
+        render.say(f"carried on {whom}: {addresses}. `vmacro carry` closes it in the end")
+    for flows in outcome.flows:
+        became = f"carried: {amount(flows.after)} now" if flows.after.any else "none now"
+        render.say(f"datagrams of {flows.address}: {amount(flows.before)} before the move; {became}")
     if not report.folder_trouble:
         render.say(f"report: {report.folder}/report.html")
 
@@ -208,17 +269,31 @@ def show_ending(report: Report) -> None:
     """Where the guest runs now, and why, if it is not what was asked for."""
     plan, outcome = report.plan, report.outcome
     where = plan.source if outcome.ending == Ending.ROLLED_BACK else plan.destination
-    place = "" if outcome.ending == Ending.UNCERTAIN else f"; the guest runs at {where.name}"
+    state = f"is {outcome.still}" if outcome.still else "runs"
+    place = "" if outcome.ending == Ending.UNCERTAIN else f"; the guest {state} at {where.name}"
     reason = f": {outcome.reason}" if outcome.reason else ""
     render.say(f"{plan.move_id}: {outcome.ending.value}{place}{reason}")
     if outcome.hint:
         render.say(f"  hint: {outcome.hint}")
 
 
-def _follows(connection: Connection) -> str:
+def _follows(connection: Connection, asked: bool) -> str:
     if not connection.mptcp:
         return "no: plain TCP"
-    return "yes" if connection.willing else "no: refuses ADD_ADDR"
+    if connection.willing:
+        return "yes"
+    if not asked:
+        return "not known"
+    joined = any(s.joined for s in connection.subflows)
+    return "not now: its client's slots are taken" if joined else "no: refuses ADD_ADDR"
+
+
+def _by_class(found: Sequence[Connection]) -> str:
+    mptcp, willing = sum(c.mptcp for c in found), sum(c.willing for c in found)
+    joined = sum(any(s.joined for s in c.subflows) for c in found)
+    least = "at least " if len(found) >= MAX_CONNECTIONS else ""
+    kinds = f"{len(found) - mptcp} of plain TCP, {mptcp} of MPTCP, of which {willing} follow and {joined} have joined"
+    return f"{least}{len(found)} connections: {kinds}; each: --all"
 
 
 def _subflows(connection: Connection) -> str:

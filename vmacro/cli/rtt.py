@@ -49,6 +49,9 @@ def probe(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help=f"default: {wire.DEFAULT_PORT}")] = None,
     tcp: Annotated[bool, typer.Option("--tcp", help="plain TCP instead of MPTCP")] = False,
     interval_ms: Annotated[float, typer.Option(min=1)] = 10.0,
+    visit_every_ms: Annotated[
+        float, typer.Option(min=0, help="new connections, too, MPTCP and plain TCP in turns; 0: none, else 20 at least")
+    ] = 0.0,
     duration_s: Annotated[float | None, typer.Option(min=0.1, help="default: until interrupted")] = None,
     record: Annotated[Path, typer.Option(help="the recording")] = Path("rtt.ndjson"),
 ) -> None:
@@ -60,7 +63,7 @@ def probe(
     render.say(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
     try:
         with _LiveView() as live:
-            probes.run(target, interval_ms, record, duration_s, 5.0, live.see)
+            probes.run(target, interval_ms, record, duration_s, 5.0, live.see, visit_every_ms)
     except ProbeError as error:
         raise VmacroError(str(error), "is `vmacro rtt serve` running there?") from error
     report(record)
@@ -143,4 +146,8 @@ def _tables(read: Recording, felt: reports.Felt) -> list[reports.Table]:
         ("recording", "whole" if read.complete else "cut short"),
     ]
     note = f"Outage: {reports.OUTAGE_MEANS}."
-    return [render.rows("Round trips (ms)", columns, shown), render.rows("What was felt", ("", ""), facts, note)]
+    return [
+        render.rows("Round trips (ms)", columns, shown),
+        render.rows("What was felt", ("", ""), facts, note),
+        *reports.visitors_table(felt),
+    ]

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Connection
+from vmacro.model.facts import AgentFacts, Arrival, Connection, CountArgs, Counts, Endings, Watched
 from vmacro.model.nouns import Host
 from vmacro.ports import AgentStream, AgentTransport
 from vmacro.wire import agent_verbs, messages
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MOST_LISTED
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import MAX_REPLY_BYTES, Args, Hearing, Nothing, ProtocolError, Reply, Result, Verb
 
@@ -36,7 +37,7 @@ class ChannelAgent:
             kernel=said.kernel,
             hostname=said.hostname,
             uptime_s=said.uptime_s,
-            mac=said.mac,
+            mac=said.mac.lower(),
             address=said.lease.address if said.lease else "",
             gateway=said.lease.gateway if said.lease else "",
             address6=said.address6,
@@ -44,6 +45,7 @@ class ChannelAgent:
             verbs=said.verbs,
             rp_filter=said.rp_filter,
             claim=said.claim,
+            interface=said.interface,
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:
@@ -55,9 +57,28 @@ class ChannelAgent:
     def connections(self) -> tuple[Connection, ...]:
         return _that_have_subflows(self._ask(agent_verbs.CONNECTIONS, Nothing()))
 
+    def all_connections(self) -> tuple[Connection, ...]:
+        page = self._ask(agent_verbs.PAGE, agent_verbs.PageArgs())
+        found = [*page.connections]
+        # A page that is not full is the last one: nobody is kept by pages of one each.
+        while len(page.connections) == MAX_CONNECTIONS and len(found) < min(page.total, MOST_LISTED):
+            page = self._ask(agent_verbs.PAGE, agent_verbs.PageArgs(page.snapshot, len(found)))
+            found += page.connections
+        return tuple(c for c in found if c.subflows)
+
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         args = agent_verbs.ConsentArgs(timeout_ms)
         return _that_have_subflows(self._ask(agent_verbs.CONSENT, args, wait_s=timeout_ms / 1000))
+
+    def watch(self) -> Watched:
+        said = self._ask(agent_verbs.WATCH, Nothing())
+        return Watched(said.watch, _that_have_subflows(said))
+
+    def endings(self) -> Endings:
+        return self._ask(agent_verbs.ENDINGS, Nothing())
+
+    def count(self, args: CountArgs) -> Counts:
+        return self._ask(agent_verbs.COUNT, args)
 
     def arrive(self, left: str) -> Arrival:
         return self._ask(agent_verbs.ARRIVE, agent_verbs.ArriveArgs(left))
@@ -67,6 +88,9 @@ class ChannelAgent:
 
     def retire(self, address: str, force: bool = False) -> bool:
         return self._ask(agent_verbs.RETIRE, agent_verbs.RetireArgs(address, force)).retired
+
+    def publish(self, address: str, public: str) -> None:
+        self._ask(agent_verbs.PUBLISH, agent_verbs.PublishArgs(address, public))
 
     def _ask(self, verb: Verb[Args, Result], args: Args, wait_s: float = 0.0) -> Result:
         """`wait_s`: what the request itself asks the agent to wait. Raises AgentError, whatever the guest says."""

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vmacro.errors import HostError, UnreachableError
-from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Turn
+from vmacro.errors import HostError, UnknownVerbError, UnreachableError
+from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Tracked, Turn
 from vmacro.model.nouns import Host
 from vmacro.wire import host_verbs, messages, names
 from vmacro.wire.framing import LineReader
@@ -50,8 +50,8 @@ class SshHostSide:
     def __init__(self, host: Host, session: Session) -> None:
         self._host, self._ask = host, session.ask
 
-    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
-        return self._ask(host_verbs.FACTS, host_verbs.Facts(bridge, peer, probe))
+    def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
+        return self._ask(host_verbs.FACTS, host_verbs.Facts(bridge, peer, probe, mac, devices))
 
     def open(self, leg: Leg) -> Offer:
         return self._ask(host_verbs.OPEN, host_verbs.Open(self._end(leg), leg.subnet))
@@ -76,6 +76,9 @@ class SshHostSide:
 
     def close(self, move_id: str, address: str = "") -> None:
         self._ask(host_verbs.CLOSE, host_verbs.Close(move_id, address))
+
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        return self._ask(host_verbs.FLOWS, host_verbs.FlowsOf(addresses))
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         return self._ask(host_verbs.DISK_LOOK, _disk(disk))
@@ -148,7 +151,8 @@ class Session:
                 return verb.decode_result(reply)
         except ProtocolError as error:
             raise HostError(f"{self._subject} said something odd to {verb.name!r}: {error}", _HINT) from error
-        raise HostError(f"{self._subject} refused {verb.name!r}: {reply.error_text}")
+        kind = UnknownVerbError if reply.error_code == "unknown-verb" else HostError
+        raise kind(f"{self._subject} refused {verb.name!r}: {reply.error_text}")
 
     def close(self) -> None:
         self._program.close()

@@ -152,6 +152,7 @@ class _Copying(threading.Thread):
 
 def _words(address: str, target: ProbeTarget, record: str) -> list[str]:
     words = [address, "--port", str(target.port), "--interval-ms", str(target.interval_ms), "--record", record]
+    words += ["--visit-every-ms", str(target.visit_every_ms)] if target.visit_every_ms else []
     return words if target.mptcp else [*words, "--tcp"]
 
 

@@ -34,9 +34,9 @@ class Seen:
 
 
 def seen(ip: IPRoute, end: LegEnd, with_card: list[str]) -> Seen:
-    """`with_card`: the domains that have a card of the leg's MAC. Raises OSError, NetlinkError."""
+    """`with_card`: the domains that run, or are paused, with a card of the leg's MAC. Raises OSError, NetlinkError."""
     bridges = ip.link_lookup(ifname=end.bridge)
-    found = [(m["index"], _interface(m)) for m in ip.get_addr()]
+    found = [(m["index"], interface(m)) for m in ip.get_addr()]
     users = [other.domain for other in tunnels.ends(ip) if other.address == end.address]
     return Seen(
         tuple(address for index, address in found if index in bridges),
@@ -112,6 +112,6 @@ def _leads_to(ip: IPRoute, peer: str) -> int | None:
         return None
 
 
-def _interface(message: Any) -> IPv4Interface | IPv6Interface:
+def interface(message: Any) -> IPv4Interface | IPv6Interface:
     """Of RTM_NEWADDR: of a point-to-point link IFA_ADDRESS is the other end's, and IPv6 has no IFA_LOCAL."""
     return ipaddress.ip_interface(f"{message.get('IFA_LOCAL') or message.get('IFA_ADDRESS')}/{message['prefixlen']}")

@@ -8,12 +8,12 @@ from typing import Any
 
 import libvirt
 
-from vmacro.wire.host_verbs import GUEST, TUNNEL
+from vmacro.host.switchover import Tap
+from vmacro.wire.host_verbs import GUEST, TUNNEL, MacUser
 
 _TURNS = {libvirt.VIR_DOMAIN_EVENT_SUSPENDED: TUNNEL, libvirt.VIR_DOMAIN_EVENT_RESUMED: GUEST}
 _LEFT = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
-_TAPS = "./devices/interface/target"
-_CARDS = "./devices/interface/mac"
+_CARDS = "./devices/interface"
 
 
 class LibvirtDomains:
@@ -34,27 +34,31 @@ class LibvirtDomains:
         self._connection = connection  # only now: one that passes on no events must not count as heard
         return False
 
-    def taps(self, domain: str) -> list[str]:
+    def taps(self, domain: str) -> list[Tap]:
         """Raises libvirtError where libvirt cannot be asked."""
         try:
-            described = _described(self._connection.lookupByName(domain))
+            cards = _cards(self._connection.lookupByName(domain))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return []
             raise
-        return [target.get("dev", "") for target in described.iterfind(_TAPS)]
+        return [card for card in cards if card.device]
 
-    def with_card(self, mac: str) -> list[str]:
+    def with_card(self, mac: str) -> list[MacUser]:
         """Raises libvirtError where libvirt cannot be asked."""
         found = []
         for domain in self._connection.listAllDomains():
             try:
-                cards = {card.get("address", "").lower() for card in _described(domain).iterfind(_CARDS)}
+                active = bool(domain.isActive())
+                cards = [card for card in _cards(domain) if card.mac == mac]
+                later = _cards(domain, libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else []
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it ended meanwhile
                     raise
             else:
-                found += [domain.name()] if mac in cards else []
+                device = cards[0].device if cards and active else ""
+                if cards or any(card.mac == mac for card in later):
+                    found.append(MacUser(domain.name(), device, active))
         return found
 
     def _on_event(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
@@ -62,8 +66,14 @@ class LibvirtDomains:
             self.happened(domain.name(), _TURNS[event], (event, detail) == _LEFT)
 
 
-def _described(domain: Any) -> ElementTree.Element:
-    return ElementTree.fromstring(domain.XMLDesc())
+def _cards(domain: Any, flags: int = 0) -> list[Tap]:
+    cards = ElementTree.fromstring(domain.XMLDesc(flags)).iterfind(_CARDS)
+    return [Tap(_named(card, "target", "dev"), _named(card, "mac", "address").lower()) for card in cards]
+
+
+def _named(card: ElementTree.Element, tag: str, attribute: str) -> str:
+    found = card.find(tag)
+    return found.get(attribute, "") if found is not None else ""
 
 
 def _keep_alive(connection: Any) -> None:

@@ -67,8 +67,12 @@ def sweep(ip: IPRoute, needed: Callable[[str, str, str], bool]) -> None:
 
 def granted(ip: IPRoute, bridge: int) -> Iterator[tuple[str, str]]:
     """(address, MAC) of each."""
+    return ((address, mac) for index, address, mac in everywhere(ip, ifindex=bridge) if index == bridge)
+
+
+def everywhere(ip: IPRoute, **chosen: int) -> Iterator[tuple[int, str, str]]:
+    """(index of the bridge, address, MAC) of each; `chosen`: of which the kernel is asked."""
     for version in (AF_INET, AF_INET6):
-        for found in ip.get_neighbours(family=version, ifindex=bridge):
-            ours = found.get("NDA_PROTOCOL") == PROTOCOL
-            if ours and found["ifindex"] == bridge and found.get("NDA_LLADDR"):
-                yield str(found.get("NDA_DST")), str(found.get("NDA_LLADDR"))
+        for found in ip.get_neighbours(family=version, **chosen):
+            if found.get("NDA_PROTOCOL") == PROTOCOL and found.get("NDA_LLADDR"):
+                yield int(found["ifindex"]), str(found.get("NDA_DST")), str(found.get("NDA_LLADDR"))

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from pyroute2.iproute.linux import IPRoute
 
-from vmacro.host import grants, guests, leg_rules, nft, tunnels
+from vmacro.host import answers, grants, guests, leg_rules, nft, tunnels
 from vmacro.host.guests import Bridge, Card, Pair
 from vmacro.wire.names import DHCP_BORROWER
 
@@ -85,6 +85,8 @@ def refresh(ip: IPRoute) -> None:
     bridges = guarded()
     if bridges:
         look(ip, bridges)
+    else:
+        answers.say(ip)
 
 
 def folders() -> list[Path]:
@@ -110,6 +112,7 @@ def look(ip: IPRoute, bridges: Iterable[str]) -> None:
             SAID.write_text(rules)
     if tunnels.ends(ip) and not nft.stands("inet", leg_rules.TABLE):
         tunnels.filter_legs(ip)  # somebody has flushed all rules
+    answers.say(ip)
 
 
 def _said() -> str:
@@ -240,7 +243,12 @@ def _reservations(file: Path) -> Iterator[Pair]:
         for line in file.read_text().splitlines():
             words = line.split(",")
             if len(words) > 1:
-                yield words[1].strip("[]"), words[0].lower()
+                yield words[1].strip("[]"), _mac(words[0])
+
+
+def _mac(text: str) -> str:
+    """libvirt writes an entry's MAC as it was given: in any case, with one digit or two for a byte."""
+    return ":".join(byte.zfill(2) for byte in text.lower().split(":")) if text.count(":") == 5 else text.lower()
 
 
 def _is_address(text: str) -> bool:

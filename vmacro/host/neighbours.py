@@ -1,4 +1,5 @@
-"""Does anybody on a bridge use an address already? An ARP probe (RFC 5227 section 2.1.1)."""
+"""Does anybody on a bridge use an address already? An ARP probe asks (RFC 5227 section 2.1.1). By which port has the
+bridge heard a MAC? Its forwarding table says."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import select
 import socket
 import struct
 import time
+
+from pyroute2.iproute.linux import IPRoute
 
 _ARP = struct.Struct(">6s6sHHHBBH6s4s6s4s")
 _ETH_P_ARP, _IPV4, _REQUEST, _REPLY = 0x0806, 0x0800, 1, 2
@@ -24,6 +27,16 @@ def user_of(address: str, bridge: str, patience_s: float = 0.3) -> str:
             if found := answer(sock.recv(2048), address):
                 return found
     return ""
+
+
+def ports_of(ip: IPRoute, bridge: str, mac: str) -> list[str]:
+    """The bridge's ports by which it has heard a MAC of late, by name; the bridge's own name where the MAC is its own.
+    Raises NetlinkError."""
+    masters, found = ip.link_lookup(ifname=bridge), []
+    for entry in ip.fdb("dump"):
+        if entry.get("NDA_LLADDR") == mac and entry.get("NDA_MASTER") in masters:
+            found += [str(link.get("IFLA_IFNAME")) for link in ip.get_links(entry["ifindex"])]
+    return list(dict.fromkeys(found))
 
 
 def probe(address: str, mac: bytes) -> bytes:

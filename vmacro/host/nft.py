@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,15 @@ def available() -> bool:
 
 def stands(family: str, name: str) -> bool:
     """Whether there is a table of this name."""
-    return available() and subprocess.run(["nft", "list", "table", family, name], capture_output=True).returncode == 0
+    return sets(family, name) is not None
+
+
+def sets(family: str, name: str) -> list[str] | None:
+    """Names of a table's sets; None where there is no such table. Not what is in them, which may be a lot."""
+    if not available():
+        return None
+    done = subprocess.run(["nft", "--terse", "list", "table", family, name], capture_output=True, text=True)
+    return re.findall(r"^\tset (\S+) {$", done.stdout, re.MULTILINE) if done.returncode == 0 else None
 
 
 def replaced(family: str, name: str, body: str) -> str:

@@ -17,7 +17,7 @@ import libvirt
 from pyroute2.iproute.linux import IPRoute
 
 from vmacro import __version__
-from vmacro.host import admission, disk_verbs, guard, names, neighbours, nft, routing, tunnels
+from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels
 from vmacro.host import wireguard as wireguards
 from vmacro.host.dispatch import Dispatcher, Handler, handler
 from vmacro.host.domains import LibvirtDomains
@@ -27,7 +27,21 @@ from vmacro.host.network import KernelNetwork
 from vmacro.host.switchover import Switchover
 from vmacro.wire import host_verbs
 from vmacro.wire.framing import LineReader
-from vmacro.wire.host_verbs import Close, Departure, Domain, Facts, Join, LinkFacts, Offer, Open, Point, TurnAll, Turned
+from vmacro.wire.host_verbs import (
+    Close,
+    Departure,
+    Domain,
+    Facts,
+    FlowsOf,
+    Join,
+    LinkFacts,
+    Offer,
+    Open,
+    Point,
+    Tracked,
+    TurnAll,
+    Turned,
+)
 from vmacro.wire.messages import MAX_REQUEST_BYTES, Nothing
 
 
@@ -49,6 +63,7 @@ class Server:
             handler(host_verbs.POINT, self._point),
             handler(host_verbs.LEAVING, self._leaving),
             handler(host_verbs.CLOSE, self._close),
+            handler(host_verbs.FLOWS, self._flows),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:
@@ -67,7 +82,17 @@ class Server:
             filters=nft.available(),
             guarded=guard.holds(args.bridge),
             legs=tuple(self._legs()),
+            mac_users=tuple(self._mac_users(args.bridge, args.mac))[: host_verbs.MOST_USERS] if args.mac else (),
+            devices=tuple(name for name in args.devices if self._ip.link_lookup(ifname=name)),
         )
+
+    def _mac_users(self, bridge: str, mac: str) -> Iterator[host_verbs.MacUser]:
+        """Domains, and what the bridge knows besides: of a domain's own tap that is no other."""
+        domains = self._switchover.with_card(mac)
+        yield from domains
+        for device in neighbours.ports_of(self._ip, bridge, mac):
+            if device not in {user.device for user in domains}:
+                yield host_verbs.MacUser("", device, active=True)
 
     def _legs(self) -> Iterator[host_verbs.FoundLegEnd]:
         for end in tunnels.ends(self._ip):
@@ -76,7 +101,8 @@ class Server:
 
     def _open(self, args: Open) -> Offer:
         end = LegEnd(**asdict(args.end))
-        admission.check(end, args.subnet, admission.seen(self._ip, end, self._switchover.with_card(end.mac)))
+        running = [user.domain for user in self._switchover.with_card(end.mac) if user.active]
+        admission.check(end, args.subnet, admission.seen(self._ip, end, running))
         return routing.make(self._ip, end)
 
     def _join(self, args: Join) -> Nothing:
@@ -108,6 +134,13 @@ class Server:
                 routing.remove(self._ip, end)
         routing.sweep(self._ip)
         return Nothing()
+
+    def _flows(self, args: FlowsOf) -> Tracked:
+        if not flows.tracked():
+            return Tracked(False)
+        here = [admission.interface(message) for message in self._ip.get_addr()]
+        own = frozenset(str(a) for own in here for a in (own.ip, own.network.broadcast_address))
+        return Tracked(True, tuple(flows.of(address, own) for address in args.addresses))
 
     def _end(self, move: str, address: str) -> LegEnd:
         for end in tunnels.ends(self._ip):

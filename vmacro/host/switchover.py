@@ -10,16 +10,23 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
-from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN, Turn, Turned
+from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN, MacUser, Turn, Turned
 from vmacro.wire.messages import printable
 
 _STAYS_FENCED = "libvirt resumed the guest here; it stays fenced until both hosts were asked"
+
+
+class Tap(NamedTuple):
+    """The host's device of one of a domain's cards, and that card's MAC in lower case; '' where libvirt names none."""
+
+    device: str
+    mac: str
 
 
 class Overheard(Protocol):
@@ -60,16 +67,16 @@ class Domains(Protocol):
     def listen(self) -> bool:
         """Make sure that events come. False: they did not come before, so that earlier ones were missed."""
 
-    def taps(self, domain: str) -> list[str]:
-        """The domain's devices on this host; none where it does not exist here."""
+    def taps(self, domain: str) -> list[Tap]:
+        """The devices of all of the domain's cards on this host; none where it does not exist here."""
 
-    def with_card(self, mac: str) -> list[str]:
-        """Names of all domains on this host that have a card of this MAC, running or not."""
+    def with_card(self, mac: str) -> list[MacUser]:
+        """All domains on this host that have a card of this MAC, running or not, or will have it once started anew."""
 
 
 @dataclass
 class _Armed:
-    """A domain as it was when it was armed. `paused`: it has paused since."""
+    """A domain as it was when it was armed. `taps`: the devices of all its cards; `paused`: it has paused since."""
 
     legs: list[LegEnd]
     taps: list[str]
@@ -107,10 +114,10 @@ class Switchover:
 
     def arm(self, domain: str) -> None:
         """From now on events of the domain turn its legs, as they are now. Idempotent."""
-        taps = self._taps(domain)
+        taps, legs = self._taps(domain), self._network.ends(domain)
         self._armed.pop(domain, None)
-        self._overhear(domain, taps)
-        self._armed[domain] = _Armed(self._network.ends(domain), taps)
+        self._overhear(domain, next((tap.device for tap in taps if tap.mac in {leg.mac for leg in legs}), ""))
+        self._armed[domain] = _Armed(legs, [tap.device for tap in taps])
 
     def turn(self, domain: str, to: str) -> None:
         """All ends of the domain's legs, as its event would have done; to the guest, its fence goes too. Idempotent."""
@@ -118,18 +125,18 @@ class Switchover:
             self._network.point(end, to)
         if to == GUEST:
             for tap in self._taps(domain):
-                self._network.take_down_fence(tap)
+                self._network.take_down_fence(tap.device)
             self._fenced.discard(domain)
 
     def departure(self, domain: str) -> str:
         """Of a domain that was to leave: fenced since its pause; stayed, as its events say; or nobody listened."""
         taps = self._taps(domain)
-        if taps and all(self._network.fence_stands(tap) for tap in taps):
+        if taps and all(self._network.fence_stands(tap.device) for tap in taps):
             return FENCED
         armed = self._armed.get(domain)
         return STAYED if armed is not None and not armed.paused else UNKNOWN
 
-    def with_card(self, mac: str) -> list[str]:
+    def with_card(self, mac: str) -> list[MacUser]:
         """See Domains."""
         self._listen()
         return self._domains.with_card(mac)
@@ -164,7 +171,7 @@ class Switchover:
             trouble = printable(f"{type(error).__name__}: {error}")
         self._tell(domain, Turn(to, at_ns, took_us, rescued, trouble))
 
-    def _taps(self, domain: str) -> list[str]:
+    def _taps(self, domain: str) -> list[Tap]:
         self._listen()
         return self._domains.taps(domain)
 
@@ -172,14 +179,14 @@ class Switchover:
         if not self._domains.listen():
             self._armed.clear()  # what happened meanwhile went unheard
 
-    def _overhear(self, domain: str, taps: list[str]) -> None:
-        """Where the domain runs here, and so may leave: what goes to its tap."""
-        tap, overheard = self._overheard.get(domain, ("", None))
-        if overheard is not None and tap not in taps[:1]:
+    def _overhear(self, domain: str, tap: str) -> None:
+        """Where the domain runs here, and so may leave: what goes to the tap of the card that its legs are of."""
+        before, overheard = self._overheard.get(domain, ("", None))
+        if overheard is not None and before != tap:
             del self._overheard[domain]
             overheard.close()
-        if taps and domain not in self._overheard:
-            self._overheard[domain] = (taps[0], self._network.overhear(taps[0]))
+        if tap and domain not in self._overheard:
+            self._overheard[domain] = (tap, self._network.overhear(tap))
 
     def _rescue(self, domain: str, legs: list[LegEnd]) -> int:
         """Send on what came too late, and overhear no more: the tap is about to go. Returns how many packets."""
@@ -192,6 +199,7 @@ class Switchover:
             overheard.close()
 
     def _fence(self, domain: str, taps: Iterable[str]) -> None:
+        """All of them: a copy that libvirt resumes here must reach nobody, by whatever card."""
         for tap in taps:
             self._network.put_up_fence(tap)
             self._fenced.add(domain)

@@ -24,7 +24,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from vmacro.host import nft
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
-from vmacro.wire.host_verbs import KERNEL, USERSPACE, WIREGUARD, Offer
+from vmacro.wire.host_verbs import AWAY, KERNEL, USERSPACE, WIREGUARD, Offer
 
 # Below the ports from which kernels send (ip_local_port_range, from 32768 on), and far from WireGuard's usual 51820,
 # where an operator may have a network of their own.
@@ -36,6 +36,7 @@ _TRIAL = "vmac-trial"
 _PROGRAM = "wireguard-go"
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _CONFINED = (
+    "Nice=-10",  # guests' packets wait for it, also while QEMU has the processors
     "MemoryMax=256M",
     "TasksMax=64",
     "LimitCORE=0",  # keys are in its memory
@@ -98,11 +99,16 @@ def offer(leg: LegEnd) -> Offer:
 
 def join(leg: LegEnd, far: Offer) -> None:
     """Have the far end as the only peer: its key, at its host. Idempotent; a far end that was made anew takes the place
-    of the one before."""
+    of the one before.
+
+    The away end, which is joined last, greets the other at once, and keeps in touch. Where both greet, and their
+    messages cross, each answers and drops the other's answer, having given up its own: nothing passes until they try
+    again, 5 s later (WireGuard's REKEY_TIMEOUT)."""
     host = f"[{leg.peer}]" if ":" in leg.peer else leg.peer
     others = [key for key in _wg("show", leg.device, "peers").split() if key != far.public_key]
     words = [word for key in others for word in ("peer", key, "remove")]
-    words += ["peer", far.public_key, "endpoint", f"{host}:{far.port}", "persistent-keepalive", str(KEEPALIVE_S)]
+    keepalive = str(KEEPALIVE_S) if leg.side == AWAY else "off"
+    words += ["peer", far.public_key, "endpoint", f"{host}:{far.port}", "persistent-keepalive", keepalive]
     # Whose packets pass is for leg_rules to say: what is turned back has any source.
     _wg("set", leg.device, *words, "allowed-ips", "::/0" if leg.prefix_length == 128 else "0.0.0.0/0")
 

@@ -23,6 +23,8 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         f'network_namespace = "{topology.network_namespace(OPERATOR)}"',
         "",
         "[policy]",
+        "# Nobody in a lab keeps a name; its visitors may know no other address.",
+        f"linger_s = {topology.linger_s:g}",
         "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
         f"bandwidth_mib_s = {max(1, round(topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
     ]
@@ -41,8 +43,13 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         lines += ["", f"[guests.{name}]", *_guest(guest)]
         # Guests of the cloud image answer no probes before they are provisioned, and then those of a machine.
         probers = [n for n, client in topology.clients.items() if client.machine or not guest.own_disk]
-        lines += [f'probe = {{ from = "{prober}" }}' for prober in probers[:1]]
+        lines += [_probe(prober, topology.clients[prober].visit_every_ms) for prober in probers[:1]]
     return "\n".join(lines) + "\n"
+
+
+def _probe(prober: str, visit_every_ms: float) -> str:
+    visits = f", visit_every_ms = {visit_every_ms:g}" if visit_every_ms else ""
+    return f'probe = {{ from = "{prober}"{visits} }}'
 
 
 def _guest(guest: Guest) -> list[str]:

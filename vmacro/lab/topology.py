@@ -62,6 +62,9 @@ class Client(Strict):
     """A client at the WAN's edge."""
 
     accepts_add_addr: int = Field(default=4, ge=0, le=8, description="0: the kernel's default, never joins")
+    visit_every_ms: float = Field(
+        default=0, ge=0, le=60_000, description="while a guest moves, time from one new connection to the next; 0: none"
+    )
     machine: bool = Field(default=False, description="a bare Debian runs there, with SSH, for `provision probes`")
 
 
@@ -96,6 +99,7 @@ class Topology(Strict):
     sites: dict[Name, Site] = Field(min_length=1)
     clients: dict[Name, Client] = Field(default_factory=dict)
     guests: dict[Name, Guest] = Field(default_factory=dict)
+    linger_s: float = Field(default=0, ge=0, description="policy of its inventory: old addresses take new connections")
 
     @model_validator(mode="after")
     def _consistent(self) -> Topology:

@@ -151,6 +151,36 @@ class Turned:
 
 
 @dataclass(frozen=True)
+class NameSet:
+    """A name of the guest leads to other addresses now; `instead_of`: those that it led to."""
+
+    name: str
+    addresses: tuple[str, ...]
+    instead_of: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} leads to {', '.join(self.addresses)} (was {', '.join(self.instead_of)})"
+
+
+@dataclass(frozen=True)
+class HookEnded:
+    """An executable of the operator's own has ended; `when`: before or after. `trouble`: how it failed; `said`: the
+    beginning of what it wrote."""
+
+    path: str
+    when: str
+    trouble: str
+    took_ms: int
+    said: str
+
+    @property
+    def text(self) -> str:
+        said = f": {self.said}" if self.said else ""
+        return f"{self.path}: {self.trouble or 'done'} after {self.took_ms / 1000:.1f} s{said}"
+
+
+@dataclass(frozen=True)
 class CarryEnded:
     """An old address that was carried after a move is carried no longer; `reason` says why."""
 
@@ -222,6 +252,8 @@ What = (
     | Tunnelled
     | Joined
     | Turned
+    | NameSet
+    | HookEnded
     | CarryEnded
     | CarryTrouble
     | JournalTrouble
@@ -241,6 +273,8 @@ KINDS: dict[str, type[What]] = {
     "tunnel": Tunnelled,
     "joined": Joined,
     "turn": Turned,
+    "name": NameSet,
+    "hook": HookEnded,
     "carry": CarryEnded,
     "carry.trouble": CarryTrouble,
     "journal": JournalTrouble,

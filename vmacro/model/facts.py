@@ -8,35 +8,54 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from vmacro.model.domains import ARRIVING as ARRIVING
+from vmacro.model.domains import CRASHED as CRASHED
+from vmacro.model.domains import LEAVING as LEAVING
+from vmacro.model.domains import MOST_CARDS as MOST_CARDS
+from vmacro.model.domains import MOST_DISKS as MOST_DISKS
+from vmacro.model.domains import SHUT_OFF as SHUT_OFF
+from vmacro.model.domains import SUSPENDED as SUSPENDED
+from vmacro.model.domains import Card as Card
+from vmacro.model.domains import Disk as Disk
+from vmacro.model.domains import DomainFacts as DomainFacts
+from vmacro.model.domains import Mac as Mac
+from vmacro.model.domains import MaybeMac as MaybeMac
+from vmacro.model.domains import Name as _Name
+from vmacro.model.domains import Path as _Path
+from vmacro.model.domains import Word as _Word
+from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
 from vmacro.wire import host_verbs, names
 from vmacro.wire.agent_verbs import Arrival as Arrival
+from vmacro.wire.agent_verbs import Beyond as Beyond
 from vmacro.wire.agent_verbs import Claim as Claim
 from vmacro.wire.agent_verbs import Connection as Connection
+from vmacro.wire.agent_verbs import CountArgs as CountArgs
+from vmacro.wire.agent_verbs import Counts as Counts
+from vmacro.wire.agent_verbs import Ended as Ended
+from vmacro.wire.agent_verbs import Endings as Endings
 from vmacro.wire.agent_verbs import Subflow as Subflow
 from vmacro.wire.fields import Address, Choice, Items, Matches, Number, Said, Text, Word
 from vmacro.wire.host_verbs import BaseFacts as BaseFacts
 from vmacro.wire.host_verbs import Fetching as Fetching
+from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
 from vmacro.wire.host_verbs import LinkFacts as LinkFacts
+from vmacro.wire.host_verbs import MacUser as MacUser
 from vmacro.wire.host_verbs import Offer as Offer
+from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 
-_SIX_BYTES = "(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
-Mac = Annotated[str, Matches(_SIX_BYTES, "six bytes")]
-MaybeMac = Annotated[str, Matches(f"(?:{_SIX_BYTES})?", "six bytes")]
 IpAddress = Annotated[str, Address()]
 MaybeAddress = Annotated[str, Address(optional=True)]
 _Address4 = Annotated[str, Address(version=4)]
-_Name = Annotated[str, Text(255)]
-_Word = Annotated[str, Text(40)]
-_Path = Annotated[str, Text(1000)]
 _Version = tuple[int, int, int]
 _Bytes = Annotated[int, Number(0, 1 << 62)]
 # As interfaces are called: neither a way up nor an option.
 _Interface = Annotated[str, Matches("(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,14})?", "an interface's name")]
 MOST_LEASES = 1 << 16
-MOST_DISKS = 256
+MOST_NETWORKS = 4096
+NetworkNames = Annotated[tuple[_Name, ...], Items(MOST_NETWORKS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,21 +104,6 @@ class HostFacts:
 
 
 @dataclass(frozen=True)
-class Disk:
-    """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none.
-    `shared`: declared so, or by network."""
-
-    target: _Word
-    source: _Path
-    writable: bool
-    shared: bool
-    kind: _Word = "file"
-    format: _Word = ""
-    backing: _Path = ""
-    backing_format: _Word = ""
-
-
-@dataclass(frozen=True)
 class Pool:
     """A libvirt storage pool that is active; `shared`: other hosts see the same volumes, by its kind."""
 
@@ -127,34 +131,26 @@ class DiskCopy:
 
 
 @dataclass(frozen=True)
-class DomainFacts:
-    """`state` is libvirt's word, or a bare number where it is none that we know. `accelerator` is libvirt's domain
-    type: kvm, qemu (TCG) or xen. Sizes in MiB. `migrating`: a copy of it to elsewhere is under way."""
+class Reservation:
+    """What DHCP keeps an IPv4 address for: an entry <host mac= name= ip=/> of a network (formatnetwork). One without
+    `mac` is for whoever says that this is its name. model/marks.py says whose an entry is."""
 
-    name: _Name
-    uuid: _Word
-    state: _Word
-    reason: _Word
-    persistent: bool
-    accelerator: _Word
-    machine: Annotated[str, Text(100)]
-    memory_mib: int
-    mac: MaybeMac
-    network: _Name
-    disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
-    has_agent_channel: bool
-    migrating: bool = False
+    address: _Address4
+    mac: MaybeMac = ""
+    name: Annotated[str, Said(255)] = ""
 
     @property
-    def running(self) -> bool:
-        """Whether its CPUs run; a paused guest is not running."""
-        return self.state == "running"
+    def told(self) -> str:
+        """For people."""
+        card = f" for {self.mac}" if self.mac else ""
+        return f"{self.address}{card}" + (f" ({self.name})" if self.name else "")
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. `taken`
-    are leases and reservations, `reserved` these alone, as (address, MAC); all of IPv4. '' stands for a bridge, subnet,
+    """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. One that has
+    reservations alone, and no range, serves just these cards (dnsmasq's `static`): 0 are free. `taken`
+    are leases and reservations as (address, MAC), `reserved` these alone; all of IPv4. '' stands for a bridge, subnet,
     gateway or MAC that there is none of."""
 
     name: _Name
@@ -167,20 +163,21 @@ class NetworkFacts:
     dhcp_range: tuple[_Address4, _Address4] | None
     dhcp_free: int | None
     taken: Annotated[tuple[tuple[_Address4, MaybeMac], ...], Items(MOST_LEASES)] = ()
-    reserved: Annotated[tuple[tuple[_Address4, MaybeMac], ...], Items(MOST_LEASES)] = ()
+    reserved: Annotated[tuple[Reservation, ...], Items(MOST_LEASES)] = ()
     forward: _Word = "open"
     subnet6: Subnet = ""
 
     def address_of(self, mac: str) -> str:
         """The address leased to or reserved for a card, or ''."""
-        return next((a for a, m in self.taken if m.lower() == mac.lower()), "")
+        return next((a for a, m in self.taken if m == mac), "")
 
 
 @dataclass(frozen=True)
 class AgentFacts:
     """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `extra_addresses` are those that
     it keeps besides. `claim` is None while nobody moves the guest. `rp_filter` is the kernel's reverse-path filter on
-    its interface: 0 off, 1 strict, 2 loose."""
+    its interface: 0 off, 1 strict, 2 loose. `interface` is the one that it looks after, and `mac` that one's, in lower
+    case."""
 
     version: str
     boot_id: str
@@ -195,11 +192,20 @@ class AgentFacts:
     verbs: tuple[str, ...] = ()
     rp_filter: int = 0
     claim: Claim | None = None
+    interface: str = ""
 
     @property
     def claimed(self) -> tuple[str, ...]:
         """All addresses that the agent says the guest has, each once."""
         return tuple(a for a in dict.fromkeys((self.address, self.address6, *self.extra_addresses)) if a)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The connections that a watch of this name began with; '' where the guest cannot tell how connections end."""
+
+    name: str
+    connections: tuple[Connection, ...]
 
 
 @dataclass(frozen=True)
@@ -257,12 +263,22 @@ class HomedAddress:
 
 
 @dataclass(frozen=True)
+class Lingering:
+    """An old address that takes new connections until then, in seconds since 1970, whoever uses it; 0.0: as long as a
+    name may lead there."""
+
+    address: IpAddress
+    until_s: Annotated[float, Number()]
+
+
+@dataclass(frozen=True)
 class Past:
     """What moves of this journal have made for a guest: all `legs` that they ever planned, and the old addresses that
-    are `carried` for it now."""
+    are `carried` for it now, of which some are `lingering`."""
 
     legs: tuple[Leg, ...] = ()
     carried: tuple[HomedAddress, ...] = ()
+    lingering: tuple[Lingering, ...] = ()
 
 
 NO_PAST = Past()
@@ -281,7 +297,9 @@ class Leaving(StrEnum):
 class HostView:
     """One host as the survey found it; `trouble` and `links_trouble` say why facts are missing. `supported` is False
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
-    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host)."""
+    none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`: datagrams of the
+    guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
+    active."""
 
     host: str
     site: str
@@ -299,26 +317,40 @@ class HostView:
     bases: tuple[tuple[DiskCopy, BaseFacts], ...] = ()
     plain_tunnel: bool = False
     guard: bool = False
+    tracked: Tracked | None = None
+    networks: NetworkNames = ()
 
 
 @dataclass(frozen=True)
 class Survey:
     """All that is known before a move, taken without changing anything. `hosts` are the inventory's, of which `views`
-    tells what was seen; `past` is what the journal knows. What the agent says of addresses is a guest's word."""
+    tells what was seen; `past` is what the journal knows, `names` what the name server has of the guest's. `unasked`:
+    why its clients could not be asked. What the agent says of addresses is a guest's word."""
 
     views: tuple[HostView, ...]
     agent: AgentFacts | None = None
     agent_trouble: str = ""
     agent_hint: str = ""
     connections: tuple[Connection, ...] = ()
+    unasked: str = ""
     hosts: tuple[Host, ...] = ()
     past: Past = NO_PAST
+    names: tuple[NameView, ...] = ()
 
     def view(self, host: str) -> HostView:
         """What was seen of one host of the inventory."""
         return next(v for v in self.views if v.host == host)
 
     @property
+    def flows(self) -> tuple[Flows, ...]:
+        """Of those addresses of the guest that have datagrams: the most that a host knows of. An address's home sees
+        all of them."""
+        every = [flows for v in self.views if v.tracked is not None for flows in v.tracked.flows if flows.any]
+        found = {flows.address: flows for flows in sorted(every, key=lambda f: f.udp + f.icmp)}
+        return tuple(found[address] for address in sorted(found))
+
+    @property
     def running_at(self) -> tuple[HostView, ...]:
-        """The hosts on which the guest is active, paused or not."""
-        return tuple(v for v in self.views if v.domain is not None and v.domain.state in ("running", "paused"))
+        """The hosts on which the guest is active, paused or not. While it migrates, that which it has not left yet."""
+        active = [(v, v.domain) for v in self.views if v.domain is not None and v.domain.active]
+        return tuple(v for v, d in active if d.migrating) or tuple(v for v, _ in active)

@@ -10,36 +10,47 @@ from vmacro.errors import VmacroError, without_subject
 from vmacro.model.facts import (
     MOST_DISKS,
     Arrival,
+    Beyond,
     Connection,
     CopyStatistics,
     DiskCopy,
+    Endings,
+    Flows,
     HomedAddress,
     IpAddress,
     Leg,
+    Lingering,
     Mac,
     MaybeAddress,
 )
 from vmacro.model.nouns import Guest, Host, Policy
 from vmacro.wire.agent_verbs import MAX_ADDRESSES, MAX_CONNECTIONS
-from vmacro.wire.fields import Items, Said, Text, Word
+from vmacro.wire.fields import Items, Number, Said, Text, Word
 
 _Move = Annotated[str, Word()]
 _BootId = Annotated[str, Text(64)]
 _Legs = Annotated[tuple[Leg, ...], Items(MAX_ADDRESSES)]
 _Addresses = Annotated[tuple[IpAddress, ...], Items(MAX_ADDRESSES)]
+_Flows = Annotated[tuple[Flows, ...], Items(MAX_ADDRESSES)]
 _Connections = Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
 _Told = Annotated[str, Said(4000)]
+_Seconds = Annotated[float, Number(0, 366 * 86_400)]
+NONE_BEYOND = Beyond()
 
 
 class Phase(StrEnum):
-    """In the order in which they run. After a failure before the point of no return, `undo` runs instead of the rest.
-    That point is the end of `copy`: the guest runs at the destination."""
+    """In the order in which they run; those of disks, names and hooks where there are some. After a failure before the
+    point of no return, `undo` runs instead of the rest. That point is the end of `copy`: the guest runs at the
+    destination."""
 
+    HOOKS_BEFORE = "hooks-before"
     SURVEY = "survey"
     DISKS = "disks"
     PREPARE = "prepare"
     COPY = "copy"
     ARRIVE = "arrive"
+    NAMES = "names"
+    HOOKS_AFTER = "hooks-after"
     SETTLE = "settle"
     VERIFY = "verify"
     CLEAN = "clean"
@@ -75,11 +86,15 @@ class Plan:
     For `seamless`: `new_address` (by DHCP) and `new_address6` (by SLAAC; '' where a site has no IPv6) are announced
     before the copy and reached by `new_legs`; `old_legs` bring the addresses that the guest has (`addresses`) to where
     it goes; `earlier_legs` are legs of earlier moves, which this one closes. `reserve`: the new address needs a DHCP
-    reservation that is not there yet.
+    reservation that is not there yet. `marked`: its reservations bear its mark; a vmacro without marks planned others.
 
     `disks` are the guest's own, which move with it. `chosen_because`: why it goes to this host of its destination.
     `operator` is USER@MACHINE; `takes_over` is the move whose claim on the guest this one ignores. `memory_mib`: the
-    guest's, 0 where the plan was written by a vmacro that did not keep it.
+    guest's, 0 where the plan was written by a vmacro that did not keep it. `new_public`: what clients know
+    `new_address` as, '' where that is itself.
+
+    `linger_s`: how long the addresses that the guest has before the move, `address` and `address6`, take new
+    connections after it; `lingering`: those of earlier moves that still do.
     """
 
     move_id: _Move
@@ -93,6 +108,7 @@ class Plan:
     mac: Mac
     address: IpAddress
     boot_id: _BootId
+    address6: MaybeAddress = ""
     new_address: MaybeAddress = ""
     new_address6: MaybeAddress = ""
     new_legs: _Legs = ()
@@ -100,23 +116,64 @@ class Plan:
     earlier_legs: _Legs = ()
     addresses: Annotated[tuple[HomedAddress, ...], Items(MAX_ADDRESSES)] = ()
     reserve: bool = False
+    marked: bool = False
     operator: Annotated[str, Said(200)] = ""
     takes_over: Annotated[str, Word(optional=True)] = ""
     disks: Annotated[tuple[DiskCopy, ...], Items(MOST_DISKS)] = ()
     chosen_because: _Told = ""
     memory_mib: int = 0
+    new_public: MaybeAddress = ""
+    linger_s: _Seconds = 0.0
+    lingering: Annotated[tuple[Lingering, ...], Items(MAX_ADDRESSES)] = ()
+
+    def lingers_until_s(self, address: str, wall_s: float) -> float:
+        """When an old address stops taking new connections, if the move ends at `wall_s`; 0.0: it does not linger."""
+        earlier = [old.until_s for old in self.lingering if old.address == address]
+        left_now = address in (self.address, self.address6) or 0.0 in earlier
+        return max([*earlier, wall_s + self.linger_s if left_now and self.linger_s else 0.0])
+
+
+class Verdict(StrEnum):
+    """What became of a connection. followed: it uses the new address. carried: it uses an old one, through a leg or at
+    home. ended: it was closed, by whom it belongs to. lost: the move may have ended it, or left it without a path.
+    unknown: it could not be found out."""
+
+    FOLLOWED = "followed"
+    CARRIED = "carried"
+    ENDED = "ended"
+    LOST = "lost"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class ConnectionOutcome:
-    """`kept`: it was there after the move. `followed`: it uses the new address. `carried`: it uses an old one."""
+    """A connection that was there before a move, or came meanwhile and was lost; `why`, in words, '' where the verdict
+    says it all."""
 
     key: Annotated[str, Text(100)]
     client: Annotated[str, Text(100)]
     mptcp: bool
-    kept: bool
-    followed: bool
-    carried: bool = False
+    verdict: Verdict
+    why: Annotated[str, Said(300)] = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it goes on after the move."""
+        return self.verdict in (Verdict.FOLLOWED, Verdict.CARRIED)
+
+
+@dataclass(frozen=True)
+class FlowsOutcome:
+    """Flows of datagrams that an address had before the copy and has after the move. `carried`: it is still reached."""
+
+    before: Flows
+    after: Flows
+    carried: bool
+
+    @property
+    def address(self) -> str:
+        """Whose they are."""
+        return self.before.address
 
 
 class Ending(StrEnum):
@@ -125,16 +182,25 @@ class Ending(StrEnum):
     MOVED = "moved"
     ROLLED_BACK = "rolled back"
     INCOMPLETE = "moved, work remains"
+    WITH_LOSSES = "moved, connections were lost"
     UNCERTAIN = "uncertain"
 
 
-EXIT_CODES = {Ending.MOVED: 0, Ending.ROLLED_BACK: 4, Ending.INCOMPLETE: 5, Ending.UNCERTAIN: 6}
+EXIT_CODES = {
+    Ending.MOVED: 0,
+    Ending.ROLLED_BACK: 4,
+    Ending.INCOMPLETE: 5,
+    Ending.WITH_LOSSES: 5,
+    Ending.UNCERTAIN: 6,
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `remains`: there is work left that `vmacro resume` can do. `carried`: old addresses that
-    connections still use."""
+    connections or datagrams still use, or that linger. `names_remain`: a name may still lead to one of these.
+    `beyond`: connections that are judged and only counted, as there were too many to tell of each. `still`: libvirt's
+    word for the guest where it is, if it does not run there; '' where it does."""
 
     ending: Ending
     reason: _Told = ""
@@ -145,6 +211,10 @@ class Outcome:
     wall_s: float = 0.0
     carried: _Addresses = ()
     remains: bool = False
+    names_remain: bool = False
+    flows: Annotated[tuple[FlowsOutcome, ...], Items(2 * MAX_ADDRESSES)] = ()
+    beyond: Beyond = NONE_BEYOND
+    still: Annotated[str, Text(40)] = ""
 
     @property
     def exit_code(self) -> int:
@@ -166,7 +236,9 @@ class Noted:
 @dataclass(frozen=True)
 class Carriage:
     """An old address that is still in use after a move. `home`: the host whose site routes it; `at`: where the guest
-    is; `leg`: its tunnel, None where the guest is at home. `began_s` and `deadline_s` in seconds since 1970."""
+    is; `leg`: its tunnel, None where the guest is at home. Times in seconds since 1970: until `lingers_until_s` it
+    stays whether or not a connection uses it, for new ones. `named`: a name may still lead there, since the move could
+    not lead it elsewhere."""
 
     move_id: _Move
     guest: Guest
@@ -176,19 +248,37 @@ class Carriage:
     leg: Leg | None
     began_s: float
     deadline_s: float
+    lingers_until_s: float = 0.0
+    named: bool = False
+
+    @property
+    def open_until_s(self) -> float:
+        """Until when it takes new connections; while a name may lead there, whoever asks for that comes there."""
+        return self.deadline_s if self.named else min(self.lingers_until_s, self.deadline_s)
 
 
 @dataclass(frozen=True)
 class Before:
-    """What the guest was like just before the copy, to be compared with after."""
+    """What the guest was like just before the copy, to be compared with after. `watch`: see facts.Watched.
+    `addresses`: those of the card that moves, as its agent says; none where the row is of an older vmacro."""
 
     boot_id: _BootId
     connections: _Connections
+    watch: Annotated[str, Word(optional=True)] = ""
+    flows: _Flows = ()
+    addresses: _Addresses = ()
+
+
+NOTHING_HEARD = Endings("", False, (), 0)
 
 
 @dataclass(frozen=True)
 class After:
-    """The connections once the move has settled, and old addresses that some of them still need."""
+    """The connections once the move has settled, old addresses that some of them, or datagrams, still need, how others
+    ended, and what became of those that there were too many of to be told."""
 
     connections: _Connections
     carried: _Addresses = ()
+    endings: Endings = NOTHING_HEARD
+    flows: _Flows = ()
+    beyond: Beyond = NONE_BEYOND

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
-from vmacro.wire.fields import Number, Text, Word
+from vmacro.wire.fields import Address, Items, Number, Text, Word
 
 _Name = Annotated[str, Word()]
 _Machine = Annotated[str, Text(253)]
 Subnet = Annotated[str, Text(50)]
 _Uri = Annotated[str, Text(2000)]
 _Milliseconds = Annotated[int, Number(0, 600_000)]
+_Address = Annotated[str, Address()]
+MOST_PUBLIC = 4096
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
+MOST_NAMES = 16  # of a guest
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Host:
     `address` is where they send migration data; `tls_name` is the name in its certificate; `network` is the libvirt
     network that guests attach to; `ssh` is USER@ADDRESS of its host side, '' where it has none; `subnet` and `subnet6`
     are those of its guests, '' where the inventory says nothing. `plain_tunnel`: its path to other hosts that say so is
-    private, and legs between them need no encryption. `guard`: it holds its guests to their own addresses."""
+    private, and legs between them need no encryption. `guard`: it holds its guests to their own addresses.
+    Clients elsewhere know those in its `subnet` as the ones at the same places of `public_subnet`, or as
+    the pairs of `public` say."""
 
     name: _Name
     site: _Name
@@ -36,6 +41,8 @@ class Host:
     subnet6: Subnet = ""
     plain_tunnel: bool = False
     guard: bool = False
+    public_subnet: Subnet = ""
+    public: Annotated[tuple[tuple[_Address, _Address], ...], Items(MOST_PUBLIC)] = ()
 
 
 @dataclass(frozen=True)
@@ -51,22 +58,26 @@ class Site:
 @dataclass(frozen=True)
 class ProbeTarget:
     """Where and from which prober a guest's round trips are measured while it moves. `address` is the name that
-    clients use, empty for whatever address the guest has."""
+    clients use, empty for whatever address the guest has. `visit_every_ms`: from one new connection to the next; 0 for
+    none."""
 
     prober: _Name
     port: Annotated[int, Number(1, 65_535)] = 7000
     mptcp: bool = True
     interval_ms: Annotated[float, Number(1, 60_000)] = 10.0
     address: _Machine = ""
+    visit_every_ms: Annotated[float, Number(0, 60_000)] = 0.0
 
 
 @dataclass(frozen=True)
 class Guest:
-    """A virtual machine that may move; `domain` is libvirt's name for it."""
+    """A virtual machine that may move; `domain` is libvirt's name for it. `names` are those in DNS that lead to it, and
+    follow it."""
 
     name: _Name
     domain: _Machine
     probe: ProbeTarget | None = None
+    names: Annotated[tuple[_Machine, ...], Items(MOST_NAMES)] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Policy:
     phase_timeout_s: _Seconds = 90.0
     move_timeout_s: _Seconds = 3600.0
     remove_source_disks: bool = False
+    linger_s: _Seconds | None = None
 
     @property
     def claim_s(self) -> float:
@@ -113,6 +125,19 @@ class PolicyChanges(TypedDict, total=False):
     phase_timeout_s: float
     move_timeout_s: float
     remove_source_disks: bool
+    linger_s: float | None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Executables of the operator's own, by path, that run before a move and after the guest's arrival. `deadline_s`
+    holds for each; `strict`: one that fails before stops the move, one that fails after leaves work. They are never
+    part of a plan: what the journal says is not run."""
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    deadline_s: float = 10.0
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +147,7 @@ class Inventory:
     sites: tuple[Site, ...]
     guests: tuple[Guest, ...]
     policy: Policy
+    hooks: Hooks = Hooks()
 
     @property
     def hosts(self) -> tuple[Host, ...]:

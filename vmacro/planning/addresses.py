@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from vmacro.model.facts import HomedAddress, HostView, Leg, NetworkFacts, Survey
 from vmacro.model.nouns import Host
+from vmacro.planning import cards
 
 OWN6 = 8  # addresses that one card may give itself on a network
 
@@ -67,8 +68,9 @@ def routes(host: Host, network: NetworkFacts | None, address: str) -> str:
 def next_address(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str:
     """The IPv4 address that a guest will have on a network, or '' where none is free.
 
-    The one that DHCP keeps for it, if any. But never one of `claimed`, which the guest keeps for connections of an
-    earlier stay: old and new connections could not be told apart, and the address would be withdrawn from both.
+    The one that DHCP keeps for it, if any, and else the one that it has leased to it. But never one of `claimed`, which
+    the guest keeps for connections of an earlier stay: old and new connections could not be told apart, and the address
+    would be withdrawn from both.
     """
     subnet, unusable = _subnet(network.subnet), set(claimed)
     if subnet is None:
@@ -77,14 +79,30 @@ def next_address(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str
     def usable(address: str) -> bool:
         return address not in unusable and _may_be_a_guests(address, subnet, network.gateway)
 
-    kept = next((address for address in _leased(network, mac) if usable(address)), "")
     # A card that an address is reserved for gets no other one.
-    if kept or network.dhcp_range is None or any(other.lower() == mac.lower() for _, other in network.reserved):
+    pinned = [r.address for r in network.reserved if r.mac == mac]
+    known = [a for a in _leased(network, mac) if a in pinned or not pinned]
+    kept = next((address for address in known if usable(address)), "")
+    if kept or network.dhcp_range is None or pinned:
         return kept
     first, last = (int(ipaddress.IPv4Address(a)) for a in network.dhcp_range)
     unusable |= {address for address, _ in network.taken}
     candidates = (str(ipaddress.IPv4Address(n)) for n in range(first, last + 1))
     return next((a for a in candidates if usable(a)), "")
+
+
+def public_of(host: Host, address: str) -> str:
+    """What clients elsewhere know an address of a host's guests as; '' where the inventory says nothing of that."""
+    listed = dict(host.public).get(address, "")
+    subnet, public = _subnet(host.subnet), _subnet(host.public_subnet)
+    if listed or subnet is None or public is None or not contains(subnet, address):
+        return listed
+    return str(public[int(ipaddress.ip_address(address)) - int(subnet.network_address)])
+
+
+def seen_as(host: Host, address: str) -> str:
+    """What clients elsewhere know an address of a host's guests as: most as what it is."""
+    return public_of(host, address) or address
 
 
 def next_address6(network: NetworkFacts, mac: str, claimed: Iterable[str]) -> str:
@@ -110,10 +128,10 @@ def own_addresses6(network: NetworkFacts, mac: str) -> Iterator[str]:
 def _at_home(survey: Survey) -> dict[str, Host]:
     """Addresses of the host where the guest runs that are its card's."""
     (view,) = survey.running_at
-    host, network = _host(survey, view), view.network
-    if host is None or network is None or view.domain is None:
+    host, network, mac = _host(survey, view), view.network, cards.mac(survey)
+    if host is None or network is None or not mac:
         return {}
-    found = [*_leased(network, view.domain.mac), *own_addresses6(network, view.domain.mac)]
+    found = [*_leased(network, mac), *own_addresses6(network, mac)]
     return {address: host for address in found if routes(host, network, address)}
 
 
@@ -129,10 +147,12 @@ def _of_moves(survey: Survey, legs: Iterable[Leg]) -> dict[str, Host]:
 
 
 def _leased(network: NetworkFacts, mac: str) -> list[str]:
-    """What DHCP has given to a card or keeps for it, and for no other."""
-    pairs = tuple(dict.fromkeys((*network.taken, *network.reserved)))
-    others = {address for address, other in pairs if other.lower() != mac.lower()}
-    return [a for a, other in pairs if other.lower() == mac.lower() and a not in others]
+    """What DHCP has given to a card or keeps for it, and for no other. An entry without a MAC is for whoever says its
+    name, which this card may do: then it has the lease."""
+    nameless = {r.address for r in network.reserved if not r.mac}
+    pairs = tuple(dict.fromkeys((*network.taken, *((r.address, r.mac) for r in network.reserved))))
+    others = {a for a, other in pairs if other != mac and not (other == "" and a in nameless)}
+    return [a for a, other in pairs if other == mac and a not in others]
 
 
 def _may_be_a_guests(address: str, subnet: IPv4Network | IPv6Network, gateway: str) -> bool:

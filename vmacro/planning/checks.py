@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, disks, seamless
-from vmacro.planning.addresses import claims, contains, subnets
+from vmacro.planning import capabilities, cards, disks, names, seamless, states
+from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
     Candidate,
@@ -33,7 +34,7 @@ SAFE_TCG = (9, 0, 0)  # older QEMU corrupts a guest that dirties memory while TC
 def check(request: Request, survey: Survey) -> list[Finding]:
     """All findings, blockers first. A rule whose facts are missing is silent: another rule reports what is missing."""
     placed = place(request, survey)
-    found = [f for rule in (*_RULES, *seamless.RULES) for f in rule(placed, survey)]
+    found = [f for rule in (*_RULES, *seamless.RULES, *names.RULES) for f in rule(placed, survey)]
     return sorted(found, key=lambda f: f.severity != Severity.BLOCKER)
 
 
@@ -78,19 +79,6 @@ def certificate_findings(view: HostView) -> Iterator[Finding]:
 def _certificates_are_valid(_request: Request, survey: Survey) -> Iterator[Finding]:
     for view in survey.views:
         yield from certificate_findings(view)
-
-
-def _guest_runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
-    subject, running = f"guest {request.guest.name}", survey.running_at
-    if not running:
-        asked = ", ".join(v.host for v in survey.views if not v.trouble) or "no host"
-        yield blocker("guest-not-running", subject, f"runs on none of the hosts that answered ({asked})")
-    elif len(running) > 1:
-        places = " and ".join(v.host for v in running)
-        yield blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
-    elif running[0].domain is not None and not running[0].domain.running:
-        state = f"is {running[0].domain.state} ({running[0].domain.reason}) on {running[0].host}"
-        yield blocker("guest-paused", subject, state, "resume it first")
 
 
 def _guest_is_elsewhere(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -170,17 +158,21 @@ def network_findings(view: HostView, wanted: str) -> Iterator[Finding]:
 
 
 def _network_is_ready(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, target = source_view(survey), target_view(request, survey)
-    if source is None or source.domain is None or target is None or source.site == target.site:
+    source, target, host = source_view(survey), target_view(request, survey), destination_host(request, survey)
+    if source is None or host is None or target is None or source.site == target.site:
         return
-    yield from network_findings(target, source.domain.network)
-    subject, network = f"host {target.host}", target.network
-    if network is None or not network.active:
+    yield from network_findings(target, host.network)
+    subject, network, mac = f"host {target.host}", target.network, cards.mac(survey)
+    if network is None or not network.active or not mac:
         return
-    if network.dhcp_free == 0 and not network.address_of(source.domain.mac):
-        first, last = network.dhcp_range or ("?", "?")
-        text = f"no DHCP address is free on network {network.name!r} ({first} to {last})"
-        yield blocker("dhcp-exhausted", subject, text, "widen the range, or free leases: virsh net-dhcp-leases")
+    if network.dhcp_free == 0 and not network.address_of(mac):
+        if network.dhcp_range is None:
+            text = f"DHCP of network {network.name!r} serves reserved cards alone, and {mac} is none of them"
+            hint = f"reserve an address: <host mac='{mac}' ip='…'/>; or add a <range/> to its <dhcp>"
+        else:
+            text = f"no DHCP address is free on network {network.name!r} ({' to '.join(network.dhcp_range)})"
+            hint = "widen the range, or free leases: virsh net-dhcp-leases"
+        yield blocker("dhcp-exhausted", subject, text, hint)
 
 
 def _subnet_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -221,14 +213,6 @@ def _subnets_are_as_written(request: Request, survey: Survey) -> Iterator[Findin
                 yield from subnet_findings(host, view)
 
 
-def _guest_has_a_card(request: Request, survey: Survey) -> Iterator[Finding]:
-    """What is the guest's on a network, it is by its MAC."""
-    source = source_view(survey)
-    if source is not None and source.domain is not None and not source.domain.mac:
-        text, hint = "its domain has no network card with a MAC", "add an <interface> with a <mac/> to the domain"
-        yield blocker("no-card", f"guest {request.guest.name}", text, hint)
-
-
 def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
     source, subject = source_view(survey), f"guest {request.guest.name}"
     if source is None or source.domain is None:
@@ -245,14 +229,17 @@ def _agent_answers(request: Request, survey: Survey) -> Iterator[Finding]:
 
 
 def _address_is_its_own(request: Request, survey: Survey) -> Iterator[Finding]:
-    source, agent = source_view(survey), survey.agent
-    if source is None or source.domain is None or agent is None or not agent.address:
+    source, agent, mac = source_view(survey), survey.agent, cards.mac(survey)
+    if source is None or source.domain is None or agent is None or not agent.address or not mac:
         return
     ours = standing(survey, source.domain, request.take_over).ours
     if agent.address in claims(survey, ours).others:
-        leased = source.network.address_of(source.domain.mac) if source.network is not None else ""
+        leased = source.network.address_of(mac) if source.network is not None else ""
         text = f"its agent says that it has {agent.address}; DHCP at {source.host} has given it {leased or 'none'}"
         hint = "restart its agent, which asks DHCP again; if it still says so, the guest is not to be trusted"
+        if leased == agent.address:
+            text = f"it has {agent.address}, which DHCP at {source.host} has given to, or keeps for, another card"
+            hint = "whose is it? virsh net-dhcp-leases; virsh net-dumpxml"
         yield blocker("address-unknown", f"guest {request.guest.name}", text, hint)
 
 
@@ -270,19 +257,46 @@ def _nobody_else_moves_it(request: Request, survey: Survey) -> Iterator[Finding]
         yield Finding("guest-claimed", severity, subject, text, hint)
 
 
+def _agent_tells_of_ends(request: Request, survey: Survey) -> Iterator[Finding]:
+    agent = survey.agent
+    if agent is not None and "claim" in agent.verbs and not {"watch", "endings", "count"} <= set(agent.verbs):
+        text = f"its agent ({agent.version}) cannot count connections, and tell how they end"
+        hint = "install the agent of this vmacro in the guest"
+        yield blocker("agent-too-old", f"guest {request.guest.name}", text, hint)
+
+
 def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
     """Only with `renumber`, which has no legs that could carry connections on the old address."""
     if request.handoff != RENUMBER:
         return
     severity = Severity.WARNING if request.policy.allow_connection_loss else Severity.BLOCKER
+    if survey.unasked and any(c.mptcp and not c.willing for c in survey.connections):
+        text = f"whether its clients would follow is not known: {survey.unasked}"
+        hint = "--handoff seamless, which need not ask; --allow-connection-loss moves all the same"
+        yield Finding("clients-unasked", severity, f"guest {request.guest.name}", text, hint)
     for connection in survey.connections:
-        if connection.willing:
+        if connection.willing or (connection.mptcp and survey.unasked):
             continue
         subject = f"client {connection.client}"
         hint = "it will be cut; --allow-connection-loss moves all the same"
         if not connection.mptcp:
             text = "speaks plain TCP: its connection cannot follow the guest to a new address"
             yield Finding("client-plain-tcp", severity, subject, text, hint)
+        elif all(":" in s.remote for s in connection.subflows):
+            text = (
+                f"MPTCP connection {connection.key}: its client uses IPv6, and did not join the IPv4 address that it "
+                "was asked to; `renumber` announces no other"
+            )
+            yield Finding(
+                "client-ipv6-only", severity, subject, text, f"IPv4 at the client; --handoff seamless; {hint}"
+            )
+        elif any(s.joined for s in connection.subflows):
+            text = (
+                f"MPTCP connection {connection.key}: its client has joined an address before, and did not join "
+                "another: its slots are taken (add_addr_accepted)"
+            )
+            fix = f"more of them at the client; --handoff seamless; {hint}"
+            yield Finding("client-slots-taken", severity, subject, text, fix)
         else:
             text = (
                 f"MPTCP connection {connection.key}: refuses ADD_ADDR (asked to join an announced address, it did "
@@ -290,6 +304,34 @@ def _clients_follow(request: Request, survey: Survey) -> Iterator[Finding]:
             )
             fix = f"on the client: ip mptcp limits set add_addr_accepted 4; else {hint}"
             yield Finding("client-refuses-add-addr", severity, subject, text, fix)
+
+
+def _datagrams_follow(request: Request, survey: Survey) -> Iterator[Finding]:
+    """As _clients_follow(), but UDP has no end that anybody could see: those that are over are among them."""
+    if request.handoff == RENUMBER and survey.flows:
+        text = f"{seamless.datagrams_told(request, survey)}: `renumber` has no legs"
+        hint = "clients have to ask at the new address; --handoff seamless carries them"
+        yield Finding("datagrams-end", Severity.WARNING, f"guest {request.guest.name}", text, hint)
+
+
+def _clients_can_reach_it(request: Request, survey: Survey) -> Iterator[Finding]:
+    """An address that is announced to a client is of no use where its network does not lead there."""
+    source, target, there = source_view(survey), target_view(request, survey), destination_host(request, survey)
+    if source is None or target is None or target.network is None or there is None or source.site == target.site:
+        return
+    mac = cards.mac(survey)
+    if survey.agent is None or not mac:
+        return
+    address = next_address(target.network, mac, survey.agent.claimed)
+    public = public_of(there, address) if address and request.handoff != RENUMBER else ""
+    if not address or public or ip_address(address).is_global:
+        return
+    beyond = sorted({s.remote for c in survey.connections for s in c.subflows if ip_address(s.remote).is_global})
+    if beyond:
+        some = ", ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        text = f"{address}, which will be announced, is not for the Internet, where it has clients: {some}"
+        hint = f"is it translated there? networks: public_subnet; else [sites.{there.site}.public]; not with renumber"
+        yield Finding("address-private", Severity.WARNING, f"guest {request.guest.name}", text, hint)
 
 
 def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -305,7 +347,7 @@ Rule = Callable[[Request, Survey], Iterator[Finding]]
 _RULES: tuple[Rule, ...] = (
     _hosts_answer,
     _certificates_are_valid,
-    _guest_runs_once,
+    states.findings,
     _guest_is_elsewhere,
     _name_is_free,
     _hypervisors_match,
@@ -316,11 +358,14 @@ _RULES: tuple[Rule, ...] = (
     _subnets_are_as_written,
     capabilities.findings,
     disks.findings,
-    _guest_has_a_card,
+    cards.findings,
     _agent_answers,
     _address_is_its_own,
     _nobody_else_moves_it,
+    _agent_tells_of_ends,
     _clients_follow,
+    _datagrams_follow,
+    _clients_can_reach_it,
     _no_filter_in_the_way,
 )
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from vmacro.model.facts import HomedAddress, HostView, Leg, Survey
 from vmacro.model.nouns import Host
+from vmacro.planning import cards
 from vmacro.planning.addresses import guest_subnets, routes
 from vmacro.wire.host_verbs import VXLAN, WIREGUARD
 
@@ -63,5 +64,5 @@ def _leg(move_id: str, survey: Survey, source: Host, address: str, home: Host, a
     bridges = {n: v.network.bridge if v.network is not None else "" for n, v in views.items()}
     assert domain is not None
     kind, subnet = best_tunnel(views[home.name], views[away.name]), routes(home, views[home.name].network, address)
-    mac = domain.mac.lower()
+    mac = cards.mac(survey)
     return Leg(move_id, domain.name, mac, address, kind, home, away, bridges[home.name], bridges[away.name], subnet)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning import checks, disks, handoffs
-from vmacro.planning.addresses import claims, next_address, next_address6
+from vmacro.planning import cards, checks, disks, handoffs, names
+from vmacro.planning.addresses import claims, next_address, next_address6, public_of
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
 from vmacro.planning.standing import standing
@@ -21,7 +21,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
     here, there = inventory.host(source.host), destination_host(request, survey)
     assert here is not None and there is not None and source.domain is not None and source.facts is not None
     assert survey.agent is not None
-    mac, claimed = source.domain.mac, survey.agent.claimed
+    mac, claimed = cards.mac(survey), survey.agent.claimed
     earlier = standing(survey, source.domain, request.take_over).ours
     basis = Plan(
         move_id=move_id,
@@ -34,6 +34,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         accelerator=source.domain.accelerator,
         mac=mac,
         address=survey.agent.address,
+        address6=survey.agent.address6,
         boot_id=survey.agent.boot_id,
         earlier_legs=earlier,
         operator=request.operator,
@@ -55,7 +56,11 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         new_legs=tuple(handoffs.new_leg(move_id, survey, here, there, a) for a in (new, new6) if a),
         old_legs=handoffs.old_legs(move_id, survey, here, there, addresses),
         addresses=addresses,
-        reserve=(new, mac.lower()) not in {(a, m.lower()) for a, m in network.reserved},
+        linger_s=names.linger_s(request.policy, survey.names),
+        lingering=survey.past.lingering,
+        new_public=public_of(there, new) if new else "",
+        reserve=(new, mac) not in {(r.address, r.mac) for r in network.reserved},
+        marked=True,
     )
 
 

@@ -74,6 +74,14 @@ def source_view(survey: Survey) -> HostView | None:
     return survey.running_at[0] if len(survey.running_at) == 1 else None
 
 
+def may_be_of(site: str, survey: Survey) -> bool:
+    """Whether the guest runs at a site; or it runs nowhere, as far as is known, and a host of that site has its domain,
+    or cannot be asked."""
+    if survey.running_at:
+        return any(v.site == site for v in survey.running_at)
+    return any(v.site == site and (v.domain is not None or v.trouble) for v in survey.views)
+
+
 def target_view(request: Request, survey: Survey) -> HostView | None:
     """What was seen of the destination host; None where no host of that site answers."""
     host = destination_host(request, survey)

@@ -12,17 +12,21 @@ from vmacro.model.moves import Ending, Noted, Outcome, Phase
 from vmacro.model.nouns import Guest, Host, Inventory
 
 Found = TypeVar("Found")
-_UP_TO_ARRIVAL = [phase.value for phase in (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)]
+_UP_TO_ARRIVAL = [p.value for p in (Phase.HOOKS_BEFORE, Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)]
 _ALWAYS_AGAIN = {phase.value for phase in (Phase.CLEAN, Phase.UNDO)}
+_BESIDE = {phase.value for phase in (Phase.NAMES, Phase.HOOKS_AFTER)}  # what follows does not wait for them to succeed
 
 
 def inherited(steps: Iterable[Noted], outcome: Outcome | None) -> list[Noted]:
     """The steps that need not be run again. `outcome`: how the last attempt ended, None where it was cut off.
 
     An attempt that was rolling back, or had to, goes on doing so: its error before the arrival is kept. In all other
-    cases the step that failed is tried again.
+    cases the step that failed is tried again. Hooks that the inventory has had only since then are too late to run
+    before anything is touched, and count as run.
     """
-    known = [step for step in steps if step.name not in _ALWAYS_AGAIN]
+    known = [s for s in steps if s.name not in _ALWAYS_AGAIN and (s.error is None or s.name not in _BESIDE)]
+    if known and Phase.HOOKS_BEFORE.value not in {s.name for s in known}:
+        known = [Noted(Phase.HOOKS_BEFORE.value, True), *known]
     if outcome is not None and outcome.ending != Ending.ROLLED_BACK:
         return list(takewhile(lambda s: s.error is None, known))
     kept = [s for s in known if s.error is None or s.name in _UP_TO_ARRIVAL]

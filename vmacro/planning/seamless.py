@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vmacro.model.facts import HostView, Survey
+from vmacro.model import marks
+from vmacro.model.facts import Flows, HostView, Reservation, Survey
 from vmacro.model.moves import Finding, Severity
+from vmacro.planning import cards
 from vmacro.planning.addresses import claims, next_address
 from vmacro.planning.handoffs import MOST_ADDRESSES, SEAMLESS, best_tunnel, can_be_carried, that_go_along
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
 from vmacro.planning.standing import standing, told
-from vmacro.wire.host_verbs import USERSPACE, VXLAN, WIREGUARD
+from vmacro.wire.host_verbs import MOST_FLOWS, USERSPACE, VXLAN, WIREGUARD
 
 LEAST_PATH_MTU = 1350  # 1280, which every IPv6 link takes (RFC 8200 section 5), and a tunnel's headers
 _FALL_BACK = "or --handoff renumber, which needs no host side"
@@ -126,26 +128,72 @@ def _hosts_fit_together(request: Request, survey: Survey) -> Iterator[Finding]:
 
 
 def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
-    both = _both(request, survey)
-    if both is None or both[0].domain is None or both[1].network is None or survey.agent is None:
+    both, mac = _both(request, survey), cards.mac(survey)
+    if both is None or both[1].network is None or survey.agent is None or not mac:
         return
-    target, network, mac = both[1], both[1].network, both[0].domain.mac
+    target, network = both[1], both[1].network
     address = next_address(network, mac, survey.agent.claimed)
     if not address:
-        if network.dhcp_free or network.address_of(mac):  # else the rule for every handoff speaks
+        pinned = any(r.mac == mac for r in network.reserved)  # which _reservations_fit() tells
+        if not pinned and (network.dhcp_free or network.address_of(mac)):  # else the rule for every handoff speaks
             text = f"all addresses left on {network.name!r} are the guest's own, held since an earlier stay"
             yield blocker("dhcp-exhausted", f"host {target.host}", text, "widen the DHCP range")
         return
     used_by = target.links.used_by if target.links is not None else ""
-    if used_by:  # whatever its MAC: the guest is not there yet
+    if used_by == mac:
+        text = f"{address} is answered for by {mac}, the MAC of guest {request.guest.name}, which is at {both[0].host}"
+        hint = "a machine there has the guest's MAC: find it, and give it another"
+        yield blocker("mac-shared", f"host {target.host}", text, hint)
+    elif used_by:
         text = f"{address}, which guest {request.guest.name} would get, is used by {used_by}"
         yield blocker("address-used", f"host {target.host}", text, "find out who; or reserve another for the guest")
+
+
+def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
+    """What DHCP keeps already is for its owner to change: it fits, or it is named."""
+    both, mac = _both(request, survey), cards.mac(survey)
+    if both is None or both[0].domain is None or survey.agent is None or not mac:
+        return
+    source, target = both
+    if target.network is not None and not next_address(target.network, mac, survey.agent.claimed):
+        for found in (r for r in target.network.reserved if r.mac == mac and not _is_under_way(r, request, survey)):
+            text = f"its DHCP keeps {found.told}, the guest's card, which then gets no other address; "
+            others = [m for a, m in target.network.taken if a == found.address and m != mac]
+            uses = f"{found.address} is leased to {others[0]}" if others else "the guest cannot use that one now"
+            yield _collides(target.host, text + uses, found)
+    ours = standing(survey, both[0].domain, request.take_over).ours
+    homes = {homed.address: homed.home.name for homed in claims(survey, ours).homed}
+    for address, home in {survey.agent.address: source.host, **homes}.items():
+        network = survey.view(home).network
+        for found in network.reserved if network is not None else ():
+            # What a move keeps of an address that it carries is kept for nobody's card.
+            fits = found.mac in (mac, "") or (address in homes and found.mac == marks.placeholder_mac(address))
+            if found.address == address and not fits and not _is_under_way(found, request, survey):
+                text = f"its DHCP keeps {found.told}, and connections of guest {request.guest.name} use that address"
+                yield _collides(home, text, found)
+
+
+def _is_under_way(found: Reservation, request: Request, survey: Survey) -> bool:
+    """Whether it is of the move that has the guest just now, which stops this one by another rule."""
+    claim = survey.agent.claim if survey.agent is not None else None
+    if claim is None or request.take_over:
+        return False
+    return found.name == marks.mark(claim.move, found.address)
+
+
+def _collides(host: str, text: str, found: Reservation) -> Finding:
+    hint = "change or remove it there: virsh net-update … ip-dhcp-host"
+    if marks.is_marked(found):
+        hint = f"move {marks.move_in(found)} has left it: vmacro cleanup"
+    elif found.mac == marks.placeholder_mac(found.address):
+        hint = f"an older vmacro has left it: vmacro cleanup --release {found.address}"
+    return blocker("reservation-collides", f"host {host}", text, hint)
 
 
 def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
     """Only those that are known to be the guest's, and that a tunnel can carry."""
     both, there = _both(request, survey), destination_host(request, survey)
-    if both is None or there is None or both[0].domain is None or survey.agent is None:
+    if both is None or there is None or both[0].domain is None or survey.agent is None or not cards.mac(survey):
         return
     subject = f"guest {request.guest.name}"
     found = claims(survey, standing(survey, both[0].domain, request.take_over).ours)
@@ -168,6 +216,35 @@ def _addresses_go_along(request: Request, survey: Survey) -> Iterator[Finding]:
         text = f"it has {len(along) + len(behind)} addresses, and {MOST_ADDRESSES} go along: not {_some(behind)}"
         hint = "connections to those end; who has leased them?"
         yield Finding("addresses-stay", Severity.WARNING, subject, text, hint)
+
+
+def _datagrams_are_known(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Where an address is at home, all that comes for it passes. A host of which nothing else is known, either, has
+    findings enough."""
+    both = _both(request, survey)
+    if both is None or both[0].domain is None or survey.agent is None:
+        return
+    homes = [h.home.name for h in claims(survey, standing(survey, both[0].domain, request.take_over).ours).homed]
+    for name in dict.fromkeys([both[0].host, *homes]):
+        view = survey.view(name)
+        if view.links is not None and (view.tracked is None or not view.tracked.tracking):
+            text = "does not say which flows of datagrams there are: they are carried only as long as connections are"
+            hint = "its kernel has to track them (conntrack): vmacro provision hosts --tags firewall,host_side"
+            yield Finding("datagrams-unknown", Severity.WARNING, f"host {name}", text, hint)
+
+
+def datagrams_told(request: Request, survey: Survey) -> str:
+    """Which flows of datagrams there are, and what will become of them, for people; '' where there are none."""
+    how = "are carried, as long as they are used" if request.handoff == SEAMLESS else "end with the move"
+    found = "; ".join(f"{amount(flows)} of {flows.address}" for flows in survey.flows)
+    return f"{found} {how}" if found else ""
+
+
+def amount(flows: Flows) -> str:
+    """How many, in words."""
+    kinds = ((flows.udp, "UDP"), (flows.icmp, "ICMP"))
+    many = [f"{n}{' or more' if n == MOST_FLOWS else ''} {kind}" for n, kind in kinds if n]
+    return f"{' and '.join(many)} flow{'' if flows.udp + flows.icmp == 1 else 's'}"
 
 
 def _legs_are_known(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -196,7 +273,9 @@ RULES: tuple[Rule, ...] = (
     _hosts_are_fit,
     _hosts_fit_together,
     _address_is_free,
+    _reservations_fit,
     _addresses_go_along,
+    _datagrams_are_known,
     _legs_are_known,
     _agent_can,
 )

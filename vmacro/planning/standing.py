@@ -85,7 +85,8 @@ def _agree(home: _End, away: _End, domain: DomainFacts) -> bool:
         and home.host.name != away.host.name
         and (near.peer, far.peer) == (away.host.address, home.host.address)
         and near.kind == far.kind
-        and near.mac == far.mac == domain.mac.lower()
+        and near.mac == far.mac
+        and near.mac in {card.mac for card in domain.cards}
     )
 
 

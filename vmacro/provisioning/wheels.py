@@ -120,7 +120,9 @@ def host_side_digest() -> str:
 
 
 def _everything() -> list[Path]:
-    return [p for package in ("vmacro", "guest_agent") for p in (SOURCE / package).rglob("*.py")]
+    """All that a wheel may have, its data (*.toml) too: a wheel with old data is no wheel of this vmacro."""
+    kinds = ("*.py", "*.toml")
+    return [p for package in ("vmacro", "guest_agent") for kind in kinds for p in (SOURCE / package).rglob(kind)]
 
 
 def digest(files: list[Path]) -> str:

@@ -28,6 +28,7 @@ def run(
     duration_s: float | None,
     grace_s: float,
     observe: Callable[[Sample], None] = lambda _sample: None,
+    visit_every_ms: float = 0,
 ) -> None:
     """Probe until duration_s is over or a signal comes. Raises ProbeError."""
     stopped = threading.Event()
@@ -38,7 +39,7 @@ def run(
     if remote:
         threading.Thread(target=_stop_at_the_end_of_input, args=(stopped,), daemon=True).start()
     with contextlib.nullcontext(sys.stdout) if remote else _private(record) as out:
-        prober = Prober(target, interval_ms, out, observe)
+        prober = Prober(target, interval_ms, out, observe, visit_every_ms=visit_every_ms)
         prober.run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
 
 
@@ -59,6 +60,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int)
     parser.add_argument("--tcp", action="store_true", help="plain TCP instead of MPTCP")
     parser.add_argument("--interval-ms", type=float, default=10.0)
+    parser.add_argument("--visit-every-ms", type=float, default=0.0, help="new connections, too; 0: none come")
     parser.add_argument("--duration-s", type=float)
     parser.add_argument("--grace-s", type=float, default=5.0)
     parser.add_argument("--record", type=Path, required=True, help="a file, or - for standard output")
@@ -68,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
-        run(target, o.interval_ms, o.record, o.duration_s, o.grace_s)
+        run(target, o.interval_ms, o.record, o.duration_s, o.grace_s, visit_every_ms=o.visit_every_ms)
     except ProbeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from vmacro.rtt import recording, wire
-from vmacro.rtt.samples import Sample
+from vmacro.rtt.samples import Sample, Visit
+from vmacro.rtt.visitors import Visitors
 
 SOL_MPTCP, MPTCP_INFO = 284, 1  # include/uapi/linux/mptcp.h
 # struct mptcp_info: 8 x u8, flags u32, token u32
@@ -62,7 +63,8 @@ class ProbeError(Exception):
 
 
 class Prober:
-    """Measures over one connection, and writes each round trip to the recording as it ends."""
+    """Measures over one connection, and writes each round trip to the recording as it ends; with `visit_every_ms`, new
+    connections come beside it on a schedule of their own."""
 
     def __init__(
         self,
@@ -71,16 +73,19 @@ class Prober:
         out: TextIO,
         observe: Callable[[Sample], None] = lambda _sample: None,
         connected: Callable[[str], None] = lambda _transport: None,
+        visit_every_ms: float = 0,
     ) -> None:
         self._target = target
         self._interval_ns = round(interval_ms * 1e6)
         self._out = out
         self._observe = observe
         self._connected = connected
+        self._visit_every_ms = visit_every_ms
         self._due: dict[int, int] = {}
         self._unsent = bytearray()
         self._received = bytearray()
         self._next = 0
+        self._visitors: Visitors | None = None
         self.transport = ""  # "mptcp" or "tcp", once it is connected
 
     @property
@@ -109,6 +114,8 @@ class Prober:
         finally:
             for seq, due in sorted(self._due.items()):
                 self._take(Sample(seq, due, None))
+            if self._visitors is not None:
+                self._visitors.close()
             self._out.write(recording.end_line(time.time_ns()))
             self._out.flush()
 
@@ -122,6 +129,7 @@ class Prober:
 
     def _probe(self, sock: socket.socket, keep_going: Callable[[], bool]) -> None:
         due = time.monotonic_ns()
+        visitors = self._visitors = self._invite(due)
         while keep_going():
             now = time.monotonic_ns()
             while due <= now:
@@ -129,11 +137,19 @@ class Prober:
                 self._unsent += wire.encode(self._next)
                 self._next += 1
                 due += self._interval_ns
-            self._exchange(sock, due)
+            if visitors is not None:
+                visitors.come(now)
+            self._exchange(sock, due if visitors is None else min(due, visitors.due_ns))
+
+    def _invite(self, start_ns: int) -> Visitors | None:
+        if not self._visit_every_ms:
+            return None
+        target, every_ms = self._target, self._visit_every_ms
+        return Visitors(target.address, target.port, target.mptcp, every_ms, self._visited, start_ns)
 
     def _drain(self, sock: socket.socket, grace_s: float) -> None:
         deadline = time.monotonic_ns() + round(grace_s * 1e9)
-        while self._due and time.monotonic_ns() < deadline:
+        while (self._due or self._waiting) and time.monotonic_ns() < deadline:
             self._exchange(sock, deadline)
 
     def _exchange(self, sock: socket.socket, until_ns: int) -> None:
@@ -142,9 +158,22 @@ class Prober:
             with contextlib.suppress(BlockingIOError):
                 del self._unsent[: sock.send(self._unsent)]
         wait_s = max(0.0, (until_ns - time.monotonic_ns()) / 1e9)
-        readable, _, _ = select.select([sock], [sock] if self._unsent else [], [], min(wait_s, 0.25))
-        if not readable:
-            return
+        visitors = self._visitors
+        reading, writing = [sock], [sock] if self._unsent else []
+        if visitors is not None:
+            reading, writing = reading + visitors.reading, writing + visitors.writing
+        readable, writable, _ = select.select(reading, writing, [], min(wait_s, 0.25))
+        if visitors is not None:
+            visitors.attend(readable + writable)
+        if sock in readable:
+            self._receive(sock)
+
+    @property
+    def _waiting(self) -> bool:
+        visitors = self._visitors
+        return visitors is not None and bool(visitors.reading or visitors.writing)
+
+    def _receive(self, sock: socket.socket) -> None:
         data = sock.recv(65536)
         now = time.monotonic_ns()
         if not data:
@@ -155,6 +184,9 @@ class Prober:
             if due is not None:
                 self._take(Sample(seq, due, now - due))
         self._out.flush()
+
+    def _visited(self, visit: Visit) -> None:
+        self._out.write(recording.visit_line(visit))
 
     def _take(self, sample: Sample) -> None:
         self._out.write(recording.sample_line(sample))

@@ -4,6 +4,8 @@ end in the middle: everything that is read is checked, and there is no more of i
 {"type":"header","version":1,"target":"10.0.0.5:7000","transport":"mptcp","interval_ms":10.0,...}
 {"type":"rtt","seq":0,"due_ns":...,"rtt_ns":...}      due_ns: CLOCK_MONOTONIC of the prober
 {"type":"lost","seq":7,"due_ns":...}
+{"type":"visit","seq":3,"due_ns":...,"rtt_ns":...,"mptcp":true}
+{"type":"turned away","seq":4,"due_ns":...,"mptcp":false,"why":"timed out"}
 {"type":"marker","name":"...","wall_ns":...}          CLOCK_REALTIME, whoever set it
 {"type":"end","wall_ns":...}
 """
@@ -15,11 +17,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from vmacro.rtt.samples import Marker, Recording, Sample
+from vmacro.rtt.samples import Marker, Recording, Sample, Visit
 
 VERSION = 1
 MAX_LINE = 1000  # characters; ours have at most some 200
-MAX_SAMPLES = 1_000_000  # nearly three hours of a request every 10 ms
+MAX_SAMPLES = 1_000_000  # requests and visits: nearly three hours of a request every 10 ms
 MAX_MARKERS = 100
 _LIMIT = 1 << 62
 
@@ -48,6 +50,14 @@ def sample_line(sample: Sample) -> str:
     if sample.rtt_ns is None:
         return _line({"type": "lost", "seq": sample.seq, "due_ns": sample.due_ns})
     return _line({"type": "rtt", "seq": sample.seq, "due_ns": sample.due_ns, "rtt_ns": sample.rtt_ns})
+
+
+def visit_line(visit: Visit) -> str:
+    """The line of one visit, served or not."""
+    head = {"seq": visit.seq, "due_ns": visit.due_ns, "mptcp": visit.mptcp}
+    if visit.rtt_ns is None:
+        return _line({"type": "turned away", **head, "why": visit.why})
+    return _line({"type": "visit", **head, "rtt_ns": visit.rtt_ns})
 
 
 def marker_line(marker: Marker) -> str:
@@ -98,13 +108,14 @@ class _Parts:
     def __init__(self) -> None:
         self.head: dict[str, Any] | None = None
         self.samples: list[Sample] = []
+        self._visits: list[Visit] = []
         self._order: list[int] = []
         self._markers: list[Marker] = []
         self._complete = False
 
     @property
     def full(self) -> bool:
-        return len(self.samples) >= MAX_SAMPLES
+        return len(self.samples) + len(self._visits) >= MAX_SAMPLES
 
     def take(self, item: dict[str, Any]) -> None:
         """Raises ValueError, KeyError, TypeError."""
@@ -116,6 +127,8 @@ class _Parts:
             self._order.append(item["seq"])
         elif kind == "lost":
             self.samples.append(Sample(_count(item, "seq"), _count(item, "due_ns"), None))
+        elif kind in ("visit", "turned away"):
+            self._visits.append(_visit(item))
         elif kind == "marker":
             self._markers.append(Marker(_plain(item, "name", 100), _count(item, "wall_ns")))
             if len(self._markers) > MAX_MARKERS:
@@ -136,7 +149,16 @@ class _Parts:
             tuple(self._order),
             tuple(self._markers),
             self._complete,
+            tuple(sorted(self._visits, key=lambda v: v.seq)),
         )
+
+
+def _visit(item: dict[str, Any]) -> Visit:
+    if type(item["mptcp"]) is not bool:
+        raise ValueError(f"mptcp = {str(item['mptcp'])[:40]!r}")
+    served = item["type"] == "visit"
+    took, why = (_count(item, "rtt_ns", 1), "") if served else (None, _plain(item, "why", 100))
+    return Visit(_count(item, "seq"), _count(item, "due_ns"), took, item["mptcp"], why)
 
 
 def _count(item: dict[str, Any], key: str, least: int = 0) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vmacro.rtt import statistics
-from vmacro.rtt.samples import Recording
+from vmacro.rtt.samples import Recording, Visit
 from vmacro.rtt.statistics import Spread
 
 OUTAGE_MEANS = "the longest time in which requests were outstanding and no response came, less one send interval"
@@ -27,6 +28,17 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Visited:
+    """Those who came anew in a part of the measurement: how many, how many of them got no answer, what the others
+    waited, and the first reason of a failure."""
+
+    count: int
+    failed: int
+    waited: Spread
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Felt:
     """What the client felt. `recover_ms`: from the start of the outage until round trips were normal again, None if
     they never were."""
@@ -37,11 +49,12 @@ class Felt:
     during: Spread
     after: Spread
     recover_ms: float | None
+    visitors: Mapping[str, Visited] = field(default_factory=dict)
 
 
 def felt(recording: Recording, spans: Sequence[Span]) -> Felt:
-    """Figures before the first span begins, from there to the end of the last span, and after it. Without spans, all of
-    the recording is `before`."""
+    """Figures before the first span begins, from there to the end of the last span, and after it; the visitors' by
+    the same three names. Without spans, all of the recording is `before`."""
     offset = recording.mono_to_wall_ns
     infinity = float("inf")
     start = min((s.start_ns for s in spans), default=infinity) - offset
@@ -54,7 +67,26 @@ def felt(recording: Recording, spans: Sequence[Span]) -> Felt:
         calm = statistics.recovered_ns(recording, silence.start_ns, after.median * 1.5 + 1.0)
         recover_ms = round((calm - silence.start_ns) / 1e6, 1) if calm is not None else None
     during = statistics.spread(statistics.between(recording, start, end))
-    return Felt(statistics.totals(recording), silence, before, during, after, recover_ms)
+    parts = {"before": (-infinity, start), "during": (start, end), "after": (end, infinity)}
+    visitors = {name: _visited(statistics.due_between(recording.visits, *part)) for name, part in parts.items()}
+    visitors = visitors if recording.visits else {}
+    return Felt(statistics.totals(recording), silence, before, during, after, recover_ms, visitors)
+
+
+def _visited(visits: Sequence[Visit]) -> Visited:
+    failed = [v for v in visits if v.rtt_ns is None]
+    return Visited(len(visits), len(failed), statistics.spread(visits), failed[0].why if failed else "")
+
+
+def visitors_table(felt: Felt) -> list[Table]:
+    """One table, or none where nobody came."""
+    some = {name: v for name, v in felt.visitors.items() if v.count}
+    rows = tuple(
+        (name, v.count, v.failed, v.waited.median, v.waited.p95, v.waited.max, v.why) for name, v in some.items()
+    )
+    columns = ("", "came", "not served", "median", "p95", "max", "why not")
+    note = "A visit: a new connection, a request, its answer (ms, from when it was due). MPTCP and TCP take turns."
+    return [Table("Visitors", columns, rows, note)] if rows else []
 
 
 def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path | io.BytesIO, format: str) -> None:
@@ -72,6 +104,7 @@ def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path |
     drawn[0].set_rasterized(len(points) > MOST_VECTORS)
     if lost:
         axes.plot(lost, [1.0] * len(lost), "x", color="#cc3311", label=f"{len(lost)} never answered")
+    _draw_visits(axes, recording)
     for number, span in enumerate(spans):
         left, right = (
             (span.start_ns - recording.mono_to_wall_ns - zero) / 1e9,
@@ -84,11 +117,24 @@ def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path |
     axes.set_ylabel("round trip (ms)")
     axes.set_title(_no_formula(title))
     axes.grid(visible=True, which="both", alpha=0.25)
-    if spans or lost:
+    if spans or lost or recording.visits:
         axes.legend(loc="upper right", fontsize=8)
     figure.tight_layout()
     figure.savefig(target, format=format)
     pyplot.close(figure)
+
+
+def _draw_visits(axes: Any, recording: Recording) -> None:
+    """Rings, and crosses on the floor for those who were not served."""
+    zero = recording.start_ns
+    served = [((v.due_ns - zero) / 1e9, v.rtt_ns / 1e6) for v in recording.visits if v.rtt_ns is not None]
+    away = [(v.due_ns - zero) / 1e9 for v in recording.visits if v.rtt_ns is None]
+    if served:
+        xs, ys = zip(*served)
+        drawn = axes.plot(xs, ys, "o", markersize=4, fillstyle="none", label=f"{len(served)} visitors served")
+        drawn[0].set_rasterized(len(served) > MOST_VECTORS)
+    if away:
+        axes.plot(away, [1.0] * len(away), "x", color="#ee7733", label=f"{len(away)} visitors not served")
 
 
 def _no_formula(text: str) -> str:

@@ -20,6 +20,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Visit(Sample):
+    """A new connection that asked once: rtt_ns is from when it was due until its answer, None where it got none; `why`
+    says what it got instead."""
+
+    mptcp: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Marker:
     """Something that happened, in ns of the wall clock."""
 
@@ -29,8 +38,9 @@ class Marker:
 
 @dataclass(frozen=True)
 class Recording:
-    """A whole measurement. `mono_to_wall_ns`, added to a time of the prober's monotonic clock, gives its wall clock
-    time. `samples` are in the order of sending, `arrival_order` has the sequence numbers in the order of responses."""
+    """A whole measurement, on one connection, and by visitors if any came. `mono_to_wall_ns`, added to a time of the
+    prober's monotonic clock, gives its wall clock time. `samples` are in the order of sending, `arrival_order` has the
+    sequence numbers in the order of responses."""
 
     target: str
     transport: str
@@ -41,6 +51,7 @@ class Recording:
     arrival_order: tuple[int, ...]
     markers: tuple[Marker, ...] = field(default=())
     complete: bool = True
+    visits: tuple[Visit, ...] = field(default=())
 
     @property
     def start_ns(self) -> int:

@@ -7,8 +7,9 @@ send interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vmacro.rtt.samples import Recording, Sample
 
@@ -104,7 +105,15 @@ def outage(recording: Recording) -> Outage:
 
 def between(recording: Recording, start_ns: float, end_ns: float) -> list[Sample]:
     """Requests that were due in [start, end), on the prober's monotonic clock."""
-    return [s for s in recording.samples if start_ns <= s.due_ns < end_ns]
+    return due_between(recording.samples, start_ns, end_ns)
+
+
+_Some = TypeVar("_Some", bound=Sample)
+
+
+def due_between(samples: Iterable[_Some], start_ns: float, end_ns: float) -> list[_Some]:
+    """Those that were due in [start, end), on the prober's monotonic clock."""
+    return [s for s in samples if start_ns <= s.due_ns < end_ns]
 
 
 def recovered_ns(recording: Recording, after_ns: int, good_ms: float, run: int = 20) -> int | None:

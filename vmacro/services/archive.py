@@ -12,7 +12,7 @@ from dbos import DBOSClient
 from sqlalchemy import make_url
 
 from vmacro.errors import ConfigurationError, JournalError, reason_of
-from vmacro.model.facts import NO_PAST, HomedAddress, Past
+from vmacro.model.facts import NO_PAST, HomedAddress, Lingering, Past
 from vmacro.model.moves import Carriage, Noted, Outcome, Plan
 from vmacro.model.nouns import Guest
 from vmacro.services import journal_json
@@ -199,14 +199,16 @@ class Archive:
             return NO_PAST
         listed = _moves(self._rows.workflows(MIGRATE, prefix=f"{guest.name[:40]}-"))
         plans = [r.plan for r in listed if isinstance(r, Record) and r.guest == guest.name]
-        carried = []
+        mine: list[Carriage] = []
         for carriage in self._carrying():
             if isinstance(carriage, Carriage):
-                carried += [HomedAddress(carriage.address, carriage.home)] if carriage.guest.name == guest.name else []
+                mine += [carriage] if carriage.guest.name == guest.name else []
             elif carriage.is_of(guest.name):
                 raise JournalError(f"carriage {carriage.trouble}; nothing was changed", "vmacro carried")
         legs = tuple(leg for plan in plans for leg in (*plan.new_legs, *plan.old_legs))
-        return Past(legs, tuple(dict.fromkeys(carried)))
+        carried = dict.fromkeys(HomedAddress(c.address, c.home) for c in mine)
+        lingering = [(c.address, 0.0 if c.named else c.lingers_until_s) for c in mine if c.named or c.lingers_until_s]
+        return Past(legs, tuple(carried), tuple(Lingering(*item) for item in lingering))
 
     def forget(self, before_ms: int) -> int:
         """Delete moves that ended before then, with their attempts, and carriages. Returns how many moves.

@@ -1,4 +1,5 @@
-"""After a move: an old address stays reachable through its leg until the last connection that cannot follow has ended.
+"""After a move: an old address stays reachable through its leg until the last connection that cannot follow has ended,
+as long as datagrams come for it, and as long as it lingers for new connections.
 
 Each such address has a durable workflow of its own, which outlives the move by hours. If a later move of the guest
 takes the address over, this workflow has nothing left to do.
@@ -13,17 +14,19 @@ from vmacro.errors import HostError, VmacroError
 from vmacro.model.events import CarryEnded, CarryTrouble, Note
 from vmacro.model.moves import Carriage, Outcome, Plan
 from vmacro.ports import World
-from vmacro.services import seamless, survey
+from vmacro.services import datagrams, dhcp, seamless, survey
 from vmacro.services.phases import Journal
 from vmacro.services.troubles import Troubles
+from vmacro.wire.counting import REST
 
 LOOK_EVERY_S = 1.0
+LONGEST_REST_S = 5.0
 LOOK_FOR_S = 60.0  # one step of the workflow
 CLOSE_FOR_S = 600.0
 
 
-class Verdict(StrEnum):
-    """What was found out about a carried address. UNNEEDED and LATE: close it; TAKEN_OVER: a later move has it."""
+class Need(StrEnum):
+    """Whether a carried address is needed. UNNEEDED and LATE: close it; TAKEN_OVER: a later move has it."""
 
     NEEDED = "needed"
     UNNEEDED = "unneeded"
@@ -35,6 +38,7 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
     """One for each address that is carried after the move; `wall_s`: now, in seconds since 1970."""
     legs = {leg.address: leg for leg in plan.old_legs}
     homes = {homed.address: homed.home for homed in plan.addresses}
+    deadline_s = wall_s + plan.policy.carry_deadline_s
     return [
         Carriage(
             plan.move_id,
@@ -44,7 +48,9 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
             plan.destination,
             legs.get(address),
             wall_s,
-            wall_s + plan.policy.carry_deadline_s,
+            deadline_s,
+            plan.lingers_until_s(address, wall_s),
+            named=outcome.names_remain,
         )
         for address in outcome.carried
         if address in homes  # a journal that others write to may name any
@@ -52,16 +58,16 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
 
 
 def run_carriage(carriage: Carriage, world: World, journal: Journal) -> str:
-    """Watch until no connection needs the address, its deadline has passed, or a later move has it. Returns how it
-    ended."""
+    """Watch until no connection needs the address and it lingers no more, its deadline has passed, or a later move has
+    it. Returns how it ended."""
     while True:
-        verdict = journal.step("watch", Verdict, lambda: _watch(carriage, world))
-        if verdict == Verdict.NEEDED:
+        need = journal.step("watch", Need, lambda: _watch(carriage, world))
+        if need == Need.NEEDED:
             continue
-        if verdict == Verdict.TAKEN_OVER:
+        if need == Need.TAKEN_OVER:
             ended = f"a later move of {carriage.guest.name} carries it on, or has ended it"
         else:
-            late = verdict == Verdict.LATE
+            late = need == Need.LATE
             left = journal.step("close", str, functools.partial(_close, carriage, world, late))
             ended = f"closed, its {'deadline has passed' if late else 'last connection has ended'}"
             ended += f"; but {left}; `vmacro cleanup` closes what is left" if left else ""
@@ -70,25 +76,27 @@ def run_carriage(carriage: Carriage, world: World, journal: Journal) -> str:
         return event.text
 
 
-def _watch(carriage: Carriage, world: World) -> Verdict:
+def _watch(carriage: Carriage, world: World) -> Need:
     """Look for a while, and once after the leg. What cannot be asked is asked again: no carried connection is cut
-    because a host is silent."""
+    because a host is silent. A guest that is slow to answer, as it has just arrived or has thousands of connections, is
+    left alone for longer."""
     began, looked_after = world.clock.monotonic_s(), False
-    while world.clock.monotonic_s() - began < LOOK_FOR_S and not world.cancelled():
+    while (looks_at_s := world.clock.monotonic_s()) - began < LOOK_FOR_S and not world.cancelled():
         try:
-            verdict = _retire_if_unused(carriage, world)
-            if verdict == Verdict.NEEDED and not looked_after:
+            need = _retire_if_unused(carriage, world)
+            if need == Need.NEEDED and not looked_after:
                 looked_after = True
                 _look_after(carriage, world)
         except VmacroError as error:
-            verdict = Verdict.NEEDED
+            need = Need.NEEDED
             world.tell(carriage.move_id, CarryTrouble(carriage.address, error.message))
-        if verdict != Verdict.NEEDED:
-            return verdict
+        if need != Need.NEEDED:
+            return need
         if world.clock.wall_ns() > carriage.deadline_s * 1e9:
-            return Verdict.LATE
-        world.clock.sleep(LOOK_EVERY_S)
-    return Verdict.NEEDED
+            return Need.LATE
+        took_s = world.clock.monotonic_s() - looks_at_s
+        world.clock.sleep(min(max(LOOK_EVERY_S, REST * took_s), LONGEST_REST_S))
+    return Need.NEEDED
 
 
 def _look_after(carriage: Carriage, world: World) -> None:
@@ -101,17 +109,21 @@ def _look_after(carriage: Carriage, world: World) -> None:
         world.tell(carriage.move_id, CarryTrouble(carriage.address, text))
 
 
-def _retire_if_unused(carriage: Carriage, world: World) -> Verdict:
-    """Have the guest give the address up, unless a connection needs it or a later move has it."""
+def _retire_if_unused(carriage: Carriage, world: World) -> Need:
+    """Have the guest give the address up, unless connections or datagrams need it, it lingers, or a later move has
+    it."""
     if not survey.where([carriage.at], carriage.guest, world):
-        return Verdict.TAKEN_OVER if _taken_over(carriage, world) else Verdict.NEEDED
+        return Need.TAKEN_OVER if _taken_over(carriage, world) else Need.NEEDED
     with world.agent(carriage.at, carriage.guest.domain) as agent:
         facts = agent.status()
         if not facts.address or carriage.address in (facts.address, facts.address6):
-            return Verdict.NEEDED  # an agent that has just started, or has not seen yet that its guest has moved
+            return Need.NEEDED  # an agent that has just started, or has not seen yet that its guest has moved
         if carriage.address not in facts.extra_addresses:
-            return Verdict.UNNEEDED
-        return Verdict.UNNEEDED if agent.retire(carriage.address) else Verdict.NEEDED
+            return Need.UNNEEDED
+        lingers = world.clock.wall_ns() < carriage.open_until_s * 1e9
+        if lingers or datagrams.in_use(carriage.address, carriage.home, world):
+            return Need.NEEDED
+        return Need.UNNEEDED if agent.retire(carriage.address) else Need.NEEDED
 
 
 def _taken_over(carriage: Carriage, world: World) -> bool:
@@ -121,9 +133,7 @@ def _taken_over(carriage: Carriage, world: World) -> bool:
     if leg is not None:
         ends = ((leg.home, leg.home_bridge), (leg.away, leg.away_bridge))
         return not any(leg.move_id in seamless.moves_with_legs(leg.address, *end, world) for end in ends)
-    network = world.hypervisor(home).network(home.network)
-    placeholder = (carriage.address, seamless.placeholder_mac(carriage.address))
-    return network is None or placeholder not in network.reserved
+    return not dhcp.is_kept(carriage.address, home, world)
 
 
 def _is_anothers(carriage: Carriage, world: World) -> bool:
@@ -174,5 +184,5 @@ def _close_at_hosts(carriage: Carriage, world: World, release: bool) -> str:
             seamless.close(carriage.leg, world)
     with troubles.of(HostError):
         if release:
-            seamless.set_reservation(carriage.address, carriage.home, world, reserved=False)
+            dhcp.give_back(carriage.address, carriage.home, world)
     return troubles.first

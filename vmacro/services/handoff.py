@@ -5,18 +5,22 @@ Every method looks before it acts, so that each of them may run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Protocol
 
 from vmacro.errors import AgentError
-from vmacro.model.facts import Arrival, Connection
-from vmacro.model.moves import After, Before, Plan
-from vmacro.planning.outcome import all_followed
+from vmacro.model.facts import Arrival, Counts
+from vmacro.model.moves import NOTHING_HEARD, After, Before, Plan
+from vmacro.planning.outcome import untold
 from vmacro.ports import Agent, World
+from vmacro.wire.agent_verbs import CountArgs
+from vmacro.wire.counting import REST, began_with, counted
 
 SETTLE_POLL_S = 0.1
 AGENT_PATIENCE_S = 0.1
+UNTOLD_FOR_S = 2.0  # the kernel tells of an end a moment later, and the agent waits for it
 
 
 class Handoff(Protocol):
@@ -66,12 +70,11 @@ class Renumber:
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
         """Wait for joins, then withdraw the old address."""
-        expected = [c.key for c in before.connections if c.willing]
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            after = wait_until_followed(plan, world, agent, expected, arrival.present)
+            wait_until_followed(plan, world, agent, before, CountArgs(arrival.present, willing=True))
             if arrival.old != arrival.new:
                 agent.retire(arrival.old)
-        return After(after)
+            return once_told(world, agent, before, arrival.present)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Nothing is left."""
@@ -98,20 +101,56 @@ def ask_to_arrive(plan: Plan, world: World) -> Arrival:
             world.clock.sleep(AGENT_PATIENCE_S)
 
 
-def wait_until_followed(
-    plan: Plan, world: World, agent: Agent, expected: list[str], present: tuple[str, ...]
-) -> tuple[Connection, ...]:
-    """The connections, once all expected ones (their keys) use one of the `present` addresses, or the policy's
-    settle_timeout_s has passed."""
-    deadline = world.clock.monotonic_s() + plan.policy.settle_timeout_s
-    found = agent.connections()
-    while not _settled(expected, found, present) and world.clock.monotonic_s() < deadline:
+def wait_until_followed(plan: Plan, world: World, agent: Agent, before: Before, args: CountArgs) -> None:
+    """Until all awaited connections that have not ended use one of the addresses, or the policy's settle_timeout_s has
+    passed."""
+    deadline_s = world.clock.monotonic_s() + plan.policy.settle_timeout_s
+    counted_until(lambda counts: not counts.awaited, world, agent, before, args, SETTLE_POLL_S, deadline_s)
+
+
+def once_told(
+    world: World, agent: Agent, before: Before, present: tuple[str, ...], carried: tuple[str, ...] = ()
+) -> After:
+    """The connections that are there, and how the others have ended, once the guest's kernel has told of all."""
+    args = CountArgs(present, carried, known=before.addresses)
+    deadline_s = world.clock.monotonic_s() + UNTOLD_FOR_S
+    while True:
+        counts = counted_until(lambda c: not c.untold, world, agent, before, args, SETTLE_POLL_S, deadline_s)
+        connections, endings = agent.connections(), agent.endings()  # what goes in between has an ending, too
+        found = After(connections, carried, endings, beyond=counts.beyond)
+        if not untold(before, found) or world.clock.monotonic_s() >= deadline_s:
+            return found
         world.clock.sleep(SETTLE_POLL_S)
-        found = agent.connections()
-    return found
 
 
-def _settled(expected: Iterable[str], after: tuple[Connection, ...], addresses: tuple[str, ...]) -> bool:
-    """A connection whose old path has died may show no subflow for a moment: wait for that one too."""
-    there = {c.key for c in after}
-    return all(key in there for key in expected) and all_followed(expected, after, addresses)
+def counted_until(
+    over: Callable[[Counts], bool],
+    world: World,
+    agent: Agent,
+    before: Before,
+    args: CountArgs,
+    every_s: float,
+    deadline_s: float,
+) -> Counts:
+    """Have the guest count its connections until that is over, or the deadline has passed; the last counts. It counts
+    for no more than a tenth of its time, however many there are."""
+    while True:
+        counts = _count(agent, before, args)
+        left_s = deadline_s - world.clock.monotonic_s()
+        if over(counts) or left_s <= 0:
+            return counts
+        world.clock.sleep(min(max(every_s, REST * counts.took_ms / 1000), left_s))
+
+
+def _count(agent: Agent, before: Before, args: CountArgs) -> Counts:
+    """Where the agent knows of no such watch, it does not know whom to wait for: then it tells of each connection."""
+    counts = agent.count(args)
+    if counts.watch == before.watch != "":
+        return counts
+    connections = agent.connections()
+    endings = agent.endings() if before.watch else NOTHING_HEARD
+    unbroken = bool(before.watch) and endings.watch == before.watch
+    ended = {e.key: e for e in endings.endings} if unbroken else {}
+    told = unbroken and not endings.missed
+    found = counted(args, began_with(before.connections), connections, ended, told)
+    return replace(counts, awaited=found.awaited, untold=found.untold, beyond=found.beyond)

@@ -17,7 +17,7 @@ from dbos._serialization import DefaultSerializer
 
 from vmacro.errors import JournalError, VmacroError
 from vmacro.model.facts import Arrival, CopyStatistics
-from vmacro.model.moves import After, Before, Carriage, Noted, Outcome, Phase, Plan
+from vmacro.model.moves import After, Before, Carriage, Noted, Outcome, Phase, Plan, Verdict
 from vmacro.planning.handoffs import HANDOFFS
 from vmacro.wire import fields
 from vmacro.wire.fields import FieldError, Said, Text
@@ -113,9 +113,22 @@ def plan_from(data: object, subject: str) -> tuple[Plan, bool]:
 
 
 def outcome_from(data: object, subject: str) -> Outcome:
-    """How an attempt ended. Raises JournalError."""
+    """How an attempt ended, as this vmacro or an older one has written it. Raises JournalError."""
+    if isinstance(data, Mapping) and isinstance(data.get("connections"), (list, tuple)):
+        data = {**data, "connections": [_verdict_from(item) for item in data["connections"]]}
     outcome: Outcome = decoded(Outcome, data, subject)
     return outcome
+
+
+def _verdict_from(item: Any) -> Any:
+    """Before there were verdicts, it was kept whether a connection was there, and by which address."""
+    if not isinstance(item, Mapping) or "kept" not in item:
+        return item
+    kept, followed, carried = (item.get(key) is True for key in ("kept", "followed", "carried"))
+    verdict = Verdict.FOLLOWED if followed else Verdict.CARRIED if carried else Verdict.UNKNOWN
+    why = "" if followed or carried else "it had no address that was reached" if kept else "it was gone"
+    rest = {key: value for key, value in item.items() if key not in ("kept", "followed", "carried")}
+    return {**rest, "verdict": verdict.value, "why": why}
 
 
 def carriage_from(data: object, subject: str) -> Carriage:

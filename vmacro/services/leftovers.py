@@ -1,7 +1,9 @@
 """What ended moves have left at hosts and in guests, found by the names that moves put on everything they make.
 
 What belongs to a move that can still be resumed or aborted stays; so does what belongs to carried addresses, and to
-moves of other journals.
+moves of other journals. A reservation whose move no journal of ours has may be of one that was being planned when its
+orchestrator died: it is ours if our event log tells of that move. One without a mark is told, and removed only on
+request: an older vmacro made some, and operators do.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from functools import partial
 from typing import Literal
 
 from vmacro.errors import VmacroError
-from vmacro.model.moves import Carriage, Ending
+from vmacro.model import marks
+from vmacro.model.facts import Reservation
+from vmacro.model.moves import Carriage, Ending, Plan
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.ports import World
 from vmacro.services.archive import Record, UnreadableCarriage
-from vmacro.services.seamless import PLACEHOLDER_MAC_PREFIX, placeholder_mac
 from vmacro.services.survey import HOST_DEADLINE_S, LATE
 
 Kind = Literal["leg", "reservation", "domain", "address", "claim", "trouble"]
@@ -24,7 +27,9 @@ Kind = Literal["leg", "reservation", "domain", "address", "claim", "trouble"]
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that was left. `ours`: this journal has its move, and that move has ended."""
+    """One thing that was left. `ours`: this journal has its move, and that move has ended; or, if `planned`, the
+    journal does not have it, since it was only planned here. `name`: a reservation's. `perhaps`: it may be an
+    operator's own."""
 
     kind: Kind
     host: str
@@ -34,13 +39,23 @@ class Leftover:
     ours: bool
     address: str = ""
     mac: str = ""
+    name: str = ""
+    planned: bool = False
+    perhaps: bool = False
 
 
 class _Journalled:
-    """What the journal knows about moves, addresses and network cards."""
+    """What the journal knows about moves, addresses and network cards. `planned`: whether a move was planned here."""
 
-    def __init__(self, moves: Iterable[Record], carried: Iterable[Carriage | UnreadableCarriage]) -> None:
+    def __init__(
+        self,
+        moves: Iterable[Record],
+        carried: Iterable[Carriage | UnreadableCarriage],
+        planned: Callable[[str], bool],
+    ) -> None:
+        self.planned = planned
         self.moves = {r.plan.move_id: r for r in moves}
+        self.marks = {marks.mark(m, a): m for m, r in self.moves.items() for a in _addresses4(r.plan)}
         self.carried = {(c.move_id, c.address) for c in carried}
         self.carried_addresses = {c.address for c in carried}
         self._busy = {r.plan.guest.name for r in self.moves.values() if _goes_on(r)}
@@ -49,13 +64,13 @@ class _Journalled:
         record = self.moves.get(move_id)
         return record is not None and not _goes_on(record) and record.plan.guest.name not in self._busy
 
-    def reserved_by(self, address: str, mac: str) -> str:
-        """The last move that reserved an address for a card, or ''."""
+    def reserved_unmarked(self, entry: Reservation) -> str:
+        """The last move that may have made an entry without a mark, by a vmacro that made none; or ''."""
         for record in self.moves.values():
             plan = record.plan
-            for_guest = plan.reserve and (plan.new_address, plan.mac.lower()) == (address, mac.lower())
-            for_placeholder = mac == placeholder_mac(address) and address in {h.address for h in plan.addresses}
-            if for_guest or for_placeholder:
+            for_guest = plan.reserve and (plan.new_address, plan.mac) == (entry.address, entry.mac)
+            for_nobody = entry.mac == marks.placeholder_mac(entry.address) and entry.address in _addresses4(plan)
+            if not plan.marked and (for_guest or for_nobody):
                 return plan.move_id
         return ""
 
@@ -70,10 +85,15 @@ class _Journalled:
 
 
 def find(
-    inventory: Inventory, moves: list[Record], carried: Sequence[Carriage | UnreadableCarriage], world: World
+    inventory: Inventory,
+    moves: list[Record],
+    carried: Sequence[Carriage | UnreadableCarriage],
+    world: World,
+    planned: Callable[[str], bool] = lambda _move_id: False,
 ) -> list[Leftover]:
-    """Everything that was left. `moves`: newest first. A host or guest that cannot be asked is listed as `trouble`."""
-    known = _Journalled(moves, carried)
+    """Everything that was left. `moves`: newest first; `planned`: whether the event log tells of a move. A host or
+    guest that cannot be asked is listed as `trouble`."""
+    known = _Journalled(moves, carried, planned)
     questions = [partial(_told, host, "", partial(_at, host, known, world)) for host in inventory.hosts]
     answers = world.side_by_side(questions, HOST_DEADLINE_S)
     found: list[Leftover] = []
@@ -92,7 +112,7 @@ def remove(inventory: Inventory, left: Leftover, world: World) -> None:
     if left.kind == "leg":
         world.host_network(host).close(left.move_id, left.address)
     elif left.kind == "reservation":
-        world.hypervisor(host).release(host.network, left.mac, left.address)
+        world.hypervisor(host).release(host.network, Reservation(left.address, left.mac, left.name))
     elif left.kind == "domain" and guest is not None:
         world.hypervisor(host).discard(guest.domain)
     elif left.kind in ("address", "claim") and guest is not None:
@@ -107,13 +127,13 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
     network = world.hypervisor(host).network(host.network)
     if network is None:
         return
-    for address, mac in network.reserved:
-        move = known.reserved_by(address, mac)
-        if address in known.carried_addresses or not (move or mac.startswith(PLACEHOLDER_MAC_PREFIX)):
-            continue  # needed, or the operator's own
-        guest = known.moves[move].plan.guest.name if move else ""
-        what = f"DHCP reservation of {address} for {mac}"
-        yield Leftover("reservation", host.name, guest, move, what, known.over(move), address, mac)
+    for entry in network.reserved:
+        if entry.address in known.carried_addresses:
+            continue  # needed
+        if marks.is_marked(entry):
+            yield _marked(host, entry, known, world.inventory)
+        elif (move := known.reserved_unmarked(entry)) or entry.mac == marks.placeholder_mac(entry.address):
+            yield _unmarked(host, entry, known, move)
     if not host.ssh and not known.moves:
         return
     for end in world.host_network(host).facts(network.bridge, "", "").legs:
@@ -123,6 +143,30 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
         guest = record.plan.guest.name if record is not None else ""
         what = f"{end.kind} leg of {end.address}, {end.side} end"
         yield Leftover("leg", host.name, guest, end.move, what, known.over(end.move), end.address)
+
+
+def _marked(host: Host, entry: Reservation, known: _Journalled, inventory: Inventory) -> Leftover:
+    move = known.marks.get(entry.name, "")
+    if move:
+        guest, ours = known.moves[move].plan.guest.name, known.over(move)
+    else:
+        move = marks.move_in(entry)
+        guest = next((g.name for g in inventory.guests if g.name[:40] == move.rsplit("-", 3)[0]), "")
+        ours = guest != "" and known.planned(move)
+    what, planned = f"DHCP reservation of {entry.told}", move not in known.moves
+    return Leftover(
+        "reservation", host.name, guest, move, what, ours, entry.address, entry.mac, entry.name, planned=planned
+    )
+
+
+def _unmarked(host: Host, entry: Reservation, known: _Journalled, move: str) -> Leftover:
+    guest = known.moves[move].plan.guest.name if move else ""
+    perhaps = entry.mac != marks.placeholder_mac(entry.address)
+    whose = "an older vmacro's, or an operator's own" if perhaps else "an older vmacro's"
+    what = f"DHCP reservation of {entry.told} without a mark: {whose}"
+    return Leftover(
+        "reservation", host.name, guest, move, what, False, entry.address, entry.mac, entry.name, perhaps=perhaps
+    )
 
 
 def _of_guest(inventory: Inventory, guest: Guest, known: _Journalled, world: World) -> list[Leftover]:
@@ -139,7 +183,7 @@ def _state(host: Host, guest: Guest, world: World) -> str:
         domain = world.hypervisor(host).domain(guest.domain)
     except VmacroError:
         return ""  # _at() tells of hosts that cannot be asked
-    return domain.state if domain is not None else ""
+    return domain.state if domain is not None and not domain.job else ""  # what is at work there ends by itself
 
 
 def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, world: World) -> Iterator[Leftover]:
@@ -173,6 +217,12 @@ def _told(host: Host, guest: str, look: Callable[[], Iterable[Leftover]]) -> lis
 
 def _trouble(host: Host, guest: str, what: str) -> Leftover:
     return Leftover("trouble", host.name, guest, "", what, ours=False)
+
+
+def _addresses4(plan: Plan) -> set[str]:
+    """IPv4 addresses that a move may have had DHCP keep."""
+    old = (*(homed.address for homed in plan.addresses), *(leg.address for leg in plan.earlier_legs))
+    return {address for address in (plan.new_address, *old) if address and ":" not in address}
 
 
 def _goes_on(record: Record) -> bool:

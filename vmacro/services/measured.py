@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from vmacro.errors import PlanRejectedError, RolledBackError
+from vmacro.errors import HostError, PlanRejectedError, RolledBackError, TakenError, VmacroError
 from vmacro.model.events import Note
 from vmacro.model.facts import NO_PAST, Past, Survey
 from vmacro.model.moves import Finding, Outcome, Plan
@@ -18,13 +18,14 @@ from vmacro.planning import checks, planner
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.ports import World
+from vmacro.services import dhcp
 from vmacro.services.reservations import Reservations
 from vmacro.services.survey import Views, survey, uncounted
 
 # Long enough before and after the move for a meaningful median.
 LEAD_IN_S, LEAD_OUT_S = 3.0, 4.0
 LOOKS = 5
-_ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr")
+_ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr", "client-ipv6-only", "client-slots-taken")
 
 
 class Prober(Protocol):
@@ -60,7 +61,7 @@ def look(
     """What checks and planner need to know, with what `counted` adds; changes nothing but, to ask clients, an address
     borrowed, announced and withdrawn."""
     seamless = request.handoff == SEAMLESS  # it carries those who cannot follow, and need not ask before
-    return survey(inventory, request.guest, world, ask_clients and not seamless, seamless, counted, past)
+    return survey(inventory, request.guest, world, ask_clients and not seamless, seamless, counted, past, True)
 
 
 def planned(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
@@ -110,16 +111,47 @@ def move(
 def _reserved(
     move_id: str, inventory: Inventory, request: Request, world: World, reservations: Reservations, past: Past
 ) -> Iterator[Plan]:
-    """The plan, with what it counts on reserved. Another move may have taken the address that was asked about, so that
-    this one gets an address of which nobody knows who uses it: then look again. Raises PlanRejectedError."""
+    """The plan, with what it counts on reserved: memory and address in this process, the address in DHCP, too, which
+    is how processes and orchestrators share a site. Another move may have taken the address that was asked about, so
+    that this one gets an address of which nobody knows who uses it, or may take it before it is reserved: then look
+    again. Raises PlanRejectedError."""
     for _ in range(LOOKS):
         seen = look(inventory, request, world, ask_clients=True, counted=reservations.counted, past=past)
         with reservations.planned(seen, partial(planned, move_id, inventory, request)) as plan:
-            if seen.view(plan.destination.name).probed in ("", plan.new_address):
-                yield plan
+            if seen.view(plan.destination.name).probed in ("", plan.new_address) and _is_first(plan, world):
+                try:
+                    yield plan
+                except VmacroError:  # nothing has begun: of what has, there is an outcome
+                    _give_back(plan, world)
+                    raise
                 return
     text = f"guest {request.guest.name}: other moves took {LOOKS} addresses while it was planned; nothing was changed"
     raise PlanRejectedError(text, "try again")
+
+
+def _is_first(plan: Plan, world: World) -> bool:
+    """Whether nobody else has reserved the new address since it was chosen. From now on it is this move's, by its mark:
+    if this process dies before the journal has the move, `vmacro cleanup` knows by this note that it was ours. Raises
+    PlanRejectedError."""
+    if not plan.reserve:
+        return True
+    world.tell(plan.move_id, Note(f"reserving {plan.new_address} at {plan.destination.name}"))
+    try:
+        dhcp.reserve(plan, world)
+    except TakenError as error:
+        world.tell(plan.move_id, Note(f"{error.message}; looking for another"))
+        return False
+    except HostError as error:
+        _give_back(plan, world)  # it may have been made all the same
+        raise PlanRejectedError(f"the move was not started: {error.message}", error.hint) from error
+    return True
+
+
+def _give_back(plan: Plan, world: World) -> None:
+    try:
+        dhcp.release(plan, world)
+    except HostError as error:
+        world.tell(plan.move_id, Note(f"{error.message}; `vmacro cleanup` removes it"))
 
 
 def _start(prober: Prober | None, request: Request, seen: Survey, folder: Path) -> tuple[Path | None, str]:

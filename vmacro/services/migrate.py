@@ -11,18 +11,21 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmacro.errors import AgentError, HostError, VmacroError
+from vmacro.errors import CopyError, HostError, VmacroError
 from vmacro.model import events
-from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics
-from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan
-from vmacro.planning.outcome import compare
+from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
+from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
+from vmacro.model.nouns import Host
+from vmacro.planning.outcome import REBOOTED, SHUT_OFF, all_lost, bounded, compare_flows, judge, unjudged
 from vmacro.ports import World
-from vmacro.services import disks, whereabouts
+from vmacro.services import datagrams, dhcp, disks, outside, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
+from vmacro.services.outside import Untold
 from vmacro.services.phases import Journal, Phases
 from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import Place
+from vmacro.wire.agent_verbs import MAX_ADDRESSES
 
 _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
@@ -39,15 +42,16 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     before, failed = Before("", ()), None
     statistics: CopyStatistics | None = None
     try:
+        outside.before(plan, world, phases)
         seen = phases.run(Phase.SURVEY, Before, lambda w: _look_once_more(plan, w))
         if plan.disks:
             phases.do(Phase.DISKS, lambda w: disks.send_ahead(plan, w))
         before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
         statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again))
     except VmacroError as error:
-        failed = _unless_it_arrived(plan, world, phases, error)
+        failed = _unless_it_arrived(plan, world, phases, error, again)
     if failed is None:
-        outcome = _go_forward(plan, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
+        outcome = _go_forward(plan, world, phases, handoff, before, Outcome(Ending.MOVED, statistics=statistics))
     else:
         outcome = failed
     if phases.unwritten:
@@ -57,22 +61,50 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 
-def _go_forward(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
+def _go_forward(
+    plan: Plan, world: World, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome
+) -> Outcome:
     """After the point of no return."""
     after: After | None = None
+    untold = Untold()
     try:
         arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: handoff.arrive(plan, w))
         outcome = replace(outcome, arrival=arrival)
+        untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found = compare(before.connections, after.connections, arrival.present, after.carried)
-        outcome = replace(outcome, connections=tuple(found), carried=after.carried)
-        phases.do(Phase.VERIFY, lambda w: _verify_health(plan, w))
+        found, beyond = bounded(judge(before, after, arrival.present), after.beyond)
+        flows = tuple(compare_flows(before.flows, after.flows, after.carried))
+        outcome = replace(outcome, connections=tuple(found), beyond=beyond, carried=after.carried, flows=flows)
+        if not phases.run(Phase.VERIFY, bool, lambda w: _is_the_same(plan, w, before)):
+            outcome = replace(outcome, connections=tuple(all_lost(found, REBOOTED)), reason=REBOOTED)
         phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, after))
     except VmacroError as error:
-        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=error.message, hint=error.hint, remains=True)
-        return outcome if Phase.CLEAN in phases.begun else _without_the_guest(plan, phases, handoff, after, outcome)
-    lost = [c for c in outcome.connections if not c.kept]
-    return _with_losses(outcome, lost) if lost and not plan.policy.allow_connection_loss else outcome
+        outcome = replace(outcome, still=whereabouts.still_at(plan.destination, plan, world))
+        if outcome.still in whereabouts.OFF:
+            return untold.left_in(_shut_off(plan, phases, handoff, before, outcome))
+        reason, hint = error.message, error.hint
+        if outcome.still:
+            reason = f"it is {outcome.still} at {plan.destination.name}: {reason}"
+            hint = f"{whereabouts.how_to_start(outcome.still, plan)}; vmacro resume {plan.move_id} goes on then"
+        outcome = replace(outcome, ending=Ending.INCOMPLETE, reason=reason, hint=hint, remains=True)
+        if Phase.CLEAN not in phases.begun:
+            outcome = _without_the_guest(plan, phases, handoff, after, outcome)
+        return untold.left_in(outcome)
+    return untold.left_in(_with_verdicts(outcome, plan.policy.allow_connection_loss))
+
+
+def _shut_off(plan: Plan, phases: Phases, handoff: Handoff, before: Before, outcome: Outcome) -> Outcome:
+    """It has arrived, and somebody has shut it off since, or it has crashed: nothing is carried for it."""
+    lost = all_lost(unjudged(before), SHUT_OFF)
+    outcome = replace(outcome, ending=Ending.WITH_LOSSES, connections=tuple(lost), carried=(), flows=())
+    reason = f"it is {outcome.still} at {plan.destination.name}, since it was shut off after it had arrived"
+    hint = whereabouts.how_to_start(outcome.still, plan)
+    try:
+        phases.do(Phase.CLEAN, lambda w: _clean(plan, w, handoff, After(())))
+    except VmacroError as error:
+        reason = f"{reason}; and what the move needed remains: {error.message}"
+        return replace(outcome, ending=Ending.INCOMPLETE, reason=reason, hint=error.hint, remains=True)
+    return replace(outcome, reason=reason, hint=hint)
 
 
 def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: After | None, outcome: Outcome) -> Outcome:
@@ -99,14 +131,18 @@ def _look_once_more(plan: Plan, world: World) -> Before:
         if plan.takes_over:
             agent.release(plan.takes_over)
         agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
-        facts, connections = agent.status(), agent.connections()
-    return Before(facts.boot_id, connections)
+        facts, watched = agent.status(), agent.watch()
+    homed = plan.addresses or (HomedAddress(plan.address, plan.source),)
+    flows, addresses = datagrams.known(homed, world), facts.claimed[:MAX_ADDRESSES]
+    return Before(facts.boot_id, watched.connections, watched.name, flows, addresses)
 
 
 def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:
     """Live migration; ends when the guest runs at the destination, which is the point of no return."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
     seen = whereabouts.look(plan, world)
+    if seen.place == Place.SOURCE and seen.still:
+        raise CopyError(f"host {plan.source.name}: domain {plan.guest.domain} is {seen.still}")
     if seen.place != Place.DESTINATION:
         if again and not world.cancelled() and seen.place == Place.SOURCE:
             _prepare_again(plan, world, handoff)
@@ -169,13 +205,11 @@ def _teller(plan: Plan, world: World, side: events.Side, host: str) -> Callable[
     return see
 
 
-def _verify_health(plan: Plan, world: World) -> None:
-    """That libvirt reports success is no proof: the guest must answer, and not have rebooted. Raises AgentError."""
+def _is_the_same(plan: Plan, world: World, before: Before) -> bool:
+    """That libvirt reports success is no proof: the guest must answer, which else raises AgentError. One that has
+    rebooted since it was asked for its connections is well, and has lost them."""
     with world.agent(plan.destination, plan.guest.domain) as agent:
-        facts = agent.status()
-    if facts.boot_id != plan.boot_id:
-        text = f"guest {plan.guest.name}: it rebooted during the move (boot id {facts.boot_id}, was {plan.boot_id})"
-        raise AgentError(text, "look at its console on the destination")
+        return agent.status().boot_id == (before.boot_id or plan.boot_id)
 
 
 def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
@@ -185,14 +219,20 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
-    with world.agent(plan.destination, plan.guest.domain) as agent:
+    _release(plan, world, plan.destination)
+
+
+def _release(plan: Plan, world: World, at: Host) -> None:
+    with whereabouts.in_memory(at, plan, world), world.agent(at, plan.guest.domain) as agent:
         agent.release(plan.move_id)
 
 
-def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError) -> Outcome | None:
+def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroError, again: bool) -> Outcome | None:
     """Find out where the guest is, and only then undo. If that cannot be known, touch nothing. None: it has arrived, in
     spite of the error."""
-    if Phase.COPY in phases.begun:
+    # Hooks that the inventory has only had since an earlier attempt: that one may have come further.
+    hooks_are_new = again and phases.begun == [Phase.HOOKS_BEFORE]
+    if Phase.COPY in phases.begun or hooks_are_new:
         seen = whereabouts.settled(plan, world)
         if seen.place == Place.UNKNOWN:
             said = f"GUEST UNCERTAIN: {error.message}; seen: {whereabouts.told(seen, plan)}"
@@ -201,12 +241,18 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
         if seen.place == Place.DESTINATION:
             world.tell(plan.move_id, events.Note(f"the guest runs at {plan.destination.name} all the same"))
             return None
+    still = whereabouts.still_at(plan.source, plan, world) if Phase.SURVEY in phases.begun else ""
+    said, hint, rest = error.message, error.hint, f"vmacro resume {plan.move_id} undoes the rest"
+    if still:
+        since = ", since it was shut off before it had left" if still in whereabouts.OFF else ""
+        said, hint = f"it is {still} at {plan.source.name}{since}: {said}", whereabouts.how_to_start(still, plan)
+        rest = f"{hint}; {rest}"
     try:
         phases.do(Phase.UNDO, lambda w: _undo(plan, w, phases.begun))
     except VmacroError as left:
-        reason = f"{error.message}; and undoing what was prepared: {left.message}"
-        return Outcome(Ending.ROLLED_BACK, reason, f"vmacro resume {plan.move_id} undoes the rest", remains=True)
-    return Outcome(Ending.ROLLED_BACK, error.message, error.hint)
+        reason = f"{said}; and undoing what was prepared: {left.message}"
+        return Outcome(Ending.ROLLED_BACK, reason, rest, remains=True, still=still)
+    return Outcome(Ending.ROLLED_BACK, said, hint, still=still)
 
 
 def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
@@ -215,14 +261,32 @@ def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     with troubles.of(VmacroError):
         if Phase.PREPARE in begun:  # else another move may have the guest
             HANDOFFS[plan.handoff].undo_prepare(plan, world)
+        else:
+            dhcp.release(plan, world)  # it was reserved when it was planned
     with troubles.of(VmacroError):
         if Phase.DISKS in begun:
             disks.undo(plan, world)
-    with troubles.of(VmacroError), world.agent(plan.source, plan.guest.domain) as agent:
-        agent.release(plan.move_id)
+    with troubles.of(VmacroError):
+        if Phase.SURVEY in begun:  # else it was not claimed
+            _release(plan, world, plan.source)
     troubles.raise_first()
 
 
-def _with_losses(outcome: Outcome, lost: list[ConnectionOutcome]) -> Outcome:
-    names = ", ".join(c.client for c in lost[:5])
-    return replace(outcome, ending=Ending.INCOMPLETE, reason=f"{len(lost)} connections did not follow: {names}")
+def _with_verdicts(outcome: Outcome, may_lose: bool) -> Outcome:
+    """Says what was lost, which makes it another ending unless that was allowed, and of what nobody knows. A guest that
+    has rebooted has lost more than connections."""
+    lost = [c for c in outcome.connections if c.verdict == Verdict.LOST]
+    unknown = [c for c in outcome.connections if c.verdict == Verdict.UNKNOWN]
+    beyond, rebooted = outcome.beyond, outcome.reason
+    texts = [rebooted] if rebooted else []
+    texts += [f"connections lost: {_named(lost)}"] if lost else []
+    texts += [f"{beyond.lost} more were lost, of those only counted"] if beyond.lost else []
+    texts += [f"it is not known what became of connections: {_named(unknown)}"] if unknown else []
+    texts += [f"nor of {beyond.unknown} of those only counted"] if beyond.unknown else []
+    ending = Ending.WITH_LOSSES if (lost or beyond.lost or rebooted) and not may_lose else outcome.ending
+    return replace(outcome, ending=ending, reason="; ".join(texts))
+
+
+def _named(found: list[ConnectionOutcome], most: int = 3) -> str:
+    some = ", ".join(f"{c.client} ({c.why})" for c in found[:most])
+    return f"{len(found)}: {some}" + (f" and {len(found) - most} more" if len(found) > most else "")

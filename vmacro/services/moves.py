@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,18 +21,19 @@ from vmacro.model.facts import Past, Survey
 from vmacro.model.moves import Ending, Finding, Noted, Outcome, Plan
 from vmacro.model.nouns import Guest, Inventory
 from vmacro.planning import checks, seamless
-from vmacro.planning.request import Request
+from vmacro.planning.request import Request, may_be_of
 from vmacro.planning.resuming import inherited
 from vmacro.ports import EventLog, World
 from vmacro.rtt import recording as recordings
 from vmacro.rtt.samples import Recording
-from vmacro.services import measured, report
+from vmacro.services import measured, report, waiting
 from vmacro.services.archive import Archive, Record
 from vmacro.services.measured import Prober
 from vmacro.services.reservations import Reservations
 
 Publish = Callable[[Event], None]
 Folder = Callable[[str], Path]
+LOOKED_AT_ONCE = 8  # guests, each by connections of its own: a libvirtd greets 20 at a time (max_anonymous_clients)
 
 
 class Worlds(Protocol):
@@ -92,12 +94,14 @@ class Control:
 @dataclass(frozen=True)
 class Checked:
     """What stands against a move, blockers first; `host` is where it would go, and `because` says why there. `legs`:
-    by which tunnels, and why; '' where it would use none."""
+    by which tunnels, and why; '' where it would use none. `datagrams`: which flows of them there are, and what will
+    become of them; '' where there are none."""
 
     host: str
     because: str
     findings: tuple[Finding, ...]
     legs: str = ""
+    datagrams: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -135,10 +139,27 @@ class Moves:
 
     def check(self, request: Request) -> Checked:
         """Everything that stands against a move, all at once. Changes nothing."""
-        seen = self._seen(request)
-        placed = checks.place(request, seen)
-        legs = seamless.tunnel_between(placed, seen)
-        return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs)
+        return _checked(request, self._seen(request))
+
+    def check_all(self, requests: Iterable[Request], at: str = "") -> list[tuple[Request, Checked]]:
+        """check() of many requests of one handoff, guests side by side, each of them looked at once. Left out are those
+        of guests that are not of site `at`, if one is named, and those to a site where the guest runs already."""
+        by_guest: dict[Guest, list[Request]] = {}
+        for request in requests:
+            by_guest.setdefault(request.guest, []).append(request)
+        pool = ThreadPoolExecutor(LOOKED_AT_ONCE)
+        try:
+            looking = [pool.submit(self._seen, wanted[0]) for wanted in by_guest.values()]
+            surveys = [waiting.until_done(future).result() for future in looking]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return [
+            (request, _checked(request, seen))
+            for wanted, seen in zip(by_guest.values(), surveys, strict=True)
+            for request in wanted
+            if not at or may_be_of(at, seen)
+            if request.destination.name not in {at, *(view.site for view in seen.running_at)}
+        ]
 
     def plan(self, request: Request) -> Plan:
         """What a move would do. Changes nothing. Raises PlanRejectedError with all blockers."""
@@ -193,9 +214,12 @@ class Moves:
         return self.resume(move_id, control, folder)
 
     def the_unfinished(self) -> str:
-        """The one move that has not ended. Raises ConfigurationError where there are none, or several."""
+        """The one move that has not ended; where all have, the last one, if that lost connections: there is nothing to
+        do for it, which is told. Raises ConfigurationError where there are none, or several."""
         with self._tools.archive() as archive:
             found = [record.plan.move_id for record in archive.unfinished()]
+            last = archive.readable(limit=1) if not found else []
+            found += [r.plan.move_id for r in last if r.outcome and r.outcome.ending == Ending.WITH_LOSSES]
         if len(found) != 1:
             raise ConfigurationError(f"which move? {', '.join(found) or 'no move is unfinished'}", "name it")
         return found[0]
@@ -238,6 +262,12 @@ class Moves:
                     how = "has not ended, and nobody works on it" if record.outcome is None else "left it uncertain"
                     text = f"guest {guest}: move {move_id}, begun by {by} at {began}, {how}; nothing was changed"
                     raise ClaimedError(text, f"vmacro resume {move_id}, or vmacro abort {move_id}")
+
+
+def _checked(request: Request, seen: Survey) -> Checked:
+    placed = checks.place(request, seen)
+    legs, told = seamless.tunnel_between(placed, seen), seamless.datagrams_told(placed, seen)
+    return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs, told)
 
 
 def _readable(recorded: Path | None) -> tuple[Recording | None, str]:

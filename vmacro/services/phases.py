@@ -10,12 +10,13 @@ from typing import Generic, Protocol, TypeVar
 from vmacro.errors import DeadlineError, InterruptedMoveError, JournalError, VmacroError
 from vmacro.model.events import JournalTrouble, PhaseBegan, PhaseEnded, PhaseFailed, What
 from vmacro.model.moves import Phase, Plan
+from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Policy
-from vmacro.ports import Agent, HostDisks, HostNetwork, Hypervisor, World
+from vmacro.ports import Agent, HostDisks, HostNetwork, Hypervisor, Names, World
 from vmacro.wire import agent_verbs
 
 Result = TypeVar("Result")
-BEFORE_ARRIVAL = (Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)
+BEFORE_ARRIVAL = (Phase.HOOKS_BEFORE, Phase.SURVEY, Phase.DISKS, Phase.PREPARE, Phase.COPY)
 
 
 class Journal(Protocol):
@@ -77,10 +78,10 @@ class Phases:
             raise
 
     def _bounded(self, phase: Phase) -> World:
-        """The world for one phase: once its time is over, nothing more can be asked of hosts and guests. Calls that are
-        under way have limits of their own."""
+        """The world for one phase: once its time is over, nothing more can be asked of hosts, guests and the name
+        server. Calls that are under way have limits of their own; so have hooks."""
         world, clock = self._world, self._world.clock
-        if phase in (Phase.SURVEY, Phase.DISKS, Phase.PREPARE) and world.cancelled():
+        if phase in BEFORE_ARRIVAL and phase != Phase.COPY and world.cancelled():
             raise InterruptedMoveError("interrupted before the copy began")
         seconds = bound_s(phase, self._plan.policy)
         until = clock.monotonic_s() + seconds
@@ -108,7 +109,8 @@ class Phases:
             check()
             return world.host_disks(host)
 
-        return replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network, host_disks=host_disks)
+        bounded = replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network, host_disks=host_disks)
+        return replace(bounded, names=_Bounded(world.names, check))
 
     def _tell(self, what: What) -> None:
         self._world.tell(self._plan.move_id, what)
@@ -125,6 +127,21 @@ def bound_s(phase: Phase, policy: Policy) -> float:
         Phase.UNDO: 2 * agent_verbs.RETIRE.deadline_s,  # of IPv4 and IPv6: hosts come after the guest
     }
     return policy.phase_timeout_s + waiting.get(phase, 0.0)
+
+
+class _Bounded:
+    """Implements ports.Names, as long as there is time."""
+
+    def __init__(self, names: Names, check: Callable[[], None]) -> None:
+        self._names, self._check = names, check
+
+    def look(self, name: str) -> NameFacts:
+        self._check()
+        return self._names.look(name)
+
+    def replace(self, seen: NameFacts, wanted: tuple[str, ...]) -> bool:
+        self._check()
+        return self._names.replace(seen, wanted)
 
 
 class _Once(Generic[Result]):

@@ -11,7 +11,8 @@ from typing import Any
 from vmacro import private
 from vmacro.errors import JournalError
 from vmacro.model.events import DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
-from vmacro.model.moves import Outcome, Phase, Plan
+from vmacro.model.moves import Outcome, Phase, Plan, Verdict
+from vmacro.planning.outcome import all_counted, told
 from vmacro.ports import EventLog
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report
@@ -79,11 +80,26 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
                 "token": c.key,
                 "client": c.client,
                 "mptcp": c.mptcp,
+                "verdict": c.verdict.value,
+                "why": c.why,
                 "kept": c.kept,
-                "followed": c.followed,
-                "carried": c.carried,
+                "followed": c.verdict == Verdict.FOLLOWED,
+                "carried": c.verdict == Verdict.CARRIED,
             }
             for c in outcome.connections
+        ],
+        "verdicts": all_counted(outcome),
+        "only_counted": asdict(outcome.beyond),
+        "datagrams": [
+            {
+                "address": f.address,
+                "udp_before": f.before.udp,
+                "icmp_before": f.before.icmp,
+                "udp_after": f.after.udp,
+                "icmp_after": f.after.icmp,
+                "carried": f.carried,
+            }
+            for f in outcome.flows
         ],
         "carried_addresses": list(outcome.carried),
     }
@@ -98,6 +114,7 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
             "requests_sent": felt.totals.sent,
             "requests_lost": felt.totals.lost,
             "requests_reordered": felt.totals.reordered,
+            "visitors": {part: asdict(visited) for part, visited in felt.visitors.items()},
         }
     return figures
 
@@ -155,8 +172,11 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     """The figures as a person reads them, for terminal and page alike."""
     rows = [(name, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for name, s in _spreads(felt)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
-    facts = ("token", "client", "kept", "followed", "carried")
+    facts = ("token", "client", "verdict", "why")
     connections = tuple(tuple(c[fact] for fact in facts) for c in figures["connections"])
+    flows = ("address", "udp_before", "icmp_before", "udp_after", "icmp_after", "carried")
+    datagrams = tuple(tuple(f[fact] for fact in flows) for f in figures["datagrams"])
+    named = tuple(column.replace("_", " ") for column in flows)
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
         ("guest's own downtime", f"{figures['guest_downtime_ms']} ms"),
@@ -174,9 +194,17 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     return [
         Table("Round trips (ms)", columns, tuple(rows)),
         Table("What the client felt", ("", ""), felt_rows, f"Outage: {report.OUTAGE_MEANS}."),
-        Table("Connections", facts, connections),
+        *report.visitors_table(felt),
+        Table("Connections", facts, connections, _verdicts(figures)),
+        *([Table("Flows of datagrams", named, datagrams)] if datagrams else []),
         Table("The move", ("", ""), move_rows),
     ]
+
+
+def _verdicts(figures: dict[str, Any]) -> str:
+    """How many of each, and of how many that is all that is known."""
+    number = sum(figures["only_counted"].values())
+    return told(figures["verdicts"]) + (f"; {number} of these are only counted, and not listed" if number else "")
 
 
 def _spreads(felt: Felt) -> list[tuple[str, Any]]:

@@ -7,22 +7,24 @@ through legs for connections that cannot follow.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError
 from vmacro.model.events import Joined, Tunnelled, Turned
-from vmacro.model.facts import Arrival, Connection, HomedAddress, Leg
+from vmacro.model.facts import Arrival, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
-from vmacro.ports import World
-from vmacro.services.handoff import ask_to_arrive, wait_until_followed
+from vmacro.ports import Agent, World
+from vmacro.services import datagrams, dhcp
+from vmacro.services.handoff import ask_to_arrive, counted_until, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
+from vmacro.services.whereabouts import in_memory
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, CountArgs
 from vmacro.wire.host_verbs import VXLAN
 
 JOIN_POLL_S = 0.05
-PLACEHOLDER_MAC_PREFIX = "02:76:03:"  # locally administered (IEEE 802)
 
 
 class Seamless:
@@ -35,8 +37,7 @@ class Seamless:
         """
         # A switchover that failed in an earlier attempt has left the guest fenced.
         world.host_network(plan.source).turn(plan.guest.domain, to_guest=True)
-        if plan.reserve:
-            world.hypervisor(plan.destination).reserve(plan.destination.network, plan.mac, plan.new_address)
+        dhcp.reserve(plan, world)
         for leg in plan.new_legs:
             _open(leg, world)
             world.host_network(plan.destination).point(leg, to_guest=False)
@@ -45,15 +46,18 @@ class Seamless:
         coming, kind = [leg.address for leg in plan.new_legs], next((leg.kind for leg in plan.new_legs), "")
         world.tell(plan.move_id, Tunnelled(tuple(coming), kind))
         with world.agent(plan.source, plan.guest.domain) as agent:
+            if plan.new_public:
+                agent.publish(plan.new_address, plan.new_public)
             agent.prepare(plan.new_address, plan.new_address6)
-            deadline = world.clock.monotonic_s() + plan.policy.join_timeout_s
-            found = agent.connections()
-            while (waiting := _not_joined(found, coming)) and world.clock.monotonic_s() < deadline:
-                world.clock.sleep(JOIN_POLL_S)
-                found = agent.connections()
-        follow = sum(c.reaches(*coming) for c in found)
-        world.tell(plan.move_id, Joined(follow, carried=len(found) - follow, unwilling=waiting))
-        return Before(before.boot_id, found)
+            deadline_s = world.clock.monotonic_s() + plan.policy.join_timeout_s
+            args = CountArgs(tuple(coming))
+            counts = counted_until(lambda c: not c.apart, world, agent, before, args, JOIN_POLL_S, deadline_s)
+            watched = agent.watch()
+        follow, total = sum(c.reaches(*coming) for c in watched.connections), len(watched.connections)
+        if counts.total > MAX_CONNECTIONS:  # more than are told of each
+            follow, total = counts.joined, counts.total
+        world.tell(plan.move_id, Joined(follow, carried=total - follow, unwilling=counts.apart))
+        return replace(before, connections=watched.connections, watch=watched.name)
 
     @contextmanager
     def watching(self, plan: Plan, world: World) -> Iterator[None]:
@@ -65,7 +69,11 @@ class Seamless:
     def undo_prepare(self, plan: Plan, world: World) -> None:
         """Try all of it, whatever fails. Raises the first error."""
         troubles = Troubles()
-        with troubles.of(AgentError, HostError), world.agent(plan.source, plan.guest.domain) as agent:
+        with (
+            troubles.of(AgentError, HostError),
+            in_memory(plan.source, plan, world),
+            world.agent(plan.source, plan.guest.domain) as agent,
+        ):
             for leg in plan.new_legs:
                 agent.retire(leg.address)
         for host in _hosts(plan):
@@ -75,8 +83,7 @@ class Seamless:
                     side.turn(plan.guest.domain, to_guest=True)
                 side.close(plan.move_id)
         with troubles.of(HostError):
-            if plan.reserve:
-                world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
+            dhcp.release(plan, world)
         troubles.raise_first()
 
     def arrive(self, plan: Plan, world: World) -> Arrival:
@@ -89,13 +96,14 @@ class Seamless:
         return arrival
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Withdraw old addresses from connections that follow; those that others still use are carried."""
-        expected = [c.key for c in before.connections if c.reaches(*arrival.present)]
+        """Withdraw old addresses from connections that follow; those that others, or datagrams, still use, or that
+        linger, are carried."""
         with world.agent(plan.destination, plan.guest.domain) as agent:
-            wait_until_followed(plan, world, agent, expected, arrival.present)
-            old = [homed.address for homed in plan.addresses if homed.address not in arrival.present]
-            carried = [address for address in old if not agent.retire(address)]
-            return After(agent.connections(), tuple(carried))
+            wait_until_followed(plan, world, agent, before, CountArgs(arrival.present))
+            old = [homed for homed in plan.addresses if homed.address not in arrival.present]
+            carried = tuple(homed.address for homed in old if not _given_up(plan, homed, agent, world))
+            flows = datagrams.known([homed for homed in old if homed.address in carried], world)
+            return replace(once_told(world, agent, before, arrival.present, carried), flows=flows)
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Close legs that no address needs. DHCP gives a carried address to no other guest meanwhile."""
@@ -105,11 +113,8 @@ class Seamless:
             with troubles.of(HostError):
                 close(leg, world)
         with troubles.of(HostError):
-            if plan.reserve:
-                world.hypervisor(plan.destination).release(plan.destination.network, plan.mac, plan.new_address)
-        for homed in _once_used(plan):
-            with troubles.of(HostError):
-                set_reservation(homed.address, homed.home, world, homed.address in after.carried)
+            dhcp.release(plan, world)
+        _reserve_what_is_carried(plan, [h for h in plan.addresses if h.address in after.carried], world, troubles)
         troubles.raise_first()
 
     def let_go(self, plan: Plan, world: World) -> None:
@@ -123,9 +128,7 @@ class Seamless:
         for leg in plan.new_legs:
             with troubles.of(HostError):
                 close(leg, world)
-        for homed in _once_used(plan):
-            with troubles.of(HostError):
-                set_reservation(homed.address, homed.home, world, homed in plan.addresses)
+        _reserve_what_is_carried(plan, plan.addresses, world, troubles)
         troubles.raise_first()
 
 
@@ -157,23 +160,14 @@ def mend(leg: Leg, world: World) -> tuple[str, ...]:
     return gone
 
 
-def set_reservation(address: str, home: Host, world: World, reserved: bool) -> None:
-    """Reserve a carried address for a placeholder, so that DHCP gives it to no other guest; or give it back. One that
-    an operator has reserved for the guest is kept for it already. SLAAC (IPv6) needs none. Idempotent."""
-    if ":" in address:
-        return
-    hypervisor, nobody = world.hypervisor(home), placeholder_mac(address)
-    if not reserved:
-        hypervisor.release(home.network, nobody, address)
-        return
-    network = hypervisor.network(home.network)
-    if network is None or not any(a == address and mac != nobody for a, mac in network.reserved):
-        hypervisor.reserve(home.network, nobody, address)
-
-
-def placeholder_mac(address: str) -> str:
-    """The MAC that a carried address is reserved for; no card has it."""
-    return PLACEHOLDER_MAC_PREFIX + hashlib.sha256(address.encode()).digest()[:3].hex(":")
+def _reserve_what_is_carried(plan: Plan, carried: Collection[HomedAddress], world: World, troubles: Troubles) -> None:
+    """And give back what is carried no longer."""
+    for homed in _once_used(plan):
+        with troubles.of(HostError):
+            if homed in carried:
+                dhcp.keep(plan.move_id, homed.address, homed.home, world, plan.mac)
+            else:
+                dhcp.give_back(homed.address, homed.home, world, plan.mac)
 
 
 def _open(leg: Leg, world: World) -> None:
@@ -186,8 +180,23 @@ def _open(leg: Leg, world: World) -> None:
     home, away = world.host_network(leg.home), world.host_network(leg.away)
     near, far = home.open(leg), away.open(leg)
     if near.public_key:
-        home.join(leg, far)
+        home.join(leg, far)  # first: it waits for the away end's greeting
         away.join(leg, near)
+
+
+def _given_up(plan: Plan, homed: HomedAddress, agent: Agent, world: World) -> bool:
+    """Whether the guest has given up an old address, which neither lingers nor is needed by connections or datagrams.
+    Where nobody can know of datagrams, it is kept: the carriage looks again.
+
+    One that is kept stays the backup of who follows, too: withdrawn, it would take along whoever comes anew just then,
+    as the kernel closes all subflows of an address (mptcp_nl_remove_id_zero_address)."""
+    now_s = world.clock.wall_ns() / 1e9
+    lingers = plan.lingers_until_s(homed.address, now_s) > now_s
+    try:
+        needed = lingers or datagrams.in_use(homed.address, homed.home, world)
+    except HostError:
+        needed = True
+    return not needed and agent.retire(homed.address)
 
 
 def _once_used(plan: Plan) -> list[HomedAddress]:
@@ -223,10 +232,6 @@ def _point_into_the_tunnel(leg: Leg, world: World) -> None:
 def _hosts(plan: Plan) -> list[Host]:
     legs = [*plan.new_legs, *plan.old_legs]
     return list(dict.fromkeys([plan.source, plan.destination, *(h for leg in legs for h in (leg.home, leg.away))]))
-
-
-def _not_joined(found: tuple[Connection, ...], coming: list[str]) -> int:
-    return sum(c.mptcp and not c.reaches(*coming) for c in found)
 
 
 def _tell_turns(plan: Plan, world: World, host: Host) -> None:

@@ -6,12 +6,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vmacro.errors import AgentError, HostError, UnsupportedError
-from vmacro.model.facts import NO_PAST, Connection, DiskCopy, HostFacts, HostView, Past, Survey
+from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
+from vmacro.model.facts import (
+    NO_PAST,
+    Connection,
+    DiskCopy,
+    DomainFacts,
+    HostFacts,
+    HostView,
+    Past,
+    Survey,
+    Tracked,
+)
+from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import disks
+from vmacro.planning import cards, disks
 from vmacro.planning.addresses import next_address
-from vmacro.ports import World
+from vmacro.ports import Agent, World
+from vmacro.services import datagrams
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -43,14 +56,18 @@ def survey(
     ask_host_sides: bool,
     counted: Callable[[Views], Views] = uncounted,
     past: Past = NO_PAST,
+    ask_names: bool = False,
 ) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
     `ask_clients`: find out which clients join an announced address, by announcing a borrowed
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
+    `ask_names`: the name server, whether it has the guest's names and would change them.
     """
     seen = Survey(counted(look_at(inventory.hosts, guest, world)), hosts=inventory.hosts, past=past)
+    if ask_names:
+        seen = replace(seen, names=_names(guest, world))
     if len(seen.running_at) != 1:
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
@@ -61,9 +78,14 @@ def survey(
     if at.domain.running and at.domain.has_agent_channel:
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
-        mac, claimed = at.domain.mac, seen.agent.claimed if seen.agent is not None else ()
-        views = _completed(seen.views, lambda v: _with_links(v, inventory, host, mac, claimed, world), world)
+        coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
+        views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
         seen = replace(seen, views=views)
+    if seen.agent is not None:
+        claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
+        answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
+        tracked = {h.name: answer for h, answer in zip(asked, answers, strict=True)}
+        seen = replace(seen, views=tuple(replace(v, tracked=tracked.get(v.host)) for v in seen.views))
     return seen
 
 
@@ -74,13 +96,17 @@ def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> tuple[H
     return tuple(answer or _late(host) for host, answer in zip(asked, answers, strict=True))
 
 
-def connections_of(inventory: Inventory, guest: Guest, world: World) -> Survey:
-    """A survey for a guest's connections, which tells which clients would follow. Raises AgentError where its agent
-    cannot be asked."""
+def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool = False) -> Survey:
+    """A survey for a guest's connections, which tells which clients would follow; `every` one of them, also where they
+    are more than a reply has room for. Raises AgentError where its agent cannot be asked."""
     seen = survey(inventory, guest, world, ask_clients=True, ask_host_sides=False)
     if seen.agent is None:
         text = seen.agent_trouble or f"guest {guest.name}: runs nowhere, or has no agent channel"
         raise AgentError(text, seen.agent_hint)
+    if every and len(seen.connections) == MAX_CONNECTIONS:
+        (host,) = (h for h in inventory.hosts if h.name == seen.running_at[0].host)
+        with world.agent(host, guest.domain) as agent:
+            return replace(seen, connections=agent.all_connections())
     return seen
 
 
@@ -102,6 +128,26 @@ def _state(host: Host, inventory: Inventory, world: World) -> HostState:
         return HostState(host, trouble=error.message)
 
 
+def _names(guest: Guest, world: World) -> tuple[NameView, ...]:
+    """Each as the name server has it. That it would change it is tried by a change to what it is, which changes
+    nothing (RFC 2136 section 3.4)."""
+    answers = world.side_by_side([partial(_name, name, world) for name in guest.names], HOST_DEADLINE_S)
+    late = [NameView(name, None, "silent", f"name server: {LATE}") for name in guest.names]
+    return tuple(answer or alternative for answer, alternative in zip(answers, late, strict=True))
+
+
+def _name(name: str, world: World) -> NameView:
+    facts = None
+    try:
+        facts = world.names.look(name)
+        world.names.replace(facts, facts.addresses)
+    except NamesError as error:
+        return NameView(name, facts, error.code, error.message, error.hint)
+    except ConfigurationError as error:
+        return NameView(name, facts, "key", error.message, error.hint)
+    return NameView(name, facts)
+
+
 def _completed(
     views: tuple[HostView, ...], complete: Callable[[HostView], HostView], world: World
 ) -> tuple[HostView, ...]:
@@ -115,21 +161,43 @@ def _late(host: Host) -> HostView:
     return HostView(host.name, host.site, trouble=f"host {host.name}: {LATE}", trouble_hint=_LATE_HINT)
 
 
-def _with_links(
-    view: HostView, inventory: Inventory, source: Host, mac: str, claimed: tuple[str, ...], world: World
-) -> HostView:
-    """What the host's own side says of its tunnels, and who uses the address that the guest would get."""
-    host, network = inventory.host(view.host), view.network
+@dataclass(frozen=True)
+class _Coming:
+    """A guest that may come to another site: from where, with which card (its MAC, '' where that is not known), and
+    which addresses its agent says it has."""
+
+    source: Host
+    domain: DomainFacts
+    mac: str
+    claimed: tuple[str, ...]
+
+
+def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: World) -> HostView:
+    """What the host's own side says of its tunnels, and, where the guest may come to, whether its cards find there what
+    they need, and who has its MAC, and the address that it would get."""
+    host, network, source = inventory.host(view.host), view.network, coming.source
     if host is None or network is None or view.trouble:
         return view
-    elsewhere = host.name != source.name
-    probe = next_address(network, mac, claimed) if elsewhere and host.site != source.site else ""
-    peers = [h for h in inventory.hosts if h.name != host.name]
-    peer = source.address if elsewhere else next((h.address for h in peers), "")
+    peers = [source] if host.name != source.name else [h for h in inventory.hosts if h.name != host.name]
+    peer, elsewhere = next((h.address for h in peers), ""), host.site != source.site
+    mac, devices = (coming.mac, cards.devices(coming.domain)) if elsewhere else ("", ())
+    probe = next_address(network, mac, coming.claimed) if mac else ""
     try:
-        return replace(view, links=world.host_network(host).facts(network.bridge, peer, probe), probed=probe)
+        links = world.host_network(host).facts(network.bridge, peer, probe, mac, devices)
+        return replace(view, links=links, probed=probe)
     except HostError as error:
         return replace(view, links_trouble=error.message, links_hint=error.hint)
+
+
+def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> Tracked | None:
+    """Not known is a finding of its own, where it matters."""
+    view = seen.view(host.name)
+    if view.trouble or view.links_trouble:
+        return None
+    try:
+        return datagrams.at(host, addresses, world)
+    except HostError:
+        return None
 
 
 def _with_disks(view: HostView, inventory: Inventory, copies: tuple[DiskCopy, ...], world: World) -> HostView:
@@ -147,10 +215,10 @@ def view(host: Host, guest: Guest | None, world: World) -> HostView:
     """One host's facts, and a guest's there; or why there are none."""
     try:
         hypervisor = world.hypervisor(host)
-        facts, network = hypervisor.facts(), hypervisor.network(host.network)
+        facts, network, networks = hypervisor.facts(), hypervisor.network(host.network), hypervisor.networks()
         domain = hypervisor.domain(guest.domain) if guest is not None else None
         seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
-        return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard)
+        return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard, networks=networks)
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint, supported=supported)
@@ -164,7 +232,8 @@ def leased_address(inventory: Inventory, guest: Guest, world: World) -> str:
     for host in where(inventory.hosts, guest, world):
         domain, network = world.hypervisor(host).domain(guest.domain), world.hypervisor(host).network(host.network)
         if domain is not None and network is not None:
-            return network.address_of(domain.mac) or ""
+            leased = (network.address_of(card.mac) for card in cards.on_network(domain, network))
+            return next((address for address in leased if address), "")
     return ""
 
 
@@ -183,9 +252,19 @@ def _with_agent(seen: Survey, host: Host, guest: Guest, consent_timeout_ms: int,
     try:
         with world.agent(host, guest.domain) as agent:
             facts = agent.status()
-            connections: tuple[Connection, ...] = ()
-            if facts.address:
-                connections = agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections()
+            if not facts.address:
+                return replace(seen, agent=facts)
+            connections, unasked = _connections(agent, consent_timeout_ms)
     except (AgentError, HostError) as error:
         return replace(seen, agent_trouble=error.message, agent_hint=error.hint)
-    return replace(seen, agent=facts, connections=connections)
+    return replace(seen, agent=facts, connections=connections, unasked=unasked)
+
+
+def _connections(agent: Agent, consent_timeout_ms: int) -> tuple[tuple[Connection, ...], str]:
+    """And why their clients could not be asked: DHCP had no second address for the guest."""
+    try:
+        return agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections(), ""
+    except AgentError as error:
+        if error.code != NO_LEASE:
+            raise
+        return agent.connections(), error.message

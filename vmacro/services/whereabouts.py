@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
-from vmacro.errors import HostError
-from vmacro.model.facts import Leaving
+from vmacro.errors import AgentError, HostError
+from vmacro.model.facts import CRASHED, SHUT_OFF, SUSPENDED, Leaving
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
 from vmacro.planning.handoffs import SEAMLESS
@@ -14,11 +16,14 @@ from vmacro.ports import World
 
 LOOK_EVERY_S = 0.5
 BLIND, MIGRATING, FENCED, STAYED = "cannot be asked", "migrating", "fenced", "running, and never paused to leave"
-_GONE = ("absent", "shut off")
+ABSENT = "absent"
+OFF = (SHUT_OFF, CRASHED)
+_STILL = (*OFF, SUSPENDED)
+_GONE = (ABSENT, *OFF)
 
 
 class Place(Enum):
-    """Where the guest runs."""
+    """Where the guest is: it runs there, or stands still there, and the other host does not have it at all."""
 
     SOURCE = "source"
     DESTINATION = "destination"
@@ -36,12 +41,26 @@ class Whereabouts:
 
     @property
     def place(self) -> Place:
-        """A paused or fenced domain beside a running one is the remains of a migration. If both run it is unknown."""
+        """A paused or fenced domain beside a running one is the remains of a migration. If both run it is unknown.
+
+        A domain that is off is a persistent one: libvirt writes it down at the destination before it lets it run there
+        (qemuMigrationDstFinish), and forgets it at the source once it does. So a guest that is off has run where its
+        domain is, and at no other host that does not have it. One that has suspended itself has left nowhere: a domain
+        that a migration has left is paused.
+        """
         if self.source == STAYED:
             return Place.SOURCE
+        if self.still:
+            return Place.DESTINATION if self.source == ABSENT else Place.SOURCE
         if self.trouble or (self.source == "running") == (self.destination == "running"):
             return Place.UNKNOWN
         return Place.SOURCE if self.source == "running" else Place.DESTINATION
+
+    @property
+    def still(self) -> str:
+        """Its state where it is, if it stands still there; '' where it runs, or nobody knows."""
+        found = self.destination if self.source == ABSENT else self.source
+        return found if ABSENT in (self.source, self.destination) and found in _STILL else ""
 
 
 def look(plan: Plan, world: World) -> Whereabouts:
@@ -64,6 +83,31 @@ def settled(plan: Plan, world: World) -> Whereabouts:
         world.clock.sleep(LOOK_EVERY_S)
         seen = look(plan, world)
     return seen
+
+
+def still_at(host: Host, plan: Plan, world: World) -> str:
+    """The state of the guest at a host, if it stands still there; else ''. Raises nothing."""
+    state, _ = _state(plan, host, world)
+    return state if state in _STILL else ""
+
+
+def how_to_start(still: str, plan: Plan) -> str:
+    """One that has crashed holds its domain, if that is to be looked at (on_crash)."""
+    if still == SUSPENDED:
+        return f"virsh dompmwakeup {plan.guest.domain} there"
+    first = "" if still == SHUT_OFF else f"virsh destroy {plan.guest.domain}; "
+    return f"{first}virsh start {plan.guest.domain} there"
+
+
+@contextmanager
+def in_memory(host: Host, plan: Plan, world: World) -> Iterator[None]:
+    """What is to be undone here is in the guest's memory: if that is off at `host`, so that its agent does not answer,
+    it is undone. Raises AgentError where it is not off."""
+    try:
+        yield
+    except AgentError:
+        if still_at(host, plan, world) not in OFF:
+            raise
 
 
 def told(seen: Whereabouts, plan: Plan) -> str:
@@ -91,7 +135,7 @@ def _state(plan: Plan, host: Host, world: World) -> tuple[str, str]:
     except HostError as error:
         return BLIND, error.message
     if domain is None:
-        return "absent", ""
+        return ABSENT, ""
     return MIGRATING if domain.migrating else domain.state, ""
 
 

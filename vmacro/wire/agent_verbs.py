@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional
 
-from vmacro.wire.fields import Address, Items, Number, Text, Word
+from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
+NO_LEASE = "no-lease"  # the error code of what DHCP had no address for
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
+MOST_LISTED = 65_536  # by pages
 MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
 MAX_ADDRESSES = 256
+MOST_MS = 600_000
+UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 LONGEST_CLAIM_S = 7 * 86_400
 LONGEST_CONSENT_MS = 10_000
+# How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
+# client's application closed it at once. reset, timed-out: TCP gave it up. cut: the agent did, as it was told to.
+CLOSED, ABORTED, RESET, TIMED_OUT, CUT = "closed", "aborted", "reset", "timed-out", "cut"
+ENDED_HOW = (CLOSED, ABORTED, RESET, TIMED_OUT, CUT)
 
 _IpAddress = Annotated[str, Address()]
 _NoneOrIpAddress = Annotated[str, Address(optional=True)]
@@ -68,6 +76,34 @@ class RetireArgs:
 
 
 @dataclass(frozen=True)
+class PublishArgs:
+    """Clients know `address` as `public`: their network translates it, 1:1."""
+
+    address: _IpAddress
+    public: _IpAddress
+
+
+@dataclass(frozen=True)
+class PageArgs:
+    """Go on at this place of a snapshot; '' for a new one."""
+
+    snapshot: Annotated[str, Word(optional=True)] = ""
+    at: Annotated[int, Number(0, MOST_LISTED)] = 0
+
+
+@dataclass(frozen=True)
+class CountArgs:
+    """Count connections by whether they use any of `addresses`, or one of the `carried`. Of those watched are awaited:
+    who was willing when that was asked for; without `willing`, who used one of the addresses already then. `known`:
+    all addresses of the card that moved, before it did; none where nobody knows."""
+
+    addresses: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)]
+    carried: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
+    willing: bool = False
+    known: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
+
+
+@dataclass(frozen=True)
 class Lease:
     """What DHCP gave (RFC 2131), and for how long."""
 
@@ -111,7 +147,8 @@ class Status:
 @dataclass(frozen=True)
 class Subflow:
     """One TCP connection below an MPTCP one, or a plain TCP connection. `bytes`: acknowledged and received so far
-    (tcp_info)."""
+    (tcp_info). `outgoing`: the guest has opened it. `unanswered`: how often what waits for an acknowledgement was sent
+    again since the peer was heard last."""
 
     local: _IpAddress
     local_port: _Port
@@ -121,6 +158,8 @@ class Subflow:
     backup: bool
     established: bool
     bytes: _Count = 0
+    outgoing: bool = False
+    unanswered: Annotated[int, Number(0, 255)] = 0
 
     @property
     def client(self) -> str:
@@ -144,26 +183,107 @@ class Connection:
 
     @property
     def key(self) -> str:
-        """What names it before and after a move."""
-        return f"{self.token:#010x}" if self.token else f"tcp {self.client}"
+        """What names it before and after a move. A client may have several plain ones from one port, to several of the
+        guest's."""
+        oldest = self._oldest
+        if self.token or oldest is None:
+            return f"{self.token:#010x}"
+        return plain_key(oldest.local, oldest.local_port, oldest.remote, oldest.remote_port)
+
+    @property
+    def _oldest(self) -> Optional[Subflow]:
+        return min(self.subflows, key=lambda s: s.joined, default=None)
 
     @property
     def client(self) -> str:
         """The client's end of the oldest subflow that is left; '' where none is."""
-        oldest = min(self.subflows, key=lambda s: s.joined, default=None)
+        oldest = self._oldest
         return oldest.client if oldest is not None else ""
 
     def reaches(self, *addresses: str) -> bool:
         """Whether it has an established subflow on any of the guest's `addresses`."""
         return any(s.local in addresses and s.established for s in self.subflows)
 
+    def uses(self, *addresses: str) -> bool:
+        """Whether it has a subflow on any of the guest's `addresses`, even one whose client has said nothing yet."""
+        return any(s.local in addresses for s in self.subflows)
+
+
+def plain_key(local: str, local_port: int, remote: str, remote_port: int) -> str:
+    """Of a plain TCP connection (Connection.key)."""
+    return f"tcp {remote}:{remote_port} {local}:{local_port}"
+
 
 @dataclass(frozen=True)
 class Connections:
-    """Those that fit a reply, and how many there are."""
+    """Those that fit a reply, and how many there are. `watch` names the watch that began with them, '' where none did
+    or the kernel does not tell of ends."""
 
     connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
     total: _Count
+    watch: Annotated[str, Word(optional=True)] = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of a snapshot's connections, MAX_CONNECTIONS unless it is the last page, and how many there were at its
+    moment; it may have only the first MOST_LISTED."""
+
+    connections: Annotated[tuple[Connection, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+    snapshot: Annotated[str, Word()]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A connection that is no more, named by Connection.key. `how` is one of ENDED_HOW; `lost`: neither side has ended
+    it, and the move may have."""
+
+    key: Annotated[str, Text(100)]
+    client: Annotated[str, Text(60)]
+    how: Annotated[str, Choice(ENDED_HOW)]
+    lost: bool
+
+
+@dataclass(frozen=True)
+class Endings:
+    """What became of connections since the watch of this name began ('': none is under way): of those that it began
+    with all that have ended, of younger ones those that were lost; those that fit a reply, and how many there are.
+    `missed`: some may be missing, as the kernel has told of more ends than the agent could keep."""
+
+    watch: Annotated[str, Word(optional=True)]
+    missed: bool
+    endings: Annotated[tuple[Ended, ...], Items(MAX_CONNECTIONS)]
+    total: _Count
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Of the connections watched for which the watch's reply had no room, how many there are of each verdict. `lost`:
+    are there, and have no path; those that have ended so are among Endings, before all others."""
+
+    followed: _Count = 0
+    carried: _Count = 0
+    ended: _Count = 0
+    lost: _Count = 0
+    unknown: _Count = 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many connections there are; how many are MPTCP ones, of these how many use none of the addresses (`apart`),
+    and how many of all do (`joined`). Of those watched: how many are still awaited, and how many are gone without the
+    kernel having told how (`untold`). `watch`: of which; `took_ms`: what it took the agent."""
+
+    total: _Count
+    mptcp: _Count
+    joined: _Count
+    apart: _Count
+    awaited: _Count
+    untold: _Count
+    beyond: Beyond
+    watch: Annotated[str, Word(optional=True)] = ""
+    took_ms: Annotated[int, Number(0, MOST_MS)] = 0
 
 
 @dataclass(frozen=True)
@@ -199,11 +319,20 @@ STATUS = Verb("status", Nothing, Status, deadline_s=5)
 CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
 RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
 CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
+PAGE = Verb("page", PageArgs, Page, deadline_s=10)
 # Besides the wait for joins: the guest borrows an address from DHCP.
 CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
+WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
+ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
+COUNT = Verb("count", CountArgs, Counts, deadline_s=10)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
+PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
 
-_ALL: tuple[Verb[Any, Any], ...] = (STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT, PREPARE, ARRIVE, RETIRE)
+_ALL: tuple[Verb[Any, Any], ...] = (
+    *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
+    *(WATCH, ENDINGS, COUNT, PREPARE, ARRIVE, RETIRE),
+    *(PUBLISH, PAGE),
+)
 VERBS = {verb.name: verb for verb in _ALL}

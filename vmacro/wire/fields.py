@@ -7,9 +7,9 @@
 
     decode(Retire, {"address": "10.0.0.1"}) == Retire("10.0.0.1")
 
-Supported: str (Text, Said, Word, Address, Unicast, Choice or Matches says which), int and float (Number), bool, Enum,
-dataclasses, Optional of these, tuple[X, ...] (Items) and tuples of fixed length. A bare str is Text(200), a bare int
-Number(0, 2**53).
+Supported: str (Text, Said, Word, Address, Unicast, Mac, Choice or Matches says which), int and float (Number), bool,
+Enum, dataclasses, Optional of these, tuple[X, ...] (Items) and tuples of fixed length. A bare str is Text(200), a bare
+int Number(0, 2**53).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ Message = TypeVar("Message")
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 _WORD = re.compile(r"[A-Za-z0-9._:-]+\Z")
+_MAC = re.compile(r"(?:[0-9A-Fa-f]{1,2}:){5}[0-9A-Fa-f]{1,2}\Z")
 
 
 class FieldError(ValueError):
@@ -73,6 +74,14 @@ class Address:
 class Unicast(Address):
     """An address that one machine of a network can have: not one that stands for this machine, a link, a group,
     everybody or nobody (RFC 6890), nor an IPv4 address in the clothes of IPv6."""
+
+
+@dataclass(frozen=True)
+class Mac:
+    """A network card's address: six bytes, as libvirt reads them (virMacAddrParse). However it was written, it is kept
+    in lower case with two digits a byte, so that equal ones are equal; also '' where `optional`."""
+
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,12 +218,21 @@ def _text(bound: Any, value: object, where: str) -> str:
             raise FieldError(f"{where}: must be at most {bound.most} printable characters")
         if isinstance(bound, Matches) and not re.fullmatch(bound.pattern, value):
             raise FieldError(f"{where}: {value[:40]!r} is not {bound.what}")
-    elif value == "" and bound.optional:
-        pass
-    elif isinstance(bound, Address):
+    elif value != "" or not bound.optional:
+        return _plain(bound, value, where)
+    return value
+
+
+def _plain(bound: Any, value: str, where: str) -> str:
+    """An address, a card's or a word."""
+    if isinstance(bound, Address):
         _check_address(value, bound.version, where)
         if isinstance(bound, Unicast) and is_special(value):
             raise FieldError(f"{where}: {value!r} is no address that a machine of a network can have")
+    elif isinstance(bound, Mac):
+        if not _MAC.match(value):
+            raise FieldError(f"{where}: {value[:40]!r} is not six bytes")
+        return ":".join(byte.zfill(2) for byte in value.lower().split(":"))
     elif len(value) > bound.most or not _WORD.match(value):
         raise FieldError(f"{where}: {value[:40]!r} is not a plain word of 1 to {bound.most} characters")
     return value

@@ -15,6 +15,11 @@ GUEST, TUNNEL = "guest", "tunnel"
 STAYED, FENCED, UNKNOWN = "stayed", "fenced", "unknown"
 FORMATS = ("qcow2", "raw")
 MOST_TURNS = 64
+MOST_FLOWS = 4096  # of an address, of a kind: that many or more
+MOST_ASKED = 16  # addresses at once
+MOST_USERS = 64  # of a MAC that are told
+MOST_DEVICES = 256
+LONGEST_DEVICE = 15  # characters of a name (IFNAMSIZ)
 
 _Address = Annotated[str, Unicast()]
 _MaybeAddress = Annotated[str, Unicast(optional=True)]
@@ -25,6 +30,7 @@ _Move = Annotated[str, Word()]
 # Neither a slash nor a leading dot: interfaces' names go into paths below /proc/sys.
 _Interface = Annotated[str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", "an interface's name")]
 _MaybeMac = Annotated[str, Matches(f"(?:{_MAC})?", "six bytes in lower case")]
+_Device = Annotated[str, Text(LONGEST_DEVICE)]
 _MaybeSubnet = Annotated[str, Matches("(?:[0-9a-f:.]+/[0-9]{1,3})?", "a subnet", 50)]
 _PublicKey = Annotated[str, Matches("(?:[A-Za-z0-9+/]{43}=)?", "a WireGuard key")]
 _DiskId = Annotated[str, Matches("[a-z0-9]{4,32}", "a disk's id")]
@@ -73,11 +79,24 @@ class FoundLegEnd(End):
 @dataclass(frozen=True)
 class Facts:
     """Which bridge is meant; `peer`: the other host's address, '' for none; `probe`: an address of which to find out
-    who on the bridge uses it, '' for none."""
+    who on the bridge uses it, '' for none; `mac`: of which to find out who has it here, '' for none; `devices`: of
+    which to find out whether there are any."""
 
     bridge: _Interface
     peer: _MaybeAddress = ""
     probe: _MaybeAddress = ""
+    mac: _MaybeMac = ""
+    devices: Annotated[tuple[_Device, ...], Items(MOST_DEVICES)] = ()
+
+
+@dataclass(frozen=True)
+class MacUser:
+    """Who has a MAC at a host: a domain, in its live or its persistent definition (`active`: it is no mere definition);
+    or, where `domain` is '', whoever is behind `device`, a port of the guests' bridge that frames from it came by."""
+
+    domain: Annotated[str, Text(255)]
+    device: _Device
+    active: bool
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,8 @@ class LinkFacts:
     for nobody, and `wireguard_why` it is not the kernel. MTUs of the guests' bridge and of
     the way to the other host, 0 where none was asked about; `used_by` is the MAC that answers for the address asked
     about; `resolves_own_name`: the host's own name has an address on the host itself. `filters`: it can say what may
-    pass a leg; `guarded`: it holds the guests of the bridge to their own addresses."""
+    pass a leg; `guarded`: it holds the guests of the bridge to their own addresses. `mac_users`: who has the MAC asked
+    about; `devices`: those of the devices asked about that there are."""
 
     version: Annotated[str, Text(50)]
     tunnels: Annotated[tuple[Annotated[str, Word()], ...], Items(8)]
@@ -101,6 +121,8 @@ class LinkFacts:
     wireguard_why: _Trouble = ""
     filters: bool = False  # one of an older vmacro says nothing, and lets pass what comes
     guarded: bool = False
+    mac_users: Annotated[tuple[MacUser, ...], Items(MOST_USERS)] = ()
+    devices: Annotated[tuple[_Device, ...], Items(MOST_DEVICES)] = ()
 
 
 @dataclass(frozen=True)
@@ -168,6 +190,36 @@ class Departure:
     """What became of a domain that was to leave: it stayed, was fenced as it paused, or nobody listened."""
 
     leaving: Annotated[str, Choice((STAYED, FENCED, UNKNOWN))]
+
+
+@dataclass(frozen=True)
+class FlowsOf:
+    """The addresses of a guest that are meant."""
+
+    addresses: Annotated[tuple[_Address, ...], Items(MOST_ASKED)]
+
+
+@dataclass(frozen=True)
+class Flows:
+    """How many flows of datagrams an address has: of UDP, and of ICMP's echoes. MOST_FLOWS: that many or more."""
+
+    address: _Address
+    udp: Annotated[int, Number(0, MOST_FLOWS)] = 0
+    icmp: Annotated[int, Number(0, MOST_FLOWS)] = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether the address is in use by datagrams."""
+        return self.udp + self.icmp > 0
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a host's kernel tracks (conntrack) of the addresses asked about. Where it tracks nothing at all, `tracking`
+    is False, and nobody knows."""
+
+    tracking: bool
+    flows: Annotated[tuple[Flows, ...], Items(MOST_ASKED)] = ()
 
 
 @dataclass(frozen=True)
@@ -254,6 +306,7 @@ TURN = Verb("turn", TurnAll, Nothing, _NETWORK_S)
 POINT = Verb("point", Point, Nothing, _NETWORK_S)
 LEAVING = Verb("leaving", Domain, Departure, _NETWORK_S)
 CLOSE = Verb("close", Close, Nothing, _NETWORK_S)
+FLOWS = Verb("flows", FlowsOf, Tracked, _NETWORK_S)
 DISK_LOOK = Verb("disk-look", Disk, BaseFacts, _DISK_S)
 DISK_SERVE = Verb("disk-serve", Serve, Served, _DISK_S)
 DISK_FETCH = Verb("disk-fetch", Fetch, Nothing, _DISK_S)
@@ -262,6 +315,6 @@ DISK_CREATE_OVERLAY = Verb("disk-create-overlay", Disk, Nothing, _DISK_S)
 DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
-_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE)
+_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE, FLOWS)
 _DISKS = (DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
-from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection
-from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
+from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Counts, Endings, Watched
+from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, MAX_CONNECTIONS, NO_LEASE, CountArgs
+from vmacro.wire.counting import began_with, counted
 from vmacro.wire.messages import is_identifier
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class FakeAgent:
             guest.verbs,
             guest.rp_filter,
             guest.claim,
+            "eth0",
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:
@@ -56,15 +58,46 @@ class FakeAgent:
         guest = self._guest("release")
         if guest.claim is not None and guest.claim.move == move_id:
             guest.claim = None
+            guest.restart_agent()  # who does not move it asks for no endings
 
     def connections(self) -> tuple[Connection, ...]:
-        return tuple(self._guest("connections").connections)
+        guest = self._guest("connections")
+        return tuple(guest.began.first(guest.connections)[:MAX_CONNECTIONS])
+
+    def all_connections(self) -> tuple[Connection, ...]:
+        return tuple(self._guest("page").connections)
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
         guest = self._ready("consent")
         if not 0 < timeout_ms <= LONGEST_CONSENT_MS:
             raise self._refused("bad-args", f"timeout_ms must be 1 to {LONGEST_CONSENT_MS}")
-        return tuple(guest.connections)
+        network, had = self._world.hosts[self._place].networks.get("front"), (guest.address, *guest.kept)
+        own = [r.address for r in (network.reserved if network else ()) if r.mac == guest.mac and r.address in had]
+        if own and any(c.mptcp and not c.willing for c in guest.connections):
+            raise self._refused(NO_LEASE, f"DHCP on eth0 has {own[0]} reserved for its card, and no other")
+        return tuple(guest.connections[:MAX_CONNECTIONS])
+
+    def watch(self) -> Watched:
+        guest = self._guest("watch")
+        if not guest.watch:
+            guest.watches += 1
+            guest.restart_agent()
+            guest.watch, guest.arrived = f"watch-{guest.watches}", False
+        guest.watched |= {c.key for c in guest.connections}
+        guest.began = began_with(guest.connections)
+        return Watched(guest.watch, tuple(guest.connections[:MAX_CONNECTIONS]))
+
+    def endings(self) -> Endings:
+        guest = self._guest("endings")
+        ended = sorted(guest.ended.values(), key=lambda e: (not e.lost, e.key not in guest.began.shown))
+        return Endings(guest.watch, guest.missed, tuple(ended[:MAX_CONNECTIONS]), len(ended))
+
+    def count(self, args: CountArgs) -> Counts:
+        guest = self._guest("count")
+        for text in (*args.addresses, *args.carried, *args.known):
+            self._see_that_it_is_one(text)
+        told = bool(guest.watch) and not guest.missed
+        return replace(counted(args, guest.began, guest.connections, guest.ended, told), watch=guest.watch)
 
     def prepare(self, address: str, address6: str = "") -> None:
         guest = self._ready("prepare", address, *([address6] if address6 else []))
@@ -77,9 +110,10 @@ class FakeAgent:
 
     def arrive(self, left: str) -> Arrival:
         guest = self._ready("arrive", left)
-        last, new, old = guest.last, self._leased(), guest.address
+        last, new, old = guest.last, self._world.leased(self._place, self._known), guest.address
         if last is not None and (last.old, last.new) == (left, old) != (left, left):
             return last
+        guest.arrived = new != old
         if new == old:
             guest.last = Arrival("channel", old, old, _gateway(old), 0, 300, 400)
             return guest.last
@@ -97,33 +131,36 @@ class FakeAgent:
             raise self._refused("in-use", f"{address} is the guest's present address")
         return _retired(guest, address, force)
 
-    def _leased(self) -> str:
-        """What DHCP gives here: the guest's reservation, or else the same as ever."""
-        here = self._world.hosts[self._place]
-        network = here.networks["front"]
-        reserved = next((a for a, m in network.reserved if m == self._known.mac), "")
-        found = reserved or network.subnet.removesuffix("0/24") + str(96 + self._known.number)
-        here.leases[self._known.mac] = found
-        return found
+    def publish(self, address: str, public: str) -> None:
+        guest = self._guest("publish")
+        for text in (address, public):
+            self._see_that_it_is_one(text)
+        if (":" in address) != (":" in public):
+            raise self._refused("bad-args", f"{public} is not of {address}'s family")
+        guest.public[address] = public
 
     def _ready(self, verb: str, *addresses: str) -> FakeGuest:
         """Where the verb needs a lease, and addresses that are some."""
         guest = self._guest(verb)
         for text in addresses:
-            try:
-                ipaddress.ip_address(text)
-            except ValueError as error:
-                raise self._refused("bad-args", str(error)) from None
+            self._see_that_it_is_one(text)
         if not guest.address:
             raise self._refused("not-ready", "the guest has no lease yet")
         return guest
+
+    def _see_that_it_is_one(self, address: str) -> None:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise self._refused("bad-args", str(error)) from None
 
     def _guest(self, verb: str) -> FakeGuest:
         guest = self._known
         self._world.before(Effect(f"agent.{verb}", self._place, guest.name))
         here = self._world.hosts[self._place]
         runs_here = guest.name in here.domains and here.domains[guest.name].running
-        if not guest.answers or not here.reachable or not runs_here:
+        awake = guest.answers and self._world.now_s >= guest.up_s
+        if not awake or not here.reachable or not runs_here:
             self._world.clock.sleep(SILENCE_S)
             raise AgentError(f"guest {guest.name}: its agent does not answer ({verb!r}, {SILENCE_S:g} s)")
         if guest.claim is not None and self._world.now_s >= guest.until_s:
@@ -142,14 +179,21 @@ def _expire(guest: FakeGuest) -> None:
             _retired(guest, address, force=False)
 
 
-def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+def _left(guest: FakeGuest, address: str, force: bool = False) -> bool:
+    """Withdrawn, unless connections need it; `force` ends these."""
     stuck = [c for c in guest.connections if c.reaches(address) and not (c.mptcp and c.reaches(*guest.present))]
-    guest.connections = [
-        c if c in stuck else replace(c, subflows=tuple(s for s in c.subflows if s.local != address))
-        for c in guest.connections
-        if not (force and c in stuck)
-    ]
     if stuck and not force:
+        return False
+    for found in stuck:
+        guest.end(found, CUT)
+    guest.connections = [
+        replace(c, subflows=tuple(s for s in c.subflows if s.local != address)) for c in guest.connections
+    ]
+    return True
+
+
+def _retired(guest: FakeGuest, address: str, force: bool) -> bool:
+    if not _left(guest, address, force):
         return False
     guest.kept = [a for a in guest.kept if a != address]
     if address in guest.prepared:

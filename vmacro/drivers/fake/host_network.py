@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeHost
 from vmacro.errors import HostError
-from vmacro.model.facts import FoundLegEnd, Leaving, Leg, LinkFacts, Offer, Turn
+from vmacro.model.facts import Flows, FoundLegEnd, Leaving, Leg, LinkFacts, MacUser, Offer, Tracked, Turn
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -23,14 +23,16 @@ class FakeHostNetwork:
     def __init__(self, world: FakeWorld, name: str) -> None:
         self._world, self._name = world, name
 
-    def facts(self, bridge: str, peer: str, probe: str) -> LinkFacts:
+    def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
         with self._host("facts") as host:
             self._needs_bridge(host, bridge)
             for address in (a for a in (peer, probe) if a):
                 self._needs_address(address)
             path_mtu = host.links.path_mtu if peer else 0
             used_by = host.used.get(probe, "") or self._world.user_of(probe, host)
-            return replace(host.links, path_mtu=path_mtu, used_by=used_by, legs=tuple(host.legs.values()))
+            found = replace(host.links, path_mtu=path_mtu, used_by=used_by, legs=tuple(host.legs.values()))
+            there = {network.bridge for network in host.networks.values()} | host.devices
+            return replace(found, mac_users=_users(host, mac), devices=tuple(d for d in devices if d in there))
 
     def open(self, leg: Leg) -> Offer:
         side = "home" if leg.home.name == self._name else "away"
@@ -83,6 +85,13 @@ class FakeHostNetwork:
         with self._host("close") as host:
             host.legs = {k: e for k, e in host.legs.items() if k[0] != move_id or address not in ("", k[1])}
 
+    def flows(self, addresses: tuple[str, ...]) -> Tracked:
+        with self._host("flows") as host:
+            for address in addresses:
+                self._needs_address(address)
+            found = tuple(self._world.flows.get(address, Flows(address)) for address in addresses)
+            return Tracked(True, found) if host.tracking else Tracked(False)
+
     def _host(self, effect: str, guest: str = "") -> AbstractContextManager[FakeHost]:
         return self._world.reached(Effect(f"link.{effect} {self._name}", self._name, guest), "no SSH")
 
@@ -94,7 +103,7 @@ class FakeHostNetwork:
         """As vmacro/host/guard.py has it."""
         found = ipaddress.ip_address(leg.address)
         users = {end.domain for end in host.legs.values() if end.address == leg.address}
-        users |= {d.name for d in host.domains.values() if d.mac.lower() == leg.mac}
+        users |= {user.domain for user in _users(host, leg.mac) if user.domain and user.active}
         networks = [n for n in host.networks.values() if n.bridge == bridge]
         mine = _subnets(*(s for n in networks for s in (n.subnet, n.subnet6)))
         home = _subnets(leg.subnet)
@@ -122,6 +131,16 @@ class FakeHostNetwork:
 
     def _refused(self, text: str) -> HostError:
         return HostError(f"host {self._name}: its host side refused: {text}")
+
+
+def _users(host: FakeHost, mac: str) -> tuple[MacUser, ...]:
+    found = []
+    for each in host.domains.values():
+        active = each.state in ("running", "paused")
+        taps = [card.tap if active else "" for card in each.cards if mac and card.mac == mac]
+        found += [MacUser(each.name, taps[0], active)] if taps else []
+    heard = host.heard.get(mac, "")
+    return (*found, *([MacUser("", heard, active=True)] if heard else []))
 
 
 def _subnets(*texts: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
-from vmacro.errors import CopyError, HostError
+from vmacro.errors import CopyError, HostError, TakenError
 from vmacro.model.facts import (
+    ARRIVING,
+    LEAVING,
     CopyProgress,
     CopyStatistics,
     Disk,
@@ -18,6 +20,7 @@ from vmacro.model.facts import (
     HostFacts,
     NetworkFacts,
     Pool,
+    Reservation,
 )
 from vmacro.model.nouns import Host, Policy
 
@@ -37,12 +40,20 @@ class FakeHypervisor:
 
     def domain(self, name: str) -> DomainFacts | None:
         with self._host("domain", name) as host:
+            coming = (h for h in self._world.hosts.values() if h.leaving.get(name) == self._name)
+            source = next(coming, None)
+            if source is not None:
+                return replace(source.domains[name], state="paused", reason="for a migration", job=ARRIVING)
             found = host.domains.get(name)
-            return replace(found, migrating=name in host.leaving) if found is not None else None
+            return replace(found, job=LEAVING) if found is not None and name in host.leaving else found
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:
             return _with_leases(host.networks[name], host.leases) if name in host.networks else None
+
+    def networks(self) -> tuple[str, ...]:
+        with self._host("networks") as host:
+            return tuple(network.name for network in host.networks.values() if network.active)
 
     def copy(
         self,
@@ -58,12 +69,16 @@ class FakeHypervisor:
                 raise CopyError(f"host {self._name}: no domain {domain}")
             what = f"host {self._name}: migration of {domain} to {destination.name} failed"
             there = self._world.hosts[destination.name]
+            if not here.domains[domain].running:
+                raise CopyError(f"{what}: domain is not running")
             if domain not in here.leaving:
                 if cancelled():
                     raise CopyError(f"{what}: it was interrupted before it began")
                 _may_begin(here.domains[domain], there.disks, disks, what)
                 here.leaving[domain] = destination.name  # goes on without us, if we die here
         report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
+        if domain not in here.leaving:
+            raise CopyError(f"{what}: domain is not running")
         if cancelled() or not there.reachable:
             del here.leaving[domain]
             why = "it was interrupted" if cancelled() else f"{destination.name} does not answer"
@@ -95,23 +110,25 @@ class FakeHypervisor:
         with self._host("statistics", domain) as host:
             return host.arrived.get(domain) if domain in host.domains else None
 
-    def reserve(self, network: str, mac: str, address: str) -> None:
+    def reserve(self, network: str, wanted: Reservation) -> None:
+        """As virNetworkDefUpdateIPDHCPHost: no two entries with one MAC, name or address."""
         with self._host("reserve") as host:
-            what = f"host {self._name}: DHCP reservation of {address} for {mac}"
+            what = f"host {self._name}: DHCP reservation of {wanted.told}"
             if network not in host.networks:
                 raise HostError(f"{what}: no network {network!r}")
             known = host.networks[network].reserved
-            if (address, mac) in known:
+            if any((r.address, r.mac) == (wanted.address, wanted.mac) for r in known):
                 return
-            if any(address == a or mac == m for a, m in known):
-                raise HostError(f"{what}: there is another")
-            _reserved(host, network, (*known, (address, mac)))
+            rival = next((r for r in known if _share_something(r, wanted)), None)
+            if rival is not None:
+                raise TakenError(f"{what} on network {network}: there is one of {rival.told}")
+            _reserved(host, network, (*known, wanted))
 
-    def release(self, network: str, mac: str, address: str) -> None:
+    def release(self, network: str, made: Reservation) -> None:
         with self._host("release") as host:
             if network in host.networks:
                 known = host.networks[network].reserved
-                _reserved(host, network, tuple(r for r in known if r != (address, mac)))
+                _reserved(host, network, tuple(r for r in known if r != made))
 
     @contextmanager
     def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
@@ -135,16 +152,25 @@ def _may_begin(domain: DomainFacts, there: FakeDisks, disks: tuple[str, ...], wh
 
 def _with_leases(network: NetworkFacts, leases: dict[str, str]) -> NetworkFacts:
     """What libvirt's DHCP server has given away besides; it takes nothing back, as leases are longer than moves."""
-    fresh = [(a, m) for m, a in leases.items() if a not in {taken for taken, _ in network.taken}]
-    free = max(0, network.dhcp_free - len(fresh)) if network.dhcp_free is not None else None
+    fresh = [(a, m) for m, a in leases.items() if (a, m) not in network.taken]
+    more = {a for a, _ in fresh} - {a for a, _ in network.taken}
+    free = max(0, network.dhcp_free - len(more)) if network.dhcp_free is not None else None
     return replace(network, taken=(*network.taken, *fresh), dhcp_free=free)
 
 
-def _reserved(host: FakeHost, network: str, reserved: tuple[tuple[str, str], ...]) -> None:
+def _share_something(one: Reservation, other: Reservation) -> bool:
+    pairs = ((one.address, other.address), (one.mac, other.mac), (one.name, other.name))
+    return any(mine and mine == theirs for mine, theirs in pairs)
+
+
+def _reserved(host: FakeHost, network: str, reserved: tuple[Reservation, ...]) -> None:
     found = host.networks[network]
-    leases = tuple(t for t in found.taken if t not in found.reserved)
-    free = None if found.dhcp_free is None else found.dhcp_free + len(found.reserved) - len(reserved)
-    host.networks[network] = replace(found, reserved=reserved, taken=(*leases, *reserved), dhcp_free=free)
+    before, pairs = ([(r.address, r.mac) for r in entries] for entries in (found.reserved, reserved))
+    leases = tuple(t for t in found.taken if t not in before)
+    free = found.dhcp_free
+    if free is not None and found.dhcp_range is not None:  # without a range none is free, and none gets fewer
+        free += len(before) - len(pairs)
+    host.networks[network] = replace(found, reserved=reserved, taken=(*leases, *pairs), dhcp_free=free)
 
 
 def _below(disk: Disk, copy: DiskCopy | None) -> Disk:

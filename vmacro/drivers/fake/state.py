@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from vmacro.model.facts import (
     Arrival,
     Capabilities,
+    Card,
     Claim,
     Connection,
     CopyStatistics,
     DomainFacts,
+    Ended,
     FoundLegEnd,
     HostFacts,
     LinkFacts,
@@ -21,6 +23,8 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
+from vmacro.wire.agent_verbs import ABORTED, CLOSED
+from vmacro.wire.counting import Began
 
 BASE_BYTES = 64 << 20
 QEMU = Capabilities(
@@ -84,7 +88,8 @@ class FakeDisks:
 class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
-    `leaving`: where a copy under way goes."""
+    `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -98,10 +103,13 @@ class FakeHost:
     turned: dict[str, list[Turn]] = field(default_factory=dict)
     leases: dict[str, str] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
+    heard: dict[str, str] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
     links: LinkFacts = LINKS
     watchers: list[tuple[str, Callable[[str, str], None]]] = field(default_factory=list)
     leaving: dict[str, str] = field(default_factory=dict)
     disks: FakeDisks = field(default_factory=FakeDisks)
+    tracking: bool = True
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:
@@ -122,7 +130,9 @@ class FakeHost:
 @dataclass
 class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
-    present ones; `prepared`: those to come; `until_s`: the end of its claim by the world's clock."""
+    present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
+    by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
+    what the kernel has told since. `up_s`: when its agent answers, by the world's clock."""
 
     name: str
     mac: str
@@ -132,17 +142,48 @@ class FakeGuest:
     connections: list[Connection]
     address6: str = ""
     prepared: tuple[str, str] = ("", "")
-    verbs: tuple[str, ...] = ("arrive", "claim", "connections", "prepare", "retire", "status")
+    verbs: tuple[str, ...] = (
+        *("arrive", "claim", "connections", "count", "endings", "prepare"),
+        *("page", "publish", "retire", "status", "watch"),
+    )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
+    public: dict[str, str] = field(default_factory=dict)
     last: Arrival | None = None
     answers: bool = True
     claim: Claim | None = None
     until_s: float = float("inf")
+    watch: str = ""
+    watches: int = 0
+    watched: set[str] = field(default_factory=set)
+    began: Began = field(default_factory=Began)
+    arrived: bool = False
+    ended: dict[str, Ended] = field(default_factory=dict)
+    missed: bool = False
+    up_s: float = 0.0
 
     @property
     def present(self) -> tuple[str, ...]:
         return tuple(a for a in (self.address, self.address6) if a)
+
+    def end(self, found: Connection, how: str, heard: bool = False) -> None:
+        """A connection ends, and the kernel tells how. `heard`: its client was, since the guest has arrived."""
+        self.connections = [c for c in self.connections if c.key != found.key]
+        lost = how not in (CLOSED, ABORTED) and self.arrived and not heard
+        if self.watch and (lost or found.key in self.watched):
+            self.ended[found.key] = Ended(found.key, found.client, how, lost)
+
+    def boot(self, up_s: float) -> None:
+        """Off and on again, or the kernel's own reboot: nothing is left of what it had in memory, nor of the agent's
+        file, which is there."""
+        self.boot_id, self.up_s = f"{self.boot_id}, again", up_s
+        self.connections, self.kept, self.prepared, self.public = [], [], ("", ""), {}
+        self.last, self.claim, self.until_s, self.arrived = None, None, float("inf"), False
+        self.restart_agent()
+
+    def restart_agent(self) -> None:
+        """What it has heard is gone; its file knows the rest."""
+        self.watch, self.watched, self.began, self.ended, self.missed = "", set(), Began(), {}, False
 
 
 def host(name: str, site: str = "", number: int = 1) -> Host:
@@ -153,9 +194,14 @@ def host(name: str, site: str = "", number: int = 1) -> Host:
 
 def domain(accelerator: str = "kvm", name: str = "web", number: int = 1) -> DomainFacts:
     """A running guest with an agent and no disks."""
-    mac = mac_of(number)
-    machine = "pc-q35-10.0"
-    return DomainFacts(name, f"uuid-{number}", "running", "1", True, accelerator, machine, 256, mac, "front", (), True)
+    cards, machine = (card(mac_of(number)),), "pc-q35-10.0"
+    return DomainFacts(name, f"uuid-{number}", "running", "1", True, accelerator, machine, 256, cards, (), True)
+
+
+def card(mac: str, network: str = "front", bridge: str = "front0") -> Card:
+    """On a network; '' for that: on the bridge alone."""
+    kind = "network" if network else "bridge"
+    return Card(mac, kind, network, bridge, "virtio", f"vnet{int(mac[-2:], 16)}")
 
 
 def mac_of(number: int) -> str:

@@ -17,21 +17,24 @@ from vmacro.drivers.fake.clock import FakeClock
 from vmacro.drivers.fake.host_disks import FakeHostDisks
 from vmacro.drivers.fake.host_network import FakeHostNetwork
 from vmacro.drivers.fake.hypervisor import FakeHypervisor
+from vmacro.drivers.fake.names import FakeHooks, FakeNames, FakeZone
 from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, domain, fake_host, host, mac_of
 from vmacro.errors import AgentError, CopyError, UnreachableError
 from vmacro.model.events import Event
-from vmacro.model.facts import CopyStatistics, Disk, Turn
+from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
 
 TWO_SITES: Mapping[str, tuple[str, ...]] = {"bucharest": ("bucharest",), "berlin": ("berlin",)}
+BOOT_S = 20.0
 _TURNS = {"suspended": "tunnel", "resumed": "guest"}
 
 
 class FakeWorld:
     """Sites with their hosts, of unique names; guests, all at the first host, with one MPTCP client each that follows.
 
-    `unheard`: the destination's libvirt dies before it has said that the guest runs.
+    No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has said
+    that the guest runs.
     """
 
     def __init__(self, sites: Mapping[str, tuple[str, ...]] = TWO_SITES, guests: tuple[str, ...] = ("web",)) -> None:
@@ -40,6 +43,7 @@ class FakeWorld:
         self.interrupted = False
         self.unheard = False
         self.events: list[Event] = []
+        self.flows: dict[str, Flows] = {}  # of datagrams, by address, at each host that tracks them
         self.before: Callable[[Effect], None] = lambda _effect: None
         self.hosts: dict[str, FakeHost] = {}
         nouns = []
@@ -47,7 +51,9 @@ class FakeWorld:
             found = tuple(host(name, site, len(self.hosts) + i) for i, name in enumerate(names, 1))
             self.hosts |= {name: fake_host(name, number, i, len(names)) for i, name in enumerate(names)}
             nouns.append(Site(site, found))
-        self.inventory = Inventory(tuple(nouns), tuple(Guest(name, name) for name in guests), Policy())
+        policy = Policy(linger_s=0.0)
+        self.inventory = Inventory(tuple(nouns), tuple(Guest(name, name) for name in guests), policy)
+        self.zone, self.hooks = FakeZone(), FakeHooks(self)
         self.home = next(iter(self.hosts))
         self.guests = {name: _guest(name, number) for number, name in enumerate(guests, 1)}
         for guest in self.guests.values():
@@ -74,6 +80,8 @@ class FakeWorld:
             publish=self.events.append,
             inventory=self.inventory,
             cancelled=lambda: self.interrupted,
+            names=FakeNames(self),
+            hooks=self.hooks,
         )
 
     def give_disk(self, name: str = "web") -> None:
@@ -107,6 +115,30 @@ class FakeWorld:
         with self.lock:
             here.domains[name] = replace(here.domains[name], state="running" if running else "paused")
         self._happen(here, name, "resumed" if running else "suspended")
+
+    def reboot(self, name: str = "web") -> None:
+        """As a guest does by itself, wherever it runs, its agent silent while it boots; a copy under way goes on."""
+        guest, (at,) = self.guests[name], self.running_at(name)
+        guest.boot(self.now_s + BOOT_S)
+        guest.address = self.leased(at, guest)
+
+    def power_off(self, name: str = "web", state: str = "shut off") -> None:
+        """As a guest does by itself, wherever it runs: a copy under way fails. `state`: libvirt's word for it then."""
+        with self.lock:
+            for here in self.hosts.values():
+                if name in here.domains and here.domains[name].running:
+                    here.domains[name] = replace(here.domains[name], state=state)
+                    here.leaving.pop(name, None)
+                    here.fenced.discard(name)  # its tap has gone
+
+    def leased(self, at: str, guest: FakeGuest) -> str:
+        """What DHCP gives a guest at a host: its reservation, or else the same as ever."""
+        here = self.hosts[at]
+        network = here.networks["front"]
+        reserved = next((r.address for r in network.reserved if r.mac == guest.mac), "")
+        found = reserved or network.subnet.removesuffix("0/24") + str(96 + guest.number)
+        here.leases[guest.mac] = found
+        return found
 
     def finish_copies(self) -> None:
         """What libvirt does by itself, whoever began it."""

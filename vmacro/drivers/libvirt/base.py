@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import xml
+from vmacro.drivers.libvirt import dhcp, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
-from vmacro.drivers.libvirt.migration import Order, migrate, statistics, under_way
+from vmacro.drivers.libvirt.migration import Order, migrate, statistics
+from vmacro.drivers.libvirt.states import job, reason_word, state_word
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import (
+    ARRIVING,
     Capabilities,
     CopyProgress,
     CopyStatistics,
@@ -23,22 +25,13 @@ from vmacro.model.facts import (
     DomainFacts,
     HostFacts,
     NetworkFacts,
+    NetworkNames,
     Pool,
+    Reservation,
 )
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
-
-_STATES = {
-    libvirt.VIR_DOMAIN_NOSTATE: "without a state",
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "running",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
-    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended by itself",
-}
 
 
 class LibvirtHypervisor:
@@ -84,30 +77,32 @@ class LibvirtHypervisor:
                 name=name,
                 uuid=domain.UUIDString(),
                 state=state_word(state),
-                reason=str(reason),
+                reason=reason_word(state, reason),
                 persistent=bool(domain.isPersistent()),
                 accelerator=described.accelerator,
                 machine=described.machine,
                 memory_mib=described.memory_mib,
-                mac=described.mac,
-                network=described.network,
+                cards=described.cards,
                 disks=described.disks,
                 has_agent_channel=AGENT_CHANNEL in described.channels,
-                migrating=under_way(domain),
+                job=job(domain) or xml.block_jobs(described),
             )
 
     def network(self, name: str) -> NetworkFacts | None:
-        connection = self._connection
+        network = self._network(name)
+        if network is None:
+            return None
         with understood(self._host.name, f"network {name} cannot be described"):
-            try:
-                network = connection.networkLookupByName(name)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-                    return None
-                raise
             active = bool(network.isActive())
-            leases = network.DHCPLeases() if active else []
-            return xml.network(network.XMLDesc(), active, [(x.get("ipaddr"), x.get("mac")) for x in leases])
+            leases = [(x.get("ipaddr"), x.get("mac")) for x in (network.DHCPLeases() if active else [])]
+            return xml.network(network.XMLDesc(), active, leases, dhcp.stored(network))
+
+    def networks(self) -> tuple[str, ...]:
+        connection = self._connection
+        with understood(self._host.name, "networks cannot be listed"):
+            found = connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+            names: tuple[str, ...] = fields.decode_as(NetworkNames, [n.name() for n in found], "networks")
+            return names
 
     def copy(
         self,
@@ -158,6 +153,8 @@ class LibvirtHypervisor:
         if handle is None:
             return
         with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
+            if job(handle) == ARRIVING:
+                raise HostError(f"host {self._host.name}: domain {domain} is on its way here; it stays")
             state, _ = handle.state()
             if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF) and not fenced:
                 raise HostError(f"host {self._host.name}: domain {domain} is {state_word(state)}; it stays")
@@ -175,27 +172,17 @@ class LibvirtHypervisor:
             stats = handle.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
             return statistics(stats) if "downtime" in stats else None
 
-    def reserve(self, network: str, mac: str, address: str) -> None:
-        found = self.network(network)
+    def reserve(self, network: str, wanted: Reservation) -> None:
+        found = self._network(network)
         if found is None:
-            what = f"DHCP reservation of {address} for {mac}"
-            raise HostError(
-                f"host {self._host.name}: {what}: no network {network!r}", "is it defined? virsh net-list --all"
-            )
-        if (address, mac.lower()) not in {(a, m.lower()) for a, m in found.reserved}:
-            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
+            what = f"DHCP reservation of {wanted.told}: no network {network!r}"
+            raise HostError(f"host {self._host.name}: {what}", "is it defined? virsh net-list --all")
+        dhcp.reserve(self._host.name, found, wanted)
 
-    def release(self, network: str, mac: str, address: str) -> None:
-        found = self.network(network)
-        if found is not None and (address, mac) in found.reserved:
-            self._update_dhcp_hosts(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
-
-    def _update_dhcp_hosts(self, network: str, command: int, mac: str, address: str) -> None:
-        with translated(self._host.name, f"DHCP reservation of {address} for {mac} on network {network}"):
-            handle = self._connection.networkLookupByName(network)
-            where = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
-            section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
-            handle.update(command, section, -1, f"<host mac='{mac}' ip='{address}'/>", where)
+    def release(self, network: str, made: Reservation) -> None:
+        found = self._network(network)
+        if found is not None:
+            dhcp.release(self._host.name, found, made)
 
     @contextmanager
     def watch(self, domain: str, see: Callable[[str, str], None]) -> Iterator[None]:
@@ -208,6 +195,16 @@ class LibvirtHypervisor:
                 watching.enter_context(self._connections.events(self._host).watched(seen))
             yield
 
+    def _network(self, name: str) -> Any | None:
+        connection = self._connection
+        with translated(self._host.name, f"network {name} cannot be looked up"):
+            try:
+                return connection.networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return None
+                raise
+
     def _lookup(self, name: str) -> Any | None:
         connection = self._connection
         with translated(self._host.name, f"domain {name} cannot be looked up"):
@@ -217,11 +214,6 @@ class LibvirtHypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
-
-
-def state_word(state: int) -> str:
-    """Of virDomainState; one that we do not know is told as it is."""
-    return _STATES.get(state, f"state {state}")
 
 
 def _triple(version: int) -> tuple[int, int, int]:

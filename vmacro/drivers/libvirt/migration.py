@@ -11,8 +11,9 @@ from typing import Annotated, Any, Protocol
 
 import libvirt
 
+from vmacro.drivers.libvirt.states import job, state_word
 from vmacro.errors import CopyError, HostError, all_of
-from vmacro.model.facts import Capabilities, CopyProgress, CopyStatistics
+from vmacro.model.facts import LEAVING, Capabilities, CopyProgress, CopyStatistics
 from vmacro.model.nouns import Host, Policy
 from vmacro.planning.convergence import allowed_downtime_ms, judge
 from vmacro.wire import fields
@@ -71,14 +72,7 @@ def migrate(
 def under_way(domain: Any) -> bool:
     """Whether a migration of the domain to elsewhere runs, whoever began it: it goes on after its orchestrator has
     gone. Raises libvirtError where that cannot be known."""
-    try:
-        stats = domain.jobStats()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            return False  # it has left
-        raise
-    migrating = stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
-    return bool(migrating and stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE)
+    return job(domain) == LEAVING
 
 
 class _Watch:
@@ -159,13 +153,13 @@ class Followed:
             if under_way(self._domain) or self._is_being_forgotten():
                 time.sleep(seconds)
                 return False
-            stays = self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+            state = state_word(self._domain.state()[0])
         except libvirt.libvirtError as error:
             gone = error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
             self.error = None if gone else error
             return True
-        if stays:
-            self.error = libvirt.libvirtError("the migration that was under way has failed: see its host's libvirt")
+        text = f"the migration that was under way is over, and the domain is still here, {state}: see its libvirt's log"
+        self.error = libvirt.libvirtError(text)
         return True
 
     def _is_being_forgotten(self) -> bool:

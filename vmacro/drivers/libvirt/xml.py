@@ -11,60 +11,64 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vmacro.model.facts import MOST_DISKS, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool
+from vmacro.model.facts import MOST_CARDS, MOST_DISKS, Card, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool, Reservation
 from vmacro.wire import fields
 from vmacro.wire.fields import Items, Text
 
 # Whose volumes other hosts see (formatstorage).
 SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
 MAX_CHARACTERS = 4 << 20  # libvirt's own bound of a string (VIR_NET_MESSAGE_STRING_MAX)
-MOST_MACHINE_TYPES = 10_000
 _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 
 
 @dataclass(frozen=True)
 class DomainDescription:
-    """What a domain is made of. `channels`: names of its virtio-serial ports."""
+    """What a domain is made of. `channels`: names of its virtio-serial ports. `mirrored`: disks at which a block job
+    copies or commits."""
 
     accelerator: Annotated[str, Text(40)]
     machine: Annotated[str, Text(100)]
     memory_mib: int
-    mac: MaybeMac
-    network: Annotated[str, Text(255)]
+    cards: Annotated[tuple[Card, ...], Items(MOST_CARDS)]
     disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     channels: Annotated[tuple[str, ...], Items(MOST_DISKS)]
+    mirrored: Annotated[tuple[Annotated[str, Text(20)], ...], Items(MOST_DISKS)]
 
 
 def domain(text: str) -> DomainDescription:
     """From formatdomain XML. Raises ValueError."""
     root = _root(text)
-    card = root.find("./devices/interface")
     os_type = root.find("./os/type")
     found = {
         "accelerator": root.get("type", ""),
         "machine": os_type.get("machine", "") if os_type is not None else "",
         "memory_mib": _mib(root.find("memory")),
-        "mac": _attribute(card, "mac", "address"),
-        "network": _attribute(card, "source", "network"),
+        "cards": [_card(c) for c in root.iterfind("./devices/interface")],
         "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
         "channels": [_attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
+        "mirrored": [_attribute(m, "target", "dev") for m in root.iterfind("./devices/disk[mirror]")],
     }
     return fields.decode(DomainDescription, found, "domain")
 
 
-def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) -> NetworkFacts:
-    """`leases` are (address, MAC); reservations are read from the XML. Of IPv6, which guests give themselves, neither
-    is kept. Raises ValueError."""
+def block_jobs(found: DomainDescription) -> str:
+    """In words: '' for none."""
+    return f"block job of disk {found.mirrored[0]}" if found.mirrored else ""
+
+
+def network(text: str, active: bool, leases: Iterable[tuple[object, object]], stored: str = "") -> NetworkFacts:
+    """`leases` are (address, MAC); reservations are read from the XML, and from what is `stored` for the network's next
+    start, if that is another. Of IPv6, which guests give themselves, neither is kept. Raises ValueError."""
     root = _root(text)
     bridge = root.find("bridge")
-    ip = next((e for e in root.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
+    ip = _ip(root)
     span = ip.find("./dhcp/range") if ip is not None else None
+    serves = span is not None or (ip is not None and ip.find("./dhcp/host") is not None)
     dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
-    hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
-    reserved = [(h.get("ip", ""), h.get("mac", "")) for h in hosts]
+    reserved = dict.fromkeys([*reservations(text), *(reservations(stored) if stored else ())])
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
     # libvirt lists leases in another order each time.
-    taken = sorted({*leased, *reserved}, key=lambda entry: (str(entry[0]), str(entry[1])))
+    taken = sorted({*leased, *((r.address, r.mac) for r in reserved)}, key=lambda entry: (str(entry[0]), str(entry[1])))
     found: dict[str, Any] = {
         "name": root.findtext("name", ""),
         "active": active,
@@ -74,13 +78,33 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]]) ->
         "subnet": _subnet(ip) if ip is not None else "",
         "gateway": ip.get("address", "") if ip is not None else "",
         "dhcp_range": dhcp_range,
-        "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if dhcp_range is not None else None,
+        "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if serves else None,
         "taken": taken,
-        "reserved": reserved,
+        "reserved": [fields.encode(r) for r in reserved],
         "forward": _attribute(root, "forward", "mode") or "isolated",
         "subnet6": _subnet6(root),
     }
     return fields.decode(NetworkFacts, found, "network")
+
+
+def reservations(text: str) -> tuple[Reservation, ...]:
+    """Those of IPv4 in a network's XML, in its order. Raises ValueError."""
+    ip = _ip(_root(text))
+    hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
+    found = ({"address": h.get("ip", ""), "mac": h.get("mac", ""), "name": h.get("name", "")} for h in hosts)
+    return tuple(fields.decode(Reservation, entry, f"reserved[{n}]") for n, entry in enumerate(found))
+
+
+def reservation(entry: Reservation) -> str:
+    """As an entry of a network's XML."""
+    named = {"mac": entry.mac, "name": entry.name, "ip": entry.address}
+    drawn = ElementTree.Element("host", {key: value for key, value in named.items() if value})
+    return ElementTree.tostring(drawn, encoding="unicode")
+
+
+def _ip(network: ElementTree.Element) -> ElementTree.Element | None:
+    """The first of IPv4."""
+    return next((e for e in network.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
 
 
 def _mac(said: object) -> str:
@@ -117,7 +141,11 @@ def migrates_live(text: str) -> bool:
     return _root(text).find("./host/migration_features/live") is not None
 
 
-def _free(dhcp_range: tuple[str, str], taken: set[str]) -> int:
+def _free(dhcp_range: tuple[str, str] | None, taken: set[str]) -> int:
+    """None for a new guest where there is no range: libvirt has dnsmasq serve the reserved cards alone
+    (networkDnsmasqConfDHCP: `static`)."""
+    if dhcp_range is None:
+        return 0
     first, last = (int(ipaddress.IPv4Address(a)) for a in dhcp_range)
     inside = [a for a in taken if first <= int(ipaddress.IPv4Address(a)) <= last]
     return last - first + 1 - len(inside)
@@ -131,6 +159,20 @@ def _mib(element: ElementTree.Element | None) -> int:
     if unit not in _UNITS:
         raise ValueError(f"memory: unit {unit[:40]!r} is unknown")
     return int(element.text or "0") * _UNITS[unit] >> 10
+
+
+def _card(element: ElementTree.Element) -> dict[str, Any]:
+    """Of a network's card libvirt also names the bridge, once it is at it."""
+    source = element.find("source")
+    named = source.attrib if source is not None else {}
+    return {
+        "mac": _attribute(element, "mac", "address"),
+        "kind": element.get("type", ""),
+        "network": named.get("network", ""),
+        "device": named.get("bridge", "") or named.get("dev", ""),
+        "model": _attribute(element, "model", "type"),
+        "tap": _attribute(element, "target", "dev"),
+    }
 
 
 def _disk(element: ElementTree.Element) -> dict[str, Any]:

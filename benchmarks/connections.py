@@ -1,0 +1,156 @@
+"""What idle connections cost a move: prepare, settle, and the agent's look, by how many there are.
+
+    sudo .venv/bin/python benchmarks/connections.py --numbers 10 500 2000 10000      # moves there and back with each
+
+Held by a client of the lab, MPTCP, to the guest's nginx. Brings up a lab of its own (`bench`) and removes it. Prints a
+Markdown table. nginx must be told that it may have so many (worker_connections, worker_rlimit_nofile); a number that
+the guest does not take is left out, and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from tests.support import address_of
+from vmacro import wiring
+from vmacro.lab.lab import Lab
+from vmacro.lab.topology import load
+from vmacro.model.events import Event, PhaseBegan, PhaseEnded
+from vmacro.model.facts import CountArgs
+from vmacro.model.moves import Phase
+from vmacro.services.event_json import from_plain
+
+TOPOLOGY = Path(__file__).with_name("lab.toml")
+GUEST, WEB, LOOKS = "web", 80, 5
+ANSWER_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One move with so many connections. `look_ms`: what one `count` takes the agent, a median of LOOKS; `verdicts`: by
+    the report."""
+
+    number: int
+    to: str
+    look_ms: float
+    prepare_ms: float
+    settle_ms: float
+    verdicts: dict[str, int]
+
+
+def main() -> int:
+    """Move with each number, there and back; print the table."""
+    if sys.argv[1:2] == ["hold"]:
+        return hold(sys.argv[2], int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--numbers", nargs="+", type=int, default=[10, 500, 2000, 10_000])
+    options = parser.parse_args()
+    shape = load(TOPOLOGY)
+    lab, found = Lab(shape.model_copy(update={"guests": {GUEST: shape.guests[GUEST]}})), []
+    lab.down()
+    try:
+        lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
+        for number in options.numbers:
+            with holding(lab, number) as held, tempfile.TemporaryDirectory() as folder:
+                if not held:
+                    print(f"{number}: the guest does not take so many", file=sys.stderr)
+                    continue
+                for _ in range(2):
+                    here = lab.guest(GUEST).site
+                    to = next(site for site in lab.topology.sites if site != here)
+                    found.append(measured(lab, number, to, Path(folder) / to))
+    finally:
+        for left in lab.down():
+            print(f"left behind: {left}", file=sys.stderr)
+    print(table(found))
+    return 0
+
+
+def measured(lab: Lab, number: int, to: str, report: Path) -> Measured:
+    """Of one move to a site. Raises CalledProcessError where it does not end well; losses are figures."""
+    look_ms = looks(lab)
+    quiet = report.with_suffix(".toml")  # without probers: nobody waits for their time before and after
+    quiet.write_text("".join(x for x in lab.inventory_file.read_text().splitlines(True) if not x.startswith("probe")))
+    words = ["migrate", GUEST, "--to", to, "--json", "--report", str(report), "-i", str(quiet)]
+    words.append("--allow-connection-loss")
+    subprocess.run([sys.executable, "-m", "vmacro.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
+    events = [from_plain(json.loads(line)) for line in (report / "events.ndjson").read_text().splitlines()]
+    verdicts = json.loads((report / "summary.json").read_text())["verdicts"]
+    prepare_ms, settle_ms = (took_ms(events, phase) for phase in (Phase.PREPARE, Phase.SETTLE))
+    return Measured(number, to, look_ms, prepare_ms, settle_ms, verdicts)
+
+
+def looks(lab: Lab) -> float:
+    """What `count` takes the agent, in ms."""
+    settings, status = wiring.load(lab.inventory_file), lab.guest(GUEST)
+    (host,) = (h for h in settings.inventory.hosts if h.site == status.site)
+    with wiring.opened(settings) as world, world.agent(host, GUEST) as agent:
+        return median(agent.count(CountArgs((address_of(lab, GUEST),))).took_ms for _ in range(LOOKS))
+
+
+def took_ms(events: list[Event], phase: Phase) -> float:
+    """From a phase's begin to its end."""
+    began, ended = (
+        next(e.wall_ns for e in events if isinstance(e.what, kind) and e.what.phase == phase)
+        for kind in (PhaseBegan, PhaseEnded)
+    )
+    return (ended - began) / 1e6
+
+
+@contextmanager
+def holding(lab: Lab, number: int) -> Iterator[bool]:
+    """Whether so many connections are held meanwhile by the lab's client."""
+    words = [sys.executable, __file__, "hold", address_of(lab, GUEST), str(number)]
+    inside = ["ip", "netns", "exec", lab.namespace("client"), *words]
+    holder = subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        yield holder.stdout.readline() == "ready\n"
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def hold(address: str, number: int) -> int:
+    """In the client's namespace: connect, be answered once on each, say so, and keep them until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 100, number + 100))
+    held = []
+    for _ in range(number):
+        held.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP))
+        held[-1].settimeout(ANSWER_TIMEOUT_S)
+        held[-1].connect((address, WEB))
+        held[-1].sendall(b"HEAD / HTTP/1.1\r\nHost: web\r\nConnection: keep-alive\r\n\r\n")
+        if not held[-1].recv(4096):
+            return 1
+    print("ready", flush=True)
+    sys.stdin.read()
+    return 0
+
+
+def table(found: list[Measured]) -> str:
+    """By number and destination, as Markdown."""
+    lines = [
+        "| connections | to | prepare | settle | the agent's look | of it for each | verdicts |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for m in found:
+        told = ", ".join(f"{n} {verdict}" for verdict, n in m.verdicts.items() if n)
+        each = f"{1000 * m.look_ms / m.number:.0f} µs"
+        figures = f"{m.prepare_ms:.0f} ms | {m.settle_ms:.0f} ms | {m.look_ms:.0f} ms | {each}"
+        lines.append(f"| {m.number} | {m.to} | {figures} | {told} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""A client that takes one announced address at a time follows its server's addresses for ever, while another client's
+plain TCP connection keeps the first of them: the agent's own decisions and real kernels (docs/decisions/0021)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from guest_agent import connections, link, mptcp
+from guest_agent.__main__ import BootClock
+from guest_agent.arrival import prepare
+from guest_agent.guest import Guest
+from guest_agent.kernel_events import KernelEvents
+from guest_agent.ports import Leases
+from guest_agent.retirement import retire
+from guest_agent.state import State
+from tests.contract.test_kernel_events import HOME, KINDS, MPTCP, Scene, ask, places, scene
+from vmacro.wire.agent_verbs import Lease, PrepareArgs
+
+pytestmark = pytest.mark.lab
+__all__ = ["places", "scene"]
+MOVES = 10
+
+
+def lease(address: str) -> Lease:
+    return Lease(address, 24, "10.72.0.254", "10.72.0.254", 3600)
+
+
+async def joined(address: str, token: int, within_s: float = 3.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if any(c.token == token and c.reaches(address) for c in connections.connections()):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_it_follows_ten_of_ten_moves(scene: Scene, tmp_path: Path, limit: int) -> None:
+    scene.client.ip("mptcp", "limits", "set", "subflows", "2", "add_addr_accepted", str(limit))
+    near, far = scene.opened(MPTCP)
+    plain_near, plain_far = scene.opened(KINDS["tcp, to a server with mptcp"])
+    token = next(c.token for c in scene.there() if c.mptcp)
+
+    async def moves() -> list[int]:
+        guest = Guest(
+            await link.find_link("eth0"),
+            mptcp,
+            connections,
+            KernelEvents(),
+            cast(Leases, None),
+            BootClock(),
+            State(lease(HOME)),
+            tmp_path / "state.json",
+        )
+        followed, old = [], HOME
+        for number in range(MOVES):
+            new = f"10.72.0.{100 + number}"
+            await prepare(guest, PrepareArgs(new))
+            if await joined(new, token):
+                followed.append(number)
+            ask(far, near)
+            await guest.prefer((new, ""), (old, ""))
+            guest.state.lease, guest.state.prepared = lease(new), ("", "")
+            left: dict[str, Any] = {a: await retire(guest, a) for a in (HOME, old)}
+            assert not left[HOME].retired and (old == HOME or left[old].retired)
+            for one, other in ((far, near), (plain_far, plain_near)):
+                ask(one, other)
+            old = new
+        await guest.withdraw_all(old)
+        await guest.link.move_out(old)
+        return followed
+
+    with scene.server.inside():
+        followed = asyncio.run(moves())
+    assert followed == list(range(MOVES))
+
+
+def test_an_address_that_is_withdrawn_takes_along_who_has_no_other(scene: Scene) -> None:
+    """Why one that takes new connections is left as it is: who comes between a look and the withdrawal is cut."""
+    scene.client.ip("mptcp", "limits", "set", "subflows", "2", "add_addr_accepted", "0")
+    scene.opened(MPTCP)
+    assert [len(c.subflows) for c in scene.there() if c.mptcp] == [1]
+    with scene.server.inside():
+        asyncio.run(mptcp.withdraw(0, HOME))
+    assert [c for c in scene.there() if c.mptcp] == []

@@ -1,0 +1,62 @@
+"""Whether a guest runs, once, and is nobody else's to work on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmacro.model.facts import CRASHED, SUSPENDED, DomainFacts, Survey
+from vmacro.model.moves import Finding
+from vmacro.planning.request import Request, blocker, source_view
+
+_AWAKENED = {
+    "paused": "resume it first",
+    SUSPENDED: "wake it up first: virsh dompmwakeup",
+    CRASHED: "look at it, then: virsh destroy; virsh start",
+    "shutting down": "wait until it is off, then: virsh start",
+}
+
+
+def findings(request: Request, survey: Survey) -> Iterator[Finding]:
+    """What its state, at all hosts, is in the way of. A state or a job that we do not know is told as it is."""
+    yield from _runs_once(request, survey)
+    yield from _nobody_is_at_work_on_it(request, survey)
+
+
+def _runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
+    subject, running = f"guest {request.guest.name}", survey.running_at
+    if not running:
+        yield _runs_nowhere(subject, survey)
+    elif len(running) > 1:
+        places = " and ".join(v.host for v in running)
+        yield blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
+    elif running[0].domain is not None and not running[0].domain.running:
+        domain, code = running[0].domain, "guest-paused" if running[0].domain.state == "paused" else "guest-not-running"
+        hint = _AWAKENED.get(domain.state, "why? virsh domstate --reason")
+        yield blocker(code, subject, f"is {_state(domain)} on {running[0].host}", hint)
+
+
+def _runs_nowhere(subject: str, survey: Survey) -> Finding:
+    """Nobody is told to start it while a host that does not answer may run it."""
+    known = [(v.host, v.domain) for v in survey.views if v.domain is not None]
+    if not known or any(v.trouble for v in survey.views):
+        seen = ", ".join(v.host for v in survey.views if not v.trouble) or "no host"
+        also = "".join(f"; is {_state(domain)} on {host}" for host, domain in known)
+        return blocker("guest-not-running", subject, f"runs on none of the hosts that answered ({seen}){also}")
+    text = " and ".join(f"is {_state(domain)} on {host}" for host, domain in known)
+    hint = "wait until that is over" if any(domain.job for _, domain in known) else "start it there: virsh start"
+    return blocker("guest-not-running", subject, text, hint)
+
+
+def _state(domain: DomainFacts) -> str:
+    if domain.job:
+        return f"busy ({domain.job})"
+    return f"{domain.state} ({domain.reason})" if domain.reason else domain.state
+
+
+def _nobody_is_at_work_on_it(request: Request, survey: Survey) -> Iterator[Finding]:
+    """libvirt does one thing at a time with a domain, and refuses the copy meanwhile."""
+    source = source_view(survey)
+    if source is not None and source.domain is not None and source.domain.job:
+        text = f"{source.host}'s libvirt is at work on it: {source.domain.job}"
+        hint = f"wait until that is over, whoever asked for it: virsh domjobinfo {source.domain.name}"
+        yield blocker("guest-busy", f"guest {request.guest.name}", text, hint)
