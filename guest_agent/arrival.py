@@ -120,6 +120,7 @@ class Arrivals:
             await guest.prefer(prepared, (old, old6))
         elif not prepared[0]:
             await guest.link.forget_neighbours()
+            guest.forget_round_trips()
         lease = await guest.leases.acquire(LEASE_TIMEOUT_S)
         leased = guest.clock.now_s()
         if prepared[0] and lease.address == old:

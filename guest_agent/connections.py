@@ -21,6 +21,7 @@ from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DESTROY = 21
+TCP_METRICS, TCP_METRICS_CMD_DEL = "tcp_metrics", 2  # include/uapi/linux/tcp_metrics.h
 # This older request has the kernel walk through its table once for both families, SOCK_DIAG_BY_FAMILY for each. The
 # table has a place for each 128 KiB of memory: where sockets are few, it takes longer than they do.
 TCPDIAG_GETSOCK = 18
@@ -144,6 +145,13 @@ def cut(address: str, tokens: set[int]) -> None:
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it may have ended by itself
                     raise
+
+
+def forget_round_trips() -> None:
+    """What the kernel remembers of all paths (TCP_METRICS_CMD_DEL without an address): how long new connections wait
+    before they send again. Raises OSError."""
+    family = integer(netlink.generic_family(TCP_METRICS)[netlink.CTRL_ATTR_FAMILY_ID])
+    netlink.ask(netlink.NETLINK_GENERIC, family, netlink.GENERIC.pack(TCP_METRICS_CMD_DEL, 1, 0), netlink.NLM_F_ACK)
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
