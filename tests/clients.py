@@ -219,7 +219,7 @@ KINDS: dict[str, Client] = {
     "download": download,
     "downloads": downloads,
     "upload": upload,
-    "visits": visits(0.05),  # of 50 a second an emulated guest has no processor left for anything else
+    "visits": visits(0.02),
     "keep-alive-20": keep_alive(20, 0.2),
     "datagrams": datagrams,
 }

@@ -24,6 +24,7 @@ OWN = {
     "test_stock_kernel": "namespaces",
     "test_kernel_events": "namespaces",
     "test_following": "namespaces",
+    "test_round_trips": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.
 ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "namespaces", UNIT)
