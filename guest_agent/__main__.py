@@ -79,7 +79,7 @@ async def _run(interface: str, client_id: bytes) -> None:
     agent = Agent(guest)
     serving = asyncio.create_task(_serve(agent))
     await agent.start()
-    # Neither before the guest's own servers, which have clients to answer once it has arrived, nor behind them: on a busy
+    # Not before the guest's own servers, which have clients to answer once it has arrived; nor behind them: on a busy
     # guest the agent would not answer for seconds.
     os.setpriority(os.PRIO_PROCESS, 0, SERVING_NICE)
     _tell_systemd_ready()

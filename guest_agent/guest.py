@@ -100,7 +100,7 @@ class Guest:
                     await self.endpoints.withdraw(endpoint_id)
 
     def forget_round_trips(self) -> None:
-        """Those of before a move say nothing of after it: paths are others, and some were measured while it stood still."""
+        """Those of before a move say nothing of after it: the paths are others, and the guest may have stood still."""
         try:
             self.sockets.forget_round_trips()
         except OSError as error:
