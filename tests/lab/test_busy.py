@@ -21,7 +21,7 @@ from vmacro.lab.lab import Lab
 pytestmark = pytest.mark.lab
 ALL = ("visits", "keep-alive-20", "downloads", "upload", "idle-500", "datagrams", "tcp-idle")
 LINGER_S = 20
-PAUSE_S = 0.2  # between programs
+PAUSE_S = 0.5  # between programs
 WANTED = ("curl", "wget", "ab", "mptcpize")
 TIRED = "downloads and visitors take all of an emulated guest's processor: its agent does not always answer in time"
 TWO = pytest.param(2, marks=pytest.mark.slow(TIRED))
@@ -44,7 +44,7 @@ def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
     fetch = {
         "curl": ["curl", "-sf", "-m", "60", "-o", "/dev/null", url],
         "wget": ["wget", "-q", "-O", "/dev/null", url],
-        "ab": ["ab", "-q", "-k", "-n", "40", "-c", "4", "-s", "60", url],
+        "ab": ["ab", "-q", "-k", "-n", "20", "-c", "2", "-s", "60", url],
     }
     kinds = {**fetch, **{f"mptcp {name}": ["mptcpize", "run", *words] for name, words in fetch.items()}}
 
