@@ -213,10 +213,13 @@ def _is_the_same(plan: Plan, world: World, before: Before) -> bool:
 
 
 def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
-    """Remove what the move made, and what a broken libvirt left at the source: the guest is known to be alive at the
-    destination."""
-    left_fenced = whereabouts.look(plan, world).source == whereabouts.FENCED
-    world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
+    """Remove what the move made, and what a broken libvirt left at the source: the guest was alive at the destination.
+    An attempt that was begun long after that looks whether it is still there."""
+    seen = whereabouts.look(plan, world)
+    if seen.source != whereabouts.ABSENT and seen.destination in (whereabouts.ABSENT, whereabouts.BLIND):
+        text = f"it may have gone back since ({whereabouts.told(seen, plan)}); nothing was removed"
+        raise HostError(f"guest {plan.guest.name}: {text}", seen.trouble or "vmacro cleanup removes what was left")
+    world.hypervisor(plan.source).discard(plan.guest.domain, seen.source == whereabouts.FENCED)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
     _release(plan, world, plan.destination)
