@@ -173,3 +173,10 @@ def test_another_moves_claim_stays() -> None:
     found.fake.guest.claim = Claim("web-9", "them@there", 3.0)
     (claim,) = find(found, ENDED)
     assert claim.kind == "claim" and not claim.ours
+
+
+def test_what_a_guest_keeps_stays_while_another_journals_move_has_it(broken: Stage) -> None:
+    """That one may have prepared the very address, as a DHCP gives a card the same one again."""
+    broken.fake.guest.claim = Claim("web-9", "them@there", 3.0)
+    kept = [left for left in find(broken, ENDED) if left.kind in ("address", "claim")]
+    assert len(kept) == 2 and not any(left.ours for left in kept)
