@@ -84,6 +84,7 @@ class Endings:
                 self._remember(found.token, ends)
             else:
                 self._plain[ends[0]] = _Plain(found.key, found.client, int(found.subflows[0].outgoing))
+                self._subflows.pop(ends[0], None)  # of an earlier connection from that port
             self._ended.pop(found.key, None)  # ends, and a token may be those of an earlier connection
 
     def hear(self, events: Iterable[KernelEvent], now_s: float) -> None:
@@ -95,6 +96,8 @@ class Endings:
                 self._subflow_closed(event, now_s)
             elif isinstance(event, Closed):
                 found = self._mptcp.pop(event.token, None)
+                if found is not None:
+                    self._gone_since_s.pop(found.key, None)
                 if found is not None and found.subflows:
                     self._end(found.key, found.young, _End(found.client, CLOSED, now_s))
             else:
@@ -115,11 +118,9 @@ class Endings:
                 self._young.pop(found.key, None)
             elif found.key in there or not found.subflows:
                 self._gone_since_s.pop(found.key, None)
-            elif found.young:
-                del self._mptcp[token]  # aborted by its client, and nobody asks for it
-            elif self._is_gone(found.key, now_s):
-                del self._mptcp[token]
-                self._end(found.key, False, _End(found.client, ABORTED, now_s))
+            elif self._is_gone(found.key, now_s):  # a young one may be younger than `connections`
+                del self._mptcp[token], self._gone_since_s[found.key]
+                self._end(found.key, found.young, _End(found.client, ABORTED, now_s))
         for ends, plain in self._plain.items():
             if plain.key in there:
                 self._gone_since_s.pop(plain.key, None)

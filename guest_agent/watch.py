@@ -11,10 +11,11 @@ from guest_agent.endings import NOT_YET, Endings
 from guest_agent.guest import Guest
 from vmacro.wire import agent_verbs
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MOST_MS, Connection, CountArgs, Counts, Ended
-from vmacro.wire.counting import Began, began_with, counted
+from vmacro.wire.counting import REST, Began, began_with, counted
 
 LOG = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.2  # what comes meanwhile waits in the kernel
+SWEEP_EVERY_S = 5.0
 UNASKED_FOR_S = 60.0  # without a claim it ends then
 
 
@@ -42,6 +43,7 @@ class Watch:
             self.name, self._began_at_s = secrets.token_hex(8), self._asked_at_s
             self._endings = Endings(self._asked_at_s)
             self._guest.later(self._go_on(self.name))
+            self._guest.later(self._sweep(self.name))
         self._look()
         found = self._guest.sockets.connections()
         self._endings.watch(found)
@@ -90,6 +92,24 @@ class Watch:
                 self._stop()
             elif self.name == name:
                 self._look()
+
+    async def _sweep(self, name: str) -> None:
+        """Of a reset that no application looks at the kernel does not tell: the connection is only missing. When is
+        known as far as one looks, and what was missing long before the arrival was not lost by it."""
+        guest, rest_s = self._guest, SWEEP_EVERY_S
+        while True:
+            await guest.clock.sleep(rest_s)
+            if self.name != name:
+                return
+            began_s = guest.clock.now_s()
+            try:
+                connections, closing = guest.sockets.look()
+            except OSError as error:
+                LOG.warning("connections cannot be seen just now: %s", error)
+            else:
+                self._look()
+                self._endings.told(connections, closing, guest.clock.now_s(), NOT_YET)
+            rest_s = max(SWEEP_EVERY_S, REST * (guest.clock.now_s() - began_s))
 
     def _look(self) -> None:
         try:

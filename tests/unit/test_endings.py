@@ -185,6 +185,26 @@ def test_where_some_was_missed_nothing_is_a_loss_that_may_be_none(monkeypatch: p
     assert crowd.missed and len(crowd._subflows) == 2
 
 
+def test_a_port_that_an_mptcp_connection_had_before_is_a_plain_ones_now() -> None:
+    """Of a first subflow the kernel does not tell when it goes: it is remembered, and its client uses the port again."""
+    found = Endings(NOW_S)
+    found.hear([SubflowOpened(7, PLAIN), Closed(7)], NOW_S)
+    found.watch([TCP])
+    found.hear([gone(surplus=1)], NOW_S)
+    for later_s in (0, UNHEARD_FOR_S):
+        told = found.told((), set(), NOW_S + later_s, ARRIVED_S)
+        assert [(e.key, e.how, e.lost) for e in told] == [(TCP.key, CLOSED, False)]
+
+
+def test_one_that_begins_as_sockets_are_looked_at_is_lost_as_any() -> None:
+    """The kernel has told of it, and the list of sockets is older than that."""
+    found, ends = Endings(NOW_S), ("10.1.0.9", 80, "10.9.0.15", 1)
+    found.hear([SubflowOpened(7, ends)], NOW_S)
+    assert found.told((), set(), NOW_S, ARRIVED_S) == []
+    found.hear([SubflowClosed(7, ends, 104)], NOW_S + 0.2)
+    assert [e.lost for e in found.told((), set(), NOW_S + 0.2, ARRIVED_S)] == [True]
+
+
 # The agent's watch
 
 
@@ -259,6 +279,20 @@ def test_a_loss_is_one_only_after_the_arrival_of_this_move(world: World) -> None
 
     *_, ends = run(world, "arrive", 10.0, "watch", is_reset, 1.0, "endings")
     assert [e.lost for e in ends.endings] == [False], "of the move before"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_reset_that_no_application_has_looked_at_is_as_old_as_it_is(world: World, before: bool) -> None:
+    """The socket of an idle connection is freed when its application looks, perhaps never. Nobody asks the agent while
+    the guest is copied."""
+
+    def is_reset() -> None:
+        world.kernel.open = [MPTCP]
+
+    moves = (is_reset, 60.0, "arrive") if before else (60.0, "arrive", is_reset)
+    *_, first, second = run(world, "claim", "watch", *moves, 1.0, "endings", 2.0, "endings")
+    assert [(e.key, e.how, e.lost) for e in second.endings] == [(TCP.key, RESET, not before)]
+    assert not before or first.endings == second.endings
 
 
 def test_a_reset_after_the_arrival_is_a_loss(world: World) -> None:
