@@ -148,7 +148,9 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
 def _marked(host: Host, entry: Reservation, known: _Journalled, inventory: Inventory) -> Leftover:
     move = known.marks.get(entry.name, "")
     if move:
-        guest, ours = known.moves[move].plan.guest.name, known.over(move)
+        plan = known.moves[move].plan
+        cards = (plan.mac, marks.placeholder_mac(entry.address))  # another's: somebody has changed it
+        guest, ours = plan.guest.name, known.over(move) and entry.mac in cards
     else:
         move = marks.move_in(entry)
         guest = next((g.name for g in inventory.guests if g.name[:40] == move.rsplit("-", 3)[0]), "")
