@@ -173,10 +173,11 @@ class Archive:
         # SQLite knows whole seconds: a move that is not rolled back takes longer than one.
         found = [r for r in _moves(rows) if r.move_id != record.move_id and r.began_ms >= record.began_ms]
         for other in sorted(found, key=lambda r: -r.began_ms):
-            if isinstance(other, Unreadable):
+            if isinstance(other, Unreadable) and other.is_of(record.guest):
                 raise other.error()
-            ending = other.outcome.ending if other.outcome is not None else None
-            if other.guest == record.guest and ending != Ending.ROLLED_BACK:
+            if isinstance(other, Unreadable) or other.guest != record.guest:
+                continue
+            if other.outcome is None or other.outcome.ending != Ending.ROLLED_BACK:
                 return other.move_id
         return ""
 
