@@ -150,6 +150,20 @@ def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lost.missed and len(lost.told((), set(), NOW_S, ARRIVED_S)) == 3
 
 
+@pytest.mark.parametrize("arrived_s", [NOT_YET, NOW_S + 3000])
+def test_younger_ones_that_were_reset_long_before_the_arrival_take_no_room(
+    monkeypatch: pytest.MonkeyPatch, arrived_s: float
+) -> None:
+    """A health check that ends with a reset, all through a long copy."""
+    monkeypatch.setattr(endings, "MOST_KEPT", 100)
+    found = Endings(NOW_S)
+    for now_s in range(int(NOW_S), int(min(NOW_S + 10_000, arrived_s + 20)), 10):
+        found.hear([gone(ends=(HOME, 80, "10.9.0.15", now_s))], now_s)
+        found.told((), set(), now_s, arrived_s if now_s > arrived_s else NOT_YET)
+    assert not found.missed and len(found._young) <= 1 + endings.SIGHT_WITHIN_S / 10
+    assert arrived_s == NOT_YET or len(found.told((), set(), arrived_s + 20, arrived_s)) == len(found._young) == 2
+
+
 def test_one_that_came_back_and_was_closed_was_not_lost() -> None:
     found, ends = Endings(NOW_S), ("10.1.0.9", 80, "10.9.0.15", 1)
     found.hear([SubflowOpened(7, ends), SubflowClosed(7, ends, 104), SubflowOpened(7, ends), Closed(7)], NOW_S)
@@ -186,7 +200,7 @@ def test_where_some_was_missed_nothing_is_a_loss_that_may_be_none(monkeypatch: p
 
 
 def test_a_port_that_an_mptcp_connection_had_before_is_a_plain_ones_now() -> None:
-    """Of a first subflow the kernel does not tell when it goes: it is remembered, and its client uses the port again."""
+    """Of a first subflow the kernel does not tell when it goes: it is remembered, and its port is used again."""
     found = Endings(NOW_S)
     found.hear([SubflowOpened(7, PLAIN), Closed(7)], NOW_S)
     found.watch([TCP])
