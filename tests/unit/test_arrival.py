@@ -357,6 +357,42 @@ async def _of_restart(world: World) -> Arrival:
     return await Arrivals(world.guest).arrive("restart")
 
 
+def test_a_false_announce_takes_no_old_address_back_that_lingers(tmp_path: Path) -> None:
+    """An orchestrator has settled the arrival, and left it for new connections, or for datagrams, of which the guest
+    knows nothing. Whoever carries it only looks."""
+    world = at_home(tmp_path, AWAY)
+    arrivals = Arrivals(world.guest)
+
+    async def story() -> None:
+        await world.clock.run(arrivals.arrive_from(HOME))
+        await world.clock.passes(10)
+        arrivals.orchestrator_acts()
+        await world.clock.passes(200)
+        assert (await world.clock.run(_announced(arrivals))).new == AWAY
+        await world.clock.passes(200)
+
+    asyncio.run(story())
+    assert world.kernel.kept == [HOME]
+
+
+def test_nor_does_it_leave_an_arrival_alone_that_nobody_has_settled(tmp_path: Path) -> None:
+    world = at_home(tmp_path, AWAY)
+    arrivals = Arrivals(world.guest)
+
+    async def story() -> None:
+        await world.clock.run(arrivals.arrive_from(HOME))
+        await world.clock.passes(10)
+        await world.clock.run(_announced(arrivals))
+        await world.clock.passes(ALONE_AFTER_S)
+
+    asyncio.run(story())
+    assert world.kernel.kept == []
+
+
+async def _announced(arrivals: Arrivals) -> Arrival:
+    return await arrivals.arrive("announce")
+
+
 def test_alone_at_home_it_keeps_what_is_prepared_for_a_move_to_come(tmp_path: Path) -> None:
     """A false announce, or a restarted agent, while a long copy goes on and its orchestrator only waits."""
     world = prepared(at_home(tmp_path, HOME))
