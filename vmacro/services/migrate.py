@@ -219,6 +219,8 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
+    if plan.autostart:  # libvirt leaves that behind
+        world.hypervisor(plan.destination).set_autostart(plan.guest.domain)
     _release(plan, world, plan.destination)
 
 

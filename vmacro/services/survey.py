@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
+from vmacro.model.definitions import Definition
 from vmacro.model.facts import (
     NO_PAST,
     Connection,
@@ -20,7 +21,7 @@ from vmacro.model.facts import (
 )
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import cards, disks
+from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams
@@ -57,13 +58,15 @@ def survey(
     counted: Callable[[Views], Views] = uncounted,
     past: Past = NO_PAST,
     ask_names: bool = False,
+    compare: bool = False,
 ) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
     `ask_clients`: find out which clients join an announced address, by announcing a borrowed
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
-    `ask_names`: the name server, whether it has the guest's names and would change them.
+    `ask_names`: the name server, whether it has the guest's names and would change them. `compare`: what the guest's
+    domain names on its host with what others have.
     """
     seen = Survey(counted(look_at(inventory.hosts, guest, world)), hosts=inventory.hosts, past=past)
     if ask_names:
@@ -72,6 +75,8 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
+    if compare:
+        seen = _with_definition(seen, at, host, guest, world)
     copies = disks.copies(at.domain, at.pools)
     if copies:
         seen = replace(seen, views=_completed(seen.views, lambda v: _with_disks(v, inventory, copies, world), world))
@@ -81,6 +86,7 @@ def survey(
         coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
         views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
         seen = replace(seen, views=views)
+        seen = _with_files(seen, at, inventory, world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
         answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
@@ -146,6 +152,50 @@ def _name(name: str, world: World) -> NameView:
     except ConfigurationError as error:
         return NameView(name, facts, "key", error.message, error.hint)
     return NameView(name, facts)
+
+
+def _with_definition(seen: Survey, at: HostView, host: Host, guest: Guest, world: World) -> Survey:
+    """What the guest's domain names, and what of it hosts of other sites have, as their libvirt says."""
+    try:
+        wanted = world.hypervisor(host).definition(guest.domain)
+    except HostError as error:
+        return replace(seen, definition_trouble=error.message)
+    if wanted is None or at.domain is None:
+        return seen
+    asked = [v for v in seen.views if v.site != at.site and not v.trouble]
+    hosts = {h.name: h for h in seen.hosts}
+    questions = [partial(_fit, v, hosts[v.host], at.domain, wanted, world) for v in asked]
+    answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    late = (replace(v, fit_trouble=LATE) for v in asked)
+    found = {v.host: answer or alternative for v, answer, alternative in zip(asked, answers, late, strict=True)}
+    return replace(seen, definition=wanted, views=tuple(found.get(v.host, v) for v in seen.views))
+
+
+def _fit(view: HostView, host: Host, domain: DomainFacts, wanted: Definition, world: World) -> HostView:
+    try:
+        return replace(view, fit=world.hypervisor(host).fit(domain.name, domain.uuid, wanted))
+    except HostError as error:
+        return replace(view, fit_trouble=error.message)
+
+
+def _with_files(seen: Survey, at: HostView, inventory: Inventory, world: World) -> Survey:
+    """What host sides have at the paths that the guest's domain names, where it is and where it may come to."""
+    paths = needs.paths(seen.definition, at.domain) if at.domain is not None else ()
+    if not paths:
+        return seen
+
+    def complete(view: HostView) -> HostView:
+        host = inventory.host(view.host)
+        if host is None or view.trouble or view.links_trouble or (view.site == at.site and view.host != at.host):
+            return view
+        try:
+            return replace(view, files=world.host_disks(host).files(paths))
+        except HostError as error:
+            return replace(view, files_trouble=error.message)
+
+    answers = world.side_by_side([partial(complete, view) for view in seen.views], HOST_DEADLINE_S)
+    late = [replace(view, files_trouble=LATE) for view in seen.views]
+    return replace(seen, views=tuple(a or other for a, other in zip(answers, late, strict=True)))
 
 
 def _completed(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import BASE_BYTES, Effect, FakeDisks, FakeFetch, FakeHost
 from vmacro.errors import HostError
-from vmacro.model.facts import BaseFacts, DiskCopy, Fetching
+from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, FileFacts
 from vmacro.model.nouns import Host
+from vmacro.wire import host_verbs
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -21,6 +22,10 @@ class FakeHostDisks:
 
     def __init__(self, world: FakeWorld, name: str) -> None:
         self._world, self._name = world, name
+
+    def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
+        with self._host("files") as host:
+            return tuple(host.files.get(path, FileFacts(path, host_verbs.ABSENT)) for path in paths)
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         with self._host("look") as host:
