@@ -90,9 +90,7 @@ def _hypervisor_runs_it(wanted: Definition, target: HostView, fit: Fit) -> Itera
     machines = target.facts.machine_types if target.facts is not None else ()
     if fit.refusal and (not machines or wanted.machine in machines):  # else another rule speaks
         text = f"its libvirt runs no such domain ({_kind(wanted)}): {fit.refusal}"
-        yield blocker(
-            "hypervisor-refuses", subject, text, "virsh domcapabilities there; is that QEMU installed, and KVM?"
-        )
+        yield blocker("hypervisor-refuses", subject, text, "virsh domcapabilities there; has it that QEMU, and KVM?")
     for device in fit.lacks:
         hint = "install it there (a module of QEMU's?); or take it out of the domain"
         yield blocker("device-unsupported", subject, f"its QEMU has no {_device(device)}", hint)
@@ -117,14 +115,11 @@ def _processor_suffices(source: HostView, target: HostView, fit: Fit) -> Iterato
         return
     if fit.processor == DIFFERS:
         text = "its processor, or its QEMU, lacks something that the guest's processor has"
-        hint = (
-            "virsh hypervisor-cpu-compare there says what; a model that all hosts have: virsh hypervisor-cpu-baseline"
-        )
+        hint = "virsh hypervisor-cpu-compare there; a model for all hosts: virsh hypervisor-cpu-baseline"
         yield blocker("processor-differs", subject, text, hint)
     elif fit.processor == UNKNOWN:
-        text = (
-            f"libvirt does not say whether the guest's processor runs there: {fit.processor_why or 'no reason given'}"
-        )
+        why = fit.processor_why or "it gives no reason"
+        text = f"libvirt does not say whether the guest's processor runs there: {why}"
         hint = "hosts with one processor model; or a model of QEMU's in the domain: <cpu mode='host-model'/>"
         yield Finding("processor-unknown", Severity.WARNING, subject, text, hint)
 

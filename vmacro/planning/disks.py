@@ -61,7 +61,7 @@ def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[
     for path in below:
         if _pool_at(source, _folder(path)) is None:
             text = (
-                f"has no active storage pool at {_folder(path)}, where {path} lies, on which disk {disk.target} builds"
+                f"has no active storage pool at {_folder(path)}, where what is below disk {disk.target} lies ({path})"
             )
             hint = "its host side reads in pools alone: virsh pool-define-as; or virsh blockpull the disk"
             yield blocker("pool-missing", f"host {source.host}", text, hint)

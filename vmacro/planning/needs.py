@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
+from vmacro.errors import without_subject
 from vmacro.model.definitions import ADDRESS, DEVICE, FILE, FILTER, NETWORK, SECRET, VOLUME, Definition, Need
 from vmacro.model.facts import DomainFacts, HostView, Survey
 from vmacro.model.moves import Finding, Severity
@@ -59,26 +60,22 @@ def _files(wanted: Definition, source: HostView, target: HostView) -> Iterator[F
     for need in wanted.named(FILE):
         here, there = source.file(need.name), target.file(need.name)
         if there is None:
-            unknown.append(need)
-        elif there.kind == ABSENT and not (here is not None and here.kind == ABSENT):
+            unknown += [need] if not target.links_trouble else []  # else another rule speaks
+        elif there.kind == ABSENT:
             text, hint = f"has no {need.name} ({_what(need)})", _PUT
             if need.optional:
                 hint = "libvirt takes the medium out (startupPolicy)"
             yield _missing("file-missing", subject, text, hint, need)
-        elif need.read and here is not None and there.kind != ABSENT and _length(here) != _length(there):
+        elif need.read and here is not None and (here.kind, here.bytes) != (there.kind, there.bytes):
             text = f"its {need.name} ({_what(need)}) is another: {there.bytes} bytes, and {here.bytes} at {source.host}"
             hint = "the guest would read what is not its own: the same file at both hosts"
             severity = Severity.BLOCKER if need.live else Severity.WARNING
             yield Finding("file-differs", severity, subject, text, hint)
     if unknown:
-        why = f" ({target.files_trouble})" if target.files_trouble else ""
+        why = f": {without_subject(target.files_trouble, subject)}" if target.files_trouble else ""
         text = f"nobody has looked whether it has {_some(unknown)}{why}"
-        hint = "ls there: without them libvirt refuses the guest; its host side looks: `--handoff seamless`"
+        hint = "its host side looks: hosts.*.ssh, vmacro provision hosts --tags host_side; or ls there"
         yield Finding("file-unknown", Severity.WARNING, subject, text, hint)
-
-
-def _length(file: object) -> tuple[object, object]:
-    return getattr(file, "kind", ""), getattr(file, "bytes", 0)
 
 
 def _looked_up(wanted: Definition, target: HostView) -> Iterator[Finding]:

@@ -86,6 +86,7 @@ def survey(
         coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
         views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
         seen = replace(seen, views=views)
+    if compare:
         seen = _with_files(seen, at, inventory, world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
+from vmacro.drivers.fake.state import DEFINITION, Effect, FakeDisks, FakeHost
 from vmacro.errors import CopyError, HostError, TakenError
 from vmacro.model.definitions import Definition, Fit
 from vmacro.model.facts import (
@@ -50,7 +50,7 @@ class FakeHypervisor:
 
     def definition(self, name: str) -> Definition | None:
         with self._host("definition", name) as host:
-            found = host.definitions.get(name, Definition())
+            found = host.definitions.get(name, DEFINITION)
             return replace(found, autostart=name in host.autostart) if name in host.domains else None
 
     def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:

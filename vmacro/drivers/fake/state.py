@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from vmacro.model.definitions import Definition, Fit
+from vmacro.model.definitions import FILE, Definition, Fit, Need
 from vmacro.model.facts import (
     Arrival,
     Capabilities,
@@ -25,6 +25,7 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
+from vmacro.wire import host_verbs
 from vmacro.wire.agent_verbs import ABORTED, CLOSED
 from vmacro.wire.counting import Began
 
@@ -51,6 +52,10 @@ LINKS = LinkFacts(
     wireguard="kernel",
     filters=True,
     guarded=True,
+)
+KERNEL = "/boot/guests/vmlinuz"
+DEFINITION = Definition(
+    "/usr/bin/qemu-system-x86_64", "x86_64", needs=(Need(FILE, KERNEL, "kernel", live=True, next=True),)
 )
 LegKey = tuple[str, str]  # move, address
 
@@ -91,9 +96,9 @@ class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
     `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
-    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `definitions`: of domains,
-    where they name something; `fit`: what its libvirt has of a domain's needs; `files`: what is there, by path, and
-    nothing else. `autostart`: domains that it starts by itself."""
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `definitions`: of domains
+    that name more than DEFINITION; `fit`: what its libvirt has of a domain's needs; `files`: what is there, by path,
+    and nothing else. `autostart`: domains that it starts by itself."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -116,7 +121,7 @@ class FakeHost:
     tracking: bool = True
     definitions: dict[str, Definition] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
-    files: dict[str, FileFacts] = field(default_factory=dict)
+    files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
     autostart: set[str] = field(default_factory=set)
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 

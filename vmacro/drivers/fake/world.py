@@ -20,7 +20,6 @@ from vmacro.drivers.fake.hypervisor import FakeHypervisor
 from vmacro.drivers.fake.names import FakeHooks, FakeNames, FakeZone
 from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, domain, fake_host, host, mac_of
 from vmacro.errors import AgentError, CopyError, UnreachableError
-from vmacro.model.definitions import Definition
 from vmacro.model.events import Event
 from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
@@ -154,7 +153,8 @@ class FakeWorld:
             del here.leaving[name]
             moved = here.domains.pop(name)
             here.autostart.discard(name)
-            there.definitions[name] = here.definitions.pop(name, Definition())
+            if name in here.definitions:
+                there.definitions[name] = here.definitions.pop(name)
             there.domains[name] = moved
             there.arrived[name] = CopyStatistics(120, 9000, 150 << 20, 2)
         self._happen(there, name, "resumed")

@@ -115,8 +115,6 @@ def _of_firmware(root: ElementTree.Element) -> Iterator[Need]:
         yield Need(FILE, template, "NVRAM template")
     for table in root.iterfind("os/acpi/table"):
         yield Need(FILE, (table.text or "").strip(), "ACPI table")
-    if emulator := root.findtext("devices/emulator", ""):
-        yield Need(FILE, emulator, "emulator")
 
 
 def _of_disk(disk: ElementTree.Element) -> Iterator[Need]:
