@@ -25,7 +25,7 @@ class FakeHostDisks:
 
     def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
         with self._host("files") as host:
-            return tuple(host.files.get(path, FileFacts(path, host_verbs.ABSENT)) for path in paths)
+            return tuple(_at(host, path) for path in paths)
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         with self._host("look") as host:
@@ -100,6 +100,12 @@ class FakeHostDisks:
 
     def _refused(self, text: str) -> HostError:
         return HostError(f"host {self._name}: its host side refused: {text}")
+
+
+def _at(host: FakeHost, path: str) -> FileFacts:
+    if path in host.disks.bases:
+        return FileFacts(path, host_verbs.PLAIN, BASE_BYTES, BASE_BYTES)
+    return host.files.get(path, FileFacts(path, host_verbs.ABSENT))
 
 
 def _same(disks: FakeDisks, disk: DiskCopy) -> bool:

@@ -116,6 +116,7 @@ class FakeHypervisor:
             if domain in here.domains and here.domains[domain].running and not fenced:
                 raise HostError(f"host {self._name}: domain {domain} is running; it stays")
             here.domains.pop(domain, None)
+            here.autostart.discard(domain)
             here.fenced.discard(domain)  # its tap has gone
 
     def set_autostart(self, domain: str) -> None:

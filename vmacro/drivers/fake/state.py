@@ -98,7 +98,7 @@ class FakeHost:
     `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
     `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `definitions`: of domains
     that name more than DEFINITION; `fit`: what its libvirt has of a domain's needs; `files`: what is there, by path,
-    and nothing else. `autostart`: domains that it starts by itself."""
+    besides disks. `autostart`: domains that it starts by itself."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
