@@ -55,7 +55,7 @@ class Libvirt:
     def lookupByName(self, name: str) -> Any:  # noqa: N802
         found = self._plain.domain(name)
         if found is None:
-            raise _error(libvirt.VIR_ERR_NO_DOMAIN)
+            raise error(libvirt.VIR_ERR_NO_DOMAIN)
         return SimpleNamespace(
             name=lambda: name,
             state=lambda: (_state(found.state), 1),
@@ -74,7 +74,7 @@ class Libvirt:
     def _job(self, found: DomainFacts, flags: int) -> dict[str, int]:
         if not flags:
             if found.job == ARRIVING:
-                raise _error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+                raise error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
             leaves = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT if found.migrating else 0
             return {"operation": leaves, "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED if found.migrating else 0}
         known = self._plain.statistics(found.name)
@@ -84,7 +84,7 @@ class Libvirt:
         return figures | {"memory_processed": known.bytes_transferred, "memory_iteration": known.iterations}
 
     def lookupByUUIDString(self, _uuid: str) -> Any:  # noqa: N802
-        raise _error(libvirt.VIR_ERR_NO_DOMAIN)
+        raise error(libvirt.VIR_ERR_NO_DOMAIN)
 
     def getDomainCapabilities(self, *_kind: str | None) -> Any:  # noqa: N802
         buses = "<enum name='bus'><value>virtio</value></enum><enum name='diskDevice'><value>disk</value></enum>"
@@ -99,7 +99,7 @@ class Libvirt:
     def networkLookupByName(self, name: str) -> Any:  # noqa: N802
         found = self._plain.network(name)
         if found is None:
-            raise _error(libvirt.VIR_ERR_NO_NETWORK)
+            raise error(libvirt.VIR_ERR_NO_NETWORK)
         pairs = {(r.address, r.mac) for r in found.reserved}
         leases = [{"ipaddr": a, "mac": m, "iface": "x"} for a, m in found.taken if (a, m) not in pairs]
         return SimpleNamespace(
@@ -134,7 +134,7 @@ def _state(word: str) -> int:
     return int(words.get(word, libvirt.VIR_DOMAIN_SHUTOFF))
 
 
-def _error(code: int) -> libvirt.libvirtError:
+def error(code: int) -> libvirt.libvirtError:
     error = libvirt.libvirtError("not there")
     error.err = (code, 0, "not there", 0, "", "", "", 0, 0)
     return error

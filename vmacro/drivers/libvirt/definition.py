@@ -50,7 +50,7 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
         "pages": _pages_kib(now),
         "cpus": _highest(now, ("vcpu", "cpuset"), ("cputune/*", "cpuset")),
         "nodes": _highest(now, ("numatune/*", "nodeset")),
-        "arguments": any(now.iterfind(f"{_QEMU}commandline/*")),
+        "arguments": now.find(f"{_QEMU}commandline/*") is not None,
         "needs": [fields.encode(need) for need in _merged(now, next)],
         "stays": [fields.encode(stay) for stay in _stays(now, next)],
         "devices": [fields.encode(device) for device in dict.fromkeys(devices.of(now))],
