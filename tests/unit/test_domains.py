@@ -6,19 +6,23 @@ hosts and guest beside that are the world in memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import libvirt
 import pytest
 
 from tests.unit.spoken_libvirt import error
-from vmacro.drivers.fake import FakeWorld
+from vmacro.drivers.fake import FakeWorld, host
 from vmacro.drivers.fake.hypervisor import FakeHypervisor
 from vmacro.drivers.libvirt import definition, fit, xml
-from vmacro.model.definitions import Definition, Fit
+from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.libvirt.qemu import QemuHypervisor
+from vmacro.errors import HostError
+from vmacro.model.definitions import FILTER, SECRET, UNKNOWN, VOLUME, Definition, Device, Fit, Need
 from vmacro.model.facts import DomainFacts, FileFacts
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
@@ -116,10 +120,10 @@ class House(FakeWorld):
         self.live = live.read_text()
         self.stored = next_file.read_text() if next_file.exists() else self.live
         found = xml.domain(self.live)
-        self.hosts["bucharest"].domains["web"] = replace(_facts(found))
-        for host in self.hosts.values():
-            host.facts = replace(host.facts, machine_types=MACHINES, processor="<cpu/>")
-            host.files |= {path: FileFacts(path, PLAIN, 7) for path in FILES}
+        self.hosts["bucharest"].domains["web"] = _facts(found)
+        for each in self.hosts.values():
+            each.facts = replace(each.facts, machine_types=MACHINES, processor="<cpu/>")
+            each.files |= {path: FileFacts(path, PLAIN, 7) for path in FILES}
         self.hosts["berlin"].files |= {path: FileFacts(path, PLAIN, 7) for path in self.there}
         here = self.hosts["bucharest"]
         here.disks.bases |= {disk.source: "" for disk in found.disks}
@@ -258,3 +262,64 @@ def test_both_definitions_of_a_need_are_told_apart() -> None:
     needs = {need.name: (need.live, need.next) for need in house.definition().needs}
     assert needs["/isos/rescue.iso"] == (False, True) and needs["front"] == (True, True)
     assert "/images/web.qcow2" not in needs
+
+
+@pytest.fixture
+def simple() -> Iterator[QemuHypervisor]:
+    """libvirt's own test driver, for a host whose libvirt can be asked little. Its domain is `test`."""
+    connection = libvirt.open("test:///default")
+    yield QemuHypervisor(host("b1"), cast(Connections, SimpleNamespace(get=lambda _host: connection)))
+    connection.close()
+
+
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of that domain
+
+
+def test_a_definition_is_read_with_what_libvirt_keeps_beside_it(simple: QemuHypervisor) -> None:
+    found = simple.definition("test")
+    assert found is not None and simple.definition("nobody") is None
+    assert (found.memory_mib, found.accelerator, found.autostart) == (8192, "test", False)
+    assert (found.snapshots, found.checkpoints, found.saved) == (0, 0, False)
+    for _ in range(2):
+        simple.set_autostart("test")
+    again = simple.definition("test")
+    assert again is not None and again == replace(found, autostart=True)
+    with pytest.raises(HostError, match=r"^host b1: no domain nobody"):
+        simple.set_autostart("nobody")
+
+
+def test_what_a_libvirt_cannot_be_asked_is_unknown_and_not_absent(simple: QemuHypervisor) -> None:
+    needs = tuple(Need(kind, UUID, "it", live=True) for kind in (FILTER, SECRET, VOLUME))
+    spice = Device("graphics", "type", "spice")
+    wanted = Definition(accelerator="kvm", processor="<cpu/>", needs=needs, devices=(spice,), pages=2048)
+    found = simple.fit("test", UUID, wanted)
+    assert (found.unasked, found.absent) == (needs[:2], needs[2:]), "of pools it knows"
+    assert (found.silent, found.lacks, found.refusal, found.free_pages_mib) == ((spice,), (), "", 0)
+    assert found.processor == UNKNOWN and "not supported" in found.processor_why
+    assert found.cpus > 0 and found.namesake == ""
+    assert simple.fit("web", UUID, wanted).namesake == "test"
+
+
+PINNED = "<domain type='kvm'><vcpu cpuset='0-3,^2'>2</vcpu>{}</domain>"
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("", (4, 0, 0)),
+        ("<cputune><emulatorpin cpuset='7'/></cputune>", (8, 0, 0)),
+        ("<numatune><memnode cellid='0' mode='strict' nodeset='0,2'/></numatune>", (4, 3, 0)),
+        ("<memoryBacking><hugepages/></memoryBacking>", (4, 0, 2048)),
+        ("<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>", (4, 0, 1 << 20)),
+        ("<cputune><vcpupin vcpu='0' cpuset='x'/></cputune>", (4, 0, 0)),
+    ],
+)
+def test_what_a_domain_is_bound_to(more: str, found: tuple[int, int, int]) -> None:
+    seen = definition.definition(PINNED.format(more), "")
+    assert (seen.cpus, seen.nodes, seen.pages) == found
+
+
+def test_a_page_size_that_nobody_knows_is_no_other() -> None:
+    odd = "<memoryBacking><hugepages><page size='1' unit='acre'/></hugepages></memoryBacking>"
+    with pytest.raises(ValueError, match="unit 'acre' is unknown"):
+        definition.definition(PINNED.format(odd), "")

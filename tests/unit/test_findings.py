@@ -604,6 +604,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     ),
     "a network of the next start": (SEAMLESS, needing(Need(NETWORK, "lan", "card 52:54:00:00:07:09", next=True))),
     "a bridge of the next start": (SEAMLESS, needing(Need(DEVICE, "br9", "card 52:54:00:00:07:09", next=True))),
+    "a bridge of the next start that is there": (
+        SEAMLESS,
+        both(needing(Need(DEVICE, "br9", "card x", next=True)), host("berlin", devices={"br9"})),
+    ),
     "a bridge of the next start, and nobody looks": (RENUMBER, needing(Need(DEVICE, "br9", "card x", next=True))),
     "graphics at its host's address": (SEAMLESS, needing(Need(ADDRESS, "10.9.0.1", "VNC", live=True, next=True))),
     "graphics at an address that nobody knows": (SEAMLESS, needing(Need(ADDRESS, "192.0.2.9", "VNC", live=True))),

@@ -14,7 +14,7 @@ from vmacro.model.definitions import ADDRESS, DEVICE, FILE, FILTER, NETWORK, SEC
 from vmacro.model.facts import DomainFacts, HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
-from vmacro.wire.host_verbs import ABSENT
+from vmacro.wire.host_verbs import ABSENT, LONGEST_DEVICE
 
 _CODES = {FILTER: "filter-missing", SECRET: "secret-missing", VOLUME: "volume-missing"}
 _NAMES = {FILTER: "network filter", SECRET: "secret", VOLUME: "volume"}
@@ -31,6 +31,12 @@ def paths(definition: Definition | None, domain: DomainFacts) -> tuple[str, ...]
     named = (need.name for need in definition.named(FILE)) if definition is not None else ()
     below = (path for disk in domain.disks for path in (disk.backing, *disk.chain))
     return tuple(dict.fromkeys(path for path in (*named, *below) if path.startswith("/")))
+
+
+def devices(definition: Definition | None) -> tuple[str, ...]:
+    """Bridges and interfaces of its cards, of names that a kernel can have: no other is anywhere."""
+    named = definition.named(DEVICE) if definition is not None else ()
+    return tuple(need.name for need in named if len(need.name) <= LONGEST_DEVICE)
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:

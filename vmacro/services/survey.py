@@ -26,6 +26,7 @@ from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
+from vmacro.wire.host_verbs import MOST_DEVICES
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -83,7 +84,9 @@ def survey(
     if at.domain.running and at.domain.has_agent_channel:
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
-        coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
+        claimed = seen.agent.claimed if seen.agent is not None else ()
+        devices = tuple(dict.fromkeys((*cards.devices(at.domain), *needs.devices(seen.definition))))
+        coming = _Coming(host, devices[:MOST_DEVICES], cards.mac(seen), claimed)
         views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
         seen = replace(seen, views=views)
     if compare:
@@ -214,11 +217,11 @@ def _late(host: Host) -> HostView:
 
 @dataclass(frozen=True)
 class _Coming:
-    """A guest that may come to another site: from where, with which card (its MAC, '' where that is not known), and
-    which addresses its agent says it has."""
+    """A guest that may come to another site: from where, what its cards need there, which card moves (its MAC, '' where
+    that is not known), and which addresses its agent says it has."""
 
     source: Host
-    domain: DomainFacts
+    devices: tuple[str, ...]
     mac: str
     claimed: tuple[str, ...]
 
@@ -231,7 +234,7 @@ def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: Wo
         return view
     peers = [source] if host.name != source.name else [h for h in inventory.hosts if h.name != host.name]
     peer, elsewhere = next((h.address for h in peers), ""), host.site != source.site
-    mac, devices = (coming.mac, cards.devices(coming.domain)) if elsewhere else ("", ())
+    mac, devices = (coming.mac, coming.devices) if elsewhere else ("", ())
     probe = next_address(network, mac, coming.claimed) if mac else ""
     try:
         links = world.host_network(host).facts(network.bridge, peer, probe, mac, devices)
