@@ -72,7 +72,7 @@ def _merged(now: ElementTree.Element, next: ElementTree.Element | None) -> list[
                 live=known.live or is_live,
                 next=known.next or not is_live,
                 optional=known.optional and need.optional,
-                read=known.read or (need.read and is_live),
+                read=known.read or need.read,
             )
     return list(found.values())
 
