@@ -232,7 +232,6 @@ def test_what_is_put_there_is_no_obstacle_any_more(name: str, there: tuple[str, 
         ("virt-manager", Berlin(spice=False), ["device-unsupported", "device-unsupported"]),
         ("virt-manager", Berlin(tpm=False), ["device-unsupported", "device-unsupported"]),
         ("uefi", Berlin(kvm=False), ["hypervisor-refuses"]),
-        ("uefi", Berlin(compared=libvirt.VIR_CPU_COMPARE_INCOMPATIBLE), ["processor-differs"]),
         ("uefi", Berlin(has=frozenset({"uuid-1"})), ["uuid-taken"]),
     ],
 )
@@ -245,6 +244,16 @@ def test_a_processor_that_is_passed_through_needs_the_same_one_there() -> None:
     house = House()
     house.hosts["berlin"].facts = replace(house.hosts["berlin"].facts, processor="<cpu><model>EPYC</model></cpu>")
     assert codes(house.findings()) == ["?processor-unknown"]
+
+
+@pytest.mark.parametrize(("same", "found"), [(True, []), (False, ["processor-differs"])])
+def test_a_processor_that_lacks_something_is_an_obstacle(same: bool, found: list[str]) -> None:
+    house = House(name="uefi", berlin=Berlin(compared=libvirt.VIR_CPU_COMPARE_INCOMPATIBLE))
+    if not same:
+        house.hosts["berlin"].facts = replace(
+            house.hosts["berlin"].facts, processor="<cpu><model>core2duo</model></cpu>"
+        )
+    assert codes(house.findings()) == found
 
 
 def test_what_the_guests_own_disks_build_on_is_sent_and_not_asked_for() -> None:

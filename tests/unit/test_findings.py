@@ -12,7 +12,7 @@ import pytest
 from tests.unit.faults import Call, Faults
 from vmacro.cli import reference
 from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
-from vmacro.drivers.fake.state import DEFINITION, mac_of
+from vmacro.drivers.fake.state import DEFINITION, KERNEL, mac_of
 from vmacro.errors import HostError, UnsupportedError
 from vmacro.model import marks
 from vmacro.model.definitions import (
@@ -585,6 +585,11 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a CD that only its host has": (SEAMLESS, needing(CD)),
     "a CD that only its host has, and may be taken out": (SEAMLESS, needing(OPTIONAL_CD)),
     "a CD of the next start that only its host has": (SEAMLESS, needing(NEXT_CD)),
+    "a CD of the next start that nobody has": (
+        SEAMLESS,
+        both(needing(NEXT_CD), host("bucharest", files={})),
+    ),
+    "a kernel that is another there": (SEAMLESS, has("berlin", KERNEL, 8)),
     "a CD that both hosts have": (SEAMLESS, both(needing(CD), has("berlin", CD.name))),
     "a CD that is another there": (SEAMLESS, both(needing(CD), has("berlin", CD.name, 8))),
     "a CD, and no host side": (RENUMBER, both(needing(CD), mute_side("berlin"))),
@@ -642,6 +647,13 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "processors that are not there": (SEAMLESS, both(needing(cpus=9, nodes=2), fitting(cpus=8, nodes=1))),
     "another processor": (SEAMLESS, fitting(processor=DIFFERS)),
     "a processor that nobody compares": (SEAMLESS, fitting(processor=UNKNOWN, processor_why=PASSED_THROUGH)),
+    "the same processor and hypervisor, whatever libvirt says": (
+        SEAMLESS,
+        both(
+            fitting(processor=DIFFERS),
+            both(facts("bucharest", processor="<cpu/>"), facts("berlin", processor="<cpu/>")),
+        ),
+    ),
     "the same processor, passed through": (
         SEAMLESS,
         both(

@@ -111,8 +111,9 @@ def _hypervisor_runs_it(wanted: Definition, target: HostView, fit: Fit) -> Itera
 def _processor_suffices(source: HostView, target: HostView, fit: Fit) -> Iterator[Finding]:
     subject = f"host {target.host}"
     here, there = (view.facts.processor if view.facts is not None else "" for view in (source, target))
-    if fit.processor_why == PASSED_THROUGH and here and here == there:
-        return
+    versions = {view.facts.hypervisor_version for view in (source, target) if view.facts is not None}
+    if here and here == there and (fit.processor_why == PASSED_THROUGH or len(versions) == 1):
+        return  # what runs on the one runs on the other
     if fit.processor == DIFFERS:
         text = "its processor, or its QEMU, lacks something that the guest's processor has"
         hint = "virsh hypervisor-cpu-compare there; a model for all hosts: virsh hypervisor-cpu-baseline"

@@ -7,6 +7,7 @@ Cards on a network or bridge that the running guest has are cards.py's, its own 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 from vmacro.errors import without_subject
@@ -68,20 +69,27 @@ def _files(wanted: Definition, source: HostView, target: HostView) -> Iterator[F
         if there is None:
             unknown += [need] if not target.links_trouble else []  # else another rule speaks
         elif there.kind == ABSENT:
-            text, hint = f"has no {need.name} ({_what(need)})", _PUT
-            if need.optional:
-                hint = "libvirt takes the medium out (startupPolicy)"
-            yield _missing("file-missing", subject, text, hint, need)
-        elif need.read and here is not None and (here.kind, here.bytes) != (there.kind, there.bytes):
+            yield _absent(need, subject, nowhere=not need.live and here is not None and here.kind == ABSENT)
+        elif here is not None and (here.kind, here.bytes) != (there.kind, there.bytes):
             text = f"its {need.name} ({_what(need)}) is another: {there.bytes} bytes, and {here.bytes} at {source.host}"
             hint = "the guest would read what is not its own: the same file at both hosts"
-            severity = Severity.BLOCKER if need.live else Severity.WARNING
+            severity = Severity.BLOCKER if need.live and need.read else Severity.WARNING
             yield Finding("file-differs", severity, subject, text, hint)
     if unknown:
         why = f": {without_subject(target.files_trouble, subject)}" if target.files_trouble else ""
         text = f"nobody has looked whether it has {_some(unknown)}{why}"
         hint = "its host side looks: hosts.*.ssh, vmacro provision hosts --tags host_side; or ls there"
         yield Finding("file-unknown", Severity.WARNING, subject, text, hint)
+
+
+def _absent(need: Need, subject: str, nowhere: bool) -> Finding:
+    """`nowhere`: where the guest is it could not be started anew either, so that the move makes nothing worse."""
+    text = f"has no {need.name} ({_what(need)})"
+    if need.optional:
+        return _missing("file-missing", subject, text, "libvirt takes the medium out (startupPolicy)", need)
+    if nowhere:
+        text = f"neither it nor the guest's host has {need.name} ({_what(need)})"
+    return _missing("file-missing", subject, text, _PUT, replace(need, optional=nowhere))
 
 
 def _looked_up(wanted: Definition, target: HostView) -> Iterator[Finding]:

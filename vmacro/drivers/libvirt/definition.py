@@ -64,7 +64,7 @@ def _merged(now: ElementTree.Element, next: ElementTree.Element | None) -> list[
     found: dict[tuple[str, str], Need] = {}
     for is_live, root in ((True, now), (False, next)):
         for need in _needs(root) if root is not None else ():
-            if need.kind == FILE and need.name in moving:
+            if not need.name or (need.kind == FILE and need.name in moving):
                 continue
             known = found.get(need.key, replace(need, optional=True))
             found[need.key] = replace(
