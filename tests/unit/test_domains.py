@@ -328,6 +328,12 @@ def test_what_a_domain_is_bound_to(more: str, found: tuple[int, int, int]) -> No
     assert (seen.cpus, seen.nodes, seen.pages) == found
 
 
+def test_the_next_start_is_bound_too() -> None:
+    more = "<memoryBacking><hugepages/></memoryBacking><devices><graphics type='spice'/></devices>"
+    seen = definition.definition("<domain type='kvm'/>", PINNED.format(more))
+    assert (seen.cpus, seen.pages, seen.devices) == (4, 2048, (Device("graphics", "type", "spice"),))
+
+
 def test_a_page_size_that_nobody_knows_is_no_other() -> None:
     odd = "<memoryBacking><hugepages><page size='1' unit='acre'/></hugepages></memoryBacking>"
     with pytest.raises(ValueError, match="unit 'acre' is unknown"):

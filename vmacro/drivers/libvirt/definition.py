@@ -39,6 +39,7 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
     """`live` is the XML of the domain as it is, `stored` of what it will be, '' for a transient one; `kept` is the rest
     of it (model/definitions.py). Raises ValueError."""
     now, next = parse(live), parse(stored) if stored else None
+    both = [now, *([next] if next is not None else [])]
     processor = now.find("cpu")
     found = {
         "emulator": now.findtext("devices/emulator", ""),
@@ -47,13 +48,13 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
         "accelerator": now.get("type", ""),
         "processor": in_one_line(processor) if processor is not None else "",
         "memory_mib": memory_mib(now),
-        "pages": _pages_kib(now),
-        "cpus": _highest(now, ("vcpu", "cpuset"), ("cputune/*", "cpuset")),
-        "nodes": _highest(now, ("numatune/*", "nodeset")),
-        "arguments": now.find(f"{_QEMU}commandline/*") is not None,
+        "pages": max(map(_pages_kib, both)),
+        "cpus": max(_highest(root, ("vcpu", "cpuset"), ("cputune/*", "cpuset")) for root in both),
+        "nodes": max(_highest(root, ("numatune/*", "nodeset")) for root in both),
+        "arguments": any(root.find(f"{_QEMU}commandline/*") is not None for root in both),
         "needs": [fields.encode(need) for need in _merged(now, next)],
         "stays": [fields.encode(stay) for stay in _stays(now, next)],
-        "devices": [fields.encode(device) for device in dict.fromkeys(devices.of(now))],
+        "devices": [fields.encode(device) for device in dict.fromkeys(d for root in both for d in devices.of(root))],
     }
     return fields.decode(Definition, {**found, **kept}, "definition")
 
