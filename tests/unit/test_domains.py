@@ -328,6 +328,17 @@ def test_what_a_domain_is_bound_to(more: str, found: tuple[int, int, int]) -> No
     assert (seen.cpus, seen.nodes, seen.pages) == found
 
 
+def test_a_processor_without_end_is_none() -> None:
+    """The host's libvirt said so; writing it down would take all of our stack."""
+    deep = "<cpu>" + "<a>" * 50_000 + "</a>" * 50_000 + "</cpu>"
+    with pytest.raises(ValueError, match="<cpu> is nested more than"):
+        definition.definition(PINNED.format(deep), "")
+    with pytest.raises(ValueError, match="<cpu> is nested more than"):
+        xml.host_processor(
+            f"<capabilities><host>{deep.replace('<a>', '<feature>').replace('/a>', '/feature>')}</host></capabilities>"
+        )
+
+
 def test_the_next_start_is_bound_too() -> None:
     more = "<memoryBacking><hugepages/></memoryBacking><devices><graphics type='spice'/></devices>"
     seen = definition.definition("<domain type='kvm'/>", PINNED.format(more))

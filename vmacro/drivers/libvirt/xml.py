@@ -20,6 +20,7 @@ from vmacro.wire.fields import Items, Text
 # Whose volumes other hosts see (formatstorage).
 SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
 MAX_CHARACTERS = 4 << 20  # libvirt's own bound of a string (VIR_NET_MESSAGE_STRING_MAX)
+MOST_DEEP = 16  # of a processor
 _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 
 
@@ -155,7 +156,12 @@ def host_processor(text: str) -> str:
 
 
 def in_one_line(element: ElementTree.Element) -> str:
-    """As XML."""
+    """As XML. Raises ValueError for what is nested so deep that writing it would not end well."""
+    level = [element]
+    for _ in range(MOST_DEEP):
+        level = [below for each in level for below in each]
+    if level:
+        raise ValueError(f"<{element.tag[:40]}> is nested more than {MOST_DEEP} deep")
     bare = deepcopy(element)
     for each in bare.iter():
         each.tail = None
