@@ -195,6 +195,8 @@ class _HostSide:
         return messages.Nothing()
 
     def _of_disk(self, verb: str, args: Any) -> Any:
+        if verb == "disk-files":
+            return host_verbs.Files(self._disks.files(args.paths))
         disks, disk = self._disks, _disk(getattr(args, "disk", args))
         if verb == "disk-look":
             return disks.look(disk)

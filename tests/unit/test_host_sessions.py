@@ -33,6 +33,7 @@ RESULTS: dict[str, Any] = {
     "turned": host_verbs.Turned((Turn("tunnel", 1_800_000_000_000_000_000, 1500, 3, "why"),)),
     "leaving": host_verbs.Departure("fenced"),
     "flows": host_verbs.Tracked(True, (host_verbs.Flows("10.1.0.7", 3, 1),)),
+    "disk-files": host_verbs.Files((host_verbs.FileFacts("/isos/a.iso", host_verbs.PLAIN, 9, 4096),)),
     "disk-look": BaseFacts(True, True, False, 1 << 40),
     "disk-serve": host_verbs.Served(49215),
     "disk-fetched": Fetching(False, 1 << 30, "why"),
@@ -48,6 +49,7 @@ CALLS: dict[str, Callable[[SshHostSide], object]] = {
     "leaving": lambda side: side.leaving("web"),
     "close": lambda side: side.close("web-1"),
     "flows": lambda side: side.flows(("10.1.0.7",)),
+    "disk-files": lambda side: side.files(("/isos/a.iso",)),
     "disk-look": lambda side: side.look(DISK),
     "disk-serve": lambda side: side.serve(DISK, TOKYO),
     "disk-fetch": lambda side: side.fetch(DISK, TOKYO, 49215, 1 << 20),
@@ -69,6 +71,7 @@ HEARD: dict[str, object] = {
     "leaving": host_verbs.Domain("web"),
     "close": host_verbs.Close("web-1", ""),
     "flows": host_verbs.FlowsOf(("10.1.0.7",)),
+    "disk-files": host_verbs.Paths(("/isos/a.iso",)),
     "disk-look": _DISK,
     "disk-serve": host_verbs.Serve(_DISK, BERLIN.address, TOKYO.name),
     "disk-fetch": host_verbs.Fetch(_DISK, TOKYO.address, 49215, "berlin", 1 << 20),
@@ -169,7 +172,23 @@ def test_what_is_asked_is_what_is_heard(name: str, pace: int) -> None:
     result = CALLS[name](side(FakeProgram(host.answer, takes=pace, gives=pace)))
     assert heard == [HEARD[name]]
     unpacked = {"turned": RESULTS["turned"].turns, "leaving": Leaving.FENCED, "disk-serve": 49215}
+    unpacked["disk-files"] = RESULTS["disk-files"].files
     assert result == unpacked.get(name, RESULTS.get(name))
+
+
+def test_many_paths_take_as_many_requests_as_they_need() -> None:
+    """Each request is bounded; one path that no request can hold is left out, and so is what nobody asked for."""
+    heard: list[int] = []
+
+    def carry_out(args: host_verbs.Paths) -> host_verbs.Files:
+        heard.append(len(args.paths))
+        known = (*args.paths, "/etc/shadow")[: host_verbs.MOST_FILES]
+        return host_verbs.Files(tuple(host_verbs.FileFacts(path, host_verbs.ABSENT) for path in known))
+
+    host = Dispatcher([handler(host_verbs.DISK_FILES, carry_out)])
+    long, short = [f"/{n}/{'ü' * 500}" for n in range(5)], [f"/isos/{n}.iso" for n in range(100)]
+    told = side(FakeProgram(host.answer)).files((*long, "/" + "ü" * 999, *short))
+    assert [file.path for file in told] == [*long, *short] and len(heard) > 5
 
 
 def test_each_end_of_a_leg_gets_its_own_words() -> None:

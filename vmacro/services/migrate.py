@@ -225,6 +225,8 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     world.hypervisor(plan.source).discard(plan.guest.domain, seen.source == whereabouts.FENCED)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
+    if plan.autostart:  # libvirt leaves that behind
+        world.hypervisor(plan.destination).set_autostart(plan.guest.domain)
     _release(plan, world, plan.destination)
 
 

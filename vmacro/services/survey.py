@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
+from vmacro.model.definitions import Definition
 from vmacro.model.facts import (
     NO_PAST,
     Connection,
@@ -20,11 +21,12 @@ from vmacro.model.facts import (
 )
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import cards, disks
+from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
+from vmacro.wire.host_verbs import MOST_DEVICES
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -57,13 +59,15 @@ def survey(
     counted: Callable[[Views], Views] = uncounted,
     past: Past = NO_PAST,
     ask_names: bool = False,
+    compare: bool = False,
 ) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
     `ask_clients`: find out which clients join an announced address, by announcing a borrowed
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
-    `ask_names`: the name server, whether it has the guest's names and would change them.
+    `ask_names`: the name server, whether it has the guest's names and would change them. `compare`: what the guest's
+    domain names on its host with what others have.
     """
     seen = Survey(counted(look_at(inventory.hosts, guest, world)), hosts=inventory.hosts, past=past)
     if ask_names:
@@ -72,15 +76,21 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
+    if compare:
+        seen = _with_definition(seen, at, host, guest, world)
     copies = disks.copies(at.domain, at.pools)
     if copies:
         seen = replace(seen, views=_completed(seen.views, lambda v: _with_disks(v, inventory, copies, world), world))
     if at.domain.running and at.domain.has_agent_channel:
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
-        coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
+        claimed = seen.agent.claimed if seen.agent is not None else ()
+        devices = tuple(dict.fromkeys((*cards.devices(at.domain), *needs.devices(seen.definition))))
+        coming = _Coming(host, devices[:MOST_DEVICES], cards.mac(seen), claimed)
         views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
         seen = replace(seen, views=views)
+    if compare:
+        seen = _with_files(seen, at, inventory, world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
         answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
@@ -148,6 +158,50 @@ def _name(name: str, world: World) -> NameView:
     return NameView(name, facts)
 
 
+def _with_definition(seen: Survey, at: HostView, host: Host, guest: Guest, world: World) -> Survey:
+    """What the guest's domain names, and what of it hosts of other sites have, as their libvirt says."""
+    try:
+        wanted = world.hypervisor(host).definition(guest.domain)
+    except HostError as error:
+        return replace(seen, definition_trouble=error.message)
+    if wanted is None or at.domain is None:
+        return seen
+    asked = [v for v in seen.views if v.site != at.site and not v.trouble]
+    hosts = {h.name: h for h in seen.hosts}
+    questions = [partial(_fit, v, hosts[v.host], at.domain, wanted, world) for v in asked]
+    answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    late = (replace(v, fit_trouble=LATE) for v in asked)
+    found = {v.host: answer or alternative for v, answer, alternative in zip(asked, answers, late, strict=True)}
+    return replace(seen, definition=wanted, views=tuple(found.get(v.host, v) for v in seen.views))
+
+
+def _fit(view: HostView, host: Host, domain: DomainFacts, wanted: Definition, world: World) -> HostView:
+    try:
+        return replace(view, fit=world.hypervisor(host).fit(domain.name, domain.uuid, wanted))
+    except HostError as error:
+        return replace(view, fit_trouble=error.message)
+
+
+def _with_files(seen: Survey, at: HostView, inventory: Inventory, world: World) -> Survey:
+    """What host sides have at the paths that the guest's domain names, where it is and where it may come to."""
+    paths = needs.paths(seen.definition, at.domain) if at.domain is not None else ()
+    if not paths:
+        return seen
+
+    def complete(view: HostView) -> HostView:
+        host = inventory.host(view.host)
+        if host is None or view.trouble or view.links_trouble or (view.site == at.site and view.host != at.host):
+            return view
+        try:
+            return replace(view, files=world.host_disks(host).files(paths))
+        except HostError as error:
+            return replace(view, files_trouble=error.message)
+
+    answers = world.side_by_side([partial(complete, view) for view in seen.views], HOST_DEADLINE_S)
+    late = [replace(view, files_trouble=LATE) for view in seen.views]
+    return replace(seen, views=tuple(a or other for a, other in zip(answers, late, strict=True)))
+
+
 def _completed(
     views: tuple[HostView, ...], complete: Callable[[HostView], HostView], world: World
 ) -> tuple[HostView, ...]:
@@ -163,11 +217,11 @@ def _late(host: Host) -> HostView:
 
 @dataclass(frozen=True)
 class _Coming:
-    """A guest that may come to another site: from where, with which card (its MAC, '' where that is not known), and
-    which addresses its agent says it has."""
+    """A guest that may come to another site: from where, what its cards need there, which card moves (its MAC, '' where
+    that is not known), and which addresses its agent says it has."""
 
     source: Host
-    domain: DomainFacts
+    devices: tuple[str, ...]
     mac: str
     claimed: tuple[str, ...]
 
@@ -180,7 +234,7 @@ def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: Wo
         return view
     peers = [source] if host.name != source.name else [h for h in inventory.hosts if h.name != host.name]
     peer, elsewhere = next((h.address for h in peers), ""), host.site != source.site
-    mac, devices = (coming.mac, cards.devices(coming.domain)) if elsewhere else ("", ())
+    mac, devices = (coming.mac, coming.devices) if elsewhere else ("", ())
     probe = next_address(network, mac, coming.claimed) if mac else ""
     try:
         links = world.host_network(host).facts(network.bridge, peer, probe, mac, devices)

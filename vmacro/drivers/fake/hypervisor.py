@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
+from vmacro.drivers.fake.state import DEFINITION, Effect, FakeDisks, FakeHost
 from vmacro.errors import CopyError, HostError, TakenError
+from vmacro.model.definitions import Definition, Fit
 from vmacro.model.facts import (
     ARRIVING,
     LEAVING,
@@ -46,6 +47,17 @@ class FakeHypervisor:
                 return replace(source.domains[name], state="paused", reason="for a migration", job=ARRIVING)
             found = host.domains.get(name)
             return replace(found, job=LEAVING) if found is not None and name in host.leaving else found
+
+    def definition(self, name: str) -> Definition | None:
+        with self._host("definition", name) as host:
+            found = host.definitions.get(name, DEFINITION)
+            return replace(found, autostart=name in host.autostart) if name in host.domains else None
+
+    def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
+        """What nobody has said of it, it has."""
+        with self._host("fit", name) as host:
+            twin = next((d.name for d in host.domains.values() if d.uuid == uuid and d.name != name), "")
+            return replace(host.fit, namesake=twin)
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:
@@ -104,7 +116,14 @@ class FakeHypervisor:
             if domain in here.domains and here.domains[domain].running and not fenced:
                 raise HostError(f"host {self._name}: domain {domain} is running; it stays")
             here.domains.pop(domain, None)
+            here.autostart.discard(domain)
             here.fenced.discard(domain)  # its tap has gone
+
+    def set_autostart(self, domain: str) -> None:
+        with self._host("set_autostart", domain) as host:
+            if domain not in host.domains:
+                raise HostError(f"host {self._name}: no domain {domain}")
+            host.autostart.add(domain)
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         with self._host("statistics", domain) as host:

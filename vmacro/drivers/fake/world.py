@@ -152,6 +152,9 @@ class FakeWorld:
         with self.lock:
             del here.leaving[name]
             moved = here.domains.pop(name)
+            here.autostart.discard(name)
+            if name in here.definitions:
+                there.definitions[name] = here.definitions.pop(name)
             there.domains[name] = moved
             there.arrived[name] = CopyStatistics(120, 9000, 150 << 20, 2)
         self._happen(there, name, "resumed")

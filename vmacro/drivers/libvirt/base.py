@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import dhcp, xml
+from vmacro.drivers.libvirt import definition, dhcp, fit, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
 from vmacro.drivers.libvirt.migration import Order, migrate, statistics
 from vmacro.drivers.libvirt.states import job, reason_word, state_word
 from vmacro.errors import CopyError, HostError
+from vmacro.model.definitions import Definition, Fit
 from vmacro.model.facts import (
     ARRIVING,
     Capabilities,
@@ -63,6 +64,8 @@ class LibvirtHypervisor:
                 "capabilities": fields.encode(replace(self.known, live_migration=live)),
                 "machine_types": xml.machine_types(told),
                 "certificate_days_left": self._connections.certificate_days_left(self._host),
+                "uuid": xml.host_uuid(told),
+                "processor": xml.host_processor(told),
             }
             return fields.decode(HostFacts, found, "facts")
 
@@ -87,6 +90,26 @@ class LibvirtHypervisor:
                 has_agent_channel=AGENT_CHANNEL in described.channels,
                 job=job(domain) or xml.block_jobs(described),
             )
+
+    def definition(self, name: str) -> Definition | None:
+        domain = self._lookup(name)
+        if domain is None:
+            return None
+        with understood(self._host.name, f"the definition of domain {name} cannot be read"):
+            persistent = bool(domain.isPersistent())
+            return definition.definition(
+                domain.XMLDesc(),
+                domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "",
+                snapshots=domain.snapshotNum(),
+                checkpoints=len(domain.listAllCheckpoints()),
+                saved=bool(domain.hasManagedSaveImage()),
+                autostart=bool(domain.autostart()) if persistent else False,
+            )
+
+    def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
+        connection = self._connection
+        with understood(self._host.name, f"it cannot be asked for what domain {name} needs"):
+            return fit.fit(connection, name, uuid, wanted)
 
     def network(self, name: str) -> NetworkFacts | None:
         network = self._network(name)
@@ -163,6 +186,13 @@ class LibvirtHypervisor:
                 handle.destroy()
             if persistent:
                 handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+
+    def set_autostart(self, domain: str) -> None:
+        handle = self._lookup(domain)
+        if handle is None:
+            raise HostError(f"host {self._host.name}: no domain {domain}")
+        with translated(self._host.name, f"domain {domain} cannot be marked for autostart"):
+            handle.setAutostart(1)
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         handle = self._lookup(domain)
