@@ -43,6 +43,7 @@ class FakeAgent:
             guest.rp_filter,
             guest.claim,
             "eth0",
+            guest.endpoints,
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:
