@@ -229,6 +229,15 @@ def test_a_guest_that_somebody_else_moves() -> None:
     assert codes(findings(fake)) == ["agent-too-old"]
 
 
+def test_clients_of_a_guest_that_a_move_has_are_not_asked() -> None:
+    fake = FakeWorld()
+    fake.guest.connections = [connection(1, fake.guest.address, False)]
+    fake.guest.claim = Claim("web-0", "me@here", 9.0)
+    unasked, claimed = sorted(findings(fake), key=lambda f: f.code)
+    assert (unasked.code, claimed.code) == ("clients-unasked", "guest-claimed")
+    assert "move web-0 has it" in unasked.message
+
+
 @pytest.mark.parametrize(
     ("handoff", "known", "full"),
     [

@@ -9,6 +9,7 @@ from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
 NO_LEASE = "no-lease"  # the error code of what DHCP had no address for
+CLAIMED = "claimed"  # that of what another move's claim stands against
 FULL = "full"  # that of an address for which the guest's kernel has no room
 MOST_ENDPOINTS = 8  # for MPTCP in one kernel (Linux MPTCP_PM_ADDR_MAX)
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
