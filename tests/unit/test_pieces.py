@@ -53,7 +53,8 @@ def test_a_network_with_several_subnets_is_that_of_its_dhcp() -> None:
     text = (
         "<network><name>n</name><bridge name='b'/><ip family='ipv6' address='fd00::1' prefix='64'><dhcp/></ip>"
         "<ip address='10.0.1.1' prefix='24'><dhcp><bootp file='x'/></dhcp></ip>"
-        f"<ip address='10.0.2.1' prefix='24'><dhcp><range start='10.0.2.8' end='10.0.2.9'/>{entry}</dhcp></ip></network>"
+        f"<ip address='10.0.2.1' prefix='24'><dhcp><range start='10.0.2.8' end='10.0.2.9'/>{entry}</dhcp></ip>"
+        "</network>"
     )
     facts = xml.network(text, True, [])
     assert (facts.subnet, facts.gateway, facts.dhcp_range) == ("10.0.2.0/24", "10.0.2.1", ("10.0.2.8", "10.0.2.9"))
