@@ -87,7 +87,7 @@ class Guest:
                 await self.endpoints.hold(address, await self._fresh_id(), backup)
             await self.endpoints.announce(public, await self._fresh_id(), backup)
         except OSError as error:
-            known = await self.endpoint_addresses()
+            known = (await self.endpoints.endpoints()).values()
             if len(known) < MOST_ENDPOINTS and error.errno != errno.ERANGE:  # before Linux 6.14 it is EINVAL
                 raise
             text = (
