@@ -136,6 +136,7 @@ class Agent:
             verbs=tuple(sorted(VERBS)),
             claim=claims.present_claim(guest),
             rp_filter=guest.link.rp_filter(),
+            endpoints=await guest.endpoint_addresses(),
         )
 
     async def _claim(self, args: ClaimArgs) -> agent_verbs.Claim:

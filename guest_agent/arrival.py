@@ -9,7 +9,7 @@ from guest_agent.guest import Guest, log_failure
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
 from guest_agent.slots import make_room
-from vmacro.wire.agent_verbs import Arrival, Lease, PrepareArgs, PublishArgs
+from vmacro.wire.agent_verbs import CLAIMED, Arrival, Lease, PrepareArgs, PublishArgs
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
         # It was over before there was anything to take back.
         for coming in addresses:
             await retire(guest, coming)
-        raise ProtocolError("claimed", f"the claim of move {claim.move} ended while {args.address} was prepared")
+        raise ProtocolError(CLAIMED, f"the claim of move {claim.move} ended while {args.address} was prepared")
 
 
 def publish(guest: Guest, args: PublishArgs) -> None:

@@ -8,7 +8,7 @@ from typing import Optional
 from guest_agent.guest import Guest
 from guest_agent.retirement import retire
 from guest_agent.state import KeptClaim
-from vmacro.wire.agent_verbs import Claim, ClaimArgs
+from vmacro.wire.agent_verbs import CLAIMED, Claim, ClaimArgs
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def claim_guest(guest: Guest, args: ClaimArgs) -> Claim:
     if known is not None and not _is_over(guest, known):
         if known.move != args.move:
             text = f"move {known.move} of {known.by} has it for {now - known.since_s:.0f} s"
-            raise ProtocolError("claimed", text)
+            raise ProtocolError(CLAIMED, text)
         since = known.since_s
     claim = guest.state.claim = KeptClaim(args.move, args.by, since, now + args.seconds)
     guest.save()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable
 
+from guest_agent.claims import present_claim
 from guest_agent.guest import Guest
-from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections, Lease
+from vmacro.wire.agent_verbs import CLAIMED, MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections, Lease
+from vmacro.wire.messages import ProtocolError
 
 CONSENT_LEASE_TIMEOUT_S = 4.0
 GOODBYE_S = 2.0
@@ -48,11 +50,15 @@ class Consent:
         An echo of ADD_ADDR is no consent, only a join is. The address is borrowed from DHCP, announced
         as backup, so that no data takes it, and withdrawn at once. A port of the present address would
         not do: its subflows get id 0, and the client never gets its slot back.
-        Raises ProtocolError (not-ready), NoLeaseError.
+        Raises NoLeaseError, ProtocolError: not-ready, full, or claimed, as long as a move has the guest. A move asks
+        before it claims; in its midst an address of the old site would be announced, and take clients' slots.
         """
         present = self._guest.present_lease().address
         unknown = self._undecided()
         if unknown:
+            claim = present_claim(self._guest)
+            if claim is not None:
+                raise ProtocolError(CLAIMED, f"move {claim.move} of {claim.by} has it: its clients are not asked now")
             had = {present, *await self._guest.extra_addresses()}
             async with self._guest.leases.borrowed(CONSENT_LEASE_TIMEOUT_S, had) as lease:
                 self._declined = await self._who_declines(lease, unknown, timeout_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Callable
 from guest_agent.endpoint_ids import fresh_id
 from guest_agent.ports import Clock, Endpoints, KernelEvents, Leases, Link, Sockets
 from guest_agent.state import FILE, State
-from vmacro.wire.agent_verbs import Lease
+from vmacro.wire.agent_verbs import FULL, MAX_ADDRESSES, MOST_ENDPOINTS, Lease
 from vmacro.wire.counting import REST
 from vmacro.wire.messages import ProtocolError
 
@@ -76,12 +77,28 @@ class Guest:
             self._current6 = new[1]
 
     async def announce(self, address: str, backup: bool = False) -> int:
-        """Announce an address to all peers, as they know it, under a fresh endpoint id, which is returned."""
+        """Announce an address to all peers, as they know it, under a fresh endpoint id, which is returned.
+
+        Raises ProtocolError (full) where the kernel has no room for it, OSError where it refuses for another reason.
+        """
         public = self.seen_as(address)
-        if public != address and address not in (await self.endpoints.endpoints()).values():
-            await self.endpoints.hold(address, await self._fresh_id(), backup)
-        await self.endpoints.announce(public, await self._fresh_id(), backup)
+        try:
+            if public != address and address not in (await self.endpoints.endpoints()).values():
+                await self.endpoints.hold(address, await self._fresh_id(), backup)
+            await self.endpoints.announce(public, await self._fresh_id(), backup)
+        except OSError as error:
+            known = (await self.endpoints.endpoints()).values()
+            if len(known) < MOST_ENDPOINTS and error.errno != errno.ERANGE:  # before Linux 6.14 it is EINVAL
+                raise
+            text = (
+                f"no room for {address}: the kernel has {len(known)} addresses for MPTCP already ({', '.join(known)})"
+            )
+            raise ProtocolError(FULL, text) from None
         return self.state.last_id
+
+    async def endpoint_addresses(self) -> tuple[str, ...]:
+        """Those of which the kernel makes use for MPTCP, each once."""
+        return tuple(sorted(set((await self.endpoints.endpoints()).values()))[:MAX_ADDRESSES])
 
     async def _fresh_id(self) -> int:
         self.state.last_id = fresh_id(await self.endpoints.endpoints(), self.state.last_id)

@@ -22,6 +22,7 @@ from guest_agent.netlink import (
     generic_family,
     integer,
 )
+from vmacro.wire.agent_verbs import MOST_ENDPOINTS
 
 # include/uapi/linux/genetlink.h, mptcp.h and mptcp_pm.h: MPTCP_PM_CMD_*, _ATTR_* and _ADDR_ATTR_*
 FAMILY = "mptcp_pm"
@@ -30,14 +31,13 @@ ATTR_ADDR, ATTR_RCV_ADD_ADDRS, ATTR_SUBFLOWS = 1, 2, 3
 ADDR_FAMILY, ADDR_ID, ADDR_ADDR4, ADDR_ADDR6, ADDR_FLAGS = 1, 2, 3, 4, 6
 FLAG_SIGNAL = 1 << 0
 FLAG_BACKUP = 1 << 2
-MAX_LIMIT = 8  # MPTCP_PM_ADDR_MAX
 NLA_F_NESTED = 0x8000
 _U8, _U16, _U32 = struct.Struct("=B"), struct.Struct("=H"), struct.Struct("=I")
 
 
 async def raise_limits() -> None:
     """See ports.Endpoints."""
-    most = _U32.pack(MAX_LIMIT)
+    most = _U32.pack(MOST_ENDPOINTS)
     _tell(SET_LIMITS, attribute(ATTR_RCV_ADD_ADDRS, most) + attribute(ATTR_SUBFLOWS, most))
 
 

@@ -225,7 +225,8 @@ class Agent(Protocol):
         (AgentError, code bad-verb)."""
 
     def consent(self, timeout_ms: int) -> tuple[Connection, ...]:
-        """As connections(), after trying out whether the clients join an announced address, if that is not known."""
+        """As connections(), after trying out whether the clients join an announced address, if that is not known.
+        Raises AgentError: no-lease, full, or claimed as long as a move has the guest."""
 
     def watch(self) -> Watched:
         """As connections(), and from now on the guest's kernel is listened to: endings() tells what becomes of them. A

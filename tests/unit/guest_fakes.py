@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from guest_agent import state
 from guest_agent.guest import Guest
 from guest_agent.ports import Ends, KernelEvent, NoLeaseError
 from guest_agent.state import State
-from vmacro.wire.agent_verbs import Connection, Lease, Subflow
+from vmacro.wire.agent_verbs import MOST_ENDPOINTS, Connection, Lease, Subflow
 
 HOME, AWAY, BORROWED = "10.1.0.9", "10.2.0.9", "10.1.0.77"
 HOME6, AWAY6 = "fd00:1::9", "fd00:2::9"
@@ -91,6 +92,7 @@ class FakeKernel:
     can_cut: bool = True
     on_announce: Callable[[str], None] = lambda _address: None
     refuses_announce: bool = False
+    room: int = MOST_ENDPOINTS
     goodbyes: set[Ends] = field(default_factory=set)
     tells: bool = True
     told: list[KernelEvent] = field(default_factory=list)
@@ -149,6 +151,8 @@ class FakeKernel:
         self.log.append(f"announce {address}{' as backup' if backup else ''}")
         if self.refuses_announce:
             raise OSError("no more endpoints")
+        if len(self.announced) >= self.room:
+            raise OSError(errno.EINVAL, "Invalid argument")  # before Linux 6.14, ERANGE since
         assert address not in self.announced.values(), "one address cannot be announced under two ids"
         self.announced[endpoint_id] = address
         self.on_announce(address)

@@ -132,6 +132,7 @@ def _status(facts: AgentFacts) -> agent_verbs.Status:
         verbs=facts.verbs,
         claim=facts.claim,
         rp_filter=facts.rp_filter,
+        endpoints=facts.endpoints,
     )
 
 

@@ -37,10 +37,24 @@ def asked(world: World, verb: Verb[Any, Any], args: Any, agent: Agent | None = N
 
 def test_status_tells_all_that_a_check_needs(world: World) -> None:
     world.kernel.kept, world.kernel.known6 = ["10.3.0.9"], {"fd00:1::9": True}
+    world.kernel.announced = {3: "10.3.0.9", 4: "203.0.113.9"}
     said = asked(world, agent_verbs.STATUS, Nothing())
     assert (said.lease, said.address6, said.extra_addresses) == (lease(HOME), "fd00:1::9", ("10.3.0.9",))
     assert (said.interface, said.mac, said.rp_filter, said.claim) == ("eth0", "52:54:00:00:00:01", 2, None)
+    assert said.endpoints == ("10.3.0.9", "203.0.113.9")
     assert said.uptime_s == 1000.0 and set(said.verbs) == set(VERBS)
+
+
+def test_an_address_for_which_the_kernel_has_no_room_is_refused_with_its_cause(world: World) -> None:
+    world.kernel.announced = {n: f"10.3.0.{n}" for n in range(1, 9)}
+    code, text = asked(world, agent_verbs.PREPARE, PrepareArgs(AWAY))
+    assert code == "full" and f"no room for {AWAY}: the kernel has 8 addresses for MPTCP already (10.3.0.1, " in text
+    assert world.guest.state.prepared == (AWAY, ""), "it is taken back as any other"
+
+
+def test_a_kernel_that_refuses_for_another_reason_is_not_called_full(world: World) -> None:
+    world.kernel.refuses_announce = True
+    assert asked(world, agent_verbs.PREPARE, PrepareArgs(AWAY)) == ("internal", "OSError: no more endpoints")
 
 
 def test_status_is_answered_before_there_is_a_lease(world: World) -> None:

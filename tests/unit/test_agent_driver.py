@@ -31,6 +31,7 @@ STATUS = Status(
     verbs=("arrive", "claim"),
     claim=Claim("web-1", "me@here", 3.5),
     rp_filter=2,
+    endpoints=("10.1.0.9", "10.2.0.9"),
 )
 SUBFLOW = Subflow("10.1.0.9", 7000, "10.9.0.14", 40001, False, False, True, 99)
 CONNECTIONS = agent_verbs.Connections((Connection(1, (SUBFLOW,), True), Connection(0, (SUBFLOW,))), 2)

@@ -9,15 +9,15 @@ from vmacro.model.facts import Claim, Disk, Pool, Reservation
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks
-from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services.survey import survey
 
 
-def findings(fake: FakeWorld, to: int = 1, **bounds: object) -> list[Finding]:
-    guest = fake.inventory.guests[0]
-    wanted = Request(guest, fake.inventory.sites[to], RENUMBER, Policy(**bounds))  # type: ignore[arg-type]
-    return checks.check(wanted, survey(fake.inventory, guest, fake.world, ask_clients=True, ask_host_sides=False))
+def findings(fake: FakeWorld, to: int = 1, handoff: str = RENUMBER, **bounds: object) -> list[Finding]:
+    guest, seamless = fake.inventory.guests[0], handoff == SEAMLESS
+    wanted = Request(guest, fake.inventory.sites[to], handoff, Policy(**bounds))  # type: ignore[arg-type]
+    return checks.check(wanted, survey(fake.inventory, guest, fake.world, not seamless, seamless))
 
 
 def codes(found: list[Finding]) -> list[str]:
@@ -227,3 +227,37 @@ def test_a_guest_that_somebody_else_moves() -> None:
     assert "move web-9 of them@there has had it for 42 s" in found.message and "--take-over" in found.hint
     fake.guest.verbs = ("arrive", "status")
     assert codes(findings(fake)) == ["agent-too-old"]
+
+
+def test_clients_of_a_guest_that_a_move_has_are_not_asked() -> None:
+    fake = FakeWorld()
+    fake.guest.connections = [connection(1, fake.guest.address, False)]
+    fake.guest.claim = Claim("web-0", "me@here", 9.0)
+    unasked, claimed = sorted(findings(fake), key=lambda f: f.code)
+    assert (unasked.code, claimed.code) == ("clients-unasked", "guest-claimed")
+    assert "move web-0 has it" in unasked.message
+
+
+@pytest.mark.parametrize(
+    ("handoff", "known", "full"),
+    [
+        (SEAMLESS, 6, False),  # and the present one, which becomes a backup, and the new one
+        (SEAMLESS, 7, True),
+        (RENUMBER, 7, False),
+        (RENUMBER, 8, True),
+    ],
+)
+def test_the_guests_kernel_has_room_for_so_many_addresses(handoff: str, known: int, full: bool) -> None:
+    fake = FakeWorld()
+    fake.guest.endpoints = tuple(f"10.50.3.{n}" for n in range(known))
+    assert codes(findings(fake, handoff=handoff)) == (["endpoints-full"] if full else [])
+
+
+def test_a_public_address_takes_room_of_its_own() -> None:
+    fake = FakeWorld()
+    fake.guest.endpoints = (fake.guest.address, *(f"10.50.3.{n}" for n in range(6)))
+    assert codes(findings(fake, handoff=SEAMLESS)) == []
+    here, there = fake.inventory.sites
+    public = replace(there.hosts[0], public=(("10.50.2.10", "203.0.113.10"),))
+    fake.inventory = replace(fake.inventory, sites=(here, replace(there, hosts=(public,))))
+    assert codes(findings(fake, handoff=SEAMLESS)) == ["endpoints-full"]

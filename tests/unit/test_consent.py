@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from guest_agent.claims import claim_guest, release_guest
 from guest_agent.consent import GOODBYE_S, Consent
 from guest_agent.ports import NoLeaseError
 from tests.unit.guest_fakes import AWAY, BORROWED, HOME, World, at_home, connection
-from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS, MAX_SUBFLOWS, ClaimArgs, Connection, Connections
 from vmacro.wire.messages import ProtocolError
 
 ASKED = ["lease borrowed", f"borrow {BORROWED}", f"announce {BORROWED} as backup"]
@@ -26,6 +27,13 @@ def world(tmp_path: Path) -> World:
 
 def asked(world: World, consent: Consent | None = None) -> Connections:
     return asyncio.run(world.clock.run((consent or Consent(world.guest)).ask(1.5)))
+
+
+def claimed(world: World) -> None:
+    async def claim() -> None:
+        claim_guest(world.guest, ClaimArgs("web-1", 600, "me@here"))
+
+    asyncio.run(claim())
 
 
 def willing(said: Connections) -> dict[int, bool]:
@@ -69,6 +77,31 @@ def test_an_address_that_it_keeps_is_not_borrowed(world: World) -> None:
     with pytest.raises(NoLeaseError, match=f"{AWAY} is reserved"):
         asked(world)
     assert world.log == [] and world.kernel.kept == [AWAY]
+
+
+def test_clients_are_not_asked_while_a_move_has_the_guest(world: World) -> None:
+    claimed(world)
+    with pytest.raises(ProtocolError, match="move web-1 of me@here has it") as refused:
+        asked(world)
+    assert refused.value.code == "claimed" and world.log == []
+    release_guest(world.guest, "web-1")
+    asked(world)
+    assert world.log == ASKED + GIVEN_BACK
+
+
+def test_what_is_known_already_is_told_also_while_a_move_has_the_guest(world: World) -> None:
+    world.kernel.on_announce = lambda address: world.kernel.joins(address, 1, 2)
+    consent = Consent(world.guest)
+    asked(world, consent)
+    claimed(world)
+    assert willing(asked(world, consent)) == {1: True, 2: True, 0: False}
+
+
+def test_no_room_for_the_borrowed_address_leaves_nothing_of_it(world: World) -> None:
+    world.kernel.announced = {n: f"10.3.0.{n}" for n in range(1, 9)}
+    with pytest.raises(ProtocolError, match=f"no room for {BORROWED}"):
+        asked(world)
+    assert world.kernel.kept == [] and world.log[-1] == "lease given back"
 
 
 def test_silence_ends_in_time(world: World) -> None:

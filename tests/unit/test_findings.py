@@ -328,6 +328,7 @@ def zone(**change: object) -> Breaking:
 
 
 HERE = "10.50.1.97"
+OF_EARLIER_MOVES = tuple(f"10.50.3.{n}" for n in range(1, 8))
 
 
 def datagrams(fake: FakeWorld) -> None:
@@ -551,6 +552,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
         SEAMLESS,
         kept("bucharest", Reservation("10.50.1.97", marks.placeholder_mac("10.50.1.97"))),
     ),
+    "its kernel has room for no other address": (SEAMLESS, guest(endpoints=OF_EARLIER_MOVES)),
+    "its kernel has room for no other address to announce": (RENUMBER, guest(endpoints=(HERE, *OF_EARLIER_MOVES))),
     "addresses that a guest gave itself": (SEAMLESS, guest(kept=["10.50.1.5", "10.50.1.6"])),
     "a leg that no move has opened": (SEAMLESS, a_leg_of_nobodys),
     "an agent that cannot prepare": (SEAMLESS, guest(verbs=("arrive", "claim", "status"))),

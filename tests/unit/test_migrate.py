@@ -19,7 +19,7 @@ from vmacro.services import measured, migrate
 from vmacro.services.handoffs import HANDOFFS as HANDLERS
 from vmacro.services.report import spans
 from vmacro.services.reservations import Reservations
-from vmacro.wire.agent_verbs import ABORTED, CLOSED, RESET
+from vmacro.wire.agent_verbs import ABORTED, CLOSED, MAX_CONNECTIONS, RESET
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,7 @@ def run(fake: FakeWorld, **bounds: object) -> Outcome:
     return migrate.run_move(plan(fake, **bounds), fake.world, Straight())
 
 
-def fail_at(effect: str, error: Exception, times: int = 10_000) -> Callable[[str], None]:
+def fail_at(effect: str, error: BaseException, times: int = 10_000) -> Callable[[str], None]:
     left = [times]
 
     def before(name: str) -> None:
@@ -199,8 +199,40 @@ def test_a_step_that_finds_the_guest_moved_does_not_copy_again() -> None:
     def before(effect: str) -> None:
         assert not effect.startswith("copy"), "the guest is there already"
 
+    def prepare_again(_world: object) -> None:
+        raise AssertionError("it has arrived with what was prepared before")
+
     fake.before = before
-    migrate._copy(wanted, fake.world, HANDLERS[wanted.handoff], again=True, left_s=lambda: 1.0)
+    migrate._copy(wanted, fake.world, HANDLERS[wanted.handoff], lambda: 1.0, prepare_again)
+
+
+class Kept:
+    """A journal of steps that have ended: an attempt that is killed leaves the others to the next one."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, Any] = {}
+
+    def step(self, name: str, kind: type[Result], act: Callable[[], Result]) -> Result:
+        if name not in self._ended:
+            self._ended[name] = act()
+        found: Result = self._ended[name]
+        return found
+
+
+def test_a_resumed_move_judges_each_connection_once_from_what_it_found_as_it_prepared_again() -> None:
+    fake, journal, many = FakeWorld(), Kept(), MAX_CONNECTIONS + 20
+    connections = [connection(n, fake.guest.address, True) for n in range(1, many + 1)]
+    fake.guest.connections = connections.copy()
+    wanted = plan(fake)
+    fake.before = fail_at("copy bucharest", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        migrate.run_move(wanted, fake.world, journal)
+    fake.before = lambda _effect: None
+    fake.guest.connections.reverse()
+    outcome = migrate.run_move(wanted, fake.world, journal, again=True)
+    assert outcome.ending == Ending.MOVED and {c.verdict for c in outcome.connections} == {Verdict.FOLLOWED}
+    judged = [c.key for c in outcome.connections]
+    assert sorted(judged) == sorted(c.key for c in connections[20:]) and outcome.beyond.followed == 20
 
 
 def test_blockers_reject_before_anything_changes() -> None:

@@ -48,6 +48,19 @@ def test_spanning_tree_is_on_unless_it_is_off() -> None:
     assert facts.stp and facts.dhcp_free is None
 
 
+def test_a_network_with_several_subnets_is_that_of_its_dhcp() -> None:
+    entry = "<host mac='52:54:00:00:00:01' ip='10.0.2.9'/>"
+    text = (
+        "<network><name>n</name><bridge name='b'/><ip family='ipv6' address='fd00::1' prefix='64'><dhcp/></ip>"
+        "<ip address='10.0.1.1' prefix='24'><dhcp><bootp file='x'/></dhcp></ip>"
+        f"<ip address='10.0.2.1' prefix='24'><dhcp><range start='10.0.2.8' end='10.0.2.9'/>{entry}</dhcp></ip>"
+        "</network>"
+    )
+    facts = xml.network(text, True, [])
+    assert (facts.subnet, facts.gateway, facts.dhcp_range) == ("10.0.2.0/24", "10.0.2.1", ("10.0.2.8", "10.0.2.9"))
+    assert (facts.dhcp_free, [r.address for r in facts.reserved]) == (1, ["10.0.2.9"])
+
+
 @pytest.mark.parametrize(
     ("dhcp", "free"),
     [

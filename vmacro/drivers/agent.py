@@ -46,6 +46,7 @@ class ChannelAgent:
             rp_filter=said.rp_filter,
             claim=said.claim,
             interface=said.interface,
+            endpoints=said.endpoints,
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:

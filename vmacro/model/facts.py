@@ -182,7 +182,7 @@ class AgentFacts:
     """`address` is '' while the guest has no lease, `address6` where it has no IPv6; `extra_addresses` are those that
     it keeps besides. `claim` is None while nobody moves the guest. `rp_filter` is the kernel's reverse-path filter on
     its interface: 0 off, 1 strict, 2 loose. `interface` is the one that it looks after, and `mac` that one's, in lower
-    case."""
+    case. `endpoints`: addresses of which its kernel makes use for MPTCP; none where its agent is older."""
 
     version: str
     boot_id: str
@@ -198,6 +198,7 @@ class AgentFacts:
     rp_filter: int = 0
     claim: Claim | None = None
     interface: str = ""
+    endpoints: tuple[str, ...] = ()
 
     @property
     def claimed(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, cards, definitions, disks, names, needs, seamless, states
+from vmacro.planning import capabilities, cards, definitions, disks, endpoints, names, needs, seamless, states
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -367,6 +367,7 @@ _RULES: tuple[Rule, ...] = (
     _address_is_its_own,
     _nobody_else_moves_it,
     _agent_tells_of_ends,
+    endpoints.findings,
     _clients_follow,
     _datagrams_follow,
     _clients_can_reach_it,

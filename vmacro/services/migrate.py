@@ -41,13 +41,21 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
     phases = Phases(plan, world, journal)
     before, failed = Before("", ()), None
     statistics: CopyStatistics | None = None
+
+    def prepare_again(bounded: World) -> None:
+        """The claim of the earlier attempt, or what it prepared, may have ended. All of it may be repeated, and the
+        agent counts from then on."""
+        nonlocal before
+        before = handoff.prepare(plan, bounded, _look_once_more(plan, bounded))
+
+    renew = prepare_again if again else None
     try:
         outside.before(plan, world, phases)
         seen = phases.run(Phase.SURVEY, Before, lambda w: _look_once_more(plan, w))
         if plan.disks:
             phases.do(Phase.DISKS, lambda w: disks.send_ahead(plan, w))
         before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
-        statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again, phases.left_s))
+        statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, phases.left_s, renew))
     except VmacroError as error:
         failed = _unless_it_arrived(plan, world, phases, error, again)
     if failed is None:
@@ -138,17 +146,22 @@ def _look_once_more(plan: Plan, world: World) -> Before:
 
 
 def _copy(
-    plan: Plan, world: World, handoff: Handoff, again: bool, left_s: Callable[[], float]
+    plan: Plan,
+    world: World,
+    handoff: Handoff,
+    left_s: Callable[[], float],
+    prepare_again: Callable[[World], None] | None = None,
 ) -> CopyStatistics | None:
     """Live migration; ends when the guest runs at the destination, which is the point of no return. It may take what is
-    left of the move's time at most: then its claim on the guest ends, and with it what was announced."""
+    left of the move's time at most: then its claim on the guest ends, and with it what was announced. `prepare_again`:
+    where an earlier attempt has prepared it."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
     seen = whereabouts.look(plan, world)
     if seen.place == Place.SOURCE and seen.still:
         raise CopyError(f"host {plan.source.name}: domain {plan.guest.domain} is {seen.still}")
     if seen.place != Place.DESTINATION:
-        if again and not world.cancelled() and seen.place == Place.SOURCE:
-            _prepare_again(plan, world, handoff)
+        if prepare_again is not None and not world.cancelled() and seen.place == Place.SOURCE:
+            prepare_again(world)
         _create_overlays(plan, world)
         with ExitStack() as watching:
             watching.enter_context(source.watch(plan.guest.domain, _teller(plan, world, "source", plan.source.name)))
@@ -174,11 +187,6 @@ def _create_overlays(plan: Plan, world: World) -> None:
     running = world.hypervisor(plan.source).domain(plan.guest.domain) if plan.disks else None
     if running is not None and not running.migrating:
         disks.create_overlays(plan, world)
-
-
-def _prepare_again(plan: Plan, world: World, handoff: Handoff) -> None:
-    """The claim of an earlier attempt, or what it prepared, may have ended. All of it may be repeated."""
-    handoff.prepare(plan, world, _look_once_more(plan, world))
 
 
 def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:

@@ -25,7 +25,7 @@ from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams
-from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
+from vmacro.wire.agent_verbs import CLAIMED, FULL, MAX_CONNECTIONS, NO_LEASE
 from vmacro.wire.host_verbs import MOST_DEVICES
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
@@ -315,10 +315,10 @@ def _with_agent(seen: Survey, host: Host, guest: Guest, consent_timeout_ms: int,
 
 
 def _connections(agent: Agent, consent_timeout_ms: int) -> tuple[tuple[Connection, ...], str]:
-    """And why their clients could not be asked: DHCP had no second address for the guest."""
+    """And why their clients could not be asked: the guest had no second address, no room for it, or a move has it."""
     try:
         return agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections(), ""
     except AgentError as error:
-        if error.code != NO_LEASE:
+        if error.code not in (NO_LEASE, FULL, CLAIMED):
             raise
         return agent.connections(), error.message

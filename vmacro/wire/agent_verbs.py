@@ -9,6 +9,9 @@ from vmacro.wire.fields import Address, Choice, Items, Number, Text, Word
 from vmacro.wire.messages import Nothing, Verb
 
 NO_LEASE = "no-lease"  # the error code of what DHCP had no address for
+CLAIMED = "claimed"  # that of what another move's claim stands against
+FULL = "full"  # that of an address for which the guest's kernel has no room
+MOST_ENDPOINTS = 8  # for MPTCP in one kernel (Linux MPTCP_PM_ADDR_MAX)
 MAX_CONNECTIONS = 2048  # at some 300 bytes each they fit one reply
 MOST_LISTED = 65_536  # by pages
 MAX_SUBFLOWS = 32  # of a connection; a kernel's own path manager makes up to 9
@@ -128,7 +131,7 @@ class Claim:
 class Status:
     """The guest and its agent. `lease` is None while DHCP has not answered yet, `address6` '' without IPv6;
     `extra_addresses` are those kept besides the present ones. `rp_filter` is the kernel's reverse-path filter:
-    0 off, 1 strict, 2 loose."""
+    0 off, 1 strict, 2 loose. `endpoints`: the addresses of which its kernel makes use for MPTCP, announced or not."""
 
     agent: Annotated[str, Text(64)]
     boot_id: Annotated[str, Text(64)]
@@ -143,6 +146,7 @@ class Status:
     verbs: Annotated[tuple[Annotated[str, Word()], ...], Items(64)]
     claim: Optional[Claim]
     rp_filter: Annotated[int, Number(0, 2)]
+    endpoints: Annotated[tuple[_IpAddress, ...], Items(MAX_ADDRESSES)] = ()
 
 
 @dataclass(frozen=True)

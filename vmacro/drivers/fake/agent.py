@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vmacro.drivers.fake.state import Effect, FakeGuest
 from vmacro.errors import AgentError
 from vmacro.model.facts import AgentFacts, Arrival, Claim, Connection, Counts, Endings, Watched
-from vmacro.wire.agent_verbs import CUT, LONGEST_CLAIM_S, MAX_CONNECTIONS, NO_LEASE, CountArgs
+from vmacro.wire.agent_verbs import CLAIMED, CUT, LONGEST_CLAIM_S, MAX_CONNECTIONS, NO_LEASE, CountArgs
 from vmacro.wire.counting import began_with, counted
 from vmacro.wire.messages import is_identifier
 
@@ -43,6 +43,7 @@ class FakeAgent:
             guest.rp_filter,
             guest.claim,
             "eth0",
+            guest.endpoints,
         )
 
     def claim(self, move_id: str, by: str, seconds: float) -> None:
@@ -51,7 +52,7 @@ class FakeAgent:
             raise self._refused("bad-args", f"claim of {move_id!r} for {seconds:g} s")
         with self._world.lock:
             if guest.claim is not None and guest.claim.move != move_id:
-                raise self._refused("claimed", f"move {guest.claim.move} has it")
+                raise self._refused(CLAIMED, f"move {guest.claim.move} has it")
             guest.claim, guest.until_s = Claim(move_id, by, 0.0), self._world.now_s + seconds
 
     def release(self, move_id: str) -> None:
@@ -73,7 +74,10 @@ class FakeAgent:
             raise self._refused("bad-args", f"timeout_ms must be 1 to {LONGEST_CONSENT_MS}")
         network, had = self._world.hosts[self._place].networks.get("front"), (guest.address, *guest.kept)
         own = [r.address for r in (network.reserved if network else ()) if r.mac == guest.mac and r.address in had]
-        if own and any(c.mptcp and not c.willing for c in guest.connections):
+        unknown = any(c.mptcp and not c.willing for c in guest.connections)
+        if unknown and guest.claim is not None:
+            raise self._refused(CLAIMED, f"move {guest.claim.move} has it: its clients are not asked now")
+        if own and unknown:
             raise self._refused(NO_LEASE, f"DHCP on eth0 has {own[0]} reserved for its card, and no other")
         return tuple(guest.connections[:MAX_CONNECTIONS])
 

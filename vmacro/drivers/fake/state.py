@@ -145,7 +145,8 @@ class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
     present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
     by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
-    what the kernel has told since. `up_s`: when its agent answers, by the world's clock."""
+    what the kernel has told since. `up_s`: when its agent answers, by the world's clock. `endpoints`: those of
+    which its kernel makes use for MPTCP."""
 
     name: str
     mac: str
@@ -174,6 +175,7 @@ class FakeGuest:
     ended: dict[str, Ended] = field(default_factory=dict)
     missed: bool = False
     up_s: float = 0.0
+    endpoints: tuple[str, ...] = ()
 
     @property
     def present(self) -> tuple[str, ...]:

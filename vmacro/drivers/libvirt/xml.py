@@ -66,7 +66,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
     bridge = root.find("bridge")
     ip = _ip(root)
     span = ip.find("./dhcp/range") if ip is not None else None
-    serves = span is not None or (ip is not None and ip.find("./dhcp/host") is not None)
+    serves = ip is not None and _serves(ip)
     dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
     reserved = dict.fromkeys([*reservations(text), *(reservations(stored) if stored else ())])
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
@@ -106,8 +106,15 @@ def reservation(entry: Reservation) -> str:
 
 
 def _ip(network: ElementTree.Element) -> ElementTree.Element | None:
-    """The first of IPv4."""
-    return next((e for e in network.iterfind("ip") if e.get("family", "ipv4") == "ipv4"), None)
+    """Of IPv4 the one with DHCP, as there is one at most, and to which libvirt adds reservations, too
+    (virNetworkIPDefByIndex); else the first."""
+    found = [e for e in network.iterfind("ip") if e.get("family", "ipv4") == "ipv4"]
+    return next((e for e in found if _serves(e)), found[0] if found else None)
+
+
+def _serves(ip: ElementTree.Element) -> bool:
+    """Whether DHCP gives its addresses to anybody."""
+    return ip.find("./dhcp/range") is not None or ip.find("./dhcp/host") is not None
 
 
 def _mac(said: object) -> str:
