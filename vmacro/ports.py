@@ -33,6 +33,7 @@ from vmacro.model.facts import (
     Turn,
     Watched,
 )
+from vmacro.model.filters import Filter
 from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
 
@@ -60,6 +61,10 @@ class Hypervisor(Protocol):
 
     def domain(self, name: str) -> DomainFacts | None:
         """A domain, running or not; None if the host does not know it."""
+
+    def filters(self, domain: str) -> tuple[Filter, ...]:
+        """The network filters of a domain's cards, in its live and its persistent definition; none of a domain that the
+        host does not know."""
 
     def network(self, name: str) -> NetworkFacts | None:
         """A virtual network; None if there is none of this name."""

@@ -15,7 +15,8 @@ from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connect
 from vmacro.drivers.fake.state import mac_of
 from vmacro.errors import HostError, UnsupportedError
 from vmacro.model import marks
-from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Flows, FoundLegEnd, Pool, Reservation
+from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Filter, Flows, FoundLegEnd, Pool, Reservation
+from vmacro.model.filters import LIVE, STORED
 from vmacro.model.moves import Finding
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
@@ -322,6 +323,12 @@ def client_on_the_internet(fake: FakeWorld) -> None:
     fake.guest.connections = [replace(first, subflows=tuple(replace(s, remote="8.8.4.4") for s in first.subflows))]
 
 
+def pinned(name: str, *allowed: str, where: str = LIVE, known: bool = True) -> Breaking:
+    """A filter of the guest's card."""
+    versions = (4,) if known else ()
+    return lambda fake: fake.filters.update(web=(Filter(MAC, name, where, versions, allowed, known),))
+
+
 STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
 BRIDGED = card("52:54:00:00:07:02", "", "br7")
 DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
@@ -416,6 +423,14 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "clients that cannot be asked": (RENUMBER, strangers_of_a_pinned_guest),
     "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
     "a filter of sources": (RENUMBER, filtered),
+    "a filter of its card that learns its address": (SEAMLESS, pinned("clean-traffic")),
+    "a filter of its card with its address, and a guarded host": (
+        SEAMLESS,
+        both(pinned("clean-traffic", "10.50.1.97"), lambda fake: said_of_hosts(fake, ("berlin",), guard=True)),
+    ),
+    "a filter of its card with all addresses": (SEAMLESS, pinned("clean-traffic", "10.50.1.97", "10.50.2.10")),
+    "a filter of its card from its next start on": (RENUMBER, pinned("ours", "10.50.1.97", where=STORED)),
+    "a filter of its card that nobody knows": (SEAMLESS, pinned("ours", known=False)),
     "datagrams that nothing carries": (RENUMBER, datagrams),
     "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
     "a client beyond private addresses": (SEAMLESS, client_on_the_internet),

@@ -23,6 +23,8 @@ from vmacro.model.domains import MaybeMac as MaybeMac
 from vmacro.model.domains import Name as _Name
 from vmacro.model.domains import Path as _Path
 from vmacro.model.domains import Word as _Word
+from vmacro.model.filters import Filter as Filter
+from vmacro.model.filters import Filters
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
 from vmacro.wire import host_verbs, names
@@ -299,7 +301,7 @@ class HostView:
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
     none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`: datagrams of the
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
-    active."""
+    active. `filters`: of the domain's cards."""
 
     host: str
     site: str
@@ -319,6 +321,7 @@ class HostView:
     guard: bool = False
     tracked: Tracked | None = None
     networks: NetworkNames = ()
+    filters: Filters = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, cards, disks, names, seamless, states
+from vmacro.planning import capabilities, cards, disks, filters, names, seamless, states
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -359,6 +359,7 @@ _RULES: tuple[Rule, ...] = (
     capabilities.findings,
     disks.findings,
     cards.findings,
+    filters.findings,
     _agent_answers,
     _address_is_its_own,
     _nobody_else_moves_it,

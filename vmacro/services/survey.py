@@ -217,7 +217,8 @@ def view(host: Host, guest: Guest | None, world: World) -> HostView:
         hypervisor = world.hypervisor(host)
         facts, network, networks = hypervisor.facts(), hypervisor.network(host.network), hypervisor.networks()
         domain = hypervisor.domain(guest.domain) if guest is not None else None
-        seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
+        filters = hypervisor.filters(domain.name) if domain is not None and domain.active else ()
+        seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools(), filters=filters)
         return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard, networks=networks)
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)

@@ -22,6 +22,7 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
+from vmacro.model.filters import Filter
 from vmacro.model.nouns import Host, Policy
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class FakeHypervisor:
                 return replace(source.domains[name], state="paused", reason="for a migration", job=ARRIVING)
             found = host.domains.get(name)
             return replace(found, job=LEAVING) if found is not None and name in host.leaving else found
+
+    def filters(self, domain: str) -> tuple[Filter, ...]:
+        with self._host("filters", domain) as host:
+            return self._world.filters.get(domain, ()) if domain in host.domains else ()
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:

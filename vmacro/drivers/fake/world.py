@@ -21,7 +21,7 @@ from vmacro.drivers.fake.names import FakeHooks, FakeNames, FakeZone
 from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, domain, fake_host, host, mac_of
 from vmacro.errors import AgentError, CopyError, UnreachableError
 from vmacro.model.events import Event
-from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
+from vmacro.model.facts import CopyStatistics, Disk, Filter, Flows, Turn
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
 
@@ -34,7 +34,7 @@ class FakeWorld:
     """Sites with their hosts, of unique names; guests, all at the first host, with one MPTCP client each that follows.
 
     No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has said
-    that the guest runs.
+    that the guest runs. `filters`: of domains' cards. `dropped`: addresses whose packets something drops.
     """
 
     def __init__(self, sites: Mapping[str, tuple[str, ...]] = TWO_SITES, guests: tuple[str, ...] = ("web",)) -> None:
@@ -43,6 +43,8 @@ class FakeWorld:
         self.interrupted = False
         self.unheard = False
         self.events: list[Event] = []
+        self.filters: dict[str, tuple[Filter, ...]] = {}
+        self.dropped: set[str] = set()
         self.flows: dict[str, Flows] = {}  # of datagrams, by address, at each host that tracks them
         self.before: Callable[[Effect], None] = lambda _effect: None
         self.hosts: dict[str, FakeHost] = {}

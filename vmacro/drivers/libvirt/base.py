@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import dhcp, xml
+from vmacro.drivers.libvirt import dhcp, filters, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
 from vmacro.drivers.libvirt.migration import Order, migrate, statistics
 from vmacro.drivers.libvirt.states import job, reason_word, state_word
@@ -29,6 +29,7 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
+from vmacro.model.filters import Filter
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
@@ -87,6 +88,15 @@ class LibvirtHypervisor:
                 has_agent_channel=AGENT_CHANNEL in described.channels,
                 job=job(domain) or xml.block_jobs(described),
             )
+
+    def filters(self, domain: str) -> tuple[Filter, ...]:
+        handle = self._lookup(domain)
+        if handle is None:
+            return ()
+        with understood(self._host.name, f"network filters of domain {domain} cannot be described"):
+            live = handle.XMLDesc()
+            stored = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if handle.isPersistent() else ""
+            return filters.of(live, stored, self._filter_xml)
 
     def network(self, name: str) -> NetworkFacts | None:
         network = self._network(name)
@@ -194,6 +204,15 @@ class LibvirtHypervisor:
             with translated(self._host.name, "cannot watch events"):
                 watching.enter_context(self._connections.events(self._host).watched(seen))
             yield
+
+    def _filter_xml(self, name: str) -> str:
+        """'' where there is none, or this libvirt has no filters at all."""
+        try:
+            return str(self._connection.nwfilterLookupByName(name).XMLDesc())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT):
+                return ""
+            raise
 
     def _network(self, name: str) -> Any | None:
         connection = self._connection

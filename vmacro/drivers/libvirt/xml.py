@@ -228,6 +228,11 @@ def _root(text: object) -> ElementTree.Element:
         raise ValueError(f"broken XML: {error}") from None
 
 
+def parsed(text: object) -> ElementTree.Element:
+    """A host's XML, for readers beside this one. Raises ValueError."""
+    return _root(text)
+
+
 def _attribute(parent: ElementTree.Element | None, tag: str, name: str) -> str:
     child = parent.find(tag) if parent is not None else None
     return child.get(name, "") if child is not None else ""
