@@ -32,6 +32,8 @@ LOOKS = {
     "look",
     "open agent",
     "flows",
+    "filters",
+    "reach",
 }
 
 

@@ -9,7 +9,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmacro.errors import HostError, UnknownVerbError, UnreachableError
-from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Tracked, Turn
+from vmacro.model.facts import (
+    BaseFacts,
+    DiskCopy,
+    Fetching,
+    Heard,
+    Leaving,
+    Leg,
+    LinkFacts,
+    Offer,
+    Reach,
+    Tracked,
+    Turn,
+)
 from vmacro.model.nouns import Host
 from vmacro.wire import host_verbs, messages, names
 from vmacro.wire.framing import LineReader
@@ -79,6 +91,12 @@ class SshHostSide:
 
     def flows(self, addresses: tuple[str, ...]) -> Tracked:
         return self._ask(host_verbs.FLOWS, host_verbs.FlowsOf(addresses))
+
+    def reach(self, asked: Reach) -> tuple[Heard, ...]:
+        heard = self._ask(host_verbs.REACH, asked).heard
+        if [found.address for found in heard] != [*asked.addresses]:
+            raise HostError(f"host {self._host.name}: its host side answered 'reach' for other addresses", _HINT)
+        return heard
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         return self._ask(host_verbs.DISK_LOOK, _disk(disk))

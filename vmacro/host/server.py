@@ -24,6 +24,7 @@ from vmacro.host.domains import LibvirtDomains
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.host.network import KernelNetwork
+from vmacro.host.reach import Reaching
 from vmacro.host.switchover import Switchover
 from vmacro.wire import host_verbs
 from vmacro.wire.framing import LineReader
@@ -49,7 +50,7 @@ class Server:
     """Carries out the verbs, by the kernel and this host's own libvirt."""
 
     def __init__(self, ip: IPRoute, switchover: Switchover) -> None:
-        self._ip, self._switchover = ip, switchover
+        self._ip, self._switchover, self._reaching = ip, switchover, Reaching()
 
     def handlers(self) -> tuple[Handler, ...]:
         """One for each verb that is not about disks."""
@@ -64,6 +65,7 @@ class Server:
             handler(host_verbs.LEAVING, self._leaving),
             handler(host_verbs.CLOSE, self._close),
             handler(host_verbs.FLOWS, self._flows),
+            handler(host_verbs.REACH, self._reaching.ask),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:

@@ -42,9 +42,11 @@ from vmacro.wire.host_verbs import BaseFacts as BaseFacts
 from vmacro.wire.host_verbs import Fetching as Fetching
 from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
+from vmacro.wire.host_verbs import Heard as Heard
 from vmacro.wire.host_verbs import LinkFacts as LinkFacts
 from vmacro.wire.host_verbs import MacUser as MacUser
 from vmacro.wire.host_verbs import Offer as Offer
+from vmacro.wire.host_verbs import Reach as Reach
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 

@@ -89,7 +89,8 @@ class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
     `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
-    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams."""
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams.
+    `narrow`: the largest packets that come back from other hosts."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -110,6 +111,7 @@ class FakeHost:
     leaving: dict[str, str] = field(default_factory=dict)
     disks: FakeDisks = field(default_factory=FakeDisks)
     tracking: bool = True
+    narrow: int = 1500
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:
@@ -132,7 +134,8 @@ class FakeGuest:
     """What is in the guest, wherever it runs; domain and guest have one name. `kept`: its addresses besides the
     present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
     by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
-    what the kernel has told since. `up_s`: when its agent answers, by the world's clock."""
+    what the kernel has told since. `up_s`: when its agent answers, by the world's clock. `shy`: it drops all that it
+    has not asked for, pings too."""
 
     name: str
     mac: str
@@ -161,6 +164,7 @@ class FakeGuest:
     ended: dict[str, Ended] = field(default_factory=dict)
     missed: bool = False
     up_s: float = 0.0
+    shy: bool = False
 
     @property
     def present(self) -> tuple[str, ...]:

@@ -99,7 +99,17 @@ class FakeWorld:
     def user_of(self, address: str, at: FakeHost) -> str:
         """The MAC of the guest at a host that answers for an address, or ''."""
         users = (g for g in self.guests.values() if g.name in at.domains and address in (*g.present, *g.kept))
-        return next((g.mac for g in users), "")
+        return next((g.mac for g in users if address not in self.dropped), "")
+
+    def answers(self, address: str) -> bool:
+        """Whether a guest, wherever it runs, sends packets back from an address."""
+        with_it = (g for g in self.guests.values() if address in (*g.present, *g.kept) and not g.shy)
+        return address not in self.dropped and any(self.running_at(g.name) for g in with_it)
+
+    @property
+    def addresses(self) -> set[str]:
+        """Of the hosts that answer at all."""
+        return {host.address for host in self.inventory.hosts if self.hosts[host.name].reachable}
 
     @contextmanager
     def reached(self, effect: Effect, trouble: str) -> Iterator[FakeHost]:
