@@ -445,6 +445,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a host that does not know its name": (SEAMLESS, links("berlin", resolves_own_name=False)),
     "a path too narrow": (SEAMLESS, links("bucharest", path_mtu=1349)),
     "a path just wide enough": (SEAMLESS, links("bucharest", path_mtu=1350)),
+    "a path that loses large packets": (SEAMLESS, host("bucharest", narrow=1400)),
+    "a path that passes nothing that asks": (SEAMLESS, host("bucharest", narrow=0)),
     "a network with NAT": (SEAMLESS, network("berlin", forward="nat")),
     "no WireGuard": (SEAMLESS, no_wireguard),
     "no WireGuard, and one of them says plain": (SEAMLESS, plain(no_wireguard, "berlin")),

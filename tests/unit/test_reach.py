@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import replace
 
 import pytest
 
 from tests.unit.faults import Faults
 from tests.unit.test_enumeration import Stage, stage
-from vmacro.drivers.fake import Effect
+from vmacro.drivers.fake import Effect, FakeWorld
 from vmacro.errors import HostError, UnknownVerbError
 from vmacro.host import neighbours6, reach
 from vmacro.model.events import PhaseBegan, PhaseEnded
-from vmacro.model.facts import Heard
+from vmacro.model.facts import Heard, Reach
 from vmacro.model.moves import Ending, Outcome, Phase, Verdict
 from vmacro.planning import reaching
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
+from vmacro.ports import World
+from vmacro.services import paths
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 NEW, OLD = "10.50.2.10", "10.50.1.97"
@@ -170,3 +173,48 @@ def test_neighbour_discovery_byte_by_byte() -> None:
     assert neighbours6.advertised(answer + b"\x0e\x01" + bytes(6) + option) == ("fd50:1::7", "52:54:00:00:00:02")
     for odd in (answer, answer[:-1], answer + option[:-1], answer + b"\x02\x00" + mac, b"\x87" + answer[1:] + option):
         assert neighbours6.advertised(odd) is None
+
+
+def looked(fake: FakeWorld) -> tuple[tuple[Heard, ...], float]:
+    """From the guest's host to the others, and how long that took."""
+    (source, *others), began_s = fake.inventory.hosts, fake.clock.now_s
+    return paths.between(source, others, fake.world), fake.clock.now_s - began_s
+
+
+@pytest.mark.parametrize(
+    ("narrow", "answered", "least_s", "most_s"),
+    [(1500, 1500, 0, 0), (1400, 1400, paths.LOSING_S, 2), (0, 0, paths.SILENT_S, 1)],
+)
+def test_a_path_is_tried_for_as_long_as_it_is_worth(narrow: int, answered: int, least_s: float, most_s: float) -> None:
+    fake = FakeWorld()
+    fake.hosts["bucharest"].narrow = narrow
+    found, took_s = looked(fake)
+    assert [(h.address, h.answered, h.tried) for h in found] == [("10.9.0.2", answered, 1500)]
+    assert least_s <= took_s <= most_s
+
+
+def test_a_path_is_asked_at_the_ports_that_hosts_libvirts_have() -> None:
+    fake = FakeWorld({"bucharest": ("bucharest",), "berlin": ("b1", "b2", "b3")})
+    uris = {"b1": "qemu+tls://b1/system", "b2": "qemu+tls://b2:17000/system", "b3": "qemu+ssh://root@b3/system"}
+    source, *others = fake.inventory.hosts
+    others = [replace(host, peer_uri=uris[host.name]) for host in others]
+    asked: list[tuple[int, tuple[str, ...]]] = []
+
+    class Side:
+        def reach(self, wanted: Reach) -> tuple[Heard, ...]:
+            asked.append((wanted.port, wanted.addresses))
+            return tuple(Heard(address, (), 1500, 1500) for address in wanted.addresses)
+
+    world: World = replace(fake.world, host_network=lambda _host: Side())  # type: ignore[arg-type, return-value]
+    assert len(paths.between(source, others, world)) == 3
+    assert asked == [(16514, ("10.9.0.2",)), (17000, ("10.9.0.3",)), (22, ("10.9.0.4",))]
+
+
+def test_a_host_side_that_cannot_be_asked_for_paths_says_nothing() -> None:
+    fake = FakeWorld()
+
+    def before(effect: Effect) -> None:
+        raise UnknownVerbError(f"host {effect.host}: refused {effect}")
+
+    fake.before = before
+    assert looked(fake) == ((), 0.0)

@@ -29,6 +29,8 @@ LEAST = 64  # bytes of the packets that are sent in any case
 SIZES = (LEAST, 1280, 1400)  # and where whole ones are asked for: these too, so that it can be told what passes
 MOST_NAMES, FORGET_S = 32, 30.0
 _SYN = 60  # bytes of a TCP segment that opens a connection
+_TCP, _TIMESTAMPS = 20, 12  # bytes of its header, and of what TCP_MAXSEG leaves out where both ends say the time
+_OPTIONS = 5  # where they are in struct tcp_info (linux/tcp.h)
 _MOST_READ = 256  # packets at a time
 _ETH_P_ARP = 0x0806
 # linux/in.h, linux/in6.h, which `socket` does not have
@@ -108,7 +110,10 @@ class _Asking:
             self._found[address].answered = max(self._found[address].answered, echo.largest())
         for address, door in self._doors.items():
             if door.answers():
-                self._found[address].answered = max(self._found[address].answered, _SYN)
+                if self.args.whole:
+                    self._echoes[address].most = door.whole()
+                else:
+                    self._found[address].answered = max(self._found[address].answered, _SYN)
         for way in (self._arp, self._discovery):
             for address, mac in way.hear() if way is not None else ():
                 macs = self._found[address].macs if address in self._found else [mac]
@@ -122,14 +127,17 @@ class _Asking:
                 way.ask(address)
         if not found.answered or found.answered < found.tried:
             found.tried = self._echoes[address].ask() or found.tried
-        if self.args.port and self._rounds and not found.answered and address not in self._doors:
+        due = self.args.whole or (self._rounds and not found.answered)
+        if self.args.port and due and address not in self._doors:
             self._doors[address] = self._kept(_Door(address, self.args.port))
 
 
 class _Echo:
-    """Echoes of one address. Those that are as large as the kernel believes that the way takes are not fragmented."""
+    """Echoes of one address. Whole ones are as large as the kernel believes that the way takes, and not fragmented; no
+    larger than `most`, which TCP has agreed upon for that way."""
 
     def __init__(self, address: str, whole: bool) -> None:
+        self.most = 1 << 16
         self._version, self._whole = ipaddress.ip_address(address).version, whole
         self._level = socket.IPPROTO_IP if self._version == 4 else socket.IPPROTO_IPV6
         family, protocol = (
@@ -156,7 +164,7 @@ class _Echo:
     def _sent(self, size: int) -> int:
         """0 stands for as large as the way takes. An error of an earlier packet is told to who sends the next one."""
         for _ in range(3):
-            believed = int(self._socket.getsockopt(self._level, _MTU[self._version]))
+            believed = min(self.most, int(self._socket.getsockopt(self._level, _MTU[self._version])))
             wanted = size or believed
             if wanted > believed:
                 return 0
@@ -242,6 +250,7 @@ class _Door:
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._headers = _TCP + _HEADER[6 if family == socket.AF_INET6 else 4]
         self._came = self._socket.connect_ex((address, port)) == errno.ECONNREFUSED
 
     def answers(self) -> bool:
@@ -249,6 +258,15 @@ class _Door:
             came = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._came = came == errno.ECONNREFUSED or (came == 0 and self._is_open())
         return self._came
+
+    def whole(self) -> int:
+        """The size of its largest packets: less than the kernel believes, where a router on the way has seen to that in
+        both ends' MSS. 65536 where nobody has agreed upon any."""
+        if not self._is_open():
+            return 1 << 16
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+        stamps = _TIMESTAMPS if info[_OPTIONS] & 1 else 0
+        return self._headers + stamps + self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
 
     def _is_open(self) -> bool:
         with contextlib.suppress(OSError):

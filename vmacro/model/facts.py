@@ -303,7 +303,8 @@ class HostView:
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
     none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`: datagrams of the
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
-    active. `filters`: of the domain's cards."""
+    active. `filters`: of the domain's cards. `paths`: what comes back from
+    hosts of other sites, asked by packets that may not be fragmented."""
 
     host: str
     site: str
@@ -324,6 +325,7 @@ class HostView:
     tracked: Tracked | None = None
     networks: NetworkNames = ()
     filters: Filters = ()
+    paths: tuple[Heard, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
-from vmacro.services import datagrams
+from vmacro.services import datagrams, paths
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
@@ -80,7 +80,9 @@ def survey(
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
         views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
-        seen = replace(seen, views=views)
+        elsewhere = [h for h in inventory.hosts if h.site != host.site and not seen.view(h.name).trouble]
+        found = paths.between(host, elsewhere, world)
+        seen = replace(seen, views=tuple(replace(v, paths=found) if v.host == host.name else v for v in views))
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
         answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
