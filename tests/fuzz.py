@@ -197,7 +197,7 @@ def xml(data: bytes) -> None:
     reads: list[Callable[[], object]] = [
         lambda: libvirt_xml.domain(text),
         lambda: libvirt_xml.network(text, True, [("10.0.0.9", "52:54:00:00:00:01")]),
-        lambda: libvirt_xml.pool(text, 1),
+        lambda: libvirt_xml.pool(text),
         lambda: libvirt_xml.machine_types(text),
         lambda: libvirt_xml.migrates_live(text),
     ]

@@ -57,7 +57,7 @@ class Libvirt:
         return SimpleNamespace(
             name=lambda: name,
             state=lambda: (_state(found.state), 1),
-            XMLDesc=lambda: self._says("virDomainGetXMLDesc", _domain_xml(found)),
+            XMLDesc=lambda _flags=0: self._says("virDomainGetXMLDesc", _domain_xml(found)),
             UUIDString=lambda: found.uuid,
             isPersistent=lambda: found.persistent,
             jobStats=lambda flags=0: self._says("virDomainGetJobStats", self._job(found, flags)),
@@ -98,7 +98,6 @@ class Libvirt:
         def pool(found: Pool) -> Any:
             return SimpleNamespace(
                 XMLDesc=lambda: self._says("virStoragePoolGetXMLDesc", _pool_xml(found)),
-                info=lambda: self._says("virStoragePoolGetInfo", [2, 0, 0, found.available_bytes]),
             )
 
         return [pool(found) for found in self._plain.pools()]
@@ -173,5 +172,6 @@ def _network_xml(found: NetworkFacts) -> str:
 def _pool_xml(found: Pool) -> str:
     root = _element(None, "pool", type=found.kind)
     _element(root, "name", found.name)
+    _element(root, "available", str(found.available_bytes), unit="bytes")
     _element(_element(root, "target"), "path", found.path)
     return ElementTree.tostring(root, encoding="unicode")

@@ -220,10 +220,13 @@ def _left(deadline: float) -> float:
 
 @dataclass
 class _Slot:
-    """One host's session. `connecting` is held by who connects to it: only those who want this host wait for that."""
+    """One host's session. `connecting` is held by who connects to it: only those who want this host wait for that, and
+    if it fails, all who waited are told so (`failure`, of so many `attempts`): none of them waits once more."""
 
     session: Session | None = None
     connecting: threading.Lock = field(default_factory=threading.Lock)
+    attempts: int = 0
+    failure: HostError | None = None
 
 
 class HostSides:
@@ -240,12 +243,15 @@ class HostSides:
         with self._lock:
             self._check_open(host)
             slot = self._slots.setdefault(host.name, _Slot())
+            attempts = slot.attempts
         with slot.connecting:
             session = slot.session
             if session is None or not session.alive:
+                if slot.attempts != attempts and slot.failure is not None:
+                    raise slot.failure
                 if session is not None:
                     session.close()
-                session = self._kept(host, slot, self._connect(host))
+                session = self._tried(host, slot)
         return SshHostSide(host, session)
 
     def close(self) -> None:
@@ -256,6 +262,18 @@ class HostSides:
         for session in sessions:
             if session is not None:
                 session.close()
+
+    def _tried(self, host: Host, slot: _Slot) -> Session:
+        try:
+            session = self._kept(host, slot, self._connect(host))
+        except HostError as error:
+            slot.failure = error
+            raise
+        finally:
+            with self._lock:
+                slot.attempts += 1
+        slot.failure = None
+        return session
 
     def _kept(self, host: Host, slot: _Slot, session: Session) -> Session:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,6 +13,7 @@ from vmacro.model.facts import (
     Connection,
     DiskCopy,
     DomainFacts,
+    Heard,
     HostFacts,
     HostView,
     Past,
@@ -65,9 +67,10 @@ def survey(
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
     `ask_names`: the name server, whether it has the guest's names and would change them.
     """
-    seen = Survey(counted(look_at(inventory.hosts, guest, world)), hosts=inventory.hosts, past=past)
-    if ask_names:
-        seen = replace(seen, names=_names(guest, world))
+    if ask_host_sides:
+        _greet(inventory.hosts, world)
+    views, names = _looked_at(inventory.hosts, guest, guest.names if ask_names else (), world)
+    seen = Survey(counted(views), hosts=inventory.hosts, past=past, names=names)
     if len(seen.running_at) != 1:
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
@@ -79,10 +82,7 @@ def survey(
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
-        views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
-        elsewhere = [h for h in inventory.hosts if h.site != host.site and not seen.view(h.name).trouble]
-        found = paths.between(host, elsewhere, world)
-        seen = replace(seen, views=tuple(replace(v, paths=found) if v.host == host.name else v for v in views))
+        seen = _with_host_sides(seen, inventory, coming, world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
         answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
@@ -91,11 +91,32 @@ def survey(
     return seen
 
 
-def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> tuple[HostView, ...]:
+def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> Views:
     """view() of each host, side by side; one that does not answer in time is in trouble as an unreachable one is."""
-    asked = tuple(hosts)
-    answers = world.side_by_side([partial(view, host, guest, world) for host in asked], HOST_DEADLINE_S)
-    return tuple(answer or _late(host) for host, answer in zip(asked, answers, strict=True))
+    return _looked_at(hosts, guest, (), world)[0]
+
+
+def _looked_at(
+    hosts: Iterable[Host], guest: Guest | None, names: Iterable[str], world: World
+) -> tuple[Views, tuple[NameView, ...]]:
+    """And what the name server has of names, meanwhile."""
+    asked, led = tuple(hosts), tuple(names)
+    questions: list[Callable[[], HostView | NameView]] = [partial(view, host, guest, world) for host in asked]
+    questions += [partial(_name, name, world) for name in led]
+    answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    late = [*(_late(host) for host in asked), *(NameView(n, None, "silent", f"name server: {LATE}") for n in led)]
+    said = [answer or alternative for answer, alternative in zip(answers, late, strict=True)]
+    return tuple(v for v in said if isinstance(v, HostView)), tuple(n for n in said if isinstance(n, NameView))
+
+
+def _greet(hosts: Iterable[Host], world: World) -> None:
+    """Have the way to all host sides opened, which takes as long as libvirt is asked; nobody waits for it."""
+
+    def opened(host: Host) -> None:
+        with suppress(HostError):  # which who asks it for something is told
+            world.host_network(host)
+
+    world.side_by_side([partial(opened, host) for host in hosts if host.ssh], 0.0)
 
 
 def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool = False) -> Survey:
@@ -130,15 +151,9 @@ def _state(host: Host, inventory: Inventory, world: World) -> HostState:
         return HostState(host, trouble=error.message)
 
 
-def _names(guest: Guest, world: World) -> tuple[NameView, ...]:
-    """Each as the name server has it. That it would change it is tried by a change to what it is, which changes
-    nothing (RFC 2136 section 3.4)."""
-    answers = world.side_by_side([partial(_name, name, world) for name in guest.names], HOST_DEADLINE_S)
-    late = [NameView(name, None, "silent", f"name server: {LATE}") for name in guest.names]
-    return tuple(answer or alternative for answer, alternative in zip(answers, late, strict=True))
-
-
 def _name(name: str, world: World) -> NameView:
+    """As the name server has it. That it would change it is tried by a change to what it is, which changes nothing (RFC
+    2136 section 3.4)."""
     facts = None
     try:
         facts = world.names.look(name)
@@ -155,8 +170,11 @@ def _completed(
 ) -> tuple[HostView, ...]:
     """Each host's view with what its host side says, side by side."""
     answers = world.side_by_side([partial(complete, seen) for seen in views], HOST_DEADLINE_S)
-    late = [replace(v, links_trouble=f"its host side: {LATE}", links_hint=_LATE_HINT) for v in views]
-    return tuple(answer or alternative for answer, alternative in zip(answers, late, strict=True))
+    return tuple(answer or _mute(view) for answer, view in zip(answers, views, strict=True))
+
+
+def _mute(view: HostView) -> HostView:
+    return replace(view, links_trouble=f"its host side: {LATE}", links_hint=_LATE_HINT)
 
 
 def _late(host: Host) -> HostView:
@@ -172,6 +190,18 @@ class _Coming:
     domain: DomainFacts
     mac: str
     claimed: tuple[str, ...]
+
+
+def _with_host_sides(seen: Survey, inventory: Inventory, coming: _Coming, world: World) -> Survey:
+    """What they say of their links, and, meanwhile, what comes back to the guest's host from those of other sites."""
+    source, there = coming.source, [h for h in inventory.hosts if h.site != coming.source.site]
+    answering = [h for h in there if not seen.view(h.name).trouble]
+    questions: list[Callable[[], HostView | tuple[Heard, ...]]] = [partial(paths.between, source, answering, world)]
+    questions += [partial(_with_links, view, inventory, coming, world) for view in seen.views]
+    tried, *answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    views = [a if isinstance(a, HostView) else _mute(v) for a, v in zip(answers, seen.views, strict=True)]
+    found = tried if isinstance(tried, tuple) else ()
+    return replace(seen, views=tuple(replace(v, paths=found) if v.host == source.name else v for v in views))
 
 
 def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: World) -> HostView:

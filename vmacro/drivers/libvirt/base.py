@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -50,7 +51,8 @@ class LibvirtHypervisor:
 
     def facts(self) -> HostFacts:
         connection = self._connection
-        with understood(self._host.name, "cannot be surveyed"):
+        with ThreadPoolExecutor(1) as beside, understood(self._host.name, "cannot be surveyed"):
+            days = beside.submit(self._connections.certificate_days_left, self._host)  # by a connection of its own
             memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             free_kib = sum(memory.get(k, 0) for k in ("free", "buffers", "cached"))
             told = connection.getCapabilities()
@@ -63,7 +65,7 @@ class LibvirtHypervisor:
                 "free_memory_mib": free_kib // 1024,
                 "capabilities": fields.encode(replace(self.known, live_migration=live)),
                 "machine_types": xml.machine_types(told),
-                "certificate_days_left": self._connections.certificate_days_left(self._host),
+                "certificate_days_left": days.result(),
             }
             return fields.decode(HostFacts, found, "facts")
 
@@ -139,7 +141,7 @@ class LibvirtHypervisor:
         connection = self._connection
         with understood(self._host.name, "storage pools cannot be described"):
             found = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            return tuple(xml.pool(p.XMLDesc(), int(p.info()[3])) for p in found)
+            return tuple(xml.pool(p.XMLDesc()) for p in found)
 
     def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
         """virDomainSnapshotCreateXML, external and without metadata: the present file becomes the base, and the guest
