@@ -70,8 +70,9 @@ def ruled(place: Place, family: str, *rules: str) -> Iterator[None]:
 def test_a_guest_answers_at_its_bridge_by_each_of_its_addresses(town: Town, legs: Legs) -> None:
     """By those that a leg brings, too, for which the host has written down a neighbour."""
     addresses = (mine(town.web, 4), mine(town.web, 6), *(leg.address for leg in legs.legs))
-    found = heard(town, town.two, Reach("r1", addresses, BRIDGE), lambda h: bool(h.macs and h.answered))
+    found = heard(town, town.two, Reach("r1", addresses, BRIDGE), lambda h: bool(h.macs) and h.answered == h.tried)
     assert {h.macs for h in found} == {(town.web.mac,)}
+    assert [bool(h.tried) for h in found] == [True, True, True, False], "of IPv6 none goes to a foreign prefix"
     assert reaching.unreached(found, town.web.mac, BRIDGE) == []
 
 

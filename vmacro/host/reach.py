@@ -81,7 +81,7 @@ class _Asking:
         self._found = {address: _Answers() for address in args.addresses}
         self._open = contextlib.ExitStack()
         try:
-            self._echoes = {address: self._kept(_Echo(address, args.whole)) for address in self._found}
+            self._echoes = {address: self._kept(_Echo(address, args.whole, args.bridge)) for address in self._found}
             versions = {ipaddress.ip_address(address).version for address in self._found if args.bridge}
             self._arp = self._kept(_Arp(args.bridge)) if 4 in versions else None
             self._discovery = self._kept(Neighbours(args.bridge)) if 6 in versions else None
@@ -134,9 +134,13 @@ class _Asking:
 
 class _Echo:
     """Echoes of one address. Whole ones are as large as the kernel believes that the way takes, and not fragmented; no
-    larger than `most`, which TCP has agreed upon for that way."""
+    larger than `most`, which TCP has agreed upon for that way.
 
-    def __init__(self, address: str, whole: bool) -> None:
+    At a bridge they go to the guest there, whatever leads elsewhere: what came back to this host from an address of
+    another site by way of that would have its own address as the source, and be dropped. Of IPv6 the kernel sends none
+    to a foreign prefix."""
+
+    def __init__(self, address: str, whole: bool, bridge: str) -> None:
         self.most = 1 << 16
         self._version, self._whole = ipaddress.ip_address(address).version, whole
         self._level = socket.IPPROTO_IP if self._version == 4 else socket.IPPROTO_IPV6
@@ -146,6 +150,8 @@ class _Echo:
         self._id = int.from_bytes(os.urandom(2), "big")
         self._socket = socket.socket(family, socket.SOCK_RAW, protocol)
         self._socket.setblocking(False)
+        if bridge:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
         if whole:
             self._socket.setsockopt(self._level, _DISCOVER[self._version], _DO)
             if self._version == 6:

@@ -13,8 +13,10 @@ from vmacro.model.facts import Heard
 
 
 def is_over(heard: Iterable[Heard], mac: str) -> bool:
-    """Whether a bridge has nothing more to tell: the card has answered for each address."""
-    return all(mac in found.macs for found in heard)
+    """Whether a bridge has nothing more to tell: the card has answered for each address, and packets have come back
+    from all that any were sent to, or from none."""
+    found = list(heard)
+    return all(mac in h.macs for h in found) and len({h.answered > 0 for h in found if h.tried}) < 2
 
 
 def all_answered(heard: Iterable[Heard]) -> bool:
@@ -24,7 +26,7 @@ def all_answered(heard: Iterable[Heard]) -> bool:
 
 def unreached(heard: Sequence[Heard], mac: str, bridge: str) -> list[str]:
     """What is certain of those that are not reached at the destination's bridge, in words; [] where all are."""
-    texts = []
+    texts, answering = [], {_version(found): found.address for found in heard if found.answered}
     for found in heard:
         version = _version(found)
         how = "ARP" if version == 4 else "neighbour discovery"
@@ -34,9 +36,8 @@ def unreached(heard: Sequence[Heard], mac: str, bridge: str) -> list[str]:
             )
         elif not found.macs:
             texts.append(f"nobody at {bridge} answers for {found.address} ({how})")
-        elif not found.answered and any(o.answered and _version(o) == version for o in heard):
-            other = next(o.address for o in heard if o.answered and _version(o) == version)
-            texts.append(f"no packet comes back from {found.address}, though it answers at {other}")
+        elif found.tried and not found.answered and version in answering:
+            texts.append(f"no packet comes back from {found.address}, though it answers at {answering[version]}")
     return texts
 
 

@@ -31,14 +31,16 @@ def see_that_it_answers(plan: Plan, world: World, before: Before, arrival: Arriv
     addresses = tuple(dict.fromkeys((*arrival.present, *old)))[:MOST_ASKED]
     port = next((s.local_port for c in before.connections for s in c.subflows), 0)
     bridge = _bridge(plan, world)
-    (here, trouble), (there, other_trouble) = _asked(plan, world, Reach(plan.move_id, addresses, bridge, port))
+    (here, trouble), (there, other_trouble) = _asked(plan, world, Reach(plan.move_id, addresses, bridge), port)
     lost = reaching.unreached(here, plan.mac, bridge) if not trouble else []
     if lost:
         text = f"guest {plan.guest.name}: is not reached at {plan.destination.name}: {'; '.join(lost)}"
         hint = f"is its card held to another address (virsh dumpxml: <filterref>)? then vmacro resume {plan.move_id}"
         raise HostError(text, hint)
-    for host, heard, why in ((plan.destination, here, trouble), (plan.source, there, other_trouble)):
-        text = f"whether it can be reached from {host.name}: {why}" if why else reaching.unknown(heard, host.name, port)
+    told = f"whether it can be reached from {plan.destination.name}: {trouble}" if trouble else ""
+    other = reaching.unknown(there, plan.source.name, port)
+    other = f"whether it can be reached from {plan.source.name}: {other_trouble}" if other_trouble else other
+    for text in (told, other):
         if text:
             world.tell(plan.move_id, Note(f"it is not known {text}"))
 
@@ -52,10 +54,10 @@ def _bridge(plan: Plan, world: World) -> str:
     return network.bridge if network is not None else ""
 
 
-def _asked(plan: Plan, world: World, wanted: Reach) -> tuple[Asked, Asked]:
+def _asked(plan: Plan, world: World, wanted: Reach, port: int) -> tuple[Asked, Asked]:
     """By the destination and by the source, again and again until all is said, or for as long as it is worth."""
     began_s = world.clock.monotonic_s()
-    elsewhere = Reach(wanted.name, wanted.addresses, port=wanted.port)
+    elsewhere = Reach(wanted.name, wanted.addresses, port=port)
     here: Asked = ((), "" if wanted.bridge else "nobody says which bridge its guests are at")
     there: Asked = ((), "")
     while True:
@@ -64,9 +66,8 @@ def _asked(plan: Plan, world: World, wanted: Reach) -> tuple[Asked, Asked]:
         answers = [answer or ((), LATE) for answer in world.side_by_side(questions, CALL_S)]
         here, there = (asked if asked[1] else answers.pop(0) for asked in (here, there))
         waited_s = world.clock.monotonic_s() - began_s
-        known = here[1] or reaching.is_over(here[0], plan.mac) or waited_s > CARD_PATIENCE_S
-        rest = [heard for heard, trouble in (here, there) if not trouble and not reaching.all_answered(heard)]
-        if known and (not rest or waited_s > PATIENCE_S):
+        is_over = here[1] or waited_s > CARD_PATIENCE_S or reaching.is_over(here[0], plan.mac)
+        if is_over and (there[1] or waited_s > PATIENCE_S or reaching.all_answered(there[0])):
             return here, there
         world.clock.sleep(ASK_EVERY_S)
 
