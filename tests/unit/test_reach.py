@@ -20,6 +20,7 @@ from vmacro.planning import reaching
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.ports import World
 from vmacro.services import paths
+from vmacro.wire.host_verbs import HeardOf
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 NEW, OLD = "10.50.2.10", "10.50.1.97"
@@ -232,3 +233,52 @@ def test_a_host_side_that_cannot_be_asked_for_paths_says_nothing() -> None:
 
     fake.before = before
     assert looked(fake) == ((), 0.0)
+
+
+class Question:
+    """In place of one that has sockets, for which one must be root."""
+
+    def __init__(self, args: Reach) -> None:
+        self.args, self.asked_s, self.is_open = args, 0.0, True
+        asked.append(self)
+
+    def again(self, now_s: float) -> HeardOf:
+        self.asked_s = now_s
+        return HeardOf(tuple(Heard(address) for address in self.args.addresses))
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+asked: list[Question] = []
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    monkeypatch.setattr(reach, "_Asking", Question)
+    asked.clear()
+    return asked
+
+
+def test_a_question_goes_on_under_its_name_until_it_is_another(questions: list[Question]) -> None:
+    reaching_, wanted = reach.Reaching(), Reach("web-1", (NEW,), "front0")
+    for _ in range(3):
+        assert [h.address for h in reaching_.ask(wanted).heard] == [NEW]
+    assert len(questions) == 1
+    reaching_.ask(replace(wanted, addresses=(OLD,)))
+    reaching_.ask(replace(wanted, name="web-2"))
+    assert [q.is_open for q in questions] == [False, True, True]
+
+
+def test_no_question_stays_open_for_ever_nor_do_too_many(
+    questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, reaching_ = [0.0], reach.Reaching()
+    monkeypatch.setattr("vmacro.host.reach.time.monotonic", lambda: now_s[0])
+    for number in range(2 * reach.MOST_NAMES):
+        reaching_.ask(Reach(f"web-{number}", (NEW,)))
+        assert sum(q.is_open for q in questions) <= reach.MOST_NAMES
+    assert questions[-1].is_open and not questions[0].is_open
+    now_s[0] = reach.FORGET_S + 1
+    reaching_.ask(Reach("web-now", (NEW,)))
+    assert [q.args.name for q in questions if q.is_open] == ["web-now"]
