@@ -7,7 +7,9 @@ renumber   the paper's: move first, renumber after
 stretch    what people do today: one subnet at both sites, over VXLAN, and the address kept
 plain      libvirt's migration and nothing else: the address stays behind
 
-Each goes back and forth between the sites. Brings up a lab of its own (`bench`) and removes it. Prints a
+Each goes back and forth between the sites; with --load, other clients work all the while (tests/clients.py has their
+kinds), and what went wrong for them is said below the table. Visitors know the guest's first address alone: old ones
+linger then. Brings up a lab of its own (`bench`) and removes it. Prints a
 Markdown table; --picture FILE draws it; --json FILE keeps every move's figures.
 """
 
@@ -27,6 +29,8 @@ from pathlib import Path
 
 import stretch
 
+from tests.clients import KINDS
+from tests.support import clients, verdicts
 from vmacro.lab import echo, topology
 from vmacro.lab.echo import Echoes
 from vmacro.lab.lab import Lab
@@ -41,6 +45,7 @@ WAYS = ("seamless", "renumber", "stretch", "plain")
 BEFORE_S, AFTER_S = 2.0, 3.5  # watched around a move
 SHORT_MS = {"bucharest": 60.0, "berlin": 10.0}  # a round trip by the direct path, with some slack
 LOST_AFTER_S = 10.0
+LINGER_S = 60
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,16 @@ def main() -> int:
     parser.add_argument("--guest", default="web", choices=["web", "busy"], help="busy: it dirties its memory")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--plain", action="store_true", help="legs that are not encrypted, to compare with")
+    parser.add_argument("--load", nargs="+", choices=sorted(KINDS), default=[], help="visits keep-alive-20 is a web's")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shape = topology.load(TOPOLOGY)
     sites = {n: site.model_copy(update={"plain_tunnel": options.plain}) for n, site in shape.sites.items()}
     guests = {options.guest: shape.guests[options.guest]}
-    lab = Lab(shape.model_copy(update={"sites": sites, "guests": guests}))
+    changed = {"sites": sites, "guests": guests} | ({"linger_s": LINGER_S} if options.load else {})
+    lab = Lab(shape.model_copy(update=changed))
+    went_wrong: dict[str, dict[str, str]] = {}
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
@@ -82,7 +90,7 @@ def main() -> int:
         for way in [w for w in WAYS if w in options.ways]:
             if way in ("stretch", "plain"):
                 stretch.prepare(lab, options.guest)
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, loaded(lab, way, options, went_wrong):
                 for moved in series(lab, way, options.guest, options.moves, Path(folder)):
                     found.append(moved)
                     if options.json:
@@ -91,9 +99,23 @@ def main() -> int:
         for left in lab.down():
             print(f"left behind: {left}", file=sys.stderr)
     print(table(found))
+    for way, told in went_wrong.items():
+        print(f"\n{way}: " + "; ".join(f"{kind}: {wrong or 'all served'}" for kind, wrong in told.items()))
     if options.picture:
         draw(found, options.picture)
     return 0
+
+
+@contextmanager
+def loaded(lab: Lab, way: str, options: argparse.Namespace, went_wrong: dict[str, dict[str, str]]) -> Iterator[None]:
+    """Other clients of the guest meanwhile; what went wrong for each kind of them is told in `went_wrong`."""
+    if not options.load:
+        yield
+        return
+    address = stretch.address(lab, "stretched" if way == "stretch" else options.guest)
+    with clients(lab, "client", address, *options.load) as load:
+        yield
+        went_wrong[way] = verdicts(load)
 
 
 def series(lab: Lab, way: str, guest: str, moves: int, folder: Path) -> Iterator[Moved]:

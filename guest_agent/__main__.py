@@ -22,7 +22,7 @@ from guest_agent.lease import LeaseKeeper
 
 LOG = logging.getLogger(__name__)
 CHANNEL_EVERY_S = 10.0
-SERVING_NICE = 10
+SERVING_NICE = 0
 VERBS = {"look": takeover.look, "take-over": takeover.take_over, "give-back": takeover.give_back}
 
 
@@ -79,7 +79,8 @@ async def _run(interface: str, client_id: bytes) -> None:
     agent = Agent(guest)
     serving = asyncio.create_task(_serve(agent))
     await agent.start()
-    # A guest that has just arrived has clients to answer first; this matters with one slow processor.
+    # Not before the guest's own servers, which have clients to answer once it has arrived; nor behind them: on a busy
+    # guest the agent would not answer for seconds.
     os.setpriority(os.PRIO_PROCESS, 0, SERVING_NICE)
     _tell_systemd_ready()
     await asyncio.gather(serving, agent.watch(AnnounceDetector(interface)))

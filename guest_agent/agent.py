@@ -58,7 +58,7 @@ class Agent:
         self._guest = guest
         self._arrivals = Arrivals(guest)
         self._consent = Consent(guest)
-        self._watch = Watch(guest)
+        self._watch = Watch(guest, lambda: self._arrivals.seen_at_s)
         self._pages = Pages(guest, self._consent.all)
         self._handlers = dict(
             [
@@ -160,10 +160,10 @@ class Agent:
         return replace(reply(found), watch=self._watch.name)
 
     async def _endings(self, _args: Nothing) -> agent_verbs.Endings:
-        return self._watch.endings(self._arrivals.seen_at_s)
+        return self._watch.endings()
 
     async def _count(self, args: CountArgs) -> agent_verbs.Counts:
-        return self._watch.count(args, self._arrivals.seen_at_s)
+        return self._watch.count(args)
 
     async def _prepare(self, args: PrepareArgs) -> Nothing:
         await prepare(self._guest, args)

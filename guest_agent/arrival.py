@@ -67,7 +67,7 @@ class Arrivals:
         self.seen_at_s = float("-inf")
         self._signs_since_s = float("inf")
         self._running: asyncio.Task[Arrival] | None = None
-        self._arrived_at = float("-inf")
+        self._arrived_at = self._moved_at = float("-inf")
         self._heard_at = 0.0
 
     def orchestrator_acts(self) -> None:
@@ -120,6 +120,7 @@ class Arrivals:
             await guest.prefer(prepared, (old, old6))
         elif not prepared[0]:
             await guest.link.forget_neighbours()
+            guest.forget_round_trips()
         lease = await guest.leases.acquire(LEASE_TIMEOUT_S)
         leased = guest.clock.now_s()
         if prepared[0] and lease.address == old:
@@ -148,7 +149,9 @@ class Arrivals:
         state.last_arrival = arrival
         guest.save()
         LOG.info("arrived: %s", arrival)
-        guest.later(self.finish_alone())
+        if lease.address != old:  # else it was a false sign of one
+            self._moved_at = self._arrived_at
+            guest.later(self.finish_alone())
         return arrival
 
     async def _announced(self, lease: Lease, prepared: str, old: str) -> int:
@@ -166,9 +169,9 @@ class Arrivals:
     async def finish_alone(self) -> None:
         """An orchestrator that is silent after an arrival does not take back old addresses. What it would then
         close at the hosts stays for its `resume`. Addresses to come are not old ones: they go as its claim ends."""
-        arrived_at = self._arrived_at
+        moved_at = self._moved_at
         await self._guest.clock.sleep(ALONE_AFTER_S)
-        while self._heard_at <= arrived_at == self._arrived_at:
+        while self._heard_at <= moved_at == self._moved_at:
             extra = [a for a in await self._guest.extra_addresses() if a not in self._guest.state.prepared]
             LOG.warning("nobody settles this arrival; withdrawing %s where no connection needs them", extra)
             for address in extra:

@@ -21,6 +21,7 @@ from vmacro.wire.agent_verbs import Connection, Subflow
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DESTROY = 21
+TCP_METRICS, TCP_METRICS_CMD_DEL = "tcp_metrics", 2  # include/uapi/linux/tcp_metrics.h
 # This older request has the kernel walk through its table once for both families, SOCK_DIAG_BY_FAMILY for each. The
 # table has a place for each 128 KiB of memory: where sockets are few, it takes longer than they do.
 TCPDIAG_GETSOCK = 18
@@ -35,13 +36,16 @@ SUBFLOW_BACKUP = 1 << 4 | 1 << 5
 SUBFLOW_ESTABLISHED = 1 << 6  # MPTCP_SUBFLOW_FLAG_FULLY_ESTABLISHED
 # include/net/tcp_states.h, as bits
 ESTABLISHED, CLOSE_WAIT = 1 << 1, 1 << 8
-CLOSING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11  # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING
+FIN_WAIT1, FIN_WAIT2 = 1 << 4, 1 << 5
+CLOSING = FIN_WAIT1 | FIN_WAIT2 | 1 << 9 | 1 << 11  # LAST_ACK, CLOSING
 
 _REQUEST = struct.Struct("=3xB48xI4x")  # inet_diag_req, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
 _QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
 _QUEUED_AT = 60
 _STATE_AT = 1  # inet_diag_msg.idiag_state
+_INODE = struct.Struct("=I")  # inet_diag_msg.idiag_inode: 0 once the application has closed it (sock_orphan)
+_INODE_AT = 68
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,26 @@ def ends_of(payload: bytes) -> Ends:
 
 def connections() -> list[Connection]:
     """All established connections of the guest but those with itself, MPTCP ones with all subflows."""
-    return _joined(list(_sockets(ESTABLISHED | CLOSE_WAIT)))
+    return look()[0]
 
 
 def look() -> tuple[list[Connection], set[Ends]]:
-    """As connections(), and by the same dump the sockets that have said goodbye and wait for their peers'. Raises
-    OSError."""
+    """As connections(), and by the same dump the sockets that have said goodbye and wait for their peers'. One of which
+    the guest's application has shut down its own direction alone goes on: its client may still send. Raises OSError."""
     there, closing = [], set()
     for payload in _dump(ESTABLISHED | CLOSE_WAIT | CLOSING):
-        if CLOSING >> payload[_STATE_AT] & 1:
+        if CLOSING >> payload[_STATE_AT] & 1 and not _is_half_closed(payload):
             closing.add(ends_of(payload))
         else:
             there.append(parse(payload))
     return _joined(there), closing
+
+
+def _is_half_closed(payload: bytes) -> bool:
+    """Whether the guest has said goodbye, its client has not, and the application listens on. Of plain TCP: an MPTCP
+    connection does that without its subflows (DATA_FIN)."""
+    (inode,) = _INODE.unpack_from(payload, _INODE_AT)
+    return bool((FIN_WAIT1 | FIN_WAIT2) >> payload[_STATE_AT] & 1 and inode) and not parse(payload)[0]
 
 
 def _joined(found: list[tuple[int, Subflow]]) -> list[Connection]:
@@ -134,7 +145,7 @@ def cut(address: str, tokens: set[int]) -> None:
 
     For initial subflows: REMOVE_ADDR of id 0 would take those of all connections. Raises OSError.
     """
-    for payload in list(_dump(ESTABLISHED | CLOSE_WAIT)):
+    for payload in list(_dump(ESTABLISHED | CLOSE_WAIT | FIN_WAIT1 | FIN_WAIT2)):
         token, subflow = parse(payload)
         if token in tokens and subflow.local == address:
             # struct inet_diag_msg and inet_diag_req_v2 begin with the family, and carry the same inet_diag_sockid.
@@ -144,6 +155,13 @@ def cut(address: str, tokens: set[int]) -> None:
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it may have ended by itself
                     raise
+
+
+def forget_round_trips() -> None:
+    """What the kernel remembers of all paths (TCP_METRICS_CMD_DEL without an address): how long new connections wait
+    before they send again. Raises OSError."""
+    family = integer(netlink.generic_family(TCP_METRICS)[netlink.CTRL_ATTR_FAMILY_ID])
+    netlink.ask(netlink.NETLINK_GENERIC, family, netlink.GENERIC.pack(TCP_METRICS_CMD_DEL, 1, 0), netlink.NLM_F_ACK)
 
 
 def _sockets(states: int) -> Iterable[tuple[int, Subflow]]:
@@ -156,15 +174,17 @@ def parse(payload: bytes) -> tuple[int, Subflow]:
     info, inner = _info_in(outer), attributes(outer.get(INET_DIAG_ULP_INFO, b""))
     inner = attributes(inner.get(ULP_INFO_MPTCP, b""))
     token, flags = (integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
-    (queued,) = _QUEUED.unpack_from(payload, _QUEUED_AT)
+    (queued,), state = _QUEUED.unpack_from(payload, _QUEUED_AT), 1 << payload[_STATE_AT]
+    fin = info is not None and (state == FIN_WAIT2 or (state == FIN_WAIT1 and not info.unsent))  # that was sent
     subflow = Subflow(
         *ends_of(payload),
         joined=bool(flags & SUBFLOW_JOINED),
         backup=bool(flags & SUBFLOW_BACKUP),
         established=not token or bool(flags & SUBFLOW_ESTABLISHED),
         bytes=info.acked + info.received if info is not None else 0,
-        # The SYN of who opens a connection counts as a byte that was acknowledged; the answer to one does not.
-        outgoing=info is not None and info.acked + queued - info.unsent > info.sent,
+        # The SYN of who opens a connection counts as a byte that was acknowledged, as a FIN does; the answer to one
+        # does not.
+        outgoing=info is not None and info.acked + queued - info.unsent > info.sent + fin,
         unanswered=info.retransmits if info is not None else 0,
     )
     return token, subflow

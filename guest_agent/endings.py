@@ -25,6 +25,7 @@ MOST_KEPT = 65_536  # of connections, of their sockets, and of younger ones that
 MOST_TRIED = 1000  # to find one that can be forgotten
 UNHEARD_FOR_S = 1.0  # the kernel tells of a socket's end a moment later, from a queue of its own
 SIGHT_S = 2.0  # an agent sees its guest's arrival so much later at most
+SIGHT_WITHIN_S = 600.0  # and tells of it once DHCP has answered
 NEVER, NOT_YET = float("-inf"), float("inf")
 
 
@@ -84,6 +85,7 @@ class Endings:
                 self._remember(found.token, ends)
             else:
                 self._plain[ends[0]] = _Plain(found.key, found.client, int(found.subflows[0].outgoing))
+                self._subflows.pop(ends[0], None)  # of an earlier connection from that port
             self._ended.pop(found.key, None)  # ends, and a token may be those of an earlier connection
 
     def hear(self, events: Iterable[KernelEvent], now_s: float) -> None:
@@ -95,6 +97,8 @@ class Endings:
                 self._subflow_closed(event, now_s)
             elif isinstance(event, Closed):
                 found = self._mptcp.pop(event.token, None)
+                if found is not None:
+                    self._gone_since_s.pop(found.key, None)
                 if found is not None and found.subflows:
                     self._end(found.key, found.young, _End(found.client, CLOSED, now_s))
             else:
@@ -108,6 +112,7 @@ class Endings:
         `closing` have said goodbye and wait for the peer's; `arrived_s`: when the guest was seen to have arrived,
         NOT_YET where it has not."""
         there = {c.key for c in connections}
+        self._forget_young(now_s - SIGHT_WITHIN_S if arrived_s == NOT_YET else arrived_s - SIGHT_S)
         for token, found in list(self._mptcp.items()):
             if self.missed and found.key in there and not found.subflows:
                 del self._mptcp[token]  # it has another, of whose beginning nobody has heard
@@ -115,11 +120,9 @@ class Endings:
                 self._young.pop(found.key, None)
             elif found.key in there or not found.subflows:
                 self._gone_since_s.pop(found.key, None)
-            elif found.young:
-                del self._mptcp[token]  # aborted by its client, and nobody asks for it
-            elif self._is_gone(found.key, now_s):
-                del self._mptcp[token]
-                self._end(found.key, False, _End(found.client, ABORTED, now_s))
+            elif self._is_gone(found.key, now_s):  # a young one may be younger than `connections`
+                del self._mptcp[token], self._gone_since_s[found.key]
+                self._end(found.key, found.young, _End(found.client, ABORTED, now_s))
         for ends, plain in self._plain.items():
             if plain.key in there:
                 self._gone_since_s.pop(plain.key, None)
@@ -180,6 +183,11 @@ class Endings:
                 self.missed = True
                 return
             self._young[key] = end
+
+    def _forget_young(self, before_s: float) -> None:
+        """Those that had ended by then were not lost; of ends that are used again the last one counts."""
+        for key in [key for key, end in self._young.items() if end.at_s < before_s]:
+            del self._young[key]
 
     def _remember(self, token: int, ends: Iterable[Ends]) -> None:
         """That these sockets are an MPTCP connection's. The kernel does not tell of all when they go."""

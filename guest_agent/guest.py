@@ -68,6 +68,7 @@ class Guest:
         """Connections use the new addresses, of either family, and the old ones as backup."""
         await self.endpoints.prefer(new[0], True)
         await self.endpoints.prefer(old[0], False)
+        self.forget_round_trips()
         if new[1] and old[1]:
             await self.endpoints.prefer(new[1], True)
             await self.endpoints.prefer(old[1], False)
@@ -97,6 +98,13 @@ class Guest:
             for endpoint_id, announced in (await self.endpoints.endpoints()).items():
                 if announced == wanted:
                     await self.endpoints.withdraw(endpoint_id)
+
+    def forget_round_trips(self) -> None:
+        """Those of before a move say nothing of after it: the paths are others, and the guest may have stood still."""
+        try:
+            self.sockets.forget_round_trips()
+        except OSError as error:
+            LOG.warning("new connections begin with round trips of before the move: %s", error)
 
     def forget_public(self, address: str) -> None:
         """The guest has the address no more."""

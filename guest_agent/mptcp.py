@@ -11,6 +11,7 @@ from socket import AF_INET, AF_INET6
 
 from guest_agent.endpoint_ids import fresh_id
 from guest_agent.netlink import (
+    CTRL_ATTR_FAMILY_ID,
     GENERIC,
     NETLINK_GENERIC,
     NLM_F_ACK,
@@ -23,7 +24,7 @@ from guest_agent.netlink import (
 )
 
 # include/uapi/linux/genetlink.h, mptcp.h and mptcp_pm.h: MPTCP_PM_CMD_*, _ATTR_* and _ADDR_ATTR_*
-FAMILY, CTRL_ATTR_FAMILY_ID = "mptcp_pm", 1
+FAMILY = "mptcp_pm"
 ADD_ADDR, DEL_ADDR, GET_ADDR, SET_LIMITS, SET_FLAGS = 1, 2, 3, 5, 7
 ATTR_ADDR, ATTR_RCV_ADD_ADDRS, ATTR_SUBFLOWS = 1, 2, 3
 ADDR_FAMILY, ADDR_ID, ADDR_ADDR4, ADDR_ADDR6, ADDR_FLAGS = 1, 2, 3, 4, 6

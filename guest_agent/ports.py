@@ -91,6 +91,9 @@ class Sockets(Protocol):
     def cut(self, address: str, tokens: set[int]) -> None:
         """End the subflows on an address of some connections (token 0: plain TCP). Raises OSError."""
 
+    def forget_round_trips(self) -> None:
+        """New connections begin without what was measured by earlier ones, elsewhere. Raises OSError."""
+
 
 @dataclass(frozen=True)
 class SubflowOpened:

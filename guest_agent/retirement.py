@@ -20,6 +20,7 @@ async def retire(guest: Guest, address: str, force: bool = False) -> Retired:
         return Retired(False, stuck)
     await guest.link.move_out(address)
     guest.forget_public(address)
+    guest.forget_round_trips()  # an address that comes back has other paths by then
     if address in guest.state.prepared:
         guest.state.prepared = ("", "")
         guest.save()

@@ -28,8 +28,8 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from tests.unit.test_agent_driver import ARRIVAL, CLAIM, CONNECTIONS, COUNTS, STATUS
     from vmacro.drivers.agent import ChannelAgent
     from vmacro.drivers.host_side import Session
+    from vmacro.drivers.libvirt import definition, devices, migration
     from vmacro.drivers.libvirt import filters as libvirt_filters
-    from vmacro.drivers.libvirt import migration
     from vmacro.drivers.libvirt import xml as libvirt_xml
     from vmacro.errors import AgentError, HostError
     from vmacro.host.dispatch import Dispatcher, handler
@@ -39,6 +39,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from vmacro.host.network import KernelNetwork
     from vmacro.host.server import Server
     from vmacro.host.switchover import Switchover
+    from vmacro.model.definitions import Device
     from vmacro.rtt import wire
     from vmacro.wire import agent_verbs, fields, host_verbs, messages
 
@@ -183,10 +184,11 @@ def session(data: bytes) -> None:
         host_verbs.DISK_LOOK,
         host_verbs.DISK_FETCHED,
         host_verbs.REACH,
+        host_verbs.DISK_FILES,
     ]
     args: list[Any] = [host_verbs.Facts("front0"), host_verbs.Domain("web"), host_verbs.Domain("web")]
     args += [host_verbs.Disk("ab12cd34", "/images/web", "raw")] * 2
-    args += [host_verbs.Reach("web-1", ("10.1.0.7",))]
+    args += [host_verbs.Reach("web-1", ("10.1.0.7",)), host_verbs.Paths(("/isos/a.iso",))]
     chosen = data[0] % len(verbs) if data else 0
     try:
         Session("berlin", _Program(data[1:])).ask(verbs[chosen], args[chosen])
@@ -204,6 +206,9 @@ def xml(data: bytes) -> None:
         lambda: libvirt_filters.of(text, text, lambda _name: text),
         lambda: libvirt_xml.machine_types(text),
         lambda: libvirt_xml.migrates_live(text),
+        lambda: libvirt_xml.host_processor(text),
+        lambda: definition.definition(text, text),
+        lambda: devices.missing([Device("graphics", "type", "spice")], text),
     ]
     with suppress(ValueError):
         reads[data[0] % len(reads) if data else 0]()

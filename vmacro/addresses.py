@@ -1,9 +1,11 @@
-"""How machines, their libvirt and databases may be named."""
+"""How machines, their libvirt, databases and public addresses may be written."""
 
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -13,6 +15,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from vmacro.config import shown
+from vmacro.wire.fields import is_special
 
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")  # RFC 1123 section 2.1, and the underscore that hosts files have
@@ -79,6 +82,35 @@ def check_login(ssh: str) -> str:
     return ssh
 
 
+def check_public(found: IPv4Address | IPv4Network) -> IPv4Address | IPv4Network:
+    """What clients elsewhere can reach a guest by: no address of this machine, of a link or of a group. Raises
+    ValueError."""
+    ends = (found, found) if isinstance(found, IPv4Address) else (found[0], found[-1])
+    if any(is_special(str(address)) for address in ends):
+        raise ValueError(f"{found}: no address that a machine of a network can have")
+    return found
+
+
+def publics_of_two(
+    subnets: Mapping[str, IPv4Network], tables: Mapping[str, Mapping[IPv4Address, IPv4Address]]
+) -> list[str]:
+    """What is public for two guests' addresses at once: names, and clients, would be led to either. `subnets`: each
+    host's, by its name; `tables`: each site's."""
+    problems = [
+        f"hosts {a} and {b}: the public_subnet {x} of one overlaps {y} of the other"
+        for (a, x), (b, y) in combinations(subnets.items(), 2)
+        if x.overlaps(y)
+    ]
+    first: dict[IPv4Address, tuple[str, IPv4Address]] = {}
+    for site, table in tables.items():
+        for address, public in table.items():
+            where, other = first.setdefault(public, (site, address))
+            if other != address:
+                stands = f"which stands for {other} already (sites.{where}.public)"
+                problems.append(f"sites.{site}.public: {address} is {public}, {stands}")
+    return problems
+
+
 def check_dns_name(name: str) -> str:
     """A name of a machine in DNS, complete, in lower case and without the last dot. Raises ValueError."""
     found = name.rstrip(".").lower()
@@ -108,6 +140,8 @@ Login = Annotated[str, AfterValidator(check_plain), AfterValidator(check_login)]
 LibvirtUri = Annotated[str, AfterValidator(check_libvirt)]
 Plain = Annotated[str, AfterValidator(check_plain)]
 File = Annotated[Path, AfterValidator(check_path)]
+PublicAddress = Annotated[IPv4Address, AfterValidator(check_public)]
+PublicSubnet = Annotated[IPv4Network, AfterValidator(check_public)]
 DnsName = Annotated[str, AfterValidator(check_dns_name)]
 
 

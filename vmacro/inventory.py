@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import os
 import stat
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -16,7 +15,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from vmacro import addresses, config
-from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain
+from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain, PublicAddress, PublicSubnet
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError, reason_of
 from vmacro.model import nouns
@@ -41,7 +40,7 @@ class GuestNetwork(Strict):
     subnet6: IPv6Network | None = Field(default=None, description="a /64, for SLAAC")
     lease_minutes: int = Field(default=60, ge=2, le=525_600, description="how long a DHCP lease is valid")
     guard: bool = Field(default=True, description="hold each guest to its own MAC and addresses")
-    public_subnet: IPv4Network | None = Field(
+    public_subnet: PublicSubnet | None = Field(
         default=None, description="as clients elsewhere know it: a 1:1 NAT translates each address; of the same size"
     )
 
@@ -76,19 +75,11 @@ class Site(Strict):
 
     anti_spoofing: bool = Field(default=False, description="its network drops packets with other sites' sources")
     network: GuestNetwork | None = Field(default=None, description="what to provision; default: leave it alone")
-    public: dict[IPv4Address, IPv4Address] = Field(
+    public: dict[IPv4Address, PublicAddress] = Field(
         default_factory=dict,
         max_length=nouns.MOST_PUBLIC,
         description="as public_subnet, address by address: a guest's = the one that clients elsewhere know it as",
     )
-
-    @field_validator("public")
-    @classmethod
-    def _one_each(cls, public: dict[IPv4Address, IPv4Address]) -> dict[IPv4Address, IPv4Address]:
-        twice = sorted(str(p) for p, count in Counter(public.values()).items() if count > 1)
-        if twice:
-            raise ValueError(f"{twice[0]} stands for several addresses")
-        return public
 
 
 class Host(Strict):
@@ -225,7 +216,7 @@ class Inventory(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Inventory:
         problems = [*self._names_without_thing(), *self._overlaps(), *self._domains_of_two(), *self._names_of_two()]
-        problems += self._dns_names()
+        problems += [*self._dns_names(), *self._publics_of_two()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -244,6 +235,11 @@ class Inventory(Strict):
             for (a, x), (b, y) in itertools.combinations(nets, 2)
             if x is not None and y is not None and x.subnet.overlaps(y.subnet)
         ]
+
+    def _publics_of_two(self) -> list[str]:
+        nets = {name: self.network_of(name) for name, host in self.hosts.items() if host.site in self.sites}
+        subnets = {name: n.public_subnet for name, n in nets.items() if n is not None and n.public_subnet is not None}
+        return addresses.publics_of_two(subnets, {name: site.public for name, site in self.sites.items()})
 
     def _domains_of_two(self) -> list[str]:
         """Two names for one domain would be claimed, and moved, apart."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from vmacro.model.definitions import Definition, Fit
 from vmacro.model.events import Event, What
 from vmacro.model.facts import (
     AgentFacts,
@@ -21,6 +22,7 @@ from vmacro.model.facts import (
     DomainFacts,
     Endings,
     Fetching,
+    FileFacts,
     Heard,
     HostFacts,
     Leaving,
@@ -35,7 +37,6 @@ from vmacro.model.facts import (
     Turn,
     Watched,
 )
-from vmacro.model.filters import Filter
 from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
 
@@ -64,9 +65,11 @@ class Hypervisor(Protocol):
     def domain(self, name: str) -> DomainFacts | None:
         """A domain, running or not; None if the host does not know it."""
 
-    def filters(self, domain: str) -> tuple[Filter, ...]:
-        """The network filters of a domain's cards, in its live and its persistent definition; none of a domain that the
-        host does not know."""
+    def definition(self, name: str) -> Definition | None:
+        """What a domain names on its host, and what libvirt keeps beside it; None if the host does not know it."""
+
+    def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
+        """What this host's libvirt has of what a domain needs that may come here."""
 
     def network(self, name: str) -> NetworkFacts | None:
         """A virtual network; None if there is none of this name."""
@@ -96,6 +99,10 @@ class Hypervisor(Protocol):
     def discard(self, domain: str, fenced: bool = False) -> None:
         """Remove the paused remains that a migration has left here of a domain that runs elsewhere. Raises HostError if
         it runs here, unless it is known to be fenced. Idempotent."""
+
+    def set_autostart(self, domain: str) -> None:
+        """Have the host start a persistent domain whenever it starts itself. Raises HostError if there is none.
+        Idempotent."""
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         """Figures of the migration that brought this domain here; None if libvirt has none any more."""
@@ -156,6 +163,10 @@ class HostNetwork(Protocol):
 
 class HostDisks(Protocol):
     """Disks of guests on one host, by its host side. Every method raises HostError, and may be repeated."""
+
+    def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
+        """What is at each of these paths; those that nobody could look at are left out. A host side of an older vmacro
+        does not know this (UnknownVerbError)."""
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         """What this host has of a disk."""

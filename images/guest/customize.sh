@@ -6,6 +6,8 @@ for name in ssh gpt-auto hibernate-resume cryptsetup veritysetup integritysetup 
     rm -f "$root/usr/lib/systemd/system-generators/systemd-$name-generator"
 done
 rm -f "$root"/boot/initrd.img* "$root"/etc/nginx/sites-enabled/default
+# A front end has thousands of connections.
+sed -i 's/worker_connections .*/worker_connections 16384;/' "$root/etc/nginx/nginx.conf"
 # Newer than /usr, so that no update service runs at each boot.
 touch "$root/etc/.updated" "$root/var/.updated"
 echo web > "$root/etc/hostname"

@@ -25,8 +25,8 @@ from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
-from vmacro.model.facts import Connection, Disk, DiskCopy, Filter, Reservation
-from vmacro.model.filters import LIVE
+from vmacro.model.facts import Connection, Disk, DiskCopy, Reservation
+from vmacro.model.filters import LIVE, Filter
 from vmacro.model.nouns import Host, Inventory
 from vmacro.ports import World
 from vmacro.wire import fields

@@ -12,6 +12,7 @@ from tests.contract.stages import Stage
 from vmacro.errors import HostError
 from vmacro.model.facts import BaseFacts, DiskCopy, Fetching
 from vmacro.ports import HostDisks
+from vmacro.wire.host_verbs import ABSENT, PLAIN
 
 PATIENCE_S = 60.0
 
@@ -52,6 +53,15 @@ def test_a_base_that_is_written_to_is_not_served(stage: Stage, source: HostDisks
     assert (seen.exists, seen.same, seen.overlay) == (True, False, False) and seen.bytes > 0
     with pytest.raises(HostError, match=stage.here.name):
         source.serve(stage.disk, stage.there)
+
+
+@certifies("HostDisks.files")
+def test_what_is_at_a_path_is_told_with_its_size(stage: Stage, source: HostDisks, destination: HostDisks) -> None:
+    paths = (stage.disk.base, "/nowhere/Büro server.iso")
+    here, nowhere = source.files(paths)
+    assert (here.path, here.kind, nowhere.path, nowhere.kind) == (paths[0], PLAIN, paths[1], ABSENT)
+    assert here.bytes >= 4 << 20 and here.allocated == source.look(stage.disk).bytes
+    assert [file.kind for file in destination.files(paths)] == [ABSENT, ABSENT] and source.files(()) == ()
 
 
 @certifies("HostDisks.look", "HostDisks.serve", "HostDisks.fetch", "HostDisks.fetched", "HostDisks.stop")

@@ -16,8 +16,9 @@ from tests.support import eventually
 from vmacro.drivers.fake import QEMU
 from vmacro.errors import CopyError, HostError, TakenError, UnreachableError
 from vmacro.model import marks
-from vmacro.model.facts import CopyProgress, Filter, Reservation
-from vmacro.model.filters import LIVE
+from vmacro.model.definitions import FILE, FITS
+from vmacro.model.facts import CopyProgress, Reservation
+from vmacro.model.filters import LIVE, Filter
 from vmacro.model.nouns import Policy
 
 OTHER_MAC = "52:54:00:00:00:5d"
@@ -49,15 +50,48 @@ def test_all_cards_of_a_domain_are_told_and_on_which_networks(stage: Stage, scra
     assert network.name in hypervisor.networks() and "nowhere" not in hypervisor.networks()
 
 
-@certifies("Hypervisor.filters")
+@certifies("Hypervisor.definition")
 def test_the_filters_of_a_domains_cards_are_told(stage: Stage, scratch: str) -> None:
     hypervisor = stage.world.hypervisor(stage.here)
-    assert hypervisor.filters("web") == hypervisor.filters(scratch) == hypervisor.filters("nobody") == ()
+
+    def held(name: str) -> list[Filter]:
+        found = hypervisor.definition(name)
+        assert found is not None
+        return sorted(found.filters, key=lambda f: f.name)
+
+    assert held("web") == held(scratch) == []
     stage.backstage.put_up_filters(("clean-traffic", ()), (OWN_FILTER, ("10.50.1.7", "10.50.2.7")))
-    assert sorted(hypervisor.filters(scratch), key=lambda f: f.name) == [
+    assert held(scratch) == [
         Filter(FIRST_MAC, "clean-traffic", LIVE, (4,), ()),
         Filter(mac(), OWN_FILTER, LIVE, (4,), ("10.50.1.7", "10.50.2.7")),
     ]
+
+
+@certifies("Hypervisor.definition", "Hypervisor.fit", "HostDisks.files")
+def test_another_host_has_what_a_domain_names(stage: Stage) -> None:
+    here, there = stage.world.hypervisor(stage.here), stage.world.hypervisor(stage.there)
+    found, domain = here.definition("web"), here.domain("web")
+    assert found is not None and domain is not None and here.definition("nobody") is None
+    assert found.emulator.startswith("/") and found.arch and not found.stays and not found.autostart
+    assert all(need.live and need.next for need in found.needs), "it runs as it is defined"
+    paths = tuple(need.name for need in found.named(FILE))
+    looked = [stage.world.host_disks(host).files(paths) for host in (stage.here, stage.there)]
+    assert paths and looked[0] == looked[1] and [file.path for file in looked[0]] == list(paths)
+    fit = there.fit(domain.name, domain.uuid, found)
+    assert (fit.absent, fit.unasked, fit.refusal, fit.lacks, fit.processor) == ((), (), "", (), FITS)
+    assert fit.namesake == "" and here.fit("another", domain.uuid, found).namesake == domain.name
+
+
+@certifies("Hypervisor.set_autostart", "Hypervisor.definition")
+def test_a_domain_is_started_by_its_host_once_that_is_said(stage: Stage, scratch: str) -> None:
+    known = stage.world.hypervisor(stage.here)
+    stage.backstage.shut_scratch_off()
+    for _ in range(2):
+        known.set_autostart(scratch)
+        found = known.definition(scratch)
+        assert found is not None and found.autostart
+    with pytest.raises(HostError, match="no domain nobody"):
+        known.set_autostart("nobody")
 
 
 @certifies("Hypervisor.domain", "Hypervisor.network", "Hypervisor.statistics")

@@ -21,8 +21,8 @@ from vmacro.lab.lab import Lab
 pytestmark = pytest.mark.lab
 ALL = ("visits", "keep-alive-20", "downloads", "upload", "idle-500", "datagrams", "tcp-idle")
 LINGER_S = 20
-PAUSE_S = 0.2  # between programs
-WANTED = ("curl", "wget", "mptcpize")
+PAUSE_S = 0.5  # between programs
+WANTED = ("curl", "wget", "ab", "mptcpize")
 TIRED = "downloads and visitors take all of an emulated guest's processor: its agent does not always answer in time"
 TWO = pytest.param(2, marks=pytest.mark.slow(TIRED))
 TEN = pytest.param(10, marks=pytest.mark.slow("the same again, five times"))
@@ -37,13 +37,14 @@ def busy(vmacro: Vmacro) -> Vmacro:
 
 @contextmanager
 def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
-    """curl and wget, by MPTCP and plain TCP in turns, all the while; how often each ended with which status."""
+    """curl, wget and ab, by MPTCP and plain TCP in turns, all the while; how often each ended with which status."""
     missing = [name for name in WANTED if shutil.which(name) is None]
     assert not missing, f"{missing}: `make test` installs them"
     url, ended, over = f"http://{address}/", Counter[tuple[str, int]](), threading.Event()
     fetch = {
         "curl": ["curl", "-sf", "-m", "60", "-o", "/dev/null", url],
         "wget": ["wget", "-q", "-O", "/dev/null", url],
+        "ab": ["ab", "-q", "-k", "-n", "20", "-c", "2", "-s", "60", url],
     }
     kinds = {**fetch, **{f"mptcp {name}": ["mptcpize", "run", *words] for name, words in fetch.items()}}
 
@@ -51,7 +52,7 @@ def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
         while not over.is_set():
             for kind, words in kinds.items():
                 inside = ["ip", "netns", "exec", lab.namespace("client"), *words]
-                ended[kind, subprocess.run(inside, stdin=subprocess.DEVNULL).returncode] += 1
+                ended[kind, subprocess.run(inside, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode] += 1
                 over.wait(PAUSE_S)
 
     thread = threading.Thread(target=work)

@@ -32,7 +32,9 @@ LOOKS = {
     "look",
     "open agent",
     "flows",
-    "filters",
+    "definition",
+    "fit",
+    "files",
     "reach",
 }
 

@@ -99,6 +99,9 @@ class FakeKernel:
     def rp_filter(self) -> int:
         return 2
 
+    def forget_round_trips(self) -> None:
+        self.log.append("forget round trips")
+
     async def bring_up(self) -> None:
         self.log.append("up")
 

@@ -22,7 +22,7 @@ from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.wire import agent_verbs, fields, host_verbs, messages
 
-READ_OF_LIBVIRT = ("facts", "domain", "filters", "network", "networks", "pools", "statistics")
+READ_OF_LIBVIRT = ("facts", "domain", "definition", "fit", "network", "networks", "pools", "statistics")
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,8 @@ class _HostSide:
         return messages.Nothing()
 
     def _of_disk(self, verb: str, args: Any) -> Any:
+        if verb == "disk-files":
+            return host_verbs.Files(self._disks.files(args.paths))
         disks, disk = self._disks, _disk(getattr(args, "disk", args))
         if verb == "disk-look":
             return disks.look(disk)

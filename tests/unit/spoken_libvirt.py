@@ -9,6 +9,8 @@ from typing import Any
 
 import libvirt
 
+from vmacro.drivers.fake.state import KERNEL
+from vmacro.model.definitions import Definition
 from vmacro.model.facts import ARRIVING, DomainFacts, NetworkFacts, Pool
 from vmacro.model.nouns import Host
 from vmacro.wire.names import AGENT_CHANNEL
@@ -53,11 +55,17 @@ class Libvirt:
     def lookupByName(self, name: str) -> Any:  # noqa: N802
         found = self._plain.domain(name)
         if found is None:
-            raise _error(libvirt.VIR_ERR_NO_DOMAIN)
+            raise error(libvirt.VIR_ERR_NO_DOMAIN)
         return SimpleNamespace(
             name=lambda: name,
             state=lambda: (_state(found.state), 1),
-            XMLDesc=lambda _flags=0: self._says("virDomainGetXMLDesc", _domain_xml(found)),
+            XMLDesc=lambda _flags=0: self._says(
+                "virDomainGetXMLDesc", _domain_xml(found, self._plain.definition(name))
+            ),
+            snapshotNum=lambda: self._says("virDomainSnapshotNum", 0),
+            listAllCheckpoints=lambda: [],
+            hasManagedSaveImage=lambda: self._says("virDomainHasManagedSaveImage", 0),
+            autostart=lambda: self._says("virDomainGetAutostart", 0),
             UUIDString=lambda: found.uuid,
             isPersistent=lambda: found.persistent,
             jobStats=lambda flags=0: self._says("virDomainGetJobStats", self._job(found, flags)),
@@ -66,7 +74,7 @@ class Libvirt:
     def _job(self, found: DomainFacts, flags: int) -> dict[str, int]:
         if not flags:
             if found.job == ARRIVING:
-                raise _error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+                raise error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
             leaves = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT if found.migrating else 0
             return {"operation": leaves, "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED if found.migrating else 0}
         known = self._plain.statistics(found.name)
@@ -75,10 +83,29 @@ class Libvirt:
         figures = {"downtime": known.downtime_ms, "time_elapsed": known.elapsed_ms}
         return figures | {"memory_processed": known.bytes_transferred, "memory_iteration": known.iterations}
 
+    def lookupByUUIDString(self, _uuid: str) -> Any:  # noqa: N802
+        raise error(libvirt.VIR_ERR_NO_DOMAIN)
+
+    def getDomainCapabilities(self, *_kind: str | None) -> Any:  # noqa: N802
+        buses = "<enum name='bus'><value>virtio</value></enum><enum name='diskDevice'><value>disk</value></enum>"
+        return self._says(
+            "getDomainCapabilities",
+            f"<domainCapabilities><devices><disk supported='yes'>{buses}</disk></devices></domainCapabilities>",
+        )
+
+    def compareHypervisorCPU(self, *_kind: str | None) -> Any:  # noqa: N802
+        return self._says("compareHypervisorCPU", libvirt.VIR_CPU_COMPARE_SUPERSET)
+
+    def nwfilterLookupByName(self, name: str) -> Any:  # noqa: N802
+        return SimpleNamespace(XMLDesc=lambda: self._says("virNWFilterGetXMLDesc", f"<filter name='{name}'/>"))
+
+    def getInfo(self) -> Any:  # noqa: N802
+        return self._says("getInfo", ["x86_64", 8192, 4, 2000, 1, 1, 4, 1])
+
     def networkLookupByName(self, name: str) -> Any:  # noqa: N802
         found = self._plain.network(name)
         if found is None:
-            raise _error(libvirt.VIR_ERR_NO_NETWORK)
+            raise error(libvirt.VIR_ERR_NO_NETWORK)
         pairs = {(r.address, r.mac) for r in found.reserved}
         leases = [{"ipaddr": a, "mac": m, "iface": "x"} for a, m in found.taken if (a, m) not in pairs]
         return SimpleNamespace(
@@ -112,7 +139,7 @@ def _state(word: str) -> int:
     return int(words.get(word, libvirt.VIR_DOMAIN_SHUTOFF))
 
 
-def _error(code: int) -> libvirt.libvirtError:
+def error(code: int) -> libvirt.libvirtError:
     error = libvirt.libvirtError("not there")
     error.err = (code, 0, "not there", 0, "", "", "", 0, 0)
     return error
@@ -124,12 +151,15 @@ def _element(parent: ElementTree.Element | None, tag: str, text: str = "", **att
     return made
 
 
-def _domain_xml(found: DomainFacts) -> str:
+def _domain_xml(found: DomainFacts, definition: Definition | None) -> str:
     root = _element(None, "domain", type=found.accelerator)
     _element(root, "name", found.name)
     _element(root, "memory", str(found.memory_mib), unit="MiB")
-    _element(_element(root, "os"), "type", "hvm", machine=found.machine)
+    system = _element(root, "os")
+    _element(system, "type", "hvm", arch="x86_64", machine=found.machine)
+    _element(system, "kernel", KERNEL)
     devices = _element(root, "devices")
+    _element(devices, "emulator", definition.emulator if definition is not None else "")
     for disk in found.disks:
         drawn = _element(devices, "disk", type=disk.kind, device="disk")
         _element(drawn, "driver", name="qemu", type=disk.format)

@@ -14,7 +14,7 @@ from vmacro.drivers.agent import ChannelAgent
 from vmacro.errors import AgentError
 from vmacro.model.facts import Arrival, Claim, Connection, Subflow
 from vmacro.wire import agent_verbs, fields, messages
-from vmacro.wire.agent_verbs import Lease, Status
+from vmacro.wire.agent_verbs import LOOK_S, Lease, Status
 from vmacro.wire.messages import MAX_REPLY_BYTES
 
 STATUS = Status(
@@ -206,7 +206,7 @@ def test_others_replies_and_nonsense_are_passed_over() -> None:
     [b"\n", b"\n" * 9000, b"[]\n" * 90, reply({"id": "another"}, {}) * 100, b"x", b""],
     ids=["empty line", "empty lines", "nonsense", "replies to nobody", "a line without an end", "nothing"],
 )
-@pytest.mark.parametrize(("verb", "seconds"), [("status", 5), ("consent", 11.5), ("arrive", 45)])
+@pytest.mark.parametrize(("verb", "seconds"), [("status", 5), ("consent", LOOK_S + 1.5), ("arrive", 45)])
 def test_a_guest_that_never_ends_keeps_nobody_past_the_deadline(flood: bytes, verb: str, seconds: float) -> None:
     def says(_request: dict[str, Any]) -> Iterator[bytes]:
         while flood:

@@ -55,6 +55,34 @@ def test_an_unfinished_move_is_not_forgotten_for_others(tmp_path: Path, monkeypa
     archive.close()
 
 
+def test_the_later_move_of_a_guest_is_known_whatever_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests whose names begin alike; one that rolled back, which has moved nothing; a row that cannot be read."""
+    found, url = stage(SEAMLESS), f"sqlite:///{tmp_path}/journal.sqlite"
+    guests = {name: replace(found.plan.guest, name=name) for name in ("web", "web-2")}
+    world = knowing(found.fake.world, guests["web-2"])
+    endings = {"web-20261127-120000-0001": Ending.INCOMPLETE, "web-20261127-130000-0002": Ending.ROLLED_BACK}
+    endings |= {"web-2-20261127-140000-0003": Ending.MOVED}
+    monkeypatch.setattr(
+        migrate, "run_move", lambda plan, *_, **__: Outcome(endings[plan.move_id], remains="1" in plan.move_id[-1])
+    )
+    archive = Archive(url)
+    with journal.open_journal(url, no_world, "test-1"):
+        for name in endings:
+            guest = guests["web-2" if name.startswith("web-2-") else "web"]
+            workflows.run(replace(found.plan, move_id=name, guest=guest), world)
+        archive = Archive(url)
+        first = archive.move("web-20261127-120000-0001")
+        assert first is not None and archive.later(first) == ""
+        with sqlite3.connect(tmp_path / "journal.sqlite") as database:
+            database.execute("UPDATE workflow_output SET output = '[1]' WHERE workflow_uuid LIKE 'web-2-%'")
+        database.close()
+        assert archive.later(first) == ""
+        endings["web-20261127-150000-0004"] = Ending.WITH_LOSSES
+        workflows.run(replace(found.plan, move_id="web-20261127-150000-0004"), world)
+        assert archive.later(first) == "web-20261127-150000-0004"
+        archive.close()
+
+
 def test_what_lingers_is_known_to_the_next_move(tmp_path: Path) -> None:
     found, another = stage(OUTSIDE), stage(OUTSIDE)
     another.fake.zone.up = False

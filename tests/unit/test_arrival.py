@@ -24,7 +24,8 @@ from vmacro.wire.agent_verbs import Arrival, PrepareArgs
 from vmacro.wire.messages import ProtocolError
 
 GATEWAY = "10.2.0.1"
-SWITCHED = [f"prefer {AWAY}", f"spare {HOME}"]
+FORGOTTEN = "forget round trips"
+SWITCHED = [f"prefer {AWAY}", f"spare {HOME}", FORGOTTEN]
 SETTLED = [f"move in {AWAY}", f"forget neighbours but {GATEWAY}"]
 Result = TypeVar("Result")
 
@@ -76,7 +77,7 @@ def test_the_present_address_is_not_prepared(world: World) -> None:
 def test_without_preparation_dhcp_tells_the_address_and_clients_are_told(world: World) -> None:
     arrival = ran(world, Arrivals(world.guest).arrive_from(HOME))
     assert arrival == Arrival("channel", HOME, AWAY, GATEWAY, 1, 200, 200)
-    assert world.log == ["forget neighbours", "dhcp", *SETTLED, f"announce {AWAY}"]
+    assert world.log == ["forget neighbours", FORGOTTEN, "dhcp", *SETTLED, f"announce {AWAY}"]
     assert world.kernel.kept == [HOME], "connections still use it"
 
 
@@ -92,7 +93,7 @@ def test_both_families_change_over(world: World) -> None:
     world.kernel.known6 = {HOME6: True}
     prepared(world, AWAY6)
     arrival = ran(world, Arrivals(world.guest).arrive_from(HOME))
-    assert world.log[:5] == [*SWITCHED, f"prefer {AWAY6}", f"spare {HOME6}", f"move in {AWAY6}"]
+    assert world.log[:6] == [*SWITCHED, f"prefer {AWAY6}", f"spare {HOME6}", f"move in {AWAY6}"]
     assert (arrival.old6, arrival.new6) == (HOME6, AWAY6)
     assert ran(world, world.guest.address6()) == AWAY6
 
@@ -100,7 +101,7 @@ def test_both_families_change_over(world: World) -> None:
 def test_dhcp_that_gives_the_old_address_means_still_at_home(tmp_path: Path) -> None:
     world = prepared(at_home(tmp_path, HOME))
     arrival = ran(world, Arrivals(world.guest).arrive_from(HOME))
-    assert world.log[:5] == [*SWITCHED, "dhcp", f"prefer {HOME}", f"spare {AWAY}"]
+    assert world.log[:6] == [*SWITCHED, "dhcp", f"prefer {HOME}", f"spare {AWAY}"]
     assert (arrival.new, arrival.endpoint_id) == (HOME, 0)
     assert world.guest.state.prepared == (AWAY, ""), "the move is still to come"
 
@@ -136,7 +137,7 @@ def test_a_false_alarm_after_a_move_announces_nothing_again(world: World) -> Non
 
     alarm = asyncio.run(story())
     assert (alarm.seen_by, alarm.old, alarm.new, alarm.endpoint_id) == ("announce", AWAY, AWAY, 0)
-    assert world.log == ["forget neighbours", "dhcp", *SETTLED]
+    assert world.log == ["forget neighbours", FORGOTTEN, "dhcp", *SETTLED]
     assert world.kernel.announced == {1: AWAY} and world.kernel.kept == [HOME]
 
 
@@ -289,7 +290,7 @@ def alone(world: World, arrivals: Arrivals, *acts_after_s: float) -> list[str]:
 
 
 def test_a_guest_left_alone_takes_its_old_address_back_once(world: World) -> None:
-    assert alone(world, Arrivals(world.guest)) == [f"withdraw initial {HOME}", f"move out {HOME}"]
+    assert alone(world, Arrivals(world.guest)) == [f"withdraw initial {HOME}", f"move out {HOME}", FORGOTTEN]
 
 
 def test_not_before_its_time(world: World) -> None:
@@ -354,6 +355,42 @@ async def _of(task: asyncio.Task[Arrival]) -> Arrival:
 
 async def _of_restart(world: World) -> Arrival:
     return await Arrivals(world.guest).arrive("restart")
+
+
+def test_a_false_announce_takes_no_old_address_back_that_lingers(tmp_path: Path) -> None:
+    """An orchestrator has settled the arrival, and left it for new connections, or for datagrams, of which the guest
+    knows nothing. Whoever carries it only looks."""
+    world = at_home(tmp_path, AWAY)
+    arrivals = Arrivals(world.guest)
+
+    async def story() -> None:
+        await world.clock.run(arrivals.arrive_from(HOME))
+        await world.clock.passes(10)
+        arrivals.orchestrator_acts()
+        await world.clock.passes(200)
+        assert (await world.clock.run(_announced(arrivals))).new == AWAY
+        await world.clock.passes(200)
+
+    asyncio.run(story())
+    assert world.kernel.kept == [HOME]
+
+
+def test_nor_does_it_leave_an_arrival_alone_that_nobody_has_settled(tmp_path: Path) -> None:
+    world = at_home(tmp_path, AWAY)
+    arrivals = Arrivals(world.guest)
+
+    async def story() -> None:
+        await world.clock.run(arrivals.arrive_from(HOME))
+        await world.clock.passes(10)
+        await world.clock.run(_announced(arrivals))
+        await world.clock.passes(ALONE_AFTER_S)
+
+    asyncio.run(story())
+    assert world.kernel.kept == []
+
+
+async def _announced(arrivals: Arrivals) -> Arrival:
+    return await arrivals.arrive("announce")
 
 
 def test_alone_at_home_it_keeps_what_is_prepared_for_a_move_to_come(tmp_path: Path) -> None:

@@ -106,3 +106,14 @@ def test_what_is_asked_for_goes_and_nothing_else(place: Place) -> None:
     assert (code, did["10.50.2.11"], did["10.50.2.12"]) == (1, "removed", "removed")
     assert place.reserved == [MINE, PIN], "an operator's own is virsh's to remove"
     assert place.cleanup("--release", "10.50.2.10") == (0, {"10.50.2.10": "removed"})
+
+
+@pytest.mark.parametrize("address", ["10.50.2.13", "10.50.2.99", "10.50.2.010", "printer"])
+def test_what_is_asked_for_and_is_not_there_to_be_removed_is_told(place: Place, address: str) -> None:
+    place.told = {MOVE}
+    place.fake.hosts["berlin"].networks["front"] = replace(
+        place.fake.hosts["berlin"].networks["front"], reserved=(MINE, PIN)
+    )
+    done = CliRunner().invoke(app, ["cleanup", "--release", address])
+    assert done.exit_code == 1 and f"--release {address}: " in " ".join(done.stderr.split())
+    assert place.reserved == [PIN]

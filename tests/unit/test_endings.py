@@ -150,6 +150,20 @@ def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lost.missed and len(lost.told((), set(), NOW_S, ARRIVED_S)) == 3
 
 
+@pytest.mark.parametrize("arrived_s", [NOT_YET, NOW_S + 3000])
+def test_younger_ones_that_were_reset_long_before_the_arrival_take_no_room(
+    monkeypatch: pytest.MonkeyPatch, arrived_s: float
+) -> None:
+    """A health check that ends with a reset, all through a long copy."""
+    monkeypatch.setattr(endings, "MOST_KEPT", 100)
+    found = Endings(NOW_S)
+    for now_s in range(int(NOW_S), int(min(NOW_S + 10_000, arrived_s + 20)), 10):
+        found.hear([gone(ends=(HOME, 80, "10.9.0.15", now_s))], now_s)
+        found.told((), set(), now_s, arrived_s if now_s > arrived_s else NOT_YET)
+    assert not found.missed and len(found._young) <= 1 + endings.SIGHT_WITHIN_S / 10
+    assert arrived_s == NOT_YET or len(found.told((), set(), arrived_s + 20, arrived_s)) == len(found._young) == 2
+
+
 def test_one_that_came_back_and_was_closed_was_not_lost() -> None:
     found, ends = Endings(NOW_S), ("10.1.0.9", 80, "10.9.0.15", 1)
     found.hear([SubflowOpened(7, ends), SubflowClosed(7, ends, 104), SubflowOpened(7, ends), Closed(7)], NOW_S)
@@ -183,6 +197,26 @@ def test_where_some_was_missed_nothing_is_a_loss_that_may_be_none(monkeypatch: p
     crowd.watch([MPTCP])
     crowd.hear([SubflowOpened(1, ("10.3.0.9", 80, "10.9.0.15", 1))], NOW_S)
     assert crowd.missed and len(crowd._subflows) == 2
+
+
+def test_a_port_that_an_mptcp_connection_had_before_is_a_plain_ones_now() -> None:
+    """Of a first subflow the kernel does not tell when it goes: it is remembered, and its port is used again."""
+    found = Endings(NOW_S)
+    found.hear([SubflowOpened(7, PLAIN), Closed(7)], NOW_S)
+    found.watch([TCP])
+    found.hear([gone(surplus=1)], NOW_S)
+    for later_s in (0, UNHEARD_FOR_S):
+        told = found.told((), set(), NOW_S + later_s, ARRIVED_S)
+        assert [(e.key, e.how, e.lost) for e in told] == [(TCP.key, CLOSED, False)]
+
+
+def test_one_that_begins_as_sockets_are_looked_at_is_lost_as_any() -> None:
+    """The kernel has told of it, and the list of sockets is older than that."""
+    found, ends = Endings(NOW_S), ("10.1.0.9", 80, "10.9.0.15", 1)
+    found.hear([SubflowOpened(7, ends)], NOW_S)
+    assert found.told((), set(), NOW_S, ARRIVED_S) == []
+    found.hear([SubflowClosed(7, ends, 104)], NOW_S + 0.2)
+    assert [e.lost for e in found.told((), set(), NOW_S + 0.2, ARRIVED_S)] == [True]
 
 
 # The agent's watch
@@ -259,6 +293,20 @@ def test_a_loss_is_one_only_after_the_arrival_of_this_move(world: World) -> None
 
     *_, ends = run(world, "arrive", 10.0, "watch", is_reset, 1.0, "endings")
     assert [e.lost for e in ends.endings] == [False], "of the move before"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_reset_that_no_application_has_looked_at_is_as_old_as_it_is(world: World, before: bool) -> None:
+    """The socket of an idle connection is freed when its application looks, perhaps never. Nobody asks the agent while
+    the guest is copied."""
+
+    def is_reset() -> None:
+        world.kernel.open = [MPTCP]
+
+    moves = (is_reset, 60.0, "arrive") if before else (60.0, "arrive", is_reset)
+    *_, first, second = run(world, "claim", "watch", *moves, 1.0, "endings", 2.0, "endings")
+    assert [(e.key, e.how, e.lost) for e in second.endings] == [(TCP.key, RESET, not before)]
+    assert not before or first.endings == second.endings
 
 
 def test_a_reset_after_the_arrival_is_a_loss(world: World) -> None:

@@ -74,6 +74,7 @@ def stage(handoff: str) -> Stage:
     fake = FakeWorld()
     if handoff == WITH_DISK:
         fake.give_disk()
+        fake.hosts[fake.home].autostart.add("web")
         handoff = SEAMLESS
     if handoff == OUTSIDE:
         fake.zone.put(NAME, fake.guest.address)
@@ -161,6 +162,7 @@ def hosts_are_sound(found: Stage, where: str) -> None:
     assert reserved == [], where
     assert not any(h.watchers for h in fake.hosts.values()), where
     assert not any(h.disks.serving or h.disks.fetching for h in fake.hosts.values()), where
+    assert [n for n, h in fake.hosts.items() if "web" in h.autostart] == ([at] if found.plan.autostart else []), where
     for disk in found.plan.disks:
         held = [n for n, h in fake.hosts.items() if disk.overlay in h.disks.overlays]
         assert set(held) - {"bucharest"} == set(fake.running_at()) - {"bucharest"}, where

@@ -12,16 +12,33 @@ import pytest
 from tests.unit.faults import Call, Faults
 from vmacro.cli import reference
 from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
-from vmacro.drivers.fake.state import mac_of
+from vmacro.drivers.fake.state import DEFINITION, KERNEL, mac_of
 from vmacro.errors import HostError, UnsupportedError
 from vmacro.model import marks
-from vmacro.model.facts import NO_PAST, Card, Claim, Disk, Filter, Flows, FoundLegEnd, Pool, Reservation
-from vmacro.model.filters import LIVE, STORED
+from vmacro.model.definitions import (
+    ADDRESS,
+    DEVICE,
+    DIFFERS,
+    FILE,
+    FILTER,
+    NETWORK,
+    PASSED_THROUGH,
+    SECRET,
+    UNKNOWN,
+    VOLUME,
+    Device,
+    Fit,
+    Need,
+    Stay,
+)
+from vmacro.model.facts import NO_PAST, Card, Claim, Disk, FileFacts, Flows, FoundLegEnd, Pool, Reservation
+from vmacro.model.filters import LIVE, STORED, Filter
 from vmacro.model.moves import Finding
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import doctor, measured
+from vmacro.wire import host_verbs
 
 Result = TypeVar("Result")
 Breaking = Callable[[FakeWorld], None]
@@ -329,6 +346,78 @@ def pinned(name: str, *allowed: str, where: str = LIVE, known: bool = True) -> B
     return lambda fake: fake.filters.update(web=(Filter(MAC, name, where, versions, allowed, known),))
 
 
+def needing(*needs: Need, **more: object) -> Breaking:
+    """What the guest's domain names on its host besides, and what else it is."""
+
+    def broken(fake: FakeWorld) -> None:
+        found = replace(DEFINITION, needs=(*DEFINITION.needs, *needs))
+        fake.hosts["bucharest"].definitions["web"] = replace(found, **more)  # type: ignore[arg-type]
+        there = (FileFacts(need.name, host_verbs.PLAIN, 7) for need in needs if need.kind == FILE)
+        fake.hosts["bucharest"].files |= {file.path: file for file in there}
+
+    return broken
+
+
+def has(name: str, path: str, length: int = 7) -> Breaking:
+    """A file of that length."""
+
+    def broken(fake: FakeWorld) -> None:
+        fake.hosts[name].files[path] = FileFacts(path, host_verbs.PLAIN, length)
+
+    return broken
+
+
+def fitting(**change: object) -> Breaking:
+    """What berlin's libvirt says of the guest's domain."""
+    return host("berlin", fit=Fit(**change))  # type: ignore[arg-type]
+
+
+def asked_in_vain(verb: str, name: str) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        def before(effect: Effect) -> None:
+            if effect == f"{verb} {name}":
+                raise HostError(f"host {name}: {verb} cannot be had")
+
+        fake.before = before
+
+    return broken
+
+
+def named_so(domain_name: str) -> Breaking:
+    """Of the guest's domain."""
+
+    def broken(fake: FakeWorld) -> None:
+        here = fake.hosts["bucharest"]
+        here.domains[domain_name] = replace(here.domains.pop("web"), name=domain_name)
+        fake.guests[domain_name] = fake.guests.pop("web")
+        fake.guest.name = domain_name
+        fake.inventory = replace(fake.inventory, guests=(replace(fake.inventory.guests[0], domain=domain_name),))
+
+    return broken
+
+
+def a_clone(fake: FakeWorld) -> None:
+    """At the destination is another domain with the guest's UUID."""
+    fake.hosts["berlin"].domains["clone"] = replace(domain(name="clone", number=9), uuid="uuid-1", state="shut off")
+
+
+def with_a_chain(fake: FakeWorld) -> None:
+    """Its disk builds on two files, of which one lies in no pool."""
+    fake.give_disk()
+    (disk,) = fake.hosts["bucharest"].domains["web"].disks
+    web(disks=(replace(disk, backing="/images/golden.qcow2", backing_format="qcow2", chain=("/srv/first.raw",)),))(fake)
+    golden = FileFacts("/images/golden.qcow2", host_verbs.PLAIN, 9, 1 << 40)
+    fake.hosts["bucharest"].files[golden.path] = golden
+
+
+CD = Need(FILE, "/isos/debian.iso", "cdrom sda", live=True, next=True, read=True)
+NEXT_CD = Need(FILE, "/isos/debian.iso", "cdrom sda", next=True)
+OPTIONAL_CD = replace(CD, optional=True)
+FILTERED = Need(FILTER, "clean-web", "card 52:54:00:00:00:01", live=True, next=True)
+KEY = Need(SECRET, "8a1f6c1e-5a60-4d2c-8f39-1c1a52b5d6c1", "login of disk vda", live=True, next=True)
+VOLUME_CD = Need(VOLUME, "isos/debian.iso", "cdrom sda", live=True, optional=True)
+SPICE, SOUND = Device("graphics", "type", "spice"), Device("sound", "model", "ich9")
+VFIO = "it is a device of its host"
 STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
 BRIDGED = card("52:54:00:00:07:02", "", "br7")
 DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
@@ -510,6 +599,85 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a name server that does not take our key": (SEAMLESS, both(named(HERE), zone(key=False))),
     "a name server that refuses to change a name": (SEAMLESS, both(named(HERE), zone(closed=True))),
     "a name, and no leg for who comes late": (RENUMBER, named(HERE)),
+    "a CD that only its host has": (SEAMLESS, needing(CD)),
+    "a CD that only its host has, and may be taken out": (SEAMLESS, needing(OPTIONAL_CD)),
+    "a CD of the next start that only its host has": (SEAMLESS, needing(NEXT_CD)),
+    "a CD of the next start that nobody has": (
+        SEAMLESS,
+        both(needing(NEXT_CD), host("bucharest", files={})),
+    ),
+    "a kernel that is another there": (SEAMLESS, has("berlin", KERNEL, 8)),
+    "a CD that both hosts have": (SEAMLESS, both(needing(CD), has("berlin", CD.name))),
+    "a CD that is another there": (SEAMLESS, both(needing(CD), has("berlin", CD.name, 8))),
+    "a CD, and no host side": (RENUMBER, both(needing(CD), mute_side("berlin"))),
+    "a CD, and a host side that does not know": (SEAMLESS, both(needing(CD), asked_in_vain("disk.files", "berlin"))),
+    "a disk of the next start that is another there": (
+        SEAMLESS,
+        both(needing(replace(NEXT_CD, read=True)), has("berlin", CD.name, 8)),
+    ),
+    "a disk on a chain of files": (SEAMLESS, with_a_chain),
+    "a filter that is missing there": (SEAMLESS, both(needing(FILTERED), fitting(absent=(FILTERED,)))),
+    "filters that nobody can ask for": (SEAMLESS, both(needing(FILTERED), fitting(unasked=(FILTERED,)))),
+    "a secret that is missing there": (SEAMLESS, both(needing(KEY), fitting(absent=(KEY,)))),
+    "a volume that is missing there": (SEAMLESS, both(needing(VOLUME_CD), fitting(absent=(VOLUME_CD,)))),
+    "a volume that is missing there and needed": (
+        SEAMLESS,
+        both(needing(VOLUME_CD), fitting(absent=(replace(VOLUME_CD, optional=False),))),
+    ),
+    "a network of the next start": (SEAMLESS, needing(Need(NETWORK, "lan", "card 52:54:00:00:07:09", next=True))),
+    "a bridge of the next start": (SEAMLESS, needing(Need(DEVICE, "br9", "card 52:54:00:00:07:09", next=True))),
+    "a bridge of the next start that is there": (
+        SEAMLESS,
+        both(needing(Need(DEVICE, "br9", "card x", next=True)), host("berlin", devices={"br9"})),
+    ),
+    "a bridge of the next start, and nobody looks": (RENUMBER, needing(Need(DEVICE, "br9", "card x", next=True))),
+    "graphics at its host's address": (SEAMLESS, needing(Need(ADDRESS, "10.9.0.1", "VNC", live=True, next=True))),
+    "graphics at an address that nobody knows": (SEAMLESS, needing(Need(ADDRESS, "192.0.2.9", "VNC", live=True))),
+    "graphics at any address": (SEAMLESS, needing(Need(ADDRESS, "0.0.0.0", "VNC", live=True, next=True))),
+    "a definition that cannot be read": (SEAMLESS, asked_in_vain("definition", "bucharest")),
+    "a host that cannot be asked for it": (SEAMLESS, asked_in_vain("fit", "berlin")),
+    "a device of its host": (SEAMLESS, needing(stays=(Stay("PCI device 0000:01:00.0", VFIO, live=True),))),
+    "a device of its host at the next start": (
+        SEAMLESS,
+        needing(stays=(Stay("PCI device 0000:01:00.0", VFIO, live=False),)),
+    ),
+    "arguments of its own": (SEAMLESS, needing(arguments=True)),
+    "snapshots": (SEAMLESS, needing(snapshots=2)),
+    "checkpoints": (SEAMLESS, needing(checkpoints=1)),
+    "a saved state": (SEAMLESS, needing(saved=True)),
+    "a name that hosts do not take": (SEAMLESS, named_so("Büro server")),
+    "a name that hosts do not take, and need not": (RENUMBER, named_so("Büro server")),
+    "two hosts of one UUID": (SEAMLESS, both(facts("bucharest", uuid="u-1"), facts("berlin", uuid="u-1"))),
+    "a clone of its UUID there": (SEAMLESS, a_clone),
+    "a hypervisor that refuses it": (
+        SEAMLESS,
+        both(needing(machine="pc-q35-10.0"), fitting(refusal="KVM is not supported by it")),
+    ),
+    "a device that its hypervisor lacks": (SEAMLESS, fitting(lacks=(SPICE,))),
+    "devices that nobody tells of": (SEAMLESS, fitting(silent=(SOUND, SPICE))),
+    "too few huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=254))),
+    "enough huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=256))),
+    "enough huge pages, and no other memory": (
+        SEAMLESS,
+        both(needing(pages=2048), both(fitting(free_pages_mib=256), facts("berlin", free_memory_mib=9))),
+    ),
+    "processors that are not there": (SEAMLESS, both(needing(cpus=9, nodes=2), fitting(cpus=8, nodes=1))),
+    "another processor": (SEAMLESS, fitting(processor=DIFFERS)),
+    "a processor that nobody compares": (SEAMLESS, fitting(processor=UNKNOWN, processor_why=PASSED_THROUGH)),
+    "the same processor and hypervisor, whatever libvirt says": (
+        SEAMLESS,
+        both(
+            fitting(processor=DIFFERS),
+            both(facts("bucharest", processor="<cpu/>"), facts("berlin", processor="<cpu/>")),
+        ),
+    ),
+    "the same processor, passed through": (
+        SEAMLESS,
+        both(
+            fitting(processor=UNKNOWN, processor_why=PASSED_THROUGH),
+            both(facts("bucharest", processor="<cpu/>"), facts("berlin", processor="<cpu/>")),
+        ),
+    ),
 }
 
 

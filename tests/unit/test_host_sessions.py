@@ -34,6 +34,7 @@ RESULTS: dict[str, Any] = {
     "leaving": host_verbs.Departure("fenced"),
     "flows": host_verbs.Tracked(True, (host_verbs.Flows("10.1.0.7", 3, 1),)),
     "reach": host_verbs.HeardOf((host_verbs.Heard("10.1.0.7", ("52:54:00:00:00:01",), 64, 64),)),
+    "disk-files": host_verbs.Files((host_verbs.FileFacts("/isos/a.iso", host_verbs.PLAIN, 9, 4096),)),
     "disk-look": BaseFacts(True, True, False, 1 << 40),
     "disk-serve": host_verbs.Served(49215),
     "disk-fetched": Fetching(False, 1 << 30, "why"),
@@ -50,6 +51,7 @@ CALLS: dict[str, Callable[[SshHostSide], object]] = {
     "close": lambda side: side.close("web-1"),
     "flows": lambda side: side.flows(("10.1.0.7",)),
     "reach": lambda side: side.reach(host_verbs.Reach("web-1", ("10.1.0.7",), "front0", 7000)),
+    "disk-files": lambda side: side.files(("/isos/a.iso",)),
     "disk-look": lambda side: side.look(DISK),
     "disk-serve": lambda side: side.serve(DISK, TOKYO),
     "disk-fetch": lambda side: side.fetch(DISK, TOKYO, 49215, 1 << 20),
@@ -72,6 +74,7 @@ HEARD: dict[str, object] = {
     "close": host_verbs.Close("web-1", ""),
     "flows": host_verbs.FlowsOf(("10.1.0.7",)),
     "reach": host_verbs.Reach("web-1", ("10.1.0.7",), "front0", 7000),
+    "disk-files": host_verbs.Paths(("/isos/a.iso",)),
     "disk-look": _DISK,
     "disk-serve": host_verbs.Serve(_DISK, BERLIN.address, TOKYO.name),
     "disk-fetch": host_verbs.Fetch(_DISK, TOKYO.address, 49215, "berlin", 1 << 20),
@@ -175,9 +178,25 @@ def test_what_is_asked_is_what_is_heard(name: str, pace: int) -> None:
         "turned": RESULTS["turned"].turns,
         "reach": RESULTS["reach"].heard,
         "leaving": Leaving.FENCED,
+        "disk-files": RESULTS["disk-files"].files,
         "disk-serve": 49215,
     }
     assert result == unpacked.get(name, RESULTS.get(name))
+
+
+def test_many_paths_take_as_many_requests_as_they_need() -> None:
+    """Each request is bounded; one path that no request can hold is left out, and so is what nobody asked for."""
+    heard: list[int] = []
+
+    def carry_out(args: host_verbs.Paths) -> host_verbs.Files:
+        heard.append(len(args.paths))
+        known = (*args.paths, "/etc/shadow")[: host_verbs.MOST_FILES]
+        return host_verbs.Files(tuple(host_verbs.FileFacts(path, host_verbs.ABSENT) for path in known))
+
+    host = Dispatcher([handler(host_verbs.DISK_FILES, carry_out)])
+    long, short = [f"/{n}/{'ü' * 500}" for n in range(5)], [f"/isos/{n}.iso" for n in range(100)]
+    told = side(FakeProgram(host.answer)).files((*long, "/" + "ü" * 999, *short))
+    assert [file.path for file in told] == [*long, *short] and len(heard) > 5
 
 
 def test_each_end_of_a_leg_gets_its_own_words() -> None:

@@ -99,6 +99,9 @@ def test_what_is_no_disk_of_ours_is_refused(wrong: dict[str, object]) -> None:
         ("turned", {}),
         ("close", {"move": ""}),
         ("join", {"move": "web-1", "address": "10.1.0.7", "far": {"public_key": "--help", "port": 51820}}),
+        ("disk-files", {"paths": ["isos/a.iso"]}),
+        ("disk-files", {"paths": ["/isos/a\n.iso"]}),
+        ("disk-files", {"paths": ["/x"] * 65}),
         ("disk-fetch", {"disk": encode(DISK), "address": "10.9.0.2", "port": 49215, "tls_name": "a,b"}),
     ],
 )
@@ -175,6 +178,26 @@ class _Nothing:
             raise OSError(name)
 
         return refuse
+
+
+def test_what_is_at_a_path_is_told_and_no_more(tmp_path: Path) -> None:
+    """A link counts as where it leads; what nobody can look at is not called absent."""
+    (tmp_path / "a b.iso").write_bytes(b"x" * 5000)
+    (tmp_path / "link").symlink_to("a b.iso")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    names_there = ("a b.iso", "link", "dangling", "nowhere", "a b.iso/below", "", "loop")
+    paths = [str(tmp_path / name) for name in names_there] + ["/dev/null"]
+    told = _ask(_host(), "disk-files", {"paths": paths}).result["files"]
+    assert [(f["path"].rpartition("/")[2], f["kind"], f["bytes"]) for f in told] == [
+        ("a b.iso", "file", 5000),
+        ("link", "file", 5000),
+        ("dangling", "absent", 0),
+        ("nowhere", "absent", 0),
+        ("below", "absent", 0),
+        (tmp_path.name, "folder", 0),
+        ("null", "other", 0),
+    ]
 
 
 @pytest.mark.parametrize(("script", "known"), [("exit 0", True), ("exit 2", False), ("exec sleep 30", False)])

@@ -85,6 +85,14 @@ def test_what_an_operator_reserved_after_a_move_is_no_leftover() -> None:
     assert [left for left in find(found, outcome) if left.host == "berlin" and left.kind == "reservation"] == []
 
 
+def test_an_entry_of_ours_that_somebody_has_given_to_another_card_stays(broken: Stage) -> None:
+    (mine,) = broken.fake.hosts["berlin"].networks["front"].reserved
+    assert marks.is_marked(mine)
+    assert [x.ours for x in find(broken, ENDED) if x.kind == "reservation"] == [True]
+    keeps(broken, "berlin", replace(mine, mac="52:54:00:77:77:77"))
+    assert [x.ours for x in find(broken, ENDED) if x.kind == "reservation"] == [False]
+
+
 def test_an_older_vmacros_reservations_are_told_and_stay(broken: Stage) -> None:
     """They bear no mark. One for nobody's card is surely of that kind, one for the guest's perhaps."""
     older = replace(broken.plan, marked=False)
@@ -173,3 +181,10 @@ def test_another_moves_claim_stays() -> None:
     found.fake.guest.claim = Claim("web-9", "them@there", 3.0)
     (claim,) = find(found, ENDED)
     assert claim.kind == "claim" and not claim.ours
+
+
+def test_what_a_guest_keeps_stays_while_another_journals_move_has_it(broken: Stage) -> None:
+    """That one may have prepared the very address, as a DHCP gives a card the same one again."""
+    broken.fake.guest.claim = Claim("web-9", "them@there", 3.0)
+    kept = [left for left in find(broken, ENDED) if left.kind in ("address", "claim")]
+    assert len(kept) == 2 and not any(left.ours for left in kept)

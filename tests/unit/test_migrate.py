@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake.hypervisor import FakeHypervisor
 from vmacro.drivers.fake.state import Effect
 from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackError, UnreachableError
 from vmacro.model.moves import Ending, Outcome, Plan, Verdict
-from vmacro.model.nouns import Policy
+from vmacro.model.nouns import Host, Policy
 from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -199,7 +200,7 @@ def test_a_step_that_finds_the_guest_moved_does_not_copy_again() -> None:
         assert not effect.startswith("copy"), "the guest is there already"
 
     fake.before = before
-    migrate._copy(wanted, fake.world, HANDLERS[wanted.handoff], again=True)
+    migrate._copy(wanted, fake.world, HANDLERS[wanted.handoff], again=True, left_s=lambda: 1.0)
 
 
 def test_blockers_reject_before_anything_changes() -> None:
@@ -298,6 +299,28 @@ def test_a_host_that_vanishes_in_the_last_look_rolls_back() -> None:
     outcome = migrate.run_move(wanted, fake.world, Straight())
     assert outcome.ending == Ending.ROLLED_BACK
     assert fake.running_at() == ["bucharest"]
+
+
+def test_a_copy_does_not_outlive_its_moves_claim_on_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of that the agent withdraws what clients have joined, and another move may have the guest."""
+    allowed: list[float] = []
+    fake = FakeWorld()
+    copy = FakeHypervisor.copy
+
+    def asked(self: Any, domain: str, destination: Host, policy: Policy, *rest: Any) -> None:
+        assert fake.guest.claim is not None
+        allowed.append(fake.now_s + policy.copy_timeout_s - fake.guest.until_s)
+        copy(self, domain, destination, policy, *rest)
+
+    def before(effect: str) -> None:
+        if effect.startswith("agent.status"):
+            fake.clock.sleep(100)  # a slow guest
+
+    monkeypatch.setattr(FakeHypervisor, "copy", asked)
+    chosen = plan(fake, copy_timeout_s=7200.0)
+    fake.before = before
+    assert migrate.run_move(chosen, fake.world, Straight()).ending == Ending.MOVED
+    assert len(allowed) == 1 and allowed[0] < 0
 
 
 def _never(_plan: Plan) -> Outcome:

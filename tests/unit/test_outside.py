@@ -357,6 +357,26 @@ def test_one_that_fails_after_leaves_work_that_resume_does(fake: FakeWorld) -> N
     assert [path for path, _ in told(fake)][4:] == ["/a1", "/a2"], "those before are not run again"
 
 
+def test_what_dhcp_has_given_to_somebody_else_meanwhile_is_not_taken_from_them_by_a_late_resume(
+    fake: FakeWorld,
+) -> None:
+    """The old address has had its time, and was closed; the guest's own lease of it has ended."""
+    hooked(fake)
+    fake.hooks.ends["/a1"] = HookEnd(3, 5, "")
+    chosen, book = plan(fake), Logbook()
+    outcome = book.attempt(chosen, fake.world, Faults())
+    assert outcome.remains and outcome.carried == (OLD,)
+    fake.clock.sleep(100)
+    (carriage,) = carry.carriages(chosen, outcome, fake.now_s - 100)
+    assert "closed" in carry.run_carriage(carriage, fake.world, Straight())
+    home, neighbour = fake.hosts["bucharest"], "52:54:00:77:77:77"
+    del home.leases[chosen.mac]
+    home.leases[neighbour] = OLD
+    fake.hooks.ends.clear()
+    assert book.attempt(chosen, fake.world, Faults()).ending == Ending.MOVED
+    assert home.networks["front"].reserved == ()
+
+
 def test_one_that_may_not_be_run_any_more_is_as_one_that_fails(fake: FakeWorld) -> None:
     hooked(fake)
     fake.hooks.missing.add("/b2")

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import socket
 import struct
 
 import pytest
@@ -123,6 +124,32 @@ def test_mptcp_attributes_of_a_socket() -> None:
         Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, joined=True, backup=False, established=True),
     )
     assert connections.parse(message)[0] == 0
+
+
+@pytest.mark.parametrize("outgoing", [True, False])
+def test_half_a_connection_is_one_until_its_application_closes_it(
+    outgoing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload after the guest's own goodbye, or a question that ends with it. By this machine's kernel."""
+    monkeypatch.setattr(connections, "_with_itself", lambda *_: False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    mine, peer = (far, near) if outgoing else (near, far)
+    ends = (*mine.getsockname(), *peer.getsockname())
+
+    def seen() -> tuple[list[bool], bool]:
+        there, closing = connections.look()
+        return [s.outgoing for c in there for s in c.subflows if connections._ends(s) == ends], ends in closing
+
+    with peer, mine:
+        assert seen() == ([outgoing], False)
+        mine.shutdown(socket.SHUT_WR)
+        for word in (b"one", b"two"):
+            peer.send(word)
+            assert mine.recv(3) == word and seen() == ([outgoing], False)
+        mine.close()
+        assert seen() == ([], True), "its peer has said no goodbye yet"
 
 
 def test_a_list_of_netlink_that_ends_with_an_error_is_no_complete_one() -> None:

@@ -159,6 +159,12 @@ def test_the_table_comes_before_the_subnet() -> None:
     assert public_of(listed, "10.50.2.9") == "198.51.100.1" and public_of(listed, "10.50.2.10") == "203.0.113.138"
 
 
+TRANSLATED = (
+    '[sites.a.network]\nsubnet = "10.50.1.0/25"\npublic_subnet = "203.0.113.0/25"\n',
+    '[sites.b.network]\nsubnet = "10.50.2.0/25"\npublic_subnet = "203.0.113.128/25"\n',
+)
+
+
 def read(tmp_path: Path, change: str) -> inventory.Settings:
     file = tmp_path / "inventory.toml"
     file.write_text(GOOD.replace("[sites.b]\n", "") + "[sites.b]\n" + change)
@@ -170,6 +176,7 @@ def test_the_inventory_says_it(tmp_path: Path) -> None:
     said += '[sites.b.public]\n"10.50.2.9" = "198.51.100.1"\n'
     host = next(h for h in read(tmp_path, said).inventory.hosts if h.site == "b")
     assert (host.public_subnet, host.public) == ("203.0.113.0/24", (("10.50.2.9", "198.51.100.1"),))
+    assert read(tmp_path, "".join(TRANSLATED))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +185,17 @@ def test_the_inventory_says_it(tmp_path: Path) -> None:
         '[sites.b.network]\nsubnet = "10.50.2.0/24"\npublic_subnet = "203.0.113.0/25"\n',
         '[sites.b.public]\n"10.50.2.9" = "198.51.100.1"\n"10.50.2.10" = "198.51.100.1"\n',
         '[sites.b.public]\n"10.50.2.9" = "www.example.net"\n',
+        '[sites.b.public]\n"10.50.2.9" = "0.0.0.0"\n',
+        '[sites.b.public]\n"10.50.2.9" = "127.0.0.1"\n',
+        '[sites.b.public]\n"10.50.2.9" = "224.0.0.1"\n',
+        '[sites.b.network]\nsubnet = "10.50.2.0/24"\npublic_subnet = "127.0.0.0/24"\n',
+        f"{TRANSLATED[0]}{TRANSLATED[1].replace('203.0.113.128', '203.0.113.0')}",
+        '[sites.a.public]\n"10.50.1.9" = "198.51.100.1"\n[sites.b.public]\n"10.50.2.9" = "198.51.100.1"\n',
     ],
-    ids=["another size", "one for two", "a name"],
+    ids=[
+        *("another size", "one for two", "a name", "nobody's", "its own", "a group's", "nobody's subnet"),
+        *("one subnet for two sites", "one for two of two sites"),
+    ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, said: str) -> None:
     with pytest.raises(ConfigurationError, match="public"):

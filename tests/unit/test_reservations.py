@@ -154,6 +154,24 @@ def test_what_an_operator_reserves_for_the_guest_meanwhile_is_kept_and_nothing_o
     assert reserved(fake) == [pin] and fake.running_at() == ["berlin"] and fake.guest.address == "10.50.2.10"
 
 
+def test_no_move_counts_on_what_another_one_has_reserved_for_its_guest() -> None:
+    """Another orchestrator's, which gives it back as it ends before it has claimed the guest."""
+    fake = FakeWorld()
+    theirs = marks.reservation("web-9", "10.50.2.10", fake.guest.mac)
+    fake.world.hypervisor(fake.inventory.hosts[1]).reserve("front", theirs)
+
+    def ends(plan: Plan) -> Outcome:
+        fake.world.hypervisor(fake.inventory.hosts[1]).release("front", theirs)
+        seen: list[list[Reservation]] = []
+        fake.before = lambda effect: seen.append(reserved(fake)) if effect.startswith("copy ") else None
+        outcome = migrate.run_move(plan, fake.world, Straight())
+        assert seen == [[marks.reservation(plan.move_id, "10.50.2.10", fake.guest.mac)]]
+        return outcome
+
+    assert begun(fake, ends).new_address == "10.50.2.10"
+    assert fake.running_at() == ["berlin"] and reserved(fake) == []
+
+
 def test_nothing_is_reserved_for_a_move_that_does_not_begin() -> None:
     """Because somebody has interrupted it, or the journal cannot be written."""
     fake = FakeWorld()

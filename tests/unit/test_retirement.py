@@ -14,6 +14,8 @@ from vmacro.wire.agent_verbs import Connection, Retired
 from vmacro.wire.messages import ProtocolError
 
 FOLLOWER, STUCK = connection(1, HOME, AWAY), connection(2, HOME)
+WITHDRAWN = [f"withdraw initial {HOME}", f"withdraw {HOME}"]
+GONE = [f"move out {HOME}", "forget round trips"]
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def retired(world: World, address: str = HOME, force: bool = False) -> Retired:
 def test_an_address_that_nobody_needs_is_withdrawn_and_then_removed(away: World) -> None:
     away.kernel.open = [FOLLOWER]
     assert retired(away) == Retired(True, 0)
-    assert away.log == [f"withdraw initial {HOME}", f"withdraw {HOME}", f"move out {HOME}"]
+    assert away.log == [*WITHDRAWN, *GONE]
     assert away.kernel.open == [replace(FOLLOWER, subflows=FOLLOWER.subflows[1:])]
 
 
@@ -47,8 +49,7 @@ def test_an_address_that_a_connection_needs_stays_for_all_that_use_it(away: Worl
 def test_force_cuts_who_needs_it_and_nobody_else(away: World) -> None:
     away.kernel.open = [FOLLOWER, STUCK]
     assert retired(away, force=True) == Retired(True, 0)
-    withdrawn = [f"withdraw initial {HOME}", f"withdraw {HOME}"]
-    assert away.log == [f"cut {HOME} of 2", *withdrawn, f"move out {HOME}"], "who follows is not cut"
+    assert away.log == [f"cut {HOME} of 2", *WITHDRAWN, *GONE], "who follows is not cut"
     assert [c.token for c in away.kernel.open] == [1] and away.kernel.kept == []
 
 

@@ -17,6 +17,7 @@ from vmacro.drivers.fake.world import TWO_SITES
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
+from vmacro.model.definitions import FILTER, Definition, Need
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Host
 from vmacro.planning import checks
@@ -75,7 +76,7 @@ class CountedConnections:
         return 90.0
 
 
-def round_trips(verb: str, *args: str, at: str = "bucharest") -> int:
+def round_trips(verb: str, *args: Any, at: str = "bucharest") -> int:
     """Of one call of the real driver."""
     calls: list[str] = []
     known = QemuHypervisor(host(at), cast(Connections, CountedConnections(FakeWorld(), at, calls)))
@@ -90,8 +91,12 @@ def of_choosing_a_driver() -> int:
     return len(calls)
 
 
-ARGS = {"domain": ("web",), "filters": ("web",), "network": ("front",)}
-SURVEYED = ("facts", "domain", "filters", "network", "networks", "pools")
+# As people have them: with KVM and a processor, and a network filter.
+FILTERED = Need(FILTER, "clean-traffic", "card", live=True)
+KVM = Definition("/usr/bin/kvm", "x86_64", "q35", "kvm", "<cpu mode='host-model'/>", needs=(FILTERED,))
+ARGS: dict[str, tuple[Any, ...]] = {"network": ("front",), "fit": ("web", "uuid-1", KVM)}
+ARGS |= dict.fromkeys(("domain", "definition"), ("web",))
+SURVEYED = ("facts", "domain", "definition", "fit", "network", "networks", "pools")
 
 
 class Distant(Faults):
@@ -184,8 +189,10 @@ def test_a_check_takes_less_than_three_seconds_far_away(disk: bool, named: bool)
     distant = Distant(fake)
     took_s, found = look(fake, distant.world(fake))
     assert checks.blockers(found) == []
-    assert {"facts", "filters", "status", "connections", "reach", "flows"} <= {c.verb for c in distant.calls}
-    assert took_s < MOST_S
+    assert {"facts", "definition", "fit", "files", "status", "connections", "reach", "flows"} <= {
+        c.verb for c in distant.calls
+    }
+    assert took_s < MOST_S, took_s
 
 
 def test_hosts_are_asked_side_by_side_and_more_of_them_take_no_longer() -> None:
@@ -199,5 +206,5 @@ def test_hosts_are_asked_side_by_side_and_more_of_them_take_no_longer() -> None:
 def test_what_libvirt_is_asked_for_is_known() -> None:
     """Who makes one of them more has a reason. Of facts libvirt's client knows one already."""
     found = {verb: round_trips(verb, *ARGS.get(verb, ())) for verb in SURVEYED}
-    assert found == {"facts": 7, "domain": 5, "filters": 4, "network": 6, "networks": 1, "pools": 2}
+    assert found == {"facts": 7, "domain": 5, "definition": 8, "fit": 5, "network": 6, "networks": 1, "pools": 2}
     assert of_choosing_a_driver() == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,14 @@ from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld, card, connection
 from vmacro.errors import AgentError, CopyError, HostError
 from vmacro.model import marks
+from vmacro.model.events import Joined
 from vmacro.model.facts import NO_PAST, HomedAddress, Past, Reservation
 from vmacro.model.moves import Ending, Finding, Outcome, Plan, Verdict
+from vmacro.model.nouns import Host
 from vmacro.planning import cards, checks, planner, seamless
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
+from vmacro.ports import Agent
 from vmacro.services import carry, measured, migrate
 
 
@@ -178,6 +182,41 @@ def test_what_fails_before_the_copy_rolls_back(effect: str) -> None:
     fake.before = before
     assert migrate.run_move(chosen, fake.world, Straight()).ending == Ending.ROLLED_BACK
     assert ends(fake) == {"bucharest": [], "berlin": []} and fake.running_at() == ["bucharest"]
+
+
+def test_who_came_by_the_new_address_alone_does_not_keep_it_where_no_leg_brings_it_any_more() -> None:
+    """DHCP may give it to another guest, which this one could not reach then."""
+    fake = FakeWorld()
+    fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
+
+    def before(effect: str) -> None:
+        if effect == "copy bucharest":
+            fake.guest.connections.append(connection(0, "10.50.2.10", willing=False))
+            raise CopyError("no")
+
+    fake.before = before
+    outcome = move(fake)
+    assert (outcome.ending, outcome.remains) == (Ending.ROLLED_BACK, False)
+    assert fake.guest.kept == [] and {c.token for c in fake.guest.connections if c.subflows} == {0xA1, 0xB2}
+    assert all(c.reaches("10.50.1.97") for c in fake.guest.connections if c.mptcp)
+
+
+@pytest.mark.parametrize(("total", "joined"), [(3000, 1 << 53), (1 << 53, 0), (3000, 2999)])
+def test_odd_numbers_of_a_guest_are_told_as_some_that_can_be(total: int, joined: int) -> None:
+    fake = FakeWorld()
+    agent = fake.world.agent
+
+    @contextmanager
+    def lying(host: Host, domain: str) -> Iterator[Agent]:
+        with agent(host, domain) as found:
+            count = found.count
+            found.count = lambda args: replace(count(args), total=total, joined=joined)  # type: ignore[method-assign]
+            yield found
+
+    world = replace(fake.world, agent=lying)
+    assert migrate.run_move(plan(fake), world, Straight()).ending == Ending.MOVED
+    (told,) = [e.what for e in fake.events if isinstance(e.what, Joined)]
+    assert 0 <= told.follow <= total and told.carried == total - told.follow
 
 
 def test_undoing_that_fails_is_told() -> None:

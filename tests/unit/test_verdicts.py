@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld, connection
@@ -17,9 +18,10 @@ from vmacro.model.moves import NOTHING_HEARD, After, Before, Ending, Outcome, Ve
 from vmacro.model.nouns import Policy
 from vmacro.planning import planner
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
-from vmacro.planning.outcome import bounded, counted, judge, untold
+from vmacro.planning.outcome import MOST_COUNTED, bounded, counted, judge, untold
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
+from vmacro.services.journal_json import outcome_from
 from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, ENDED_HOW, MAX_CONNECTIONS, RESET, TIMED_OUT
 
 OLD, NEW = "10.50.1.97", "10.50.2.10"
@@ -254,6 +256,10 @@ def test_of_too_many_the_worst_are_kept() -> None:
     found, beyond = bounded(judge(Before("boot-1", old, WATCH), after, (NEW,)), after.beyond)
     assert len(found) == MAX_CONNECTIONS and counted(found)["lost"] == 5
     assert beyond == Beyond(followed=12, ended=2)
+    many = Beyond(followed=MOST_COUNTED)  # as its agent says
+    outcome = Outcome(Ending.MOVED, beyond=bounded(judge(Before("boot-1", old, WATCH), after, (NEW,)), many)[1])
+    row = TypeAdapter(Outcome).dump_python(outcome, mode="json")
+    assert outcome_from(row, "a row that no journal could read") == outcome
 
 
 def test_what_the_kernel_will_still_tell() -> None:

@@ -70,8 +70,11 @@ def cleanup(
         render.as_json([{**asdict(left), "did": row[-1]} for left, row in zip(found, rows, strict=True)])
     else:
         render.table(render.rows("", ("at", "move", "what", ""), rows))
+    missing = {*(release or ())} - {left.address for left in found if left.kind == "reservation"}
+    for address in sorted(missing):
+        render.warn(f"--release {address}: no reservation there that is a move's, or it is needed; nothing was removed")
     stays = [left for left, row in zip(found, rows, strict=True) if row[-1] != "removed" and not left.perhaps]
-    raise typer.Exit(1 if stays and not dry_run else 0)
+    raise typer.Exit(1 if missing or (stays and not dry_run) else 0)
 
 
 def _was_planned(log: EventLog, move_id: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from vmacro.model.facts import (
     BaseFacts,
     DiskCopy,
     Fetching,
+    FileFacts,
     Heard,
     Leaving,
     Leg,
@@ -27,6 +30,7 @@ from vmacro.wire import host_verbs, messages, names
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import Args, ProtocolError, Reply, Result, Verb
 
+_ROOM = messages.MAX_REQUEST_BYTES - 200  # for the paths of a request
 _HINT = "is vmacro-host there of this version?"
 
 
@@ -98,6 +102,14 @@ class SshHostSide:
             raise HostError(f"host {self._host.name}: its host side answered 'reach' for other addresses", _HINT)
         return heard
 
+    def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
+        """As many requests as it takes: each is bounded. A path that none can hold is left out."""
+        found: list[FileFacts] = []
+        for batch in _batches(paths):
+            told = self._ask(host_verbs.DISK_FILES, host_verbs.Paths(batch)).files
+            found += [file for file in told if file.path in batch]
+        return tuple(found)
+
     def look(self, disk: DiskCopy) -> BaseFacts:
         return self._ask(host_verbs.DISK_LOOK, _disk(disk))
 
@@ -133,6 +145,21 @@ class SshHostSide:
             bridge=leg.home_bridge if home else leg.away_bridge,
             peer=(leg.away if home else leg.home).address,
         )
+
+
+def _batches(paths: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Each one as large as a request may be."""
+    batch: list[str] = []
+    room = _ROOM
+    for path, size in ((path, len(json.dumps(path)) + 2) for path in paths):
+        if size > _ROOM:
+            continue
+        if size > room or len(batch) == host_verbs.MOST_FILES:
+            yield tuple(batch)
+            batch, room = [], _ROOM
+        batch, room = [*batch, path], room - size
+    if batch:
+        yield tuple(batch)
 
 
 def _direction(to_guest: bool) -> str:

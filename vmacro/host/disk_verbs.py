@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
-from vmacro.host import disks, pools
+from vmacro.host import disks, files, pools
 from vmacro.host.dispatch import Handler, handler
 from vmacro.wire import host_verbs
-from vmacro.wire.host_verbs import BaseFacts, Disk, Fetch, Fetching, Serve, Served, Stop
+from vmacro.wire.host_verbs import BaseFacts, Disk, Fetch, Fetching, Files, Paths, Serve, Served, Stop
 from vmacro.wire.messages import Nothing
 
 
@@ -21,6 +21,7 @@ class DiskVerbs:
     def handlers(self) -> tuple[Handler, ...]:
         """One for each verb about disks."""
         return (
+            handler(host_verbs.DISK_FILES, self._files),
             handler(host_verbs.DISK_LOOK, self._look),
             handler(host_verbs.DISK_SERVE, self._serve),
             handler(host_verbs.DISK_FETCH, self._fetch),
@@ -29,6 +30,9 @@ class DiskVerbs:
             handler(host_verbs.DISK_STOP, self._stop),
             handler(host_verbs.DISK_REMOVE, self._remove),
         )
+
+    def _files(self, args: Paths) -> Files:
+        return Files(tuple(seen for path in args.paths if (seen := files.look(path)) is not None))
 
     def _look(self, disk: Disk) -> BaseFacts:
         with disks.opened(disk, self._folders) as copy:

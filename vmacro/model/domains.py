@@ -15,14 +15,15 @@ Word = Annotated[str, Text(40)]
 Path = Annotated[str, Text(1000)]
 MOST_DISKS = 256
 MOST_CARDS = 256
+MOST_BELOW = 64  # files of one image
 SHUT_OFF, CRASHED, SUSPENDED = "shut off", "crashed", "suspended by itself"  # states of a domain
 LEAVING, ARRIVING = "migration to elsewhere", "migration to here"  # jobs of a domain
 
 
 @dataclass(frozen=True)
 class Disk:
-    """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none.
-    `shared`: declared so, or by network."""
+    """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none, and
+    `chain` those below that. `shared`: declared so, or by network."""
 
     target: Word
     source: Path
@@ -32,6 +33,7 @@ class Disk:
     format: Word = ""
     backing: Path = ""
     backing_format: Word = ""
+    chain: Annotated[tuple[Path, ...], Items(MOST_BELOW)] = ()
 
 
 @dataclass(frozen=True)

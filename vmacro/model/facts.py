@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from vmacro.model.definitions import Definition, Fit
 from vmacro.model.domains import ARRIVING as ARRIVING
 from vmacro.model.domains import CRASHED as CRASHED
 from vmacro.model.domains import LEAVING as LEAVING
@@ -23,8 +24,6 @@ from vmacro.model.domains import MaybeMac as MaybeMac
 from vmacro.model.domains import Name as _Name
 from vmacro.model.domains import Path as _Path
 from vmacro.model.domains import Word as _Word
-from vmacro.model.filters import Filter as Filter
-from vmacro.model.filters import Filters
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Host, Subnet
 from vmacro.wire import host_verbs, names
@@ -40,6 +39,7 @@ from vmacro.wire.agent_verbs import Subflow as Subflow
 from vmacro.wire.fields import Address, Choice, Items, Matches, Number, Said, Text, Word
 from vmacro.wire.host_verbs import BaseFacts as BaseFacts
 from vmacro.wire.host_verbs import Fetching as Fetching
+from vmacro.wire.host_verbs import FileFacts as FileFacts
 from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
 from vmacro.wire.host_verbs import Heard as Heard
@@ -89,7 +89,8 @@ class Capabilities:
 class HostFacts:
     """`hypervisor` is virConnectGetType's word; versions are libvirt's triples. `certificate_days_left`: of the one
     that libvirt shows, None where that is not known. `reserved_mib`: of the free memory, for guests that are on their
-    way here."""
+    way here. `uuid`: by which its libvirt tells it from other hosts, '' where it says none; `processor`: what
+    it says of its processors, as XML."""
 
     hostname: Annotated[str, Said(253)]
     hypervisor: _Word
@@ -100,6 +101,8 @@ class HostFacts:
     machine_types: Annotated[tuple[Annotated[str, Text(100)], ...], Items(10_000)] = ()
     certificate_days_left: Annotated[float, Number(-1e6, 1e6)] | None = None
     reserved_mib: int = 0
+    uuid: _Word = ""
+    processor: Annotated[str, Text(1 << 16)] = ""
 
     @property
     def available_mib(self) -> int:
@@ -303,8 +306,9 @@ class HostView:
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
     none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`: datagrams of the
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
-    active. `filters`: of the domain's cards. `paths`: what comes back from
-    hosts of other sites, asked by packets that may not be fragmented."""
+    active. `paths`: what comes back from hosts of other sites, asked by packets that may not be fragmented. `fit`: what
+    it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what it has at the paths
+    that the domain names, None where no host side was asked, and `files_trouble` why not."""
 
     host: str
     site: str
@@ -324,15 +328,23 @@ class HostView:
     guard: bool = False
     tracked: Tracked | None = None
     networks: NetworkNames = ()
-    filters: Filters = ()
     paths: tuple[Heard, ...] = ()
+    fit: Fit | None = None
+    fit_trouble: str = ""
+    files: tuple[FileFacts, ...] | None = None
+    files_trouble: str = ""
+
+    def file(self, path: str) -> FileFacts | None:
+        """What is there at a path; None where nobody has looked."""
+        return next((file for file in self.files or () if file.path == path), None)
 
 
 @dataclass(frozen=True)
 class Survey:
     """All that is known before a move, taken without changing anything. `hosts` are the inventory's, of which `views`
     tells what was seen; `past` is what the journal knows, `names` what the name server has of the guest's. `unasked`:
-    why its clients could not be asked. What the agent says of addresses is a guest's word."""
+    why its clients could not be asked. `definition`: what the guest's domain names on its host, None where that was not
+    read, and `definition_trouble` why. What the agent says of addresses is a guest's word."""
 
     views: tuple[HostView, ...]
     agent: AgentFacts | None = None
@@ -343,6 +355,8 @@ class Survey:
     hosts: tuple[Host, ...] = ()
     past: Past = NO_PAST
     names: tuple[NameView, ...] = ()
+    definition: Definition | None = None
+    definition_trouble: str = ""
 
     def view(self, host: str) -> HostView:
         """What was seen of one host of the inventory."""

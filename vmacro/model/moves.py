@@ -94,7 +94,8 @@ class Plan:
     `new_address` as, '' where that is itself.
 
     `linger_s`: how long the addresses that the guest has before the move, `address` and `address6`, take new
-    connections after it; `lingering`: those of earlier moves that still do.
+    connections after it; `lingering`: those of earlier moves that still do. `autostart`: its
+    host starts it by itself, and so does its next one.
     """
 
     move_id: _Move
@@ -125,6 +126,7 @@ class Plan:
     new_public: MaybeAddress = ""
     linger_s: _Seconds = 0.0
     lingering: Annotated[tuple[Lingering, ...], Items(MAX_ADDRESSES)] = ()
+    autostart: bool = False
 
     def lingers_until_s(self, address: str, wall_s: float) -> float:
         """When an old address stops taking new connections, if the move ends at `wall_s`; 0.0: it does not linger."""

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, cards, disks, filters, names, seamless, states
+from vmacro.planning import capabilities, cards, definitions, disks, filters, names, needs, seamless, states
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -132,6 +132,8 @@ def _memory_suffices(request: Request, survey: Survey) -> Iterator[Finding]:
         return
     facts = survey.view(host.name).facts
     assert facts is not None
+    if survey.definition is not None and survey.definition.pages:
+        return  # it lies in huge pages, which are counted apart
     needed = source.domain.memory_mib + host.memory_reserve_mib
     if facts.available_mib < needed:
         others = f" and {facts.reserved_mib} MiB of it for guests on their way here" if facts.reserved_mib else ""
@@ -360,6 +362,8 @@ _RULES: tuple[Rule, ...] = (
     disks.findings,
     cards.findings,
     filters.findings,
+    definitions.findings,
+    needs.findings,
     _agent_answers,
     _address_is_its_own,
     _nobody_else_moves_it,

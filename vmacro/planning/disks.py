@@ -57,6 +57,14 @@ def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[
             text = f"has no active storage pool at {folder}, where disk {disk.target} lies (its pools: {known})"
             hint = "paths are the same at all hosts: vmacro provision hosts"
             yield blocker("pool-missing", f"host {view.host}", text, hint)
+    below = _below(disk)
+    for path in below:
+        if _pool_at(source, _folder(path)) is None:
+            text = (
+                f"has no active storage pool at {_folder(path)}, where what is below disk {disk.target} lies ({path})"
+            )
+            hint = "its host side reads in pools alone: virsh pool-define-as; or virsh blockpull the disk"
+            yield blocker("pool-missing", f"host {source.host}", text, hint)
     pool = _pool_at(target, folder)
     if pool is None or _pool_at(source, folder) is None:
         return
@@ -71,7 +79,8 @@ def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[
         text = f"has {copy.base} already, and it is not what the guest's disk {disk.target} was frozen as"
         hint = "move it away, or remove it if you know what it is; on shared storage: a pool of type netfs says so"
         yield blocker("volume-in-the-way", subject, text, hint)
-    needed = 0 if there.same else here.bytes
+    sent = (source.file(path) for path in below)  # a base is sent with all that it builds on, as one file
+    needed = 0 if there.same else here.bytes + sum(file.allocated for file in sent if file is not None)
     if pool.available_bytes < needed:
         text = f"pool {pool.name} has {pool.available_bytes >> 20} MiB free, disk {disk.target} needs {needed >> 20}"
         yield blocker("pool-full", subject, text, "choose another site, or make room")
@@ -90,6 +99,12 @@ def _copy(disk: Disk, move_id: str) -> DiskCopy:
     if id and base == disk.backing:
         return DiskCopy(id, disk.target, disk.backing, disk.backing_format)
     return DiskCopy(new_id(move_id, disk.target) if move_id else UNFROZEN, disk.target, disk.source, disk.format)
+
+
+def _below(disk: Disk) -> tuple[str, ...]:
+    """The files on which its base builds."""
+    found = disk.chain if _copy(disk, "").base == disk.backing else (disk.backing, *disk.chain)
+    return tuple(path for path in found if path)
 
 
 def _can_go(disk: Disk) -> bool:

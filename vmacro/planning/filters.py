@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
-from vmacro.model.facts import Filter, HostView, Survey
-from vmacro.model.filters import LIVE
+from vmacro.model.facts import HostView, Survey
+from vmacro.model.filters import LIVE, Filter
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning import cards
 from vmacro.planning.addresses import next_address, next_address6
@@ -16,10 +16,10 @@ from vmacro.planning.request import Request, source_view, target_view
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     """Of the card that moves. What it cannot send from after the move would be lost without a word."""
     source, target, card = source_view(survey), target_view(request, survey), cards.card(survey)
-    if source is None or target is None or card is None or source.site == target.site:
-        return
+    if source is None or target is None or card is None or source.site == target.site or survey.definition is None:
+        return  # where it could not be read, another rule speaks
     needed = _needed(survey, target, card.mac)
-    for found in (f for f in source.filters if f.mac == card.mac):
+    for found in (f for f in survey.definition.filters if f.mac == card.mac):
         lost = [a for a in needed if ip_address(a).version in found.versions and a not in found.allowed]
         if lost or not found.known:
             yield _finding(request, found, lost, target)

@@ -30,6 +30,7 @@ _MISSED = "it is gone, and the guest's kernel had more to tell than its agent co
 _BETWEEN = "it went while the guest was asked for its connections"
 _JOINING = "its client has begun to join the new address, and has not answered yet"
 _MUTE = "its client does not answer at the new address"
+MOST_COUNTED = 1 << 53  # what a guest may say, and a row of the journal may have (fields.Number)
 REBOOTED, SHUT_OFF = "the guest rebooted during the move", "the guest was shut off during the move"
 _WORST = (Verdict.LOST, Verdict.UNKNOWN, Verdict.CARRIED, Verdict.FOLLOWED, Verdict.ENDED)
 
@@ -49,7 +50,8 @@ def bounded(found: list[ConnectionOutcome], beyond: Beyond) -> tuple[list[Connec
         return found, beyond
     worst = sorted(found, key=_badness)
     rest = counted(worst[MAX_CONNECTIONS:])
-    return worst[:MAX_CONNECTIONS], Beyond(**{name: getattr(beyond, name) + rest[name] for name in rest})
+    sums = {name: min(getattr(beyond, name) + number, MOST_COUNTED) for name, number in rest.items()}
+    return worst[:MAX_CONNECTIONS], Beyond(**sums)
 
 
 def all_lost(found: Iterable[ConnectionOutcome], why: str) -> list[ConnectionOutcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vmacro.model import marks
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
@@ -42,6 +43,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         takes_over=survey.agent.claim.move if survey.agent.claim is not None and request.take_over else "",
         disks=disks.copies(source.domain, source.pools, move_id),
         memory_mib=source.domain.memory_mib,
+        autostart=survey.definition is not None and survey.definition.autostart,
     )
     network = survey.view(there.name).network
     if request.handoff != SEAMLESS or network is None:
@@ -59,7 +61,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         linger_s=names.linger_s(request.policy, survey.names),
         lingering=survey.past.lingering,
         new_public=public_of(there, new) if new else "",
-        reserve=(new, mac) not in {(r.address, r.mac) for r in network.reserved},
+        # What bears a mark is another move's to give back: ours takes its place then (ports.Hypervisor.reserve).
+        reserve=(new, mac) not in {(r.address, r.mac) for r in network.reserved if not marks.is_marked(r)},
         marked=True,
     )
 

@@ -177,8 +177,13 @@ def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
         for found in (r for r in target.network.reserved if r.mac == mac and not _is_under_way(r, request, survey)):
             text = f"its DHCP keeps {found.told}, the guest's card, which then gets no other address; "
             others = [m for a, m in target.network.taken if a == found.address and m != mac]
-            uses = f"{found.address} is leased to {others[0]}" if others else "the guest cannot use that one now"
-            yield _collides(target.host, text + uses, found)
+            uses, hint = "the guest cannot use that one now", ""
+            if others:
+                uses = f"{found.address} is leased to {others[0]}"
+            elif found.address in survey.agent.claimed:
+                uses = "the guest still holds that one since it was there: it lingers, or is in use"
+                hint = "it may come back once that is over: vmacro carried; or take the entry out"
+            yield _collides(target.host, text + uses, found, hint)
     ours = standing(survey, both[0].domain, request.take_over).ours
     homes = {homed.address: homed.home.name for homed in claims(survey, ours).homed}
     for address, home in {survey.agent.address: source.host, **homes}.items():
@@ -199,8 +204,8 @@ def _is_under_way(found: Reservation, request: Request, survey: Survey) -> bool:
     return found.name == marks.mark(claim.move, found.address)
 
 
-def _collides(host: str, text: str, found: Reservation) -> Finding:
-    hint = "change or remove it there: virsh net-update … ip-dhcp-host"
+def _collides(host: str, text: str, found: Reservation, hint: str = "") -> Finding:
+    hint = hint or "change or remove it there: virsh net-update … ip-dhcp-host"
     if marks.is_marked(found):
         hint = f"move {marks.move_in(found)} has left it: vmacro cleanup"
     elif found.mac == marks.placeholder_mac(found.address):

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from vmacro.errors import ConfigurationError, JournalError, reason_of
 from vmacro.model.facts import NO_PAST, HomedAddress, Lingering, Past
-from vmacro.model.moves import Carriage, Noted, Outcome, Plan
+from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
 from vmacro.model.nouns import Guest
 from vmacro.services import journal_json
 from vmacro.services.journal import CARRY, MIGRATE
@@ -165,6 +165,21 @@ class Archive:
                 found.append(record)
             seen.add(record.guest)
         return found
+
+    def later(self, record: Record) -> str:
+        """The last move of the same guest that was begun after this one, and did not roll back; '' where there is none.
+        Raises JournalError where one that may be such cannot be read."""
+        rows = self._rows.workflows(MIGRATE, prefix=f"{record.guest[:40]}-") if self._rows is not None else ()
+        # SQLite knows whole seconds: a move that is not rolled back takes longer than one.
+        found = [r for r in _moves(rows) if r.move_id != record.move_id and r.began_ms >= record.began_ms]
+        for other in sorted(found, key=lambda r: -r.began_ms):
+            if isinstance(other, Unreadable) and other.is_of(record.guest):
+                raise other.error()
+            if isinstance(other, Unreadable) or other.guest != record.guest:
+                continue
+            if other.outcome is None or other.outcome.ending != Ending.ROLLED_BACK:
+                return other.move_id
+        return ""
 
     def steps(self, move_id: str) -> list[Noted]:
         """The steps that the last attempt took over from earlier ones, and its own. Raises JournalError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vmacro.errors import HostError
 from vmacro.model import marks
-from vmacro.model.facts import Reservation
+from vmacro.model.facts import NetworkFacts, Reservation
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import World
@@ -31,13 +31,19 @@ def release(plan: Plan, world: World) -> None:
 
 
 def keep(move_id: str, address: str, home: Host, world: World, card: str) -> None:
-    """Let DHCP give a carried address to no other guest. What an operator has reserved is kept already. `card`: the
-    guest's, for which a move may have left an entry. SLAAC (IPv6) needs none. Idempotent. Raises HostError."""
-    there = _entries(address, home, world)
+    """Let DHCP give a carried address to no other guest. What an operator has reserved is kept already; what it has
+    given to another card, as a resume came late, is that card's. `card`: the guest's, for which a move may have left an
+    entry. SLAAC (IPv6) needs none. Idempotent. Raises HostError."""
+    if not _is_kept_by_dhcp(address):
+        return
+    network = world.hypervisor(home).network(home.network)
+    there = _of(address, network)
+    users = {m for a, m in network.taken if a == address} if network is not None else set()
+    others = users - {card, *(entry.mac for entry in there)}
     ours = [e for e in there if marks.is_marked(e) and e.mac == card]
     for entry in ours:
         world.hypervisor(home).release(home.network, entry)
-    if _is_kept_by_dhcp(address) and len(there) == len(ours):
+    if len(there) == len(ours) and not others:
         world.hypervisor(home).reserve(home.network, marks.placeholder(move_id, address))
 
 
@@ -68,4 +74,8 @@ def _new(plan: Plan) -> Reservation:
 
 def _entries(address: str, home: Host, world: World) -> list[Reservation]:
     network = world.hypervisor(home).network(home.network) if _is_kept_by_dhcp(address) else None
+    return _of(address, network)
+
+
+def _of(address: str, network: NetworkFacts | None) -> list[Reservation]:
     return [entry for entry in network.reserved if entry.address == address] if network is not None else []

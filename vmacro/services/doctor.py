@@ -48,7 +48,16 @@ def _guests(
 ) -> Iterator[Finding]:
     for guest in inventory.guests:
         tell(f"guest {guest.name}")
-        seen = survey(inventory, guest, world, ask_clients=False, ask_host_sides=True, past=past(guest), ask_names=True)
+        seen = survey(
+            inventory,
+            guest,
+            world,
+            ask_clients=False,
+            ask_host_sides=True,
+            past=past(guest),
+            ask_names=True,
+            compare=True,
+        )
         for host in inventory.hosts:
             site = inventory.site(host.site)
             assert site is not None

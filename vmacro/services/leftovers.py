@@ -148,7 +148,9 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
 def _marked(host: Host, entry: Reservation, known: _Journalled, inventory: Inventory) -> Leftover:
     move = known.marks.get(entry.name, "")
     if move:
-        guest, ours = known.moves[move].plan.guest.name, known.over(move)
+        plan = known.moves[move].plan
+        cards = (plan.mac, marks.placeholder_mac(entry.address))  # another's: somebody has changed it
+        guest, ours = plan.guest.name, known.over(move) and entry.mac in cards
     else:
         move = marks.move_in(entry)
         guest = next((g.name for g in inventory.guests if g.name[:40] == move.rsplit("-", 3)[0]), "")
@@ -193,15 +195,17 @@ def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, 
     with world.agent(host, guest.domain) as agent:
         facts = agent.status()
     alive = facts.boot_id in {plan.boot_id for plan in mine}
+    # One of another journal, or of this one and under way, uses what it finds: also addresses of earlier moves.
+    is_moved = facts.claim is not None and not known.over(facts.claim.move)
     for place in paused:
         move = next((p.move_id for p in mine if p.source.name == place.name), "")
         what = f"paused remains of domain {guest.domain}, which runs at {host.name}"
-        yield Leftover("domain", place.name, guest.name, move, what, alive and known.over(move))
+        yield Leftover("domain", place.name, guest.name, move, what, alive and known.over(move) and not is_moved)
     for address in facts.extra_addresses:
         move = known.addressed_by(guest, address)
         if move and address not in known.carried_addresses:
             what = f"address {address}, held and announced"
-            yield Leftover("address", host.name, guest.name, move, what, known.over(move), address)
+            yield Leftover("address", host.name, guest.name, move, what, known.over(move) and not is_moved, address)
     if facts.claim is not None:
         move = facts.claim.move
         what = f"the guest's claim by {facts.claim.by}"

@@ -61,7 +61,8 @@ def look(
     """What checks and planner need to know, with what `counted` adds; changes nothing but, to ask clients, an address
     borrowed, announced and withdrawn."""
     seamless = request.handoff == SEAMLESS  # it carries those who cannot follow, and need not ask before
-    return survey(inventory, request.guest, world, ask_clients and not seamless, seamless, counted, past, True)
+    ask = ask_clients and not seamless
+    return survey(inventory, request.guest, world, ask, seamless, counted, past, ask_names=True, compare=True)
 
 
 def planned(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:

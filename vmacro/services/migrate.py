@@ -47,7 +47,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
         if plan.disks:
             phases.do(Phase.DISKS, lambda w: disks.send_ahead(plan, w))
         before = phases.run(Phase.PREPARE, Before, lambda w: handoff.prepare(plan, w, seen))
-        statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again))
+        statistics = phases.run(Phase.COPY, _MAYBE_STATISTICS, lambda w: _copy(plan, w, handoff, again, phases.left_s))
     except VmacroError as error:
         failed = _unless_it_arrived(plan, world, phases, error, again)
     if failed is None:
@@ -137,8 +137,11 @@ def _look_once_more(plan: Plan, world: World) -> Before:
     return Before(facts.boot_id, watched.connections, watched.name, flows, addresses)
 
 
-def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatistics | None:
-    """Live migration; ends when the guest runs at the destination, which is the point of no return."""
+def _copy(
+    plan: Plan, world: World, handoff: Handoff, again: bool, left_s: Callable[[], float]
+) -> CopyStatistics | None:
+    """Live migration; ends when the guest runs at the destination, which is the point of no return. It may take what is
+    left of the move's time at most: then its claim on the guest ends, and with it what was announced."""
     source, destination = world.hypervisor(plan.source), world.hypervisor(plan.destination)
     seen = whereabouts.look(plan, world)
     if seen.place == Place.SOURCE and seen.still:
@@ -155,7 +158,7 @@ def _copy(plan: Plan, world: World, handoff: Handoff, again: bool) -> CopyStatis
             source.copy(
                 plan.guest.domain,
                 plan.destination,
-                plan.policy,
+                replace(plan.policy, copy_timeout_s=min(plan.policy.copy_timeout_s, left_s())),
                 _reporter(plan, world),
                 world.cancelled,
                 tuple(d.target for d in plan.disks),
@@ -220,12 +223,17 @@ def _is_the_same(plan: Plan, world: World, before: Before) -> bool:
 
 
 def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
-    """Remove what the move made, and what a broken libvirt left at the source: the guest is known to be alive at the
-    destination."""
-    left_fenced = whereabouts.look(plan, world).source == whereabouts.FENCED
-    world.hypervisor(plan.source).discard(plan.guest.domain, left_fenced)
+    """Remove what the move made, and what a broken libvirt left at the source: the guest was alive at the destination.
+    An attempt that was begun long after that looks whether it is still there."""
+    seen = whereabouts.look(plan, world)
+    if seen.source != whereabouts.ABSENT and seen.destination in (whereabouts.ABSENT, whereabouts.BLIND):
+        text = f"it may have gone back since ({whereabouts.told(seen, plan)}); nothing was removed"
+        raise HostError(f"guest {plan.guest.name}: {text}", seen.trouble or "vmacro cleanup removes what was left")
+    world.hypervisor(plan.source).discard(plan.guest.domain, seen.source == whereabouts.FENCED)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
+    if plan.autostart:  # libvirt leaves that behind
+        world.hypervisor(plan.destination).set_autostart(plan.guest.domain)
     _release(plan, world, plan.destination)
 
 

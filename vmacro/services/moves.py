@@ -193,7 +193,8 @@ class Moves:
 
     def resume(self, move_id: str, control: Control, folder: Folder) -> Report:
         """Go on with a move that was cut off, is incomplete, or left it uncertain where the guest is. One that has
-        ended is reported as it ended. Raises ConfigurationError, ClaimedError, JournalError."""
+        ended is reported as it ended. Raises ConfigurationError, where the guest has moved again since, too;
+        ClaimedError; JournalError."""
         tools = self._tools
         with tools.claimed(self._record(move_id).plan.guest.name), tools.archive() as archive:
             record = self._record(move_id)
@@ -201,6 +202,9 @@ class Moves:
                 figures = report.summary(record.plan, record.outcome, None)
                 return Report(record.plan, record.outcome, figures, folder(move_id), ())
             record.see_that_it_is_whole()
+            if later := archive.later(record):
+                text = f"move {move_id}: guest {record.guest} has moved again since, by {later}; nothing was changed"
+                raise ConfigurationError(text, f"vmacro resume {later}, if that has left work; vmacro cleanup")
             tools.open_journal()
             steps = inherited(archive.steps(move_id), record.outcome)
             archive.give_up(move_id)

@@ -64,6 +64,10 @@ class Phases:
 
         self.run(phase, bool, acted)
 
+    def left_s(self) -> float:
+        """How long the move may still take until the guest has arrived. Its claim on the guest lasts no longer."""
+        return max(0.0, self._began_s + self._plan.policy.move_timeout_s - self._world.clock.monotonic_s())
+
     def _without_journal(self, phase: Phase, attempt: _Once[Result], error: JournalError) -> Result:
         if not self.unwritten:
             self._tell(JournalTrouble(phase, error.message))

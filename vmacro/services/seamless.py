@@ -55,7 +55,7 @@ class Seamless:
             watched = agent.watch()
         follow, total = sum(c.reaches(*coming) for c in watched.connections), len(watched.connections)
         if counts.total > MAX_CONNECTIONS:  # more than are told of each
-            follow, total = counts.joined, counts.total
+            follow, total = min(counts.joined, counts.total), counts.total  # a guest may say anything
         world.tell(plan.move_id, Joined(follow, carried=total - follow, unwilling=counts.apart))
         return replace(before, connections=watched.connections, watch=watched.name)
 
@@ -75,7 +75,7 @@ class Seamless:
             world.agent(plan.source, plan.guest.domain) as agent,
         ):
             for leg in plan.new_legs:
-                agent.retire(leg.address)
+                agent.retire(leg.address, force=True)  # nothing brings it to the guest any more
         for host in _hosts(plan):
             with troubles.of(HostError):
                 side = world.host_network(host)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
+from vmacro.model.definitions import Definition
 from vmacro.model.facts import (
     NO_PAST,
     Connection,
     DiskCopy,
     DomainFacts,
-    Heard,
     HostFacts,
     HostView,
     Past,
@@ -22,11 +22,12 @@ from vmacro.model.facts import (
 )
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import cards, disks
+from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams, paths
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, NO_LEASE
+from vmacro.wire.host_verbs import MOST_DEVICES
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
@@ -59,13 +60,15 @@ def survey(
     counted: Callable[[Views], Views] = uncounted,
     past: Past = NO_PAST,
     ask_names: bool = False,
+    compare: bool = False,
 ) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
     `ask_clients`: find out which clients join an announced address, by announcing a borrowed
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
-    `ask_names`: the name server, whether it has the guest's names and would change them.
+    `ask_names`: the name server, whether it has the guest's names and would change them. `compare`: what the guest's
+    domain names on its host with what others have.
     """
     if ask_host_sides:
         _greet(inventory.hosts, world)
@@ -75,14 +78,21 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
+    if compare:
+        seen = _with_definition(seen, host, guest, world)
     copies = disks.copies(at.domain, at.pools)
     if copies:
-        seen = replace(seen, views=_completed(seen.views, lambda v: _with_disks(v, inventory, copies, world), world))
+        answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
+        seen = _told(seen, [_Question(h.name, partial(_disks, h, copies, world), _mute) for h in answering], world)
     if at.domain.running and at.domain.has_agent_channel:
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
+    coming = _coming(seen, at.domain, host)
+    questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
-        coming = _Coming(host, at.domain, cards.mac(seen), seen.agent.claimed if seen.agent is not None else ())
-        seen = _with_host_sides(seen, inventory, coming, world)
+        questions += _about_links(seen, coming, inventory, world)
+    seen = _told(seen, questions, world)
+    if compare:
+        seen = _told(seen, _about_files(seen, at, inventory, world), world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
         answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
@@ -165,12 +175,33 @@ def _name(name: str, world: World) -> NameView:
     return NameView(name, facts)
 
 
-def _completed(
-    views: tuple[HostView, ...], complete: Callable[[HostView], HostView], world: World
-) -> tuple[HostView, ...]:
-    """Each host's view with what its host side says, side by side."""
-    answers = world.side_by_side([partial(complete, seen) for seen in views], HOST_DEADLINE_S)
-    return tuple(answer or _mute(view) for answer, view in zip(answers, views, strict=True))
+def _with_definition(seen: Survey, host: Host, guest: Guest, world: World) -> Survey:
+    """What the guest's domain names."""
+    try:
+        return replace(seen, definition=world.hypervisor(host).definition(guest.domain))
+    except HostError as error:
+        return replace(seen, definition_trouble=error.message)
+
+
+_Change = Callable[[HostView], HostView]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Something that one host is asked, which adds to what was seen of it; `late` where no answer comes in time."""
+
+    host: str
+    ask: Callable[[], _Change]
+    late: _Change
+
+
+def _told(seen: Survey, questions: list[_Question], world: World) -> Survey:
+    """With the answers to questions that are asked at once, each by a connection of its own."""
+    answers = world.side_by_side([question.ask for question in questions], HOST_DEADLINE_S)
+    views = {view.host: view for view in seen.views}
+    for question, answer in zip(questions, answers, strict=True):
+        views[question.host] = (answer or question.late)(views[question.host])
+    return replace(seen, views=tuple(views.values()))
 
 
 def _mute(view: HostView) -> HostView:
@@ -183,42 +214,105 @@ def _late(host: Host) -> HostView:
 
 @dataclass(frozen=True)
 class _Coming:
-    """A guest that may come to another site: from where, with which card (its MAC, '' where that is not known), and
-    which addresses its agent says it has."""
+    """A guest that may come to another site: its domain, from where, what its cards need there, which card moves (its
+    MAC, '' where that is not known), and which addresses its agent says it has."""
 
-    source: Host
     domain: DomainFacts
+    source: Host
+    devices: tuple[str, ...]
     mac: str
     claimed: tuple[str, ...]
 
 
-def _with_host_sides(seen: Survey, inventory: Inventory, coming: _Coming, world: World) -> Survey:
-    """What they say of their links, and, meanwhile, what comes back to the guest's host from those of other sites."""
-    source, there = coming.source, [h for h in inventory.hosts if h.site != coming.source.site]
-    answering = [h for h in there if not seen.view(h.name).trouble]
-    questions: list[Callable[[], HostView | tuple[Heard, ...]]] = [partial(paths.between, source, answering, world)]
-    questions += [partial(_with_links, view, inventory, coming, world) for view in seen.views]
-    tried, *answers = world.side_by_side(questions, HOST_DEADLINE_S)
-    views = [a if isinstance(a, HostView) else _mute(v) for a, v in zip(answers, seen.views, strict=True)]
-    found = tried if isinstance(tried, tuple) else ()
-    return replace(seen, views=tuple(replace(v, paths=found) if v.host == source.name else v for v in views))
+def _coming(seen: Survey, domain: DomainFacts, source: Host) -> _Coming:
+    claimed = seen.agent.claimed if seen.agent is not None else ()
+    devices = tuple(dict.fromkeys((*cards.devices(domain), *needs.devices(seen.definition))))
+    return _Coming(domain, source, devices[:MOST_DEVICES], cards.mac(seen), claimed)
 
 
-def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: World) -> HostView:
-    """What the host's own side says of its tunnels, and, where the guest may come to, whether its cards find there what
-    they need, and who has its MAC, and the address that it would get."""
-    host, network, source = inventory.host(view.host), view.network, coming.source
-    if host is None or network is None or view.trouble:
-        return view
+def _about_fit(seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> list[_Question]:
+    """What libvirt has at hosts of other sites of what the guest's domain names."""
+    if seen.definition is None:
+        return []
+
+    def late(view: HostView) -> HostView:
+        return replace(view, fit_trouble=LATE)
+
+    there = _elsewhere(seen, coming, inventory)
+    return [_Question(h.name, partial(_fit, h, coming.domain, seen.definition, world), late) for h in there]
+
+
+def _fit(host: Host, domain: DomainFacts, wanted: Definition, world: World) -> _Change:
+    try:
+        fit = world.hypervisor(host).fit(domain.name, domain.uuid, wanted)
+    except HostError as error:
+        trouble = error.message
+        return lambda view: replace(view, fit_trouble=trouble)
+    return lambda view: replace(view, fit=fit)
+
+
+def _about_links(seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> list[_Question]:
+    """What host sides say of their links, and, meanwhile, what comes back to the guest's host from other sites."""
+    answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
+    questions = [_Question(h.name, partial(_links, h, seen, coming, inventory, world), _mute) for h in answering]
+    tried = partial(_paths, coming.source, _elsewhere(seen, coming, inventory), world)
+    return [_Question(coming.source.name, tried, lambda view: view), *questions]
+
+
+def _elsewhere(seen: Survey, coming: _Coming, inventory: Inventory) -> list[Host]:
+    """Hosts of other sites that have answered."""
+    return [h for h in inventory.hosts if h.site != coming.source.site and not seen.view(h.name).trouble]
+
+
+def _paths(source: Host, there: list[Host], world: World) -> _Change:
+    heard = paths.between(source, there, world)
+    return lambda view: replace(view, paths=heard)
+
+
+def _links(host: Host, seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> _Change:
+    """Of a host's tunnels, and, where the guest may come to, whether its cards find there what they need, and who has
+    its MAC, and the address that it would get."""
+    network, source = seen.view(host.name).network, coming.source
+    if network is None:
+        return lambda view: view
     peers = [source] if host.name != source.name else [h for h in inventory.hosts if h.name != host.name]
     peer, elsewhere = next((h.address for h in peers), ""), host.site != source.site
-    mac, devices = (coming.mac, cards.devices(coming.domain)) if elsewhere else ("", ())
+    mac, devices = (coming.mac, coming.devices) if elsewhere else ("", ())
     probe = next_address(network, mac, coming.claimed) if mac else ""
     try:
         links = world.host_network(host).facts(network.bridge, peer, probe, mac, devices)
-        return replace(view, links=links, probed=probe)
     except HostError as error:
-        return replace(view, links_trouble=error.message, links_hint=error.hint)
+        return _silent(error)
+    return lambda view: replace(view, links=links, probed=probe)
+
+
+def _silent(error: HostError) -> _Change:
+    """Of a host side, and why."""
+    message, hint = error.message, error.hint
+    return lambda view: replace(view, links_trouble=message, links_hint=hint)
+
+
+def _about_files(seen: Survey, at: HostView, inventory: Inventory, world: World) -> list[_Question]:
+    """What host sides have at the paths that the guest's domain names, where it is and where it may come to."""
+    wanted = needs.paths(seen.definition, at.domain) if at.domain is not None else ()
+    if not wanted:
+        return []
+
+    def late(view: HostView) -> HostView:
+        return replace(view, files_trouble=LATE)
+
+    asked = [v for v in seen.views if (v.site != at.site or v.host == at.host) and not (v.trouble or v.links_trouble)]
+    hosts = [h for h in inventory.hosts if h.name in {v.host for v in asked}]
+    return [_Question(h.name, partial(_files, h, wanted, world), late) for h in hosts]
+
+
+def _files(host: Host, wanted: tuple[str, ...], world: World) -> _Change:
+    try:
+        files = world.host_disks(host).files(wanted)
+    except HostError as error:
+        trouble = error.message
+        return lambda view: replace(view, files_trouble=trouble)
+    return lambda view: replace(view, files=files)
 
 
 def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> Tracked | None:
@@ -232,15 +326,13 @@ def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World)
         return None
 
 
-def _with_disks(view: HostView, inventory: Inventory, copies: tuple[DiskCopy, ...], world: World) -> HostView:
+def _disks(host: Host, copies: tuple[DiskCopy, ...], world: World) -> _Change:
     """What a host has of the guest's own disks."""
-    host = inventory.host(view.host)
-    if host is None or view.trouble:
-        return view
     try:
-        return replace(view, bases=tuple((copy, world.host_disks(host).look(copy)) for copy in copies))
+        bases = tuple((copy, world.host_disks(host).look(copy)) for copy in copies)
     except HostError as error:
-        return replace(view, links_trouble=error.message, links_hint=error.hint)
+        return _silent(error)
+    return lambda view: replace(view, bases=bases)
 
 
 def view(host: Host, guest: Guest | None, world: World) -> HostView:
@@ -249,8 +341,7 @@ def view(host: Host, guest: Guest | None, world: World) -> HostView:
         hypervisor = world.hypervisor(host)
         facts, network, networks = hypervisor.facts(), hypervisor.network(host.network), hypervisor.networks()
         domain = hypervisor.domain(guest.domain) if guest is not None else None
-        filters = hypervisor.filters(domain.name) if domain is not None and domain.active else ()
-        seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools(), filters=filters)
+        seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
         return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard, networks=networks)
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)

@@ -16,6 +16,7 @@ MAX_ADDRESSES = 256
 MOST_MS = 600_000
 UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 LONGEST_CLAIM_S = 7 * 86_400
+LOOK_S = 30  # a guest with no processor to spare takes long over thousands of connections
 LONGEST_CONSENT_MS = 10_000
 # How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
 # client's application closed it at once. reset, timed-out: TCP gave it up. cut: the agent did, as it was told to.
@@ -318,16 +319,16 @@ class Retired:
 STATUS = Verb("status", Nothing, Status, deadline_s=5)
 CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
 RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
-CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=10)
-PAGE = Verb("page", PageArgs, Page, deadline_s=10)
+CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=LOOK_S)
+PAGE = Verb("page", PageArgs, Page, deadline_s=LOOK_S)
 # Besides the wait for joins: the guest borrows an address from DHCP.
-CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=10)
-WATCH = Verb("watch", Nothing, Connections, deadline_s=10)
-ENDINGS = Verb("endings", Nothing, Endings, deadline_s=10)
-COUNT = Verb("count", CountArgs, Counts, deadline_s=10)
-PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=10)
+CONSENT = Verb("consent", ConsentArgs, Connections, deadline_s=LOOK_S)
+WATCH = Verb("watch", Nothing, Connections, deadline_s=LOOK_S)
+ENDINGS = Verb("endings", Nothing, Endings, deadline_s=LOOK_S)
+COUNT = Verb("count", CountArgs, Counts, deadline_s=LOOK_S)
+PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=LOOK_S)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
-RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=10)
+RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=LOOK_S)
 PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
 
 _ALL: tuple[Verb[Any, Any], ...] = (

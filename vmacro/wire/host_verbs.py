@@ -45,6 +45,9 @@ _Path = Annotated[
 _HostName = Annotated[str, Matches("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "a host's name")]
 _TlsName = Annotated[str, Matches("[A-Za-z0-9._-]+", "a name in a certificate", 253)]
 _Size = Annotated[int, Number(0, 1 << 62)]
+_AnyPath = Annotated[str, Matches("/.*", "an absolute path", 1000)]
+ABSENT, PLAIN, FOLDER, OTHER = "absent", "file", "folder", "other"
+MOST_FILES = 64  # asked for at once
 _Trouble = Annotated[str, Text(500)]
 
 
@@ -284,6 +287,30 @@ class BaseFacts:
 
 
 @dataclass(frozen=True)
+class Paths:
+    """Of files that a guest's domain names: disks, media, firmware, programs."""
+
+    paths: Annotated[tuple[_AnyPath, ...], Items(MOST_FILES)]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is at a path, or where a link there leads. `bytes`: a plain file's length; `allocated`: what it takes up."""
+
+    path: _AnyPath
+    kind: Annotated[str, Choice((ABSENT, PLAIN, FOLDER, OTHER))]
+    bytes: _Size = 0
+    allocated: _Size = 0
+
+
+@dataclass(frozen=True)
+class Files:
+    """Those that could be looked at."""
+
+    files: Annotated[tuple[FileFacts, ...], Items(MOST_FILES)]
+
+
+@dataclass(frozen=True)
 class Serve:
     """`address`: the host's own, to listen at. `reader`: the host that may read it, by the name in its certificate."""
 
@@ -342,6 +369,7 @@ LEAVING = Verb("leaving", Domain, Departure, _NETWORK_S)
 CLOSE = Verb("close", Close, Nothing, _NETWORK_S)
 FLOWS = Verb("flows", FlowsOf, Tracked, _NETWORK_S)
 REACH = Verb("reach", Reach, HeardOf, _NETWORK_S)
+DISK_FILES = Verb("disk-files", Paths, Files, _DISK_S)
 DISK_LOOK = Verb("disk-look", Disk, BaseFacts, _DISK_S)
 DISK_SERVE = Verb("disk-serve", Serve, Served, _DISK_S)
 DISK_FETCH = Verb("disk-fetch", Fetch, Nothing, _DISK_S)
@@ -351,5 +379,5 @@ DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
 _NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE, FLOWS, REACH)
-_DISKS = (DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
+_DISKS = (DISK_FILES, DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import BASE_BYTES, Effect, FakeDisks, FakeFetch, FakeHost
 from vmacro.errors import HostError
-from vmacro.model.facts import BaseFacts, DiskCopy, Fetching
+from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, FileFacts
 from vmacro.model.nouns import Host
+from vmacro.wire import host_verbs
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -21,6 +22,10 @@ class FakeHostDisks:
 
     def __init__(self, world: FakeWorld, name: str) -> None:
         self._world, self._name = world, name
+
+    def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
+        with self._host("files") as host:
+            return tuple(_at(host, path) for path in paths)
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         with self._host("look") as host:
@@ -95,6 +100,12 @@ class FakeHostDisks:
 
     def _refused(self, text: str) -> HostError:
         return HostError(f"host {self._name}: its host side refused: {text}")
+
+
+def _at(host: FakeHost, path: str) -> FileFacts:
+    if path in host.disks.bases:
+        return FileFacts(path, host_verbs.PLAIN, BASE_BYTES, BASE_BYTES)
+    return host.files.get(path, FileFacts(path, host_verbs.ABSENT))
 
 
 def _same(disks: FakeDisks, disk: DiskCopy) -> bool:

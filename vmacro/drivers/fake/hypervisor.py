@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmacro.drivers.fake.state import Effect, FakeDisks, FakeHost
+from vmacro.drivers.fake.state import DEFINITION, Effect, FakeDisks, FakeHost
 from vmacro.errors import CopyError, HostError, TakenError
+from vmacro.model.definitions import Definition, Fit
 from vmacro.model.facts import (
     ARRIVING,
     LEAVING,
@@ -22,7 +23,6 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
-from vmacro.model.filters import Filter
 from vmacro.model.nouns import Host, Policy
 
 if TYPE_CHECKING:
@@ -48,9 +48,17 @@ class FakeHypervisor:
             found = host.domains.get(name)
             return replace(found, job=LEAVING) if found is not None and name in host.leaving else found
 
-    def filters(self, domain: str) -> tuple[Filter, ...]:
-        with self._host("filters", domain) as host:
-            return self._world.filters.get(domain, ()) if domain in host.domains else ()
+    def definition(self, name: str) -> Definition | None:
+        with self._host("definition", name) as host:
+            found, filters = host.definitions.get(name, DEFINITION), self._world.filters.get(name, ())
+            found = replace(found, autostart=name in host.autostart, filters=filters)
+            return found if name in host.domains else None
+
+    def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
+        """What nobody has said of it, it has."""
+        with self._host("fit", name) as host:
+            twin = next((d.name for d in host.domains.values() if d.uuid == uuid and d.name != name), "")
+            return replace(host.fit, namesake=twin)
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:
@@ -109,7 +117,14 @@ class FakeHypervisor:
             if domain in here.domains and here.domains[domain].running and not fenced:
                 raise HostError(f"host {self._name}: domain {domain} is running; it stays")
             here.domains.pop(domain, None)
+            here.autostart.discard(domain)
             here.fenced.discard(domain)  # its tap has gone
+
+    def set_autostart(self, domain: str) -> None:
+        with self._host("set_autostart", domain) as host:
+            if domain not in host.domains:
+                raise HostError(f"host {self._name}: no domain {domain}")
+            host.autostart.add(domain)
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         with self._host("statistics", domain) as host:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from vmacro.model.definitions import FILE, Definition, Fit, Need
 from vmacro.model.facts import (
     Arrival,
     Capabilities,
@@ -14,6 +15,7 @@ from vmacro.model.facts import (
     CopyStatistics,
     DomainFacts,
     Ended,
+    FileFacts,
     FoundLegEnd,
     HostFacts,
     LinkFacts,
@@ -23,6 +25,7 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
+from vmacro.wire import host_verbs
 from vmacro.wire.agent_verbs import ABORTED, CLOSED
 from vmacro.wire.counting import Began
 
@@ -49,6 +52,10 @@ LINKS = LinkFacts(
     wireguard="kernel",
     filters=True,
     guarded=True,
+)
+KERNEL = "/boot/guests/vmlinuz"
+DEFINITION = Definition(
+    "/usr/bin/qemu-system-x86_64", "x86_64", needs=(Need(FILE, KERNEL, "kernel", live=True, next=True),)
 )
 LegKey = tuple[str, str]  # move, address
 
@@ -89,8 +96,10 @@ class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
     `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
-    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams.
-    `narrow`: the largest packets that come back from other hosts."""
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `narrow`: the largest
+    packets that come back from other hosts. `definitions`: of domains that name more than DEFINITION; `fit`: what its
+    libvirt has of a domain's needs; `files`: what is there, by path, besides disks. `autostart`: domains that it starts
+    by itself."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -112,6 +121,10 @@ class FakeHost:
     disks: FakeDisks = field(default_factory=FakeDisks)
     tracking: bool = True
     narrow: int = 1500
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    fit: Fit = field(default_factory=Fit)
+    files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
+    autostart: set[str] = field(default_factory=set)
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:

@@ -21,7 +21,8 @@ from vmacro.drivers.fake.names import FakeHooks, FakeNames, FakeZone
 from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, domain, fake_host, host, mac_of
 from vmacro.errors import AgentError, CopyError, UnreachableError
 from vmacro.model.events import Event
-from vmacro.model.facts import CopyStatistics, Disk, Filter, Flows, Turn
+from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
+from vmacro.model.filters import Filter
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
 
@@ -164,6 +165,9 @@ class FakeWorld:
         with self.lock:
             del here.leaving[name]
             moved = here.domains.pop(name)
+            here.autostart.discard(name)
+            if name in here.definitions:
+                there.definitions[name] = here.definitions.pop(name)
             there.domains[name] = moved
             there.arrived[name] = CopyStatistics(120, 9000, 150 << 20, 2)
         self._happen(there, name, "resumed")

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import dhcp, filters, xml
+from vmacro.drivers.libvirt import definition, dhcp, filters, fit, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
 from vmacro.drivers.libvirt.migration import Order, migrate, statistics
 from vmacro.drivers.libvirt.states import job, reason_word, state_word
 from vmacro.errors import CopyError, HostError
+from vmacro.model.definitions import Definition, Fit
 from vmacro.model.facts import (
     ARRIVING,
     Capabilities,
@@ -30,7 +31,6 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
-from vmacro.model.filters import Filter
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
@@ -66,6 +66,8 @@ class LibvirtHypervisor:
                 "capabilities": fields.encode(replace(self.known, live_migration=live)),
                 "machine_types": xml.machine_types(told),
                 "certificate_days_left": days.result(),
+                "uuid": xml.host_uuid(told),
+                "processor": xml.host_processor(told),
             }
             return fields.decode(HostFacts, found, "facts")
 
@@ -91,14 +93,28 @@ class LibvirtHypervisor:
                 job=job(domain) or xml.block_jobs(described),
             )
 
-    def filters(self, domain: str) -> tuple[Filter, ...]:
-        handle = self._lookup(domain)
-        if handle is None:
-            return ()
-        with understood(self._host.name, f"network filters of domain {domain} cannot be described"):
-            live = handle.XMLDesc()
-            stored = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if handle.isPersistent() else ""
-            return filters.of(live, stored, self._filter_xml)
+    def definition(self, name: str) -> Definition | None:
+        domain = self._lookup(name)
+        if domain is None:
+            return None
+        with understood(self._host.name, f"the definition of domain {name} cannot be read"):
+            persistent = bool(domain.isPersistent())
+            live = domain.XMLDesc()
+            stored = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else ""
+            return definition.definition(
+                live,
+                stored,
+                filters=[fields.encode(held) for held in filters.of(live, stored, self._filter_xml)],
+                snapshots=domain.snapshotNum(),
+                checkpoints=len(domain.listAllCheckpoints()),
+                saved=bool(domain.hasManagedSaveImage()),
+                autostart=bool(domain.autostart()) if persistent else False,
+            )
+
+    def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
+        connection = self._connection
+        with understood(self._host.name, f"it cannot be asked for what domain {name} needs"):
+            return fit.fit(connection, name, uuid, wanted)
 
     def network(self, name: str) -> NetworkFacts | None:
         network = self._network(name)
@@ -175,6 +191,13 @@ class LibvirtHypervisor:
                 handle.destroy()
             if persistent:
                 handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+
+    def set_autostart(self, domain: str) -> None:
+        handle = self._lookup(domain)
+        if handle is None:
+            raise HostError(f"host {self._host.name}: no domain {domain}")
+        with translated(self._host.name, f"domain {domain} cannot be marked for autostart"):
+            handle.setAutostart(1)
 
     def statistics(self, domain: str) -> CopyStatistics | None:
         handle = self._lookup(domain)

@@ -56,7 +56,7 @@ def of(live: str, stored: str, described: Callable[[str], str]) -> tuple[Filter,
 
 
 def _of(text: str, where: str, described: Callable[[str], str]) -> Iterator[dict[str, object]]:
-    for card in xml.parsed(text).iterfind("./devices/interface"):
+    for card in xml.parse(text).iterfind("./devices/interface"):
         mac = card.find("mac")
         for reference in card.iterfind("filterref"):
             held = _Found()
@@ -86,7 +86,7 @@ def _follow(
     if not text:
         held.known = False
         return
-    filter_ = xml.parsed(text)
+    filter_ = xml.parse(text)
     for rule in filter_.iterfind("rule"):
         for variable in {v for e in rule for value in e.attrib.values() for v in _PINNED.findall(value)}:
             held.pin(variable, given)

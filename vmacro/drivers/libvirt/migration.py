@@ -113,7 +113,7 @@ class _Watch:
         if self._cancelled():
             return "it was interrupted"
         if time.monotonic() - self._began_s > self._policy.copy_timeout_s:
-            return f"it took over {self._policy.copy_timeout_s:g} s (policy copy_timeout_s)"
+            return f"it took over {self._policy.copy_timeout_s:g} s (policy copy_timeout_s, move_timeout_s)"
         if self._paused_for_s() * 1000 > self._policy.downtime_limit_ms:
             return f"the guest stood still for over {self._policy.downtime_limit_ms} ms (policy downtime_limit_ms)"
         return ""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import ipaddress
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from vmacro.model.domains import MOST_BELOW
 from vmacro.model.facts import MOST_CARDS, MOST_DISKS, Card, Disk, DiskCopy, MaybeMac, NetworkFacts, Pool, Reservation
 from vmacro.wire import fields
 from vmacro.wire.fields import Items, Text
@@ -18,6 +20,7 @@ from vmacro.wire.fields import Items, Text
 # Whose volumes other hosts see (formatstorage).
 SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
 MAX_CHARACTERS = 4 << 20  # libvirt's own bound of a string (VIR_NET_MESSAGE_STRING_MAX)
+MOST_DEEP = 16  # of a processor
 _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 
 
@@ -37,16 +40,16 @@ class DomainDescription:
 
 def domain(text: str) -> DomainDescription:
     """From formatdomain XML. Raises ValueError."""
-    root = _root(text)
+    root = parse(text)
     os_type = root.find("./os/type")
     found = {
         "accelerator": root.get("type", ""),
         "machine": os_type.get("machine", "") if os_type is not None else "",
-        "memory_mib": _mib(root.find("memory")),
+        "memory_mib": memory_mib(root),
         "cards": [_card(c) for c in root.iterfind("./devices/interface")],
         "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
-        "channels": [_attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
-        "mirrored": [_attribute(m, "target", "dev") for m in root.iterfind("./devices/disk[mirror]")],
+        "channels": [attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
+        "mirrored": [attribute(m, "target", "dev") for m in root.iterfind("./devices/disk[mirror]")],
     }
     return fields.decode(DomainDescription, found, "domain")
 
@@ -59,7 +62,7 @@ def block_jobs(found: DomainDescription) -> str:
 def network(text: str, active: bool, leases: Iterable[tuple[object, object]], stored: str = "") -> NetworkFacts:
     """`leases` are (address, MAC); reservations are read from the XML, and from what is `stored` for the network's next
     start, if that is another. Of IPv6, which guests give themselves, neither is kept. Raises ValueError."""
-    root = _root(text)
+    root = parse(text)
     bridge = root.find("bridge")
     ip = _ip(root)
     span = ip.find("./dhcp/range") if ip is not None else None
@@ -81,7 +84,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
         "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if serves else None,
         "taken": taken,
         "reserved": [fields.encode(r) for r in reserved],
-        "forward": _attribute(root, "forward", "mode") or "isolated",
+        "forward": attribute(root, "forward", "mode") or "isolated",
         "subnet6": _subnet6(root),
     }
     return fields.decode(NetworkFacts, found, "network")
@@ -89,7 +92,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
 
 def reservations(text: str) -> tuple[Reservation, ...]:
     """Those of IPv4 in a network's XML, in its order. Raises ValueError."""
-    ip = _ip(_root(text))
+    ip = _ip(parse(text))
     hosts = ip.iterfind("./dhcp/host[@ip]") if ip is not None else ()
     found = ({"address": h.get("ip", ""), "mac": h.get("mac", ""), "name": h.get("name", "")} for h in hosts)
     return tuple(fields.decode(Reservation, entry, f"reserved[{n}]") for n, entry in enumerate(found))
@@ -131,14 +134,44 @@ def _subnet6(root: ElementTree.Element) -> str:
 
 def machine_types(text: str) -> tuple[str, ...]:
     """Of all guest architectures, aliases too, from the host's capabilities. Raises ValueError."""
-    machines = list(_root(text).iterfind("./guest/arch//machine"))
+    machines = list(parse(text).iterfind("./guest/arch//machine"))
     names = {m.text or "" for m in machines} | {m.get("canonical", "") for m in machines}
     return tuple(sorted(names - {""}))
 
 
+def host_uuid(text: str) -> str:
+    """From the host's capabilities, '' where they say none. Raises ValueError."""
+    return parse(text).findtext("./host/uuid", "").strip()
+
+
+def host_processor(text: str) -> str:
+    """Model, vendor and features of its processors, from the host's capabilities; '' where they say nothing. Raises
+    ValueError."""
+    told = parse(text).find("./host/cpu")
+    if told is None:
+        return ""
+    bare = ElementTree.Element("cpu")
+    bare.extend(e for e in told if e.tag in ("arch", "model", "vendor", "feature"))
+    return in_one_line(bare)
+
+
+def in_one_line(element: ElementTree.Element) -> str:
+    """As XML. Raises ValueError for what is nested so deep that writing it would not end well."""
+    level = [element]
+    for _ in range(MOST_DEEP):
+        level = [below for each in level for below in each]
+    if level:
+        raise ValueError(f"<{element.tag[:40]}> is nested more than {MOST_DEEP} deep")
+    bare = deepcopy(element)
+    for each in bare.iter():
+        each.tail = None
+        each.text = (each.text or "").strip() or None
+    return ElementTree.tostring(bare, encoding="unicode")
+
+
 def migrates_live(text: str) -> bool:
     """Of running guests, from the host's capabilities. Raises ValueError."""
-    return _root(text).find("./host/migration_features/live") is not None
+    return parse(text).find("./host/migration_features/live") is not None
 
 
 def _free(dhcp_range: tuple[str, str] | None, taken: set[str]) -> int:
@@ -151,8 +184,9 @@ def _free(dhcp_range: tuple[str, str] | None, taken: set[str]) -> int:
     return last - first + 1 - len(inside)
 
 
-def _mib(element: ElementTree.Element | None) -> int:
-    """A scaled integer; libvirt itself always says KiB."""
+def memory_mib(domain: ElementTree.Element) -> int:
+    """A domain's. A scaled integer; libvirt itself always says KiB. Raises ValueError."""
+    element = domain.find("memory")
     if element is None:
         return 0
     unit = element.get("unit", "KiB")
@@ -166,33 +200,45 @@ def _card(element: ElementTree.Element) -> dict[str, Any]:
     source = element.find("source")
     named = source.attrib if source is not None else {}
     return {
-        "mac": _attribute(element, "mac", "address"),
+        "mac": attribute(element, "mac", "address"),
         "kind": element.get("type", ""),
         "network": named.get("network", ""),
         "device": named.get("bridge", "") or named.get("dev", ""),
-        "model": _attribute(element, "model", "type"),
-        "tap": _attribute(element, "target", "dev"),
+        "model": attribute(element, "model", "type"),
+        "tap": attribute(element, "target", "dev"),
     }
 
 
 def _disk(element: ElementTree.Element) -> dict[str, Any]:
     source = element.find("source")
     below = element.find("backingStore")
+    files = chain(element)
     return {
-        "target": _attribute(element, "target", "dev"),
+        "target": attribute(element, "target", "dev"),
         "source": next(iter(source.attrib.values()), "") if source is not None else "",
         "writable": element.find("readonly") is None,
         "shared": element.get("type") == "network" or element.find("shareable") is not None,
         "kind": element.get("type", "file"),
-        "format": _attribute(element, "driver", "type"),
-        "backing": _attribute(below, "source", "file"),
-        "backing_format": _attribute(below, "format", "type"),
+        "format": attribute(element, "driver", "type"),
+        "backing": attribute(below, "source", "file"),
+        "backing_format": attribute(below, "format", "type"),
+        "chain": files[1:],
     }
+
+
+def chain(disk: ElementTree.Element) -> list[str]:
+    """The files or devices of an image that lie below its own, in their order."""
+    stores = disk.find("backingStore")
+    found: list[str] = []
+    while stores is not None and len(found) < MOST_BELOW:
+        found.append(attribute(stores, "source", "file") or attribute(stores, "source", "dev"))
+        stores = stores.find("backingStore")
+    return [path for path in found if path]
 
 
 def pool(text: str) -> Pool:
     """`path` is '' for kinds that have none. Raises ValueError."""
-    root = _root(text)
+    root = parse(text)
     kind = root.get("type", "")
     name, path = root.findtext("name", ""), root.findtext("target/path", "")
     available = int(root.findtext("available", "0"))  # libvirt itself always says bytes
@@ -220,7 +266,8 @@ class _WithoutEntities(ElementTree.TreeBuilder):
         raise ValueError(f"XML with a document type {name[:40]!r}")
 
 
-def _root(text: object) -> ElementTree.Element:
+def parse(text: object) -> ElementTree.Element:
+    """XML of libvirt's. Raises ValueError."""
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         raise ValueError(f"no XML of at most {MAX_CHARACTERS} characters")
     try:
@@ -229,11 +276,7 @@ def _root(text: object) -> ElementTree.Element:
         raise ValueError(f"broken XML: {error}") from None
 
 
-def parsed(text: object) -> ElementTree.Element:
-    """A host's XML, for readers beside this one. Raises ValueError."""
-    return _root(text)
-
-
-def _attribute(parent: ElementTree.Element | None, tag: str, name: str) -> str:
+def attribute(parent: ElementTree.Element | None, tag: str, name: str) -> str:
+    """Of the first element of that tag, '' where there is none."""
     child = parent.find(tag) if parent is not None else None
     return child.get(name, "") if child is not None else ""

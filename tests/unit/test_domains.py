@@ -1,0 +1,351 @@
+"""Domains as people have them (tests/domains): each moves whole, or every obstacle is named at once.
+
+The definitions go through the real reading of XML, and through the questions that the real driver asks of a libvirt;
+hosts and guest beside that are the world in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import libvirt
+import pytest
+
+from tests.unit.spoken_libvirt import error
+from vmacro.drivers.fake import FakeWorld, host
+from vmacro.drivers.fake.hypervisor import FakeHypervisor
+from vmacro.drivers.libvirt import definition, fit, xml
+from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.libvirt.qemu import QemuHypervisor
+from vmacro.errors import HostError
+from vmacro.model.definitions import FILTER, SECRET, UNKNOWN, VOLUME, Definition, Device, Fit, Need
+from vmacro.model.facts import DomainFacts, FileFacts
+from vmacro.model.moves import Finding, Severity
+from vmacro.model.nouns import Host
+from vmacro.planning import checks
+from vmacro.planning.handoffs import SEAMLESS
+from vmacro.planning.request import Request
+from vmacro.services import measured
+from vmacro.wire.host_verbs import PLAIN
+from vmacro.wire.names import AGENT_CHANNEL
+
+DOMAINS = Path(__file__).parents[1] / "domains"
+MACHINES = ("pc-i440fx-10.0", "pc-q35-10.0")
+# Of a host of the house: Debian's firmware, and what every Linux has.
+FILES = (
+    *(f"/usr/share/OVMF/OVMF_{name}_4M{kind}.fd" for name in ("CODE", "VARS") for kind in ("", ".ms")),
+    *("/dev/urandom", "/var/log/libvirt/qemu"),
+)
+CAPABILITIES = """<domainCapabilities><devices>
+<disk supported='yes'>
+  <enum name='diskDevice'><value>disk</value><value>cdrom</value><value>floppy</value></enum>
+  <enum name='bus'><value>ide</value><value>fdc</value><value>virtio</value><value>usb</value><value>sata</value></enum>
+</disk>
+<graphics supported='yes'><enum name='type'><value>vnc</value>{spice}</enum></graphics>
+<video supported='yes'><enum name='modelType'>
+  <value>vga</value><value>cirrus</value><value>virtio</value><value>none</value></enum></video>
+<tpm supported='{tpm}'><enum name='model'><value>tpm-tis</value><value>tpm-crb</value></enum>
+  <enum name='backendModel'><value>passthrough</value><value>emulator</value></enum></tpm>
+<rng supported='yes'><enum name='model'><value>virtio</value></enum></rng>
+<redirdev supported='yes'><enum name='bus'><value>usb</value></enum></redirdev>
+<channel supported='yes'><enum name='type'><value>pty</value><value>unix</value>{agent}</enum></channel>
+</devices></domainCapabilities>"""
+
+
+@dataclass(frozen=True)
+class Berlin:
+    """The destination's libvirt: Debian's, with KVM. `spice`, `tpm`: whether its QEMU has these."""
+
+    spice: bool = True
+    tpm: bool = True
+    kvm: bool = True
+    has: frozenset[str] = frozenset({"no-mac-spoofing"})
+    compared: int = libvirt.VIR_CPU_COMPARE_SUPERSET
+
+    def _known(self, name: str, code: int) -> str:
+        if name not in self.has:
+            raise error(code)
+        return name
+
+    def nwfilterLookupByName(self, name: str) -> str:  # noqa: N802 libvirt's names
+        return self._known(name, libvirt.VIR_ERR_NO_NWFILTER)
+
+    def secretLookupByUUIDString(self, uuid: str) -> str:  # noqa: N802
+        return self._known(uuid, libvirt.VIR_ERR_NO_SECRET)
+
+    def secretLookupByUsage(self, _kind: int, usage: str) -> str:  # noqa: N802
+        return self._known(usage, libvirt.VIR_ERR_NO_SECRET)
+
+    def storagePoolLookupByName(self, name: str) -> str:  # noqa: N802
+        return self._known(name, libvirt.VIR_ERR_NO_STORAGE_POOL)
+
+    def lookupByUUIDString(self, uuid: str) -> SimpleNamespace:  # noqa: N802
+        self._known(uuid, libvirt.VIR_ERR_NO_DOMAIN)
+        return SimpleNamespace(name=lambda: "clone")
+
+    def getDomainCapabilities(self, _emulator: str, _arch: str, _machine: str, kind: str) -> str:  # noqa: N802
+        if kind == "kvm" and not self.kvm:
+            raise libvirt.libvirtError("the accel 'kvm' is not supported by '/usr/bin/qemu-system-x86_64'")
+        value = "<value>{}</value>".format
+        spice = (value("spice"), value("spicevmc")) if self.spice else ("", "")
+        return CAPABILITIES.format(spice=spice[0], agent=spice[1], tpm="yes" if self.tpm else "no")
+
+    def compareHypervisorCPU(self, *_kind: str) -> int:  # noqa: N802
+        return self.compared
+
+    def getInfo(self) -> list[Any]:  # noqa: N802
+        return ["x86_64", 16384, 8, 2000, 1, 1, 8, 1]
+
+    def getFreePages(self, pages: list[int], _first: int, _cells: int) -> dict[int, dict[int, int]]:  # noqa: N802
+        return {0: {pages[0]: 100}}
+
+
+@dataclass
+class House(FakeWorld):
+    """A guest with a definition of tests/domains, at bucharest. `kept`: what libvirt keeps beside it; `there`: files
+    that the destination has besides."""
+
+    name: str = "debian-virt-install"
+    berlin: Berlin = Berlin()
+    kept: dict[str, Any] = field(default_factory=dict)
+    there: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        live, next_file = DOMAINS / f"{self.name}.xml", DOMAINS / f"{self.name}.next.xml"
+        self.live = live.read_text()
+        self.stored = next_file.read_text() if next_file.exists() else self.live
+        found = xml.domain(self.live)
+        self.hosts["bucharest"].domains["web"] = _facts(found)
+        for each in self.hosts.values():
+            each.facts = replace(each.facts, machine_types=MACHINES, processor="<cpu/>")
+            each.files |= {path: FileFacts(path, PLAIN, 7) for path in FILES}
+        self.hosts["berlin"].files |= {path: FileFacts(path, PLAIN, 7) for path in self.there}
+        here = self.hosts["bucharest"]
+        here.disks.bases |= {disk.source: "" for disk in found.disks}
+        here.files |= {n.name: FileFacts(n.name, PLAIN, 7) for n in self.definition().named("file")}
+
+    def definition(self) -> Definition:
+        return definition.definition(self.live, self.stored, **self.kept)
+
+    def findings(self) -> list[Finding]:
+        world = replace(self.world, hypervisor=lambda host: Hypervisor(self, host))
+        wanted = Request(self.inventory.guests[0], self.inventory.sites[1], SEAMLESS, self.inventory.policy)
+        return checks.check(wanted, measured.look(self.inventory, wanted, world, ask_clients=True))
+
+
+def _facts(found: xml.DomainDescription) -> DomainFacts:
+    return DomainFacts(
+        "web",
+        "uuid-1",
+        "running",
+        "",
+        True,
+        found.accelerator,
+        found.machine,
+        found.memory_mib,
+        found.cards,
+        found.disks,
+        AGENT_CHANNEL in found.channels,
+    )
+
+
+class Hypervisor(FakeHypervisor):
+    """Asks as the real driver does."""
+
+    def __init__(self, house: House, host: Host) -> None:
+        super().__init__(house, host.name)
+        self._house = house
+
+    def definition(self, name: str) -> Definition | None:
+        return self._house.definition()
+
+    def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
+        return fit.fit(self._house.berlin, name, uuid, wanted)
+
+
+# What stands against each, twice where it does twice; those that only warn begin with a question mark.
+EXPECTED: dict[str, list[str]] = {
+    "debian-virt-install": [],
+    "windows-virt-install": ["file-missing", "file-missing"],
+    "cloud-image": ["file-missing"],
+    "virt-manager": ["?device-unknown"],
+    "terraform": ["disk-kind", "volume-missing", "file-missing", "no-channel"],
+    "opennebula": ["pool-missing", "pool-missing", "file-missing", "no-channel", "?arguments-unknown"],
+    "two-cards": ["network-missing", "?cards-several"],
+    "bridges": ["bridge-missing", "bridge-missing", "?cards-several", "?cards-several"],
+    "filters": ["filter-missing", "?cards-several"],
+    "uefi": [],
+    "uefi-fedora": ["file-missing", "file-missing"],
+    "hugepages": ["pages-short", "binding-missing", "binding-missing"],
+    "passthrough": ["device-stays", "device-stays", "device-stays"],
+    "sriov": ["device-stays", "device-stays", "?cards-several"],
+    "shared-folder": ["device-stays", "device-stays"],
+    "ceph": ["secret-missing", "secret-missing", "secret-missing"],
+    "ejected": ["file-missing", "file-missing", "network-missing"],
+    "snapshots": ["snapshots-stay", "saved-state", "?checkpoints-stay"],
+    "listening": ["listen-address", "?listen-unknown"],
+    "kernel": ["file-missing", "file-missing"],
+    "sealed": ["device-stays", "device-stays", "device-stays", "device-stays"],
+    "old-desktop": ["?file-missing", "?file-missing", "?device-unknown"],
+    "storage": ["disk-kind", "file-missing", "file-missing", "volume-missing"],
+}
+KEPT = {"snapshots": {"snapshots": 2, "checkpoints": 1, "saved": True}}
+
+
+def codes(found: list[Finding]) -> list[str]:
+    return sorted(("" if f.severity == Severity.BLOCKER else "?") + f.code for f in found)
+
+
+def test_the_table_has_every_definition() -> None:
+    files = {path.name.partition(".")[0] for path in DOMAINS.glob("*.xml")}
+    assert files == set(EXPECTED) and len(files) >= 20
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_moves_whole_or_is_refused_with_every_obstacle(name: str) -> None:
+    found = House(name=name, kept=KEPT.get(name, {})).findings()
+    assert codes(found) == sorted(EXPECTED[name]), [(f.code, f.message) for f in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "left"),
+    [
+        ("windows-virt-install", ("/isos/Win11_24H2_German_x64.iso", "/isos/virtio-win.iso"), []),
+        ("cloud-image", ("/images/web-seed.iso",), []),
+        ("uefi-fedora", ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"), []),
+        ("kernel", ("/srv/boot/vmlinuz-6.12", "/srv/boot/initrd-6.12"), []),
+        ("ejected", ("/isos/rescue.iso", "/images/data.qcow2"), ["network-missing"]),
+    ],
+)
+def test_what_is_put_there_is_no_obstacle_any_more(name: str, there: tuple[str, ...], left: list[str]) -> None:
+    assert codes(House(name=name, there=there).findings()) == left
+
+
+@pytest.mark.parametrize(
+    ("name", "berlin", "more"),
+    [
+        ("virt-manager", Berlin(spice=False), ["device-unsupported", "device-unsupported"]),
+        ("virt-manager", Berlin(tpm=False), ["device-unsupported", "device-unsupported"]),
+        ("uefi", Berlin(kvm=False), ["hypervisor-refuses"]),
+        ("uefi", Berlin(has=frozenset({"uuid-1"})), ["uuid-taken"]),
+    ],
+)
+def test_what_a_destination_lacks_is_an_obstacle(name: str, berlin: Berlin, more: list[str]) -> None:
+    expected = sorted([*EXPECTED[name], *more])
+    assert codes(House(name=name, berlin=berlin).findings()) == expected
+
+
+def test_a_processor_that_is_passed_through_needs_the_same_one_there() -> None:
+    house = House()
+    house.hosts["berlin"].facts = replace(house.hosts["berlin"].facts, processor="<cpu><model>EPYC</model></cpu>")
+    assert codes(house.findings()) == ["?processor-unknown"]
+
+
+@pytest.mark.parametrize(("same", "found"), [(True, []), (False, ["processor-differs"])])
+def test_a_processor_that_lacks_something_is_an_obstacle(same: bool, found: list[str]) -> None:
+    house = House(name="uefi", berlin=Berlin(compared=libvirt.VIR_CPU_COMPARE_INCOMPATIBLE))
+    if not same:
+        house.hosts["berlin"].facts = replace(
+            house.hosts["berlin"].facts, processor="<cpu><model>core2duo</model></cpu>"
+        )
+    assert codes(house.findings()) == found
+
+
+def test_what_the_guests_own_disks_build_on_is_sent_and_not_asked_for() -> None:
+    house = House(name="cloud-image")
+    (disk,) = house.hosts["bucharest"].domains["web"].disks
+    assert disk.backing == "/images/debian-13-genericcloud-amd64.qcow2"
+    assert disk.backing not in {need.name for need in house.definition().needs}
+    golden = FileFacts(disk.backing, PLAIN, 1 << 30, 1 << 42)
+    house.hosts["bucharest"].files[disk.backing] = golden
+    assert "pool-full" in codes(house.findings()), "its size counts"
+
+
+def test_both_definitions_of_a_need_are_told_apart() -> None:
+    house = House(name="ejected")
+    needs = {need.name: (need.live, need.next) for need in house.definition().needs}
+    assert needs["/isos/rescue.iso"] == (False, True) and needs["front"] == (True, True)
+    assert "/images/web.qcow2" not in needs
+
+
+@pytest.fixture
+def simple() -> Iterator[QemuHypervisor]:
+    """libvirt's own test driver, for a host whose libvirt can be asked little. Its domain is `test`."""
+    connection = libvirt.open("test:///default")
+    yield QemuHypervisor(host("b1"), cast(Connections, SimpleNamespace(get=lambda _host: connection)))
+    connection.close()
+
+
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of that domain
+
+
+def test_a_definition_is_read_with_what_libvirt_keeps_beside_it(simple: QemuHypervisor) -> None:
+    found = simple.definition("test")
+    assert found is not None and simple.definition("nobody") is None
+    assert (found.memory_mib, found.accelerator, found.autostart) == (8192, "test", False)
+    assert (found.snapshots, found.checkpoints, found.saved) == (0, 0, False)
+    for _ in range(2):
+        simple.set_autostart("test")
+    again = simple.definition("test")
+    assert again is not None and again == replace(found, autostart=True)
+    with pytest.raises(HostError, match=r"^host b1: no domain nobody"):
+        simple.set_autostart("nobody")
+
+
+def test_what_a_libvirt_cannot_be_asked_is_unknown_and_not_absent(simple: QemuHypervisor) -> None:
+    needs = tuple(Need(kind, UUID, "it", live=True) for kind in (FILTER, SECRET, VOLUME))
+    spice = Device("graphics", "type", "spice")
+    wanted = Definition(accelerator="kvm", processor="<cpu/>", needs=needs, devices=(spice,), pages=2048)
+    found = simple.fit("test", UUID, wanted)
+    assert (found.unasked, found.absent) == (needs[:2], needs[2:]), "of pools it knows"
+    assert (found.silent, found.lacks, found.refusal, found.free_pages_mib) == ((spice,), (), "", 0)
+    assert found.processor == UNKNOWN and "not supported" in found.processor_why
+    assert found.cpus > 0 and found.namesake == ""
+    assert simple.fit("web", UUID, wanted).namesake == "test"
+
+
+PINNED = "<domain type='kvm'><vcpu cpuset='0-3,^2'>2</vcpu>{}</domain>"
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("", (4, 0, 0)),
+        ("<cputune><emulatorpin cpuset='7'/></cputune>", (8, 0, 0)),
+        ("<numatune><memnode cellid='0' mode='strict' nodeset='0,2'/></numatune>", (4, 3, 0)),
+        ("<memoryBacking><hugepages/></memoryBacking>", (4, 0, 2048)),
+        ("<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>", (4, 0, 1 << 20)),
+        ("<cputune><vcpupin vcpu='0' cpuset='x'/></cputune>", (4, 0, 0)),
+    ],
+)
+def test_what_a_domain_is_bound_to(more: str, found: tuple[int, int, int]) -> None:
+    seen = definition.definition(PINNED.format(more), "")
+    assert (seen.cpus, seen.nodes, seen.pages) == found
+
+
+def test_a_processor_without_end_is_none() -> None:
+    """The host's libvirt said so; writing it down would take all of our stack."""
+    deep = "<cpu>" + "<a>" * 50_000 + "</a>" * 50_000 + "</cpu>"
+    with pytest.raises(ValueError, match="<cpu> is nested more than"):
+        definition.definition(PINNED.format(deep), "")
+    with pytest.raises(ValueError, match="<cpu> is nested more than"):
+        xml.host_processor(
+            f"<capabilities><host>{deep.replace('<a>', '<feature>').replace('/a>', '/feature>')}</host></capabilities>"
+        )
+
+
+def test_the_next_start_is_bound_too() -> None:
+    more = "<memoryBacking><hugepages/></memoryBacking><devices><graphics type='spice'/></devices>"
+    seen = definition.definition("<domain type='kvm'/>", PINNED.format(more))
+    assert (seen.cpus, seen.pages, seen.devices) == (4, 2048, (Device("graphics", "type", "spice"),))
+
+
+def test_a_page_size_that_nobody_knows_is_no_other() -> None:
+    odd = "<memoryBacking><hugepages><page size='1' unit='acre'/></hugepages></memoryBacking>"
+    with pytest.raises(ValueError, match="unit 'acre' is unknown"):
+        definition.definition(PINNED.format(odd), "")

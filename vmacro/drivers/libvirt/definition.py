@@ -1,0 +1,218 @@
+"""What a domain's definitions name on their host, out of libvirt's XML (formatdomain). Pure.
+
+Some of it moves by itself: the guest's own disks (planning/disks.py), NVRAM and a TPM's state (QEMU sends their
+contents along), and what is one and the same everywhere, such as disks on Ceph.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from vmacro.drivers.libvirt import devices
+from vmacro.drivers.libvirt.xml import attribute, chain, in_one_line, memory_mib, parse
+from vmacro.model.definitions import (
+    ADDRESS,
+    DEVICE,
+    FILE,
+    FILTER,
+    NETWORK,
+    SECRET,
+    VOLUME,
+    Definition,
+    Need,
+    Stay,
+)
+from vmacro.wire import fields
+
+_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+_OPTIONAL = ("optional", "requisite")  # libvirt takes the medium out, at a migration
+DEFAULT_PAGE_KIB = 2048  # of <hugepages/> that says no size: what x86 and ARM have most
+_UNITS = {"b": -10, "bytes": -10, "KB": 0, "k": 0, "KiB": 0, "M": 10, "MiB": 10, "G": 20, "GiB": 20}
+_SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?\Z")
+
+
+def definition(live: str, stored: str, **kept: Any) -> Definition:
+    """`live` is the XML of the domain as it is, `stored` of what it will be, '' for a transient one; `kept` is the rest
+    of it (model/definitions.py). Raises ValueError."""
+    now, next = parse(live), parse(stored) if stored else None
+    both = [now, *([next] if next is not None else [])]
+    processor = now.find("cpu")
+    found = {
+        "emulator": now.findtext("devices/emulator", ""),
+        "arch": attribute(now.find("os"), "type", "arch"),
+        "machine": attribute(now.find("os"), "type", "machine"),
+        "accelerator": now.get("type", ""),
+        "processor": in_one_line(processor) if processor is not None else "",
+        "memory_mib": memory_mib(now),
+        "pages": max(map(_pages_kib, both)),
+        "cpus": max(_highest(root, ("vcpu", "cpuset"), ("cputune/*", "cpuset")) for root in both),
+        "nodes": max(_highest(root, ("numatune/*", "nodeset")) for root in both),
+        "arguments": any(root.find(f"{_QEMU}commandline/*") is not None for root in both),
+        "needs": [fields.encode(need) for need in _merged(now, next)],
+        "stays": [fields.encode(stay) for stay in _stays(now, next)],
+        "devices": [fields.encode(device) for device in dict.fromkeys(d for root in both for d in devices.of(root))],
+    }
+    return fields.decode(Definition, {**found, **kept}, "definition")
+
+
+def _merged(now: ElementTree.Element, next: ElementTree.Element | None) -> list[Need]:
+    """Each need once, in the order in which the definitions have them; without what moves with the guest."""
+    moving = set(_moving(now))
+    found: dict[tuple[str, str], Need] = {}
+    for is_live, root in ((True, now), (False, next)):
+        for need in _needs(root) if root is not None else ():
+            if not need.name or (need.kind == FILE and need.name in moving):
+                continue
+            known = found.get(need.key, replace(need, optional=True))
+            found[need.key] = replace(
+                known,
+                live=known.live or is_live,
+                next=known.next or not is_live,
+                optional=known.optional and need.optional,
+                read=known.read or need.read,
+            )
+    return list(found.values())
+
+
+def _moving(now: ElementTree.Element) -> Iterator[str]:
+    """The files of the running guest's own disks: of these planning/disks.py decides."""
+    for disk in now.iterfind("devices/disk"):
+        if _is_its_own(disk):
+            yield from (_path(disk), *chain(disk))
+
+
+def _needs(root: ElementTree.Element) -> Iterator[Need]:
+    yield from _of_firmware(root)
+    for disk in root.iterfind("devices/disk"):
+        yield from _of_disk(disk)
+    for card in root.iterfind("devices/interface"):
+        yield from _of_card(card)
+    for graphics in root.iterfind("devices/graphics"):
+        yield from _of_graphics(graphics)
+    for secret in root.iterfind("devices/tpm/backend/encryption"):
+        yield Need(SECRET, secret.get("secret", ""), "TPM's key")
+    for memory in root.iterfind("devices/memory"):
+        if path := memory.findtext("source/path", ""):
+            yield Need(FILE, path, "memory module")
+    for backend in root.iterfind("devices/rng/backend"):
+        if backend.get("model") == "random" and backend.text:
+            yield Need(FILE, backend.text.strip(), "random numbers")
+    for port in ("serial", "parallel", "console", "channel"):
+        for element in root.iterfind(f"devices/{port}"):
+            yield from _of_port(port, element)
+
+
+def _of_firmware(root: ElementTree.Element) -> Iterator[Need]:
+    """A template is what a new NVRAM is made of, wherever there is none yet."""
+    single = (("loader", "firmware"), ("kernel", "kernel"), ("initrd", "initrd"), ("dtb", "device tree"))
+    for tag, what in single:
+        if path := root.findtext(f"os/{tag}", "").strip():
+            yield Need(FILE, path, what, read=tag == "loader")
+    if template := attribute(root.find("os"), "nvram", "template"):
+        yield Need(FILE, template, "NVRAM template")
+    for table in root.iterfind("os/acpi/table"):
+        yield Need(FILE, (table.text or "").strip(), "ACPI table")
+
+
+def _of_disk(disk: ElementTree.Element) -> Iterator[Need]:
+    device, target, source = disk.get("device", "disk"), attribute(disk, "target", "dev"), disk.find("source")
+    if source is None:
+        return
+    what, optional = f"{device} {target}", source.get("startupPolicy", "") in _OPTIONAL
+    read = device in ("cdrom", "floppy") or disk.find("readonly") is not None
+    if path := _path(disk):
+        yield Need(FILE, path, what, optional=optional, read=read)
+        if not _is_its_own(disk):
+            yield from (Need(FILE, below, f"below {what}", optional=optional, read=read) for below in chain(disk))
+    elif source.get("pool"):
+        yield Need(VOLUME, f"{source.get('pool')}/{source.get('volume', '')}", what, optional=optional)
+    for parent in (disk, source):
+        for tag, purpose in (("auth", "login"), ("encryption", "key")):
+            secret = parent.find(f"{tag}/secret")
+            if secret is not None:
+                name = secret.get("uuid") or f"{secret.get('type', '')}:{secret.get('usage', '')}"
+                yield Need(SECRET, name, f"{purpose} of {what}")
+
+
+def _of_card(card: ElementTree.Element) -> Iterator[Need]:
+    what = f"card {attribute(card, 'mac', 'address')}"
+    kind, network = card.get("type", ""), attribute(card, "source", "network")
+    device = attribute(card, "source", "bridge") or attribute(card, "source", "dev")
+    if network:
+        yield Need(NETWORK, network, what)
+    elif device and kind not in ("hostdev", "vdpa"):
+        yield Need(DEVICE, device, what)
+    if kind == "vhostuser":
+        yield Need(FILE, attribute(card, "source", "path"), what)
+    if script := attribute(card, "script", "path"):
+        yield Need(FILE, script, f"script of {what}")
+    for named in card.iterfind("filterref"):
+        yield Need(FILTER, named.get("filter", ""), what)
+
+
+def _of_graphics(graphics: ElementTree.Element) -> Iterator[Need]:
+    what = graphics.get("type", "graphics").upper()
+    listens = graphics.findall("listen")
+    for listen in listens:
+        if listen.get("type") == "network" and listen.get("network"):
+            yield Need(NETWORK, listen.get("network", ""), what)
+        elif listen.get("type") == "address" and listen.get("address"):
+            yield Need(ADDRESS, listen.get("address", ""), what)
+    if not listens and graphics.get("listen"):
+        yield Need(ADDRESS, graphics.get("listen", ""), what)
+
+
+def _of_port(port: str, element: ElementTree.Element) -> Iterator[Need]:
+    """A file is made where there is none, in its folder; the host's devices are not."""
+    source, kind = element.find("source"), element.get("type", "")
+    path = source.get("path", "") if source is not None else ""
+    log = attribute(element, "log", "file")
+    if kind == "dev":
+        yield Need(FILE, path, port)
+    for written in (path if kind == "file" else "", log):
+        if folder := written.rpartition("/")[0]:
+            yield Need(FILE, folder, f"folder for {port}")
+    if kind in ("tcp", "udp") and source is not None and source.get("mode") == "bind" and source.get("host"):
+        yield Need(ADDRESS, source.get("host", ""), port)
+
+
+def _stays(now: ElementTree.Element, next: ElementTree.Element | None) -> Iterator[Stay]:
+    """Each once; that of the persistent definition only where the live one has none like it."""
+    live = list(dict.fromkeys(devices.staying(now)))
+    yield from (Stay(what, why, live=True) for what, why in live)
+    later = dict.fromkeys(devices.staying(next)) if next is not None else {}
+    yield from (Stay(what, why, live=False) for what, why in later if (what, why) not in live)
+
+
+def _is_its_own(disk: ElementTree.Element) -> bool:
+    """One that the guest alone writes to."""
+    plain = disk.get("device", "disk") == "disk" and disk.find("readonly") is None
+    return plain and disk.find("shareable") is None and disk.get("type") != "network"
+
+
+def _path(disk: ElementTree.Element) -> str:
+    return attribute(disk, "source", "file") or attribute(disk, "source", "dev") or attribute(disk, "source", "dir")
+
+
+def _pages_kib(root: ElementTree.Element) -> int:
+    pages = root.find("memoryBacking/hugepages")
+    if pages is None:
+        return 0
+    first = pages.find("page")
+    if first is None:
+        return DEFAULT_PAGE_KIB
+    unit, size = first.get("unit", "KiB"), int(first.get("size", "0"))
+    if unit not in _UNITS:
+        raise ValueError(f"huge pages: unit {unit[:40]!r} is unknown")
+    return size << _UNITS[unit] if _UNITS[unit] >= 0 else size >> -_UNITS[unit]
+
+
+def _highest(root: ElementTree.Element, *where: tuple[str, str]) -> int:
+    """How many there must be for sets such as `0-3,^2,8` to mean something; 0 where none is named."""
+    spans = [s for path, name in where for e in root.iterfind(path) for s in e.get(name, "").split(",")]
+    found = (_SPAN.match(span.strip()) for span in spans)
+    return max((int(m[2] or m[1]) + 1 for m in found if m is not None), default=0)

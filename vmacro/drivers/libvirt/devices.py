@@ -1,0 +1,131 @@
+"""A domain's devices: what each asks of the hypervisor, and which of them stay where they are. Pure."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Iterator
+
+from vmacro.drivers.libvirt.xml import attribute, parse
+from vmacro.model.definitions import Device
+
+# By the path of a device's element below <devices> and its attribute: element and enum of formatdomaincaps.
+_ASKED = {
+    ("disk", "device"): ("disk", "diskDevice"),
+    ("disk/target", "bus"): ("disk", "bus"),
+    ("graphics", "type"): ("graphics", "type"),
+    ("video/model", "type"): ("video", "modelType"),
+    ("tpm", "model"): ("tpm", "model"),
+    ("tpm/backend", "type"): ("tpm", "backendModel"),
+    ("rng", "model"): ("rng", "model"),
+    ("redirdev", "bus"): ("redirdev", "bus"),
+    ("channel", "type"): ("channel", "type"),
+    ("crypto", "model"): ("crypto", "model"),
+    ("sound", "model"): ("sound", "model"),
+    ("smartcard", "mode"): ("smartcard", "mode"),
+    ("panic", "model"): ("panic", "model"),
+}
+# What libvirt takes where an attribute is missing.
+_DEFAULTS = {("disk", "device"): "disk"}
+# Of the same meaning to QEMU on every host: libvirt lists them in some versions only.
+_EVERYWHERE = frozenset({("channel", "unix"), ("channel", "pty"), ("panic", "isa"), ("video", "none")})
+_HOST_DEVICE = "it is a device of its host"
+_HOSTDEV_NAMES = {"pci": "PCI", "usb": "USB", "scsi": "SCSI", "scsi_host": "SCSI host", "mdev": "mediated"}
+
+
+def of(root: ElementTree.Element) -> Iterator[Device]:
+    """What a domain's devices are, as formatdomaincaps calls it."""
+    for (path, name), (element, aspect) in _ASKED.items():
+        for found in root.iterfind(f"devices/{path}"):
+            value = found.get(name, _DEFAULTS.get((path, name), ""))
+            if value and (element, value) not in _EVERYWHERE:
+                yield Device(element, aspect, value)
+
+
+def missing(devices: Iterable[Device], capabilities: str) -> tuple[list[Device], list[Device]]:
+    """Those that a hypervisor does not have, and those that its domain capabilities say nothing of. Raises
+    ValueError."""
+    told = parse(capabilities).find("devices")
+    lacks, silent = [], []
+    for device in devices:
+        element = told.find(device.element) if told is not None else None
+        if element is not None and element.get("supported") == "no":
+            lacks.append(device)
+            continue
+        enums = element.iterfind("enum") if element is not None else ()
+        values = [v.text for e in enums if e.get("name") == device.aspect for v in e.iterfind("value")]
+        if not values:
+            silent.append(device)
+        elif device.value not in values:
+            lacks.append(device)
+    return lacks, silent
+
+
+def staying(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    """(what, why) of each that no live migration takes along: see libvirt's qemuMigrationSrcIsAllowed, and what QEMU
+    itself refuses."""
+    for device in root.iterfind("devices/hostdev"):
+        yield _hostdev(device), _HOST_DEVICE
+    for card in root.iterfind("devices/interface"):
+        if card.get("type") in ("hostdev", "vdpa"):
+            yield f"card {attribute(card, 'mac', 'address')} ({card.get('type')})", _HOST_DEVICE
+    for shared in root.iterfind("devices/filesystem"):
+        kind = attribute(shared, "driver", "type") or "9p"
+        place = attribute(shared, "source", "dir") or attribute(shared, "target", "dir")
+        yield f"shared folder {place} ({kind})", "its files are its host's, and QEMU cannot leave them while in use"
+    for memory in root.iterfind("devices/shmem"):
+        if memory.get("role") != "master":
+            yield f"shared memory {memory.get('name', '')}", "other guests of its host use it too"
+    yield from _of_disks(root)
+    yield from _of_the_hosts(root)
+    yield from _of_processor(root)
+
+
+def _of_disks(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    for disk in root.iterfind("devices/disk"):
+        what = f"disk {attribute(disk, 'target', 'dev')}"
+        if disk.find("transient") is not None:
+            yield what, "it is transient: what the guest has written is thrown away"
+        if disk.get("type") in ("nvme", "vhostuser", "vhostvdpa"):
+            yield what, _HOST_DEVICE
+
+
+def _of_the_hosts(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    """What the guest has lent of its host, by other names than <hostdev>."""
+    for entry in root.iterfind("devices/input"):
+        if entry.get("type") in ("passthrough", "evdev"):
+            place = attribute(entry, "source", "evdev") or attribute(entry, "source", "dev")
+            yield f"input {place}", _HOST_DEVICE
+    for kind in ("tpm/backend", "smartcard"):
+        for device in root.iterfind(f"devices/{kind}"):
+            if device.get("type") in ("passthrough", "external") or device.get("mode", "").startswith("host"):
+                yield kind.partition("/")[0].replace("tpm", "TPM"), _HOST_DEVICE
+
+
+def _of_processor(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    sealed = root.find("launchSecurity")
+    if sealed is not None:
+        yield f"encrypted memory ({sealed.get('type', '')})", "its host's processor has the key"
+    clock = root.find("clock/timer[@name='tsc'][@frequency]")
+    for feature in root.iterfind("cpu/feature[@name='invtsc']"):
+        if feature.get("policy") in ("require", "force") and clock is None:
+            yield (
+                "processor feature invtsc",
+                "without a frequency of its own (<timer name='tsc'/>) QEMU refuses to move",
+            )
+    cpu = root.find("cpu")
+    if cpu is not None and cpu.get("mode") == "host-passthrough" and cpu.get("migratable") == "off":
+        yield "processor", "its features are said to be not migratable (migratable='off')"
+
+
+def _hostdev(device: ElementTree.Element) -> str:
+    kind = device.get("type", "") or device.get("mode", "")
+    address, vendor = device.find("source/address"), device.find("source/vendor")
+    if kind == "pci" and address is not None:
+        numbers = [address.get(name, "0x0").removeprefix("0x") for name in ("domain", "bus", "slot", "function")]
+        where = "{:0>4}:{:0>2}:{:0>2}.{}".format(*numbers)
+    elif vendor is not None:
+        product = attribute(device.find("source"), "product", "id")
+        where = f"{vendor.get('id', '').removeprefix('0x')}:{product.removeprefix('0x')}"
+    else:
+        where = address.get("uuid", "") if address is not None else ""
+    return f"{_HOSTDEV_NAMES.get(kind, kind)} device {where}".strip()
