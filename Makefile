@@ -38,7 +38,7 @@ lint: setup ## ruff, mypy, import-linter
 		&& $(BIN)/lint-imports
 
 bench: setup ## the figures of docs/benchmarks.md
-	$(BIN)/python benchmarks/handoff.py --moves 4
+	$(BIN)/python -m benchmarks.handoff --moves 4
 
 setup: packages .venv/ready ## packages and the environment in .venv
 

@@ -1,6 +1,6 @@
 """What idle connections cost a move: prepare, settle, and the agent's look, by how many there are.
 
-    sudo .venv/bin/python benchmarks/connections.py --numbers 10 500 2000 10000      # moves there and back with each
+    sudo .venv/bin/python -m benchmarks.connections --numbers 10 500 2000 10000      # moves there and back with each
 
 Held by a client of the lab, MPTCP, to the guest's nginx. Brings up a lab of its own (`bench`) and removes it. Prints a
 Markdown table. nginx must be told that it may have so many (worker_connections, worker_rlimit_nofile); a number that
@@ -111,7 +111,7 @@ def took_ms(events: list[Event], phase: Phase) -> float:
 @contextmanager
 def holding(lab: Lab, number: int) -> Iterator[bool]:
     """Whether so many connections are held meanwhile by the lab's client."""
-    words = [sys.executable, __file__, "hold", address_of(lab, GUEST), str(number)]
+    words = [sys.executable, "-m", "benchmarks.connections", "hold", address_of(lab, GUEST), str(number)]
     inside = ["ip", "netns", "exec", lab.namespace("client"), *words]
     holder = subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

@@ -1,7 +1,7 @@
 """The table of docs/reliability.md, from the rows that lab tests and soak have written.
 
 sudo VMACRO_FAULTS_TABLE=/tmp/rows.ndjson .venv/bin/pytest -m lab tests/lab/test_faults.py
-.venv/bin/python benchmarks/faults_table.py /tmp/rows.ndjson report/soak.ndjson
+.venv/bin/python -m benchmarks.faults_table /tmp/rows.ndjson report/soak.ndjson
 """
 
 from __future__ import annotations

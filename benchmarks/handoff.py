@@ -1,6 +1,6 @@
 """Four ways to move a guest between sites, in one run, in one lab, felt by one connection of a client.
 
-    sudo .venv/bin/python benchmarks/handoff.py --moves 20        # about 20 minutes
+    sudo .venv/bin/python -m benchmarks.handoff --moves 20        # about 20 minutes
 
 seamless   make before break, hold, carry
 renumber   the paper's: move first, renumber after
@@ -27,8 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import stretch
-
+from benchmarks import stretch
 from tests.clients import KINDS
 from tests.support import clients, verdicts
 from vmacro.lab import echo, topology

@@ -1,6 +1,6 @@
 """Moves back and forth with 50 connections open all the while, and a random fault in every third move.
 
-sudo .venv/bin/python benchmarks/soak.py --moves 100 [--seed 1] [--output FILE]
+sudo .venv/bin/python -m benchmarks.soak --moves 100 [--seed 1] [--output FILE]
 
 Ends with 1 as soon as a guest, a connection or order is lost: docs/reliability.md has the figures.
 """
@@ -16,8 +16,6 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.breaking import FAULTS, IMPATIENT, Row, broken_move, leftovers, places
 from tests.support import Vmacro, address_of, clients, traces_of_moves, verdicts, without_probers

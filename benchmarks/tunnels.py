@@ -1,6 +1,6 @@
 """What encryption costs a leg: round trip and throughput of one through WireGuard beside one through VXLAN.
 
-    sudo .venv/bin/python benchmarks/tunnels.py
+    sudo .venv/bin/python -m benchmarks.tunnels
 
 Two hosts in network namespaces without delay (tests/contract/towns.py), on whatever WireGuard this machine has; a
 client reaches a guest at home first, then through a leg of each kind.

@@ -122,6 +122,18 @@ def test_a_copy_that_is_cancelled_leaves_the_guest(stage: Stage) -> None:
     assert stage.world.hypervisor(stage.there).domain("web") is None
 
 
+@pytest.fixture
+def arriving(stage: Stage) -> Iterator[None]:
+    """`web` arrives at `there` as with any move: the next tests find nothing of its old address."""
+    with stage.world.agent(stage.here, "web") as agent:
+        old = agent.status().address
+    yield
+    with stage.world.agent(stage.there, "web") as agent:
+        arrival = agent.arrive(old)
+        assert arrival.old == old != arrival.new and agent.retire(old)
+
+
+@pytest.mark.usefixtures("arriving")
 @certifies("Hypervisor.copy", "Hypervisor.watch", "Hypervisor.statistics")
 def test_a_copy_moves_the_guest_and_tells_of_it(stage: Stage) -> None:
     events: list[tuple[str, str]] = []
@@ -149,6 +161,7 @@ class GoneError(Exception):
     """The orchestrator, as far as a copy can tell."""
 
 
+@pytest.mark.usefixtures("arriving")
 @certifies("Hypervisor.copy")
 def test_a_copy_whose_orchestrator_is_gone_goes_on_and_is_followed_by_the_next(stage: Stage) -> None:
     source, destination = stage.world.hypervisor(stage.here), stage.world.hypervisor(stage.there)

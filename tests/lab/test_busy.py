@@ -23,7 +23,7 @@ ALL = ("visits", "keep-alive-20", "downloads", "upload", "idle-500", "datagrams"
 LINGER_S = 20
 PAUSE_S = 0.5  # between programs
 WANTED = ("curl", "wget", "ab", "mptcpize")
-TIRED = "downloads and visitors take all of an emulated guest's processor: its agent does not always answer in time"
+TIRED = "three minutes, in which all else in its lab waits"
 TWO = pytest.param(2, marks=pytest.mark.slow(TIRED))
 TEN = pytest.param(10, marks=pytest.mark.slow("the same again, five times"))
 

@@ -32,6 +32,15 @@ def test_linter(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", ["connections", "handoff", "soak", "tunnels"])
+def test_a_benchmark_begins_as_it_says(name: str) -> None:
+    """It shares what tests have, which are not installed."""
+    words = f"python -m benchmarks.{name}"
+    assert words in (ROOT / f"benchmarks/{name}.py").read_text()
+    done = subprocess.run([BIN / "python", *words.split()[1:], "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage"), done.stderr
+
+
 def test_files_stay_small() -> None:
     sources = [p for top in ("vmacro", "guest_agent", "benchmarks") for p in (ROOT / top).rglob("*.py")]
     assert not {str(p): n for p in sources if (n := len(p.read_text().splitlines())) > 400}

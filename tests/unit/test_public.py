@@ -58,7 +58,8 @@ def test_it_is_withdrawn_by_both_ids_and_forgotten(world: World) -> None:
     publish(world.guest, PublishArgs(AWAY, PUBLIC))
     prepared(world)
     assert asyncio.run(retire(world.guest, AWAY)).retired
-    assert world.log[-3:] == [f"withdraw {PUBLIC}", f"withdraw {AWAY}", f"move out {AWAY}"]
+    gone = [f"withdraw {PUBLIC}", f"withdraw {AWAY}", f"move out {AWAY}", "forget round trips"]
+    assert world.log[-4:] == gone
     assert world.kernel.announced == {} and world.restarted().guest.state.public == {}
 
 
