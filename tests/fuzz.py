@@ -29,6 +29,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from vmacro.drivers.agent import ChannelAgent
     from vmacro.drivers.host_side import Session
     from vmacro.drivers.libvirt import definition, devices, migration
+    from vmacro.drivers.libvirt import filters as libvirt_filters
     from vmacro.drivers.libvirt import xml as libvirt_xml
     from vmacro.errors import AgentError, HostError
     from vmacro.host.dispatch import Dispatcher, handler
@@ -53,14 +54,14 @@ class _Nothing:
         return refuse
 
 
-def _refuse(_args: object) -> messages.Nothing:
-    raise RefusedError("disk", "this machine's files are left alone")
+def _refuse(_args: object) -> Any:
+    raise RefusedError("disk", "this machine's files, and its neighbours, are left alone")
 
 
 def _host_without_a_kernel() -> Dispatcher:
     switchover = Switchover(KernelNetwork(_Nothing()), LibvirtDomains("test:///none"))
     disks = [handler(verb, _refuse) for verb in host_verbs.VERBS.values()]
-    return Dispatcher([*disks, *Server(_Nothing(), switchover).handlers()])
+    return Dispatcher([*disks, *Server(_Nothing(), switchover, _refuse).handlers()])
 
 
 _HOST = _host_without_a_kernel()
@@ -182,11 +183,12 @@ def session(data: bytes) -> None:
         host_verbs.LEAVING,
         host_verbs.DISK_LOOK,
         host_verbs.DISK_FETCHED,
+        host_verbs.REACH,
         host_verbs.DISK_FILES,
     ]
     args: list[Any] = [host_verbs.Facts("front0"), host_verbs.Domain("web"), host_verbs.Domain("web")]
     args += [host_verbs.Disk("ab12cd34", "/images/web", "raw")] * 2
-    args += [host_verbs.Paths(("/isos/a.iso",))]
+    args += [host_verbs.Reach("web-1", ("10.1.0.7",)), host_verbs.Paths(("/isos/a.iso",))]
     chosen = data[0] % len(verbs) if data else 0
     try:
         Session("berlin", _Program(data[1:])).ask(verbs[chosen], args[chosen])
@@ -200,7 +202,8 @@ def xml(data: bytes) -> None:
     reads: list[Callable[[], object]] = [
         lambda: libvirt_xml.domain(text),
         lambda: libvirt_xml.network(text, True, [("10.0.0.9", "52:54:00:00:00:01")]),
-        lambda: libvirt_xml.pool(text, 1),
+        lambda: libvirt_xml.pool(text),
+        lambda: libvirt_filters.of(text, text, lambda _name: text),
         lambda: libvirt_xml.machine_types(text),
         lambda: libvirt_xml.migrates_live(text),
         lambda: libvirt_xml.host_processor(text),
@@ -244,6 +247,7 @@ _OF_HOSTS = (
     host_verbs.Departure("stayed"),
     host_verbs.BaseFacts(True, True, True, 9),
     host_verbs.Fetching(True, 9, "x"),
+    host_verbs.HeardOf((host_verbs.Heard("10.1.0.7", ("52:54:00:00:00:01",), 64, 1500),)),
 )
 _XML = (
     "<domain type='kvm'><memory unit='KiB'>4</memory><os><type machine='q35'/></os><devices><disk type='file'><source "
@@ -251,7 +255,9 @@ _XML = (
     "network='n' bridge='b'/><target dev='vnet0'/><model type='virtio'/></interface></devices></domain>",
     "<network><name>n</name><bridge name='b' stp='off' delay='0'/><ip address='10.0.0.1' prefix='24'><dhcp><range "
     "start='10.0.0.2' end='10.0.0.9'/><host mac='52:54:00:00:00:01' ip='10.0.0.3'/></dhcp></ip></network>",
-    "<pool type='dir'><name>p</name><target><path>/a</path></target></pool>",
+    "<pool type='dir'><name>p</name><available>7</available><target><path>/a</path></target></pool>",
+    "<domain><devices><interface type='network'><mac address='52:54:00:00:00:01'/><filterref filter='f'><parameter "
+    "name='IP' value='10.0.0.1'/></filterref></interface></devices></domain>",
     "<capabilities><guest><arch><machine canonical='q35'>pc</machine></arch></guest></capabilities>",
 )
 

@@ -21,10 +21,11 @@ OWN = {
     "test_tunnel_ends": "namespaces",
     "test_datagrams": "namespaces",
     "test_public": "namespaces",
+    "test_reach": "namespaces",
     "test_stock_kernel": "namespaces",
     "test_kernel_events": "namespaces",
     "test_following": "namespaces",
-    "test_round_trips": "namespaces",
+    "test_remembered_paths": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.
 ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "namespaces", UNIT)

@@ -23,6 +23,7 @@ from vmacro.model.facts import (
     Endings,
     Fetching,
     FileFacts,
+    Heard,
     HostFacts,
     Leaving,
     Leg,
@@ -30,6 +31,7 @@ from vmacro.model.facts import (
     NetworkFacts,
     Offer,
     Pool,
+    Reach,
     Reservation,
     Tracked,
     Turn,
@@ -153,6 +155,10 @@ class HostNetwork(Protocol):
 
     def flows(self, addresses: tuple[str, ...]) -> Tracked:
         """Flows of datagrams from and to addresses of a guest, MOST_ASKED at most, as the host's kernel tracks them."""
+
+    def reach(self, asked: Reach) -> tuple[Heard, ...]:
+        """Send packets to addresses, and tell who has answered since they were first asked for under that name. Returns
+        at once: ask again for what comes later."""
 
 
 class HostDisks(Protocol):

@@ -6,6 +6,7 @@ and nobody minds.
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from vmacro.drivers.system import SystemClock
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
 from vmacro.model.facts import Connection, Disk, DiskCopy, Reservation
+from vmacro.model.filters import LIVE, Filter
 from vmacro.model.nouns import Host, Inventory
 from vmacro.ports import World
 from vmacro.wire import fields
@@ -33,12 +35,16 @@ from vmacro.wire.agent_verbs import CLOSED
 SCRATCH = "scratch"
 SCRATCH_NUMBER = 0x5C
 FIRST_MAC = "52:54:00:ab:cd:5b"  # of a card that the scratch domain has before its own
+OWN_FILTER = "contract-pins"
 POOL = "/var/lib/libvirt/contract"
 _XML = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type>hvm</type></os><devices>
 <interface type='network'><source network='front'/><mac address='{first}'/></interface>
 <interface type='network'><source network='front'/><mac address='{mac}'/><model type='virtio'/></interface>
 <disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>
 </devices></domain>"""
+
+
+FilterOf = tuple[str, tuple[str, ...]]
 
 
 class Backstage(Protocol):
@@ -54,6 +60,10 @@ class Backstage(Protocol):
         """Its definition stays at `here`."""
 
     def set_running(self, running: bool) -> None: ...
+
+    def put_up_filters(self, first: FilterOf, own: FilterOf) -> None:
+        """Each of the scratch domain's cards gets a network filter, by name, and the addresses that are written there;
+        OWN_FILTER is one that refers to no-ip-spoofing. It is shut off then."""
 
     def put_file(self, host: Host, path: str) -> None: ...
 
@@ -104,6 +114,11 @@ class FakeBackstage:
     def set_running(self, running: bool) -> None:
         self._fake.set_running("bucharest", SCRATCH, running)
 
+    def put_up_filters(self, first: FilterOf, own: FilterOf) -> None:
+        self.shut_scratch_off()
+        pairs = ((FIRST_MAC, first), (mac(), own))
+        self._fake.filters[SCRATCH] = tuple(Filter(m, name, LIVE, (4,), allowed) for m, (name, allowed) in pairs)
+
     def put_file(self, host: Host, path: str) -> None:
         self._fake.hosts[host.name].disks.bases[path] = ""
 
@@ -141,7 +156,8 @@ class LabBackstage:
         on_host(self._lab, self._here, "sh", "-c", f'echo "{xml}" > {POOL}/xml && virsh -q create {POOL}/xml >&2')
 
     def stop_scratch(self) -> None:
-        on_host(self._lab, self._here, "sh", "-c", f"virsh -q destroy {SCRATCH}; virsh -q undefine {SCRATCH}; true")
+        away = f"virsh -q destroy {SCRATCH}; virsh -q undefine {SCRATCH}; virsh -q nwfilter-undefine {OWN_FILTER}; true"
+        on_host(self._lab, self._here, "sh", "-c", away)
         for host in (self._here, self._there):
             on_host(self._lab, host, "sh", "-c", f"virsh -q pool-destroy contract; rm -rf {POOL}")
 
@@ -151,6 +167,24 @@ class LabBackstage:
 
     def set_running(self, running: bool) -> None:
         virsh(self._lab, self._here, "resume" if running else "suspend", SCRATCH)
+
+    def put_up_filters(self, first: FilterOf, own: FilterOf) -> None:
+        """Of a domain that is shut off they are only read."""
+        made = f"<filter name='{OWN_FILTER}' chain='root'><filterref filter='no-ip-spoofing'/></filter>"
+        self._told("nwfilter-define", made)
+        root = ElementTree.fromstring(virsh(self._lab, self._here, "dumpxml", "--inactive", SCRATCH))
+        for each, (name, allowed) in zip(root.iterfind("./devices/interface"), (first, own), strict=True):
+            reference = ElementTree.SubElement(each, "filterref", filter=name)
+            for address in allowed:
+                ElementTree.SubElement(reference, "parameter", name="IP", value=address)
+        self._told("define", ElementTree.tostring(root, encoding="unicode"))
+        virsh(self._lab, self._here, "destroy", SCRATCH)
+
+    def _told(self, verb: str, xml: str) -> None:
+        """virsh, of a file."""
+        on_host(
+            self._lab, self._here, "sh", "-c", f"cat > {POOL}/xml <<'END'\n{xml}\nEND\nvirsh -q {verb} {POOL}/xml >&2"
+        )
 
     def put_file(self, host: Host, path: str) -> None:
         self._put_file(host.name, path)

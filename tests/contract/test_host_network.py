@@ -12,7 +12,7 @@ from tests.contract import certifies
 from tests.contract.stages import FIRST_MAC, Stage, mac
 from tests.support import eventually
 from vmacro.errors import HostError
-from vmacro.model.facts import Flows, FoundLegEnd, Leaving, Leg, MacUser, Offer, Tracked, Turn
+from vmacro.model.facts import Flows, FoundLegEnd, Heard, Leaving, Leg, MacUser, Offer, Reach, Tracked, Turn
 from vmacro.model.nouns import Host
 
 MOVE, OTHER_MOVE = "contract-1", "contract-2"
@@ -110,6 +110,60 @@ def test_devices_that_there_are_are_told(stage: Stage) -> None:
     side, bridge = stage.world.host_network(stage.here), bridge_of(stage, stage.here)
     assert side.facts(bridge, "", "", "", ("nowhere0", bridge, "any/thing")).devices == (bridge,)
     assert side.facts(bridge, "", "").devices == ()
+
+
+def heard(stage: Stage, host: Host, asked: Reach, over: Callable[[Heard], bool]) -> Heard:
+    """Of the only address, once that is over."""
+    found: list[Heard] = []
+
+    def is_over() -> bool:
+        found[:] = stage.world.host_network(host).reach(asked)
+        return over(found[0])
+
+    eventually(is_over, f"what {asked} is about")
+    (only,) = found
+    return only
+
+
+@certifies("HostNetwork.reach")
+def test_who_answers_for_an_address_is_told_at_its_bridge_and_from_another_site(stage: Stage) -> None:
+    domain = stage.world.hypervisor(stage.here).domain("web")
+    with stage.world.agent(stage.here, "web") as agent:
+        address, mac_ = agent.status().address, agent.status().mac
+    assert domain is not None and mac_ in {card.mac for card in domain.cards}
+    at_its_bridge = Reach(MOVE, (address,), bridge_of(stage, stage.here))
+    found = heard(stage, stage.here, at_its_bridge, lambda h: bool(h.macs and h.answered))
+    assert (found.address, found.macs) == (address, (mac_,)) and found.answered == found.tried
+    found = heard(stage, stage.there, Reach(MOVE, (address,)), lambda h: bool(h.answered))
+    assert found.macs == (), "nobody asked at a bridge"
+
+
+@certifies("HostNetwork.reach")
+def test_nobody_answers_for_what_nobody_has(stage: Stage) -> None:
+    side, prefix = stage.world.host_network(stage.here), gateway_of(stage, stage.here).rpartition(".")[0]
+    nobodys = (f"{prefix}.242", f"{prefix}.243")
+    wanted = Reach(MOVE, nobodys, bridge_of(stage, stage.here), 7000)
+    for _ in range(3):
+        found = side.reach(wanted)
+        assert [(h.address, h.macs, h.answered) for h in found] == [(a, (), 0) for a in nobodys]
+    assert side.reach(Reach(OTHER_MOVE, ())) == ()
+
+
+@certifies("HostNetwork.reach", "HostNetwork.facts")
+def test_whole_packets_are_as_large_as_the_way_takes(stage: Stage) -> None:
+    side = stage.world.host_network(stage.here)
+    mtu = side.facts(bridge_of(stage, stage.here), stage.there.address, "").path_mtu
+    wanted = Reach(MOVE, (stage.there.address,), whole=True)
+    found = heard(stage, stage.here, wanted, lambda h: h.answered == h.tried > 0)
+    assert found.tried == mtu
+
+
+@certifies("HostNetwork.reach")
+def test_what_cannot_be_asked_for_is_refused(stage: Stage) -> None:
+    side = stage.world.host_network(stage.here)
+    for wanted in (Reach(MOVE, ("an address",)), Reach(MOVE, (stage.there.address,), "nowhere0")):
+        with pytest.raises(HostError, match=stage.here.name):
+            side.reach(wanted)
 
 
 @certifies("HostNetwork.facts", "HostNetwork.open", "HostNetwork.join", "HostNetwork.point")

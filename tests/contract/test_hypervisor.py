@@ -11,13 +11,14 @@ from dataclasses import replace
 import pytest
 
 from tests.contract import certifies
-from tests.contract.stages import FIRST_MAC, Stage, mac
+from tests.contract.stages import FIRST_MAC, OWN_FILTER, Stage, mac
 from tests.support import eventually
 from vmacro.drivers.fake import QEMU
 from vmacro.errors import CopyError, HostError, TakenError, UnreachableError
 from vmacro.model import marks
 from vmacro.model.definitions import FILE, FITS
 from vmacro.model.facts import CopyProgress, Reservation
+from vmacro.model.filters import LIVE, Filter
 from vmacro.model.nouns import Policy
 
 OTHER_MAC = "52:54:00:00:00:5d"
@@ -47,6 +48,23 @@ def test_all_cards_of_a_domain_are_told_and_on_which_networks(stage: Stage, scra
         assert (card.kind, card.network, card.device) == ("network", network.name, network.bridge)
     assert first.tap and own.tap and first.tap != own.tap
     assert network.name in hypervisor.networks() and "nowhere" not in hypervisor.networks()
+
+
+@certifies("Hypervisor.definition")
+def test_the_filters_of_a_domains_cards_are_told(stage: Stage, scratch: str) -> None:
+    hypervisor = stage.world.hypervisor(stage.here)
+
+    def held(name: str) -> list[Filter]:
+        found = hypervisor.definition(name)
+        assert found is not None
+        return sorted(found.filters, key=lambda f: f.name)
+
+    assert held("web") == held(scratch) == []
+    stage.backstage.put_up_filters(("clean-traffic", ()), (OWN_FILTER, ("10.50.1.7", "10.50.2.7")))
+    assert held(scratch) == [
+        Filter(FIRST_MAC, "clean-traffic", LIVE, (4,), ()),
+        Filter(mac(), OWN_FILTER, LIVE, (4,), ("10.50.1.7", "10.50.2.7")),
+    ]
 
 
 @certifies("Hypervisor.definition", "Hypervisor.fit", "HostDisks.files")

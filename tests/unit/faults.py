@@ -32,6 +32,10 @@ LOOKS = {
     "look",
     "open agent",
     "flows",
+    "definition",
+    "fit",
+    "files",
+    "reach",
 }
 
 

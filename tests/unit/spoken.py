@@ -22,7 +22,7 @@ from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.wire import agent_verbs, fields, host_verbs, messages
 
-READ_OF_LIBVIRT = ("facts", "domain", "network", "networks", "pools", "statistics")
+READ_OF_LIBVIRT = ("facts", "domain", "definition", "fit", "network", "networks", "pools", "statistics")
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,8 @@ class _HostSide:
             return host_verbs.Departure(self._network.leaving(args.domain).value)
         if verb == "flows":
             return self._network.flows(args.addresses)
+        if verb == "reach":
+            return host_verbs.HeardOf(self._network.reach(args))
         if verb.startswith("disk-"):
             return self._of_disk(verb, args)
         if verb == "join":

@@ -93,6 +93,12 @@ class Libvirt:
             f"<domainCapabilities><devices><disk supported='yes'>{buses}</disk></devices></domainCapabilities>",
         )
 
+    def compareHypervisorCPU(self, *_kind: str | None) -> Any:  # noqa: N802
+        return self._says("compareHypervisorCPU", libvirt.VIR_CPU_COMPARE_SUPERSET)
+
+    def nwfilterLookupByName(self, name: str) -> Any:  # noqa: N802
+        return SimpleNamespace(XMLDesc=lambda: self._says("virNWFilterGetXMLDesc", f"<filter name='{name}'/>"))
+
     def getInfo(self) -> Any:  # noqa: N802
         return self._says("getInfo", ["x86_64", 8192, 4, 2000, 1, 1, 4, 1])
 
@@ -119,7 +125,6 @@ class Libvirt:
         def pool(found: Pool) -> Any:
             return SimpleNamespace(
                 XMLDesc=lambda: self._says("virStoragePoolGetXMLDesc", _pool_xml(found)),
-                info=lambda: self._says("virStoragePoolGetInfo", [2, 0, 0, found.available_bytes]),
             )
 
         return [pool(found) for found in self._plain.pools()]
@@ -197,5 +202,6 @@ def _network_xml(found: NetworkFacts) -> str:
 def _pool_xml(found: Pool) -> str:
     root = _element(None, "pool", type=found.kind)
     _element(root, "name", found.name)
+    _element(root, "available", str(found.available_bytes), unit="bytes")
     _element(_element(root, "target"), "path", found.path)
     return ElementTree.tostring(root, encoding="unicode")

@@ -19,7 +19,7 @@ from vmacro.host.legs import LegEnd
 from vmacro.host.switchover import Switchover, Tap
 from vmacro.wire import host_verbs, messages
 from vmacro.wire.fields import FieldError, encode
-from vmacro.wire.host_verbs import MacUser
+from vmacro.wire.host_verbs import HeardOf, MacUser
 from vmacro.wire.messages import Request
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -205,7 +205,7 @@ def test_it_is_refused_before_anything_is_made(
     """By the host side's own verb, and with every end that could be asked for, whatever a journal has of it."""
     monkeypatch.setattr(routing, "make", lambda *_: pytest.fail("it was made"))
     switchover = Switchover(None, Libvirt())  # type: ignore[arg-type]
-    host = Dispatcher(server.Server(Kernel(), switchover).handlers())
+    host = Dispatcher(server.Server(Kernel(), switchover, lambda _asked: HeardOf(())).handlers())
     end = asdict(HOME) | change
     line = messages.encode_request(Request("a", "open", {"end": end, "subnet": "10.50.1.0/24"}))
     assert messages.decode_reply(host.answer(line)).error_code == code

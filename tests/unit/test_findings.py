@@ -32,6 +32,7 @@ from vmacro.model.definitions import (
     Stay,
 )
 from vmacro.model.facts import NO_PAST, Card, Claim, Disk, FileFacts, Flows, FoundLegEnd, Pool, Reservation
+from vmacro.model.filters import LIVE, STORED, Filter
 from vmacro.model.moves import Finding
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
@@ -340,6 +341,12 @@ def client_on_the_internet(fake: FakeWorld) -> None:
     fake.guest.connections = [replace(first, subflows=tuple(replace(s, remote="8.8.4.4") for s in first.subflows))]
 
 
+def pinned(name: str, *allowed: str, where: str = LIVE, known: bool = True) -> Breaking:
+    """A filter of the guest's card."""
+    versions = (4,) if known else ()
+    return lambda fake: fake.filters.update(web=(Filter(MAC, name, where, versions, allowed, known),))
+
+
 def needing(*needs: Need, **more: object) -> Breaking:
     """What the guest's domain names on its host besides, and what else it is."""
 
@@ -506,6 +513,14 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "clients that cannot be asked": (RENUMBER, strangers_of_a_pinned_guest),
     "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
     "a filter of sources": (RENUMBER, filtered),
+    "a filter of its card that learns its address": (SEAMLESS, pinned("clean-traffic")),
+    "a filter of its card with its address, and a guarded host": (
+        SEAMLESS,
+        both(pinned("clean-traffic", "10.50.1.97"), lambda fake: said_of_hosts(fake, ("berlin",), guard=True)),
+    ),
+    "a filter of its card with all addresses": (SEAMLESS, pinned("clean-traffic", "10.50.1.97", "10.50.2.10")),
+    "a filter of its card from its next start on": (RENUMBER, pinned("ours", "10.50.1.97", where=STORED)),
+    "a filter of its card that nobody knows": (SEAMLESS, pinned("ours", known=False)),
     "datagrams that nothing carries": (RENUMBER, datagrams),
     "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
     "a client beyond private addresses": (SEAMLESS, client_on_the_internet),
@@ -520,6 +535,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a host that does not know its name": (SEAMLESS, links("berlin", resolves_own_name=False)),
     "a path too narrow": (SEAMLESS, links("bucharest", path_mtu=1349)),
     "a path just wide enough": (SEAMLESS, links("bucharest", path_mtu=1350)),
+    "a path that loses large packets": (SEAMLESS, host("bucharest", narrow=1400)),
+    "a path that passes nothing that asks": (SEAMLESS, host("bucharest", narrow=0)),
     "a network with NAT": (SEAMLESS, network("berlin", forward="nat")),
     "no WireGuard": (SEAMLESS, no_wireguard),
     "no WireGuard, and one of them says plain": (SEAMLESS, plain(no_wireguard, "berlin")),

@@ -63,6 +63,25 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     return lines
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("qemu-img: error while writing: No space left on device", "No space left on device"), ("", "Failed to start")],
+)
+def test_why_a_base_is_not_fetched_is_told_by_its_program_if_it_said_anything(
+    tmp_path: Path, pool: Path, started: Callable[[], list[str]], said: str, told: str
+) -> None:
+    programs = tmp_path / "programs"
+    fails = "echo 'Failed to start unit vmacro-fetch: it had been told so' >&2; exit 1"
+    for name, answer in (("systemd-run", fails), ("journalctl", f"echo '{said}'")):
+        (programs / name).write_text(STUB.format(log=tmp_path / "log", answer=answer))
+    wanted = Disk(ID, f"{pool}/web.qcow2", "qcow2")
+    with (
+        disks.opened(wanted, lambda: [str(pool)]) as found,
+        pytest.raises(disks.DiskError, match=f"cannot be fetched: .*{told}"),
+    ):
+        disks.fetch(found, "192.0.2.1", 49215, "d1", 0)
+
+
 def ask(host: Dispatcher, verb: str, base: object, **more: object) -> Reply:
     """Any verb about a disk, with arguments that are good otherwise."""
     disk: dict[str, Any] = {"id": ID, "base": base, "format": "raw"} | more

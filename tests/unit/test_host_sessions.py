@@ -33,6 +33,7 @@ RESULTS: dict[str, Any] = {
     "turned": host_verbs.Turned((Turn("tunnel", 1_800_000_000_000_000_000, 1500, 3, "why"),)),
     "leaving": host_verbs.Departure("fenced"),
     "flows": host_verbs.Tracked(True, (host_verbs.Flows("10.1.0.7", 3, 1),)),
+    "reach": host_verbs.HeardOf((host_verbs.Heard("10.1.0.7", ("52:54:00:00:00:01",), 64, 64),)),
     "disk-files": host_verbs.Files((host_verbs.FileFacts("/isos/a.iso", host_verbs.PLAIN, 9, 4096),)),
     "disk-look": BaseFacts(True, True, False, 1 << 40),
     "disk-serve": host_verbs.Served(49215),
@@ -49,6 +50,7 @@ CALLS: dict[str, Callable[[SshHostSide], object]] = {
     "leaving": lambda side: side.leaving("web"),
     "close": lambda side: side.close("web-1"),
     "flows": lambda side: side.flows(("10.1.0.7",)),
+    "reach": lambda side: side.reach(host_verbs.Reach("web-1", ("10.1.0.7",), "front0", 7000)),
     "disk-files": lambda side: side.files(("/isos/a.iso",)),
     "disk-look": lambda side: side.look(DISK),
     "disk-serve": lambda side: side.serve(DISK, TOKYO),
@@ -71,6 +73,7 @@ HEARD: dict[str, object] = {
     "leaving": host_verbs.Domain("web"),
     "close": host_verbs.Close("web-1", ""),
     "flows": host_verbs.FlowsOf(("10.1.0.7",)),
+    "reach": host_verbs.Reach("web-1", ("10.1.0.7",), "front0", 7000),
     "disk-files": host_verbs.Paths(("/isos/a.iso",)),
     "disk-look": _DISK,
     "disk-serve": host_verbs.Serve(_DISK, BERLIN.address, TOKYO.name),
@@ -171,8 +174,13 @@ def test_what_is_asked_is_what_is_heard(name: str, pace: int) -> None:
     host = Dispatcher([handler(verb, carry_out)])
     result = CALLS[name](side(FakeProgram(host.answer, takes=pace, gives=pace)))
     assert heard == [HEARD[name]]
-    unpacked = {"turned": RESULTS["turned"].turns, "leaving": Leaving.FENCED, "disk-serve": 49215}
-    unpacked["disk-files"] = RESULTS["disk-files"].files
+    unpacked = {
+        "turned": RESULTS["turned"].turns,
+        "reach": RESULTS["reach"].heard,
+        "leaving": Leaving.FENCED,
+        "disk-files": RESULTS["disk-files"].files,
+        "disk-serve": 49215,
+    }
     assert result == unpacked.get(name, RESULTS.get(name))
 
 
@@ -343,6 +351,51 @@ def test_a_host_that_does_not_let_us_in_delays_no_other(threads: ThreadPoolExecu
     first.result(30).arm("web")
     second.result(30).arm("web")
     assert len(shell.started) == 2, "the two who wanted berlin share a session"
+
+
+def test_who_waited_for_a_host_that_does_not_let_us_in_does_not_knock_once_more(threads: ThreadPoolExecutor) -> None:
+    knocking, give_up = threading.Event(), threading.Event()
+
+    def shut() -> FakeProgram:
+        knocking.set()
+        assert give_up.wait(30)
+        raise UnreachableError("host berlin: no SSH")
+
+    shell = FakeShell({"10.9.0.6": shut})
+    sides = HostSides(shell)
+    first = threads.submit(sides.get, BERLIN)
+    assert knocking.wait(30)
+    queued = Watching(sides)
+    second = threads.submit(queued.get, BERLIN)
+    assert queued.at_the_door.wait(30)
+    give_up.set()
+    for asked in (first, second):
+        with pytest.raises(UnreachableError, match="host berlin: no SSH"):
+            asked.result(30)
+    assert len(shell.started) == 1
+    with pytest.raises(UnreachableError):
+        sides.get(BERLIN)
+    assert len(shell.started) == 2, "who comes later does"
+
+
+class Watching:
+    """Tells when somebody has begun to wait for a host."""
+
+    def __init__(self, sides: HostSides) -> None:
+        self._sides, self.at_the_door = sides, threading.Event()
+
+    def get(self, host: Host) -> SshHostSide:
+        slot = self._sides._slots[host.name]
+        plain, slot.connecting = slot.connecting, self  # type: ignore[assignment]
+        self._plain = plain
+        return self._sides.get(host)
+
+    def __enter__(self) -> None:
+        self.at_the_door.set()
+        self._plain.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._plain.release()
 
 
 def test_a_host_that_never_answers_delays_no_other(threads: ThreadPoolExecutor) -> None:

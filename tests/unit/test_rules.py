@@ -57,14 +57,14 @@ def test_what_comes_from_guests_and_legs_is_judged_before_anything_is_accepted(g
 
 
 @pytest.mark.parametrize("given", VARIANTS)
-def test_guests_ask_hosts_for_addresses_neighbours_and_an_echo(given: dict[str, object]) -> None:
+def test_guests_ask_hosts_for_addresses_neighbours_and_an_echo_and_answer_that(given: dict[str, object]) -> None:
     asked = chain(role.rendered("firewall.nft.j2", **given), "from_guests")
     dns = [f"{a} meta l4proto {{ tcp, udp }} th dport 53 accept" for a in ("ip daddr 10.1.0.1", RESOLVERS6)]
     dns = dns if given["hypervisor_guest_dns"] else []
     assert asked == [
         "udp sport 68 udp dport 67 accept",
-        "icmp type echo-request accept",
-        "icmpv6 type { echo-request, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept",
+        "icmp type { echo-request, echo-reply } accept",
+        "icmpv6 type { echo-request, echo-reply, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept",
         *dns,
         "drop",
     ]

@@ -11,7 +11,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmacro.errors import HostError, UnknownVerbError, UnreachableError
-from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, FileFacts, Leaving, Leg, LinkFacts, Offer, Tracked, Turn
+from vmacro.model.facts import (
+    BaseFacts,
+    DiskCopy,
+    Fetching,
+    FileFacts,
+    Heard,
+    Leaving,
+    Leg,
+    LinkFacts,
+    Offer,
+    Reach,
+    Tracked,
+    Turn,
+)
 from vmacro.model.nouns import Host
 from vmacro.wire import host_verbs, messages, names
 from vmacro.wire.framing import LineReader
@@ -82,6 +95,12 @@ class SshHostSide:
 
     def flows(self, addresses: tuple[str, ...]) -> Tracked:
         return self._ask(host_verbs.FLOWS, host_verbs.FlowsOf(addresses))
+
+    def reach(self, asked: Reach) -> tuple[Heard, ...]:
+        heard = self._ask(host_verbs.REACH, asked).heard
+        if [found.address for found in heard] != [*asked.addresses]:
+            raise HostError(f"host {self._host.name}: its host side answered 'reach' for other addresses", _HINT)
+        return heard
 
     def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
         """As many requests as it takes: each is bounded. A path that none can hold is left out."""
@@ -228,10 +247,13 @@ def _left(deadline: float) -> float:
 
 @dataclass
 class _Slot:
-    """One host's session. `connecting` is held by who connects to it: only those who want this host wait for that."""
+    """One host's session. `connecting` is held by who connects to it: only those who want this host wait for that, and
+    if it fails, all who waited are told so (`failure`, of so many `attempts`): none of them waits once more."""
 
     session: Session | None = None
     connecting: threading.Lock = field(default_factory=threading.Lock)
+    attempts: int = 0
+    failure: HostError | None = None
 
 
 class HostSides:
@@ -248,12 +270,15 @@ class HostSides:
         with self._lock:
             self._check_open(host)
             slot = self._slots.setdefault(host.name, _Slot())
+            attempts = slot.attempts
         with slot.connecting:
             session = slot.session
             if session is None or not session.alive:
+                if slot.attempts != attempts and slot.failure is not None:
+                    raise slot.failure
                 if session is not None:
                     session.close()
-                session = self._kept(host, slot, self._connect(host))
+                session = self._tried(host, slot)
         return SshHostSide(host, session)
 
     def close(self) -> None:
@@ -264,6 +289,18 @@ class HostSides:
         for session in sessions:
             if session is not None:
                 session.close()
+
+    def _tried(self, host: Host, slot: _Slot) -> Session:
+        try:
+            session = self._kept(host, slot, self._connect(host))
+        except HostError as error:
+            slot.failure = error
+            raise
+        finally:
+            with self._lock:
+                slot.attempts += 1
+        slot.failure = None
+        return session
 
     def _kept(self, host: Host, slot: _Slot, session: Session) -> Session:
         try:

@@ -128,9 +128,9 @@ def serve(copy: Copy, address: str, reader: str) -> int:
         command += ["--object", f"authz-simple,id=reader,identity=CN={reader}", "--tls-authz", "reader"]
         command += ["--fork", str(copy.base)]
         confined = _confined(copy, f"BindReadOnlyPaths={copy.folder.path}")
-        if _start(copy.unit("serve"), f"{title}{port}", [*confined, "--service-type=forking"], command):
+        trouble = _start(copy.unit("serve"), f"{title}{port}", [*confined, "--service-type=forking"], command)
+        if not trouble:
             return port
-        trouble = _last(copy.unit("serve"))
         _reset(copy.unit("serve"))
         if "in use" not in trouble:
             break
@@ -152,8 +152,8 @@ def fetch(copy: Copy, address: str, port: int, tls_name: str, bytes_s: int) -> N
     command += ["--image-opts", f"{source},tls-creds=tls0,tls-hostname={tls_name}", str(copy.folder.path / copy.part)]
     confined = _confined(copy, f"BindPaths={copy.folder.path}", f"ReadWritePaths={copy.folder.path}")
     options = [*confined, "--service-type=exec", "--remain-after-exit"]
-    if not _start(copy.unit("fetch"), f"vmacro: fetching {copy.base}", options, command):
-        raise DiskError(f"{copy.base}: cannot be fetched: {_last(copy.unit('fetch'))}")
+    if trouble := _start(copy.unit("fetch"), f"vmacro: fetching {copy.base}", options, command):
+        raise DiskError(f"{copy.base}: cannot be fetched: {trouble}")
 
 
 def fetched(copy: Copy) -> Fetching:
@@ -245,10 +245,14 @@ def _confined(copy: Copy, *pool: str) -> list[str]:
     return [f"--property={each}" for each in (*sees, *(f"BindReadOnlyPaths=-{f}" for f in others), *pool)]
 
 
-def _start(unit: str, description: str, options: list[str], command: list[str]) -> bool:
+def _start(unit: str, description: str, options: list[str], command: list[str]) -> str:
+    """Why it does not run, in its program's own words, or systemd's where it did not come to that; '' if it runs."""
     words = ["systemd-run", "--quiet", f"--unit={unit}", f"--description={description}", *options]
     words += [f"--property=RuntimeMaxSec={LONGEST_S}", "--property=Nice=5", "--property=IOSchedulingClass=idle"]
-    return subprocess.run([*words, "--", *command], capture_output=True).returncode == 0
+    done = subprocess.run([*words, "--", *command], capture_output=True, text=True, errors="replace")
+    if done.returncode == 0:
+        return ""
+    return _last(unit) or printable(done.stderr.strip()[-400:]) or f"systemd-run ended with {done.returncode}"
 
 
 def _reset(unit: str) -> None:
@@ -262,7 +266,9 @@ def _property(unit: str, name: str) -> str:
 
 
 def _last(unit: str) -> str:
-    """What its program said last; systemd's own lines come after that, and say less."""
+    """What its program said last; systemd's own lines come after that, and say less. The journal may not have it
+    yet."""
+    subprocess.run(["journalctl", "--sync"], capture_output=True)
     command = ["journalctl", "-u", unit, "-n", "2", "-o", "cat", "_TRANSPORT=stdout"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip()[-400:]

@@ -4,9 +4,9 @@
     away   out of the tunnel: for the address      into it: from the address, or for it (turned back by this end)
 
 WireGuard's allowed-ips cannot say this, since they look at the source of what comes alone, and what is turned back has
-a client's. The host itself answers pings of the leg's guest. A tunnel's port answers the leg's other host alone. All of
-it is one table, made anew from what is written on the devices whenever that changes, so that nothing has to be
-remembered; a device that it does not know passes nothing.
+a client's. The host itself answers pings of the leg's guest, and hears its answers. A tunnel's port answers the leg's
+other host alone. All of it is one table, made anew from what is written on the devices whenever that changes, so that
+nothing has to be remembered; a device that it does not know passes nothing.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _chains(all_ports: str) -> str:
   }}
   chain input {{
     type filter hook input priority filter - 10; policy accept;
-    iifname . ip saddr @homes4 icmp type echo-request accept
-    iifname . ip6 saddr @homes6 icmpv6 type echo-request accept
+    iifname . ip saddr @homes4 icmp type {{ echo-request, echo-reply }} accept
+    iifname . ip6 saddr @homes6 icmpv6 type {{ echo-request, echo-reply }} accept
     iifname {_LEGS} drop
     udp dport . ip saddr @peers4 accept
     udp dport . ip6 saddr @peers6 accept

@@ -47,9 +47,15 @@ def probe(address: str, mac: bytes) -> bytes:
 
 def answer(frame: bytes, address: str) -> str:
     """The MAC by a frame that answers for the address, '' by any other."""
+    found = answered(frame)
+    return found[1] if found is not None and found[0] == address else ""
+
+
+def answered(frame: bytes) -> tuple[str, str] | None:
+    """The IPv4 address that a frame answers for, and the MAC; None where it answers nothing."""
     if len(frame) < _ARP.size:
-        return ""
+        return None
     _, _, ethertype, _, protocol, _, _, operation, sender_mac, sender, _, _ = _ARP.unpack_from(frame)
-    if (ethertype, protocol, operation) != (_ETH_P_ARP, _IPV4, _REPLY) or sender != socket.inet_aton(address):
-        return ""
-    return bytes(sender_mac).hex(":")
+    if (ethertype, protocol, operation) != (_ETH_P_ARP, _IPV4, _REPLY):
+        return None
+    return socket.inet_ntoa(sender), bytes(sender_mac).hex(":")

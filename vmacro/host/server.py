@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vmacro.host.domains import LibvirtDomains
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.host.network import KernelNetwork
+from vmacro.host.reach import Reaching
 from vmacro.host.switchover import Switchover
 from vmacro.wire import host_verbs
 from vmacro.wire.framing import LineReader
@@ -33,11 +34,13 @@ from vmacro.wire.host_verbs import (
     Domain,
     Facts,
     FlowsOf,
+    HeardOf,
     Join,
     LinkFacts,
     Offer,
     Open,
     Point,
+    Reach,
     Tracked,
     TurnAll,
     Turned,
@@ -46,10 +49,10 @@ from vmacro.wire.messages import MAX_REQUEST_BYTES, Nothing
 
 
 class Server:
-    """Carries out the verbs, by the kernel and this host's own libvirt."""
+    """Carries out the verbs, by the kernel and this host's own libvirt; `reach` sends packets (reach.Reaching)."""
 
-    def __init__(self, ip: IPRoute, switchover: Switchover) -> None:
-        self._ip, self._switchover = ip, switchover
+    def __init__(self, ip: IPRoute, switchover: Switchover, reach: Callable[[Reach], HeardOf]) -> None:
+        self._ip, self._switchover, self._reach = ip, switchover, reach
 
     def handlers(self) -> tuple[Handler, ...]:
         """One for each verb that is not about disks."""
@@ -64,6 +67,7 @@ class Server:
             handler(host_verbs.LEAVING, self._leaving),
             handler(host_verbs.CLOSE, self._close),
             handler(host_verbs.FLOWS, self._flows),
+            handler(host_verbs.REACH, self._reach),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:
@@ -164,7 +168,9 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str) -> Dispatcher:
     domains = LibvirtDomains(hypervisor_uri)
     switchover = Switchover(KernelNetwork(ip), domains)
     domains.happened = switchover.happened
-    return Dispatcher([*Server(ip, switchover).handlers(), *disk_verbs.of_libvirt(hypervisor_uri).handlers()])
+    return Dispatcher(
+        [*Server(ip, switchover, Reaching().ask).handlers(), *disk_verbs.of_libvirt(hypervisor_uri).handlers()]
+    )
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:

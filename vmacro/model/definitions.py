@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vmacro.model.domains import Name, Path, Word
+from vmacro.model.filters import Filters
 from vmacro.wire.fields import Choice, Items, Number, Said, Text
 
 # Kinds of what a domain needs on its host; a volume is named POOL/NAME, a secret by its UUID, or as TYPE:USAGE.
@@ -64,6 +65,7 @@ class Definition:
     """A domain by its live and its persistent definition. `processor`: its <cpu/> as XML, '' where it has none;
     `pages`: the size of its memory's huge pages in KiB, 0 where it has none. `cpus`, `nodes`: how many processors and
     NUMA nodes of its host it names, by its highest. `arguments`: it has some for QEMU that libvirt does not understand.
+    `filters`: what those of its cards hold them to, on the host where it is.
 
     What libvirt keeps beside it: `snapshots` and `checkpoints` are counted; `saved`: an image of its memory, which its
     next start would resume; `autostart`: its host starts it."""
@@ -81,6 +83,7 @@ class Definition:
     needs: Annotated[tuple[Need, ...], Items(MOST_NEEDS)] = ()
     stays: Annotated[tuple[Stay, ...], Items(MOST_NEEDS)] = ()
     devices: Annotated[tuple[Device, ...], Items(MOST_NEEDS)] = ()
+    filters: Filters = ()
     snapshots: int = 0
     checkpoints: int = 0
     saved: bool = False

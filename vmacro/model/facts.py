@@ -42,9 +42,11 @@ from vmacro.wire.host_verbs import Fetching as Fetching
 from vmacro.wire.host_verbs import FileFacts as FileFacts
 from vmacro.wire.host_verbs import Flows as Flows
 from vmacro.wire.host_verbs import FoundLegEnd as FoundLegEnd
+from vmacro.wire.host_verbs import Heard as Heard
 from vmacro.wire.host_verbs import LinkFacts as LinkFacts
 from vmacro.wire.host_verbs import MacUser as MacUser
 from vmacro.wire.host_verbs import Offer as Offer
+from vmacro.wire.host_verbs import Reach as Reach
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
 
@@ -305,8 +307,9 @@ class HostView:
     where it answered, and no driver is for what it runs. `probed`: the address that `links.used_by` is about, '' where
     none was asked about. `plain_tunnel` and `guard` are the inventory's word (nouns.Host). `tracked`: datagrams of the
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
-    active. `fit`: what it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what
-    it has at the paths that the domain names, None where no host side was asked, and `files_trouble` why not."""
+    active. `paths`: what comes back from hosts of other sites, asked by packets that may not be fragmented. `fit`: what
+    it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what it has at the paths
+    that the domain names, None where no host side was asked, and `files_trouble` why not."""
 
     host: str
     site: str
@@ -326,6 +329,7 @@ class HostView:
     guard: bool = False
     tracked: Tracked | None = None
     networks: NetworkNames = ()
+    paths: tuple[Heard, ...] = ()
     fit: Fit | None = None
     fit_trouble: str = ""
     files: tuple[FileFacts, ...] | None = None

@@ -10,7 +10,18 @@ from ipaddress import ip_address
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
-from vmacro.planning import capabilities, cards, definitions, disks, endpoints, names, needs, seamless, states
+from vmacro.planning import (
+    capabilities,
+    cards,
+    definitions,
+    disks,
+    endpoints,
+    filters,
+    names,
+    needs,
+    seamless,
+    states,
+)
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import (
@@ -361,6 +372,7 @@ _RULES: tuple[Rule, ...] = (
     capabilities.findings,
     disks.findings,
     cards.findings,
+    filters.findings,
     definitions.findings,
     needs.findings,
     _agent_answers,

@@ -127,6 +127,24 @@ def _hosts_fit_together(request: Request, survey: Survey) -> Iterator[Finding]:
         yield from pair_findings(*both)
 
 
+def _path_takes_whole_packets(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Where nothing comes back at all, nobody knows: hosts may drop pings."""
+    both, there = _both(request, survey), destination_host(request, survey)
+    if both is None or there is None:
+        return
+    heard = next((h for h in both[0].paths if h.address == there.address), None)
+    if heard is not None and 0 < heard.answered < heard.tried:
+        text = (
+            f"its way to {there.name} ({there.address}) loses packets of {heard.tried} bytes without a word, and "
+            f"passes those of {heard.answered}: the copy would stand still"
+        )
+        hint = (
+            "let ICMP through there (IPv4: fragmentation needed; IPv6: packet too big), or have both hosts send "
+            f"smaller ones: ip route change … mtu {heard.answered}"
+        )
+        yield blocker("path-mtu", f"host {both[0].host}", text, hint)
+
+
 def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     both, mac = _both(request, survey), cards.mac(survey)
     if both is None or both[1].network is None or survey.agent is None or not mac:
@@ -277,6 +295,7 @@ Rule = Callable[[Request, Survey], Iterator[Finding]]
 RULES: tuple[Rule, ...] = (
     _hosts_are_fit,
     _hosts_fit_together,
+    _path_takes_whole_packets,
     _address_is_free,
     _reservations_fit,
     _addresses_go_along,

@@ -18,7 +18,7 @@ from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome
 from vmacro.model.nouns import Host
 from vmacro.planning.outcome import REBOOTED, SHUT_OFF, all_lost, bounded, compare_flows, judge, unjudged
 from vmacro.ports import World
-from vmacro.services import datagrams, dhcp, disks, outside, whereabouts
+from vmacro.services import datagrams, dhcp, disks, outside, reach, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.outside import Untold
@@ -76,7 +76,7 @@ def _go_forward(
     after: After | None = None
     untold = Untold()
     try:
-        arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: handoff.arrive(plan, w))
+        arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: _arrive(plan, w, handoff, before))
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
@@ -214,6 +214,13 @@ def _teller(plan: Plan, world: World, side: events.Side, host: str) -> Callable[
         world.tell(plan.move_id, events.DomainChanged(side, host, event, detail))
 
     return see
+
+
+def _arrive(plan: Plan, world: World, handoff: Handoff, before: Before) -> Arrival:
+    """That its agent has its new address is no proof that the network lets it through."""
+    arrival = handoff.arrive(plan, world)
+    reach.see_that_it_answers(plan, world, before, arrival)
+    return arrival
 
 
 def _is_the_same(plan: Plan, world: World, before: Before) -> bool:

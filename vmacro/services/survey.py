@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,7 +25,7 @@ from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
-from vmacro.services import datagrams
+from vmacro.services import datagrams, paths
 from vmacro.wire.agent_verbs import CLAIMED, FULL, MAX_CONNECTIONS, NO_LEASE
 from vmacro.wire.host_verbs import MOST_DEVICES
 
@@ -69,28 +70,29 @@ def survey(
     `ask_names`: the name server, whether it has the guest's names and would change them. `compare`: what the guest's
     domain names on its host with what others have.
     """
-    seen = Survey(counted(look_at(inventory.hosts, guest, world)), hosts=inventory.hosts, past=past)
-    if ask_names:
-        seen = replace(seen, names=_names(guest, world))
+    if ask_host_sides:
+        _greet(inventory.hosts, world)
+    views, names = _looked_at(inventory.hosts, guest, guest.names if ask_names else (), world)
+    seen = Survey(counted(views), hosts=inventory.hosts, past=past, names=names)
     if len(seen.running_at) != 1:
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
     if compare:
-        seen = _with_definition(seen, at, host, guest, world)
+        seen = _with_definition(seen, host, guest, world)
     copies = disks.copies(at.domain, at.pools)
     if copies:
-        seen = replace(seen, views=_completed(seen.views, lambda v: _with_disks(v, inventory, copies, world), world))
+        answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
+        seen = _told(seen, [_Question(h.name, partial(_disks, h, copies, world), _mute) for h in answering], world)
     if at.domain.running and at.domain.has_agent_channel:
         seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
+    coming = _coming(seen, at.domain, host)
+    questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
-        claimed = seen.agent.claimed if seen.agent is not None else ()
-        devices = tuple(dict.fromkeys((*cards.devices(at.domain), *needs.devices(seen.definition))))
-        coming = _Coming(host, devices[:MOST_DEVICES], cards.mac(seen), claimed)
-        views = _completed(seen.views, lambda v: _with_links(v, inventory, coming, world), world)
-        seen = replace(seen, views=views)
+        questions += _about_links(seen, coming, inventory, world)
+    seen = _told(seen, questions, world)
     if compare:
-        seen = _with_files(seen, at, inventory, world)
+        seen = _told(seen, _about_files(seen, at, inventory, world), world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
         answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
@@ -99,11 +101,32 @@ def survey(
     return seen
 
 
-def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> tuple[HostView, ...]:
+def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> Views:
     """view() of each host, side by side; one that does not answer in time is in trouble as an unreachable one is."""
-    asked = tuple(hosts)
-    answers = world.side_by_side([partial(view, host, guest, world) for host in asked], HOST_DEADLINE_S)
-    return tuple(answer or _late(host) for host, answer in zip(asked, answers, strict=True))
+    return _looked_at(hosts, guest, (), world)[0]
+
+
+def _looked_at(
+    hosts: Iterable[Host], guest: Guest | None, names: Iterable[str], world: World
+) -> tuple[Views, tuple[NameView, ...]]:
+    """And what the name server has of names, meanwhile."""
+    asked, led = tuple(hosts), tuple(names)
+    questions: list[Callable[[], HostView | NameView]] = [partial(view, host, guest, world) for host in asked]
+    questions += [partial(_name, name, world) for name in led]
+    answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    late = [*(_late(host) for host in asked), *(NameView(n, None, "silent", f"name server: {LATE}") for n in led)]
+    said = [answer or alternative for answer, alternative in zip(answers, late, strict=True)]
+    return tuple(v for v in said if isinstance(v, HostView)), tuple(n for n in said if isinstance(n, NameView))
+
+
+def _greet(hosts: Iterable[Host], world: World) -> None:
+    """Have the way to all host sides opened, which takes as long as libvirt is asked; nobody waits for it."""
+
+    def opened(host: Host) -> None:
+        with suppress(HostError):  # which who asks it for something is told
+            world.host_network(host)
+
+    world.side_by_side([partial(opened, host) for host in hosts if host.ssh], 0.0)
 
 
 def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool = False) -> Survey:
@@ -138,15 +161,9 @@ def _state(host: Host, inventory: Inventory, world: World) -> HostState:
         return HostState(host, trouble=error.message)
 
 
-def _names(guest: Guest, world: World) -> tuple[NameView, ...]:
-    """Each as the name server has it. That it would change it is tried by a change to what it is, which changes
-    nothing (RFC 2136 section 3.4)."""
-    answers = world.side_by_side([partial(_name, name, world) for name in guest.names], HOST_DEADLINE_S)
-    late = [NameView(name, None, "silent", f"name server: {LATE}") for name in guest.names]
-    return tuple(answer or alternative for answer, alternative in zip(answers, late, strict=True))
-
-
 def _name(name: str, world: World) -> NameView:
+    """As the name server has it. That it would change it is tried by a change to what it is, which changes nothing (RFC
+    2136 section 3.4)."""
     facts = None
     try:
         facts = world.names.look(name)
@@ -158,57 +175,37 @@ def _name(name: str, world: World) -> NameView:
     return NameView(name, facts)
 
 
-def _with_definition(seen: Survey, at: HostView, host: Host, guest: Guest, world: World) -> Survey:
-    """What the guest's domain names, and what of it hosts of other sites have, as their libvirt says."""
+def _with_definition(seen: Survey, host: Host, guest: Guest, world: World) -> Survey:
+    """What the guest's domain names."""
     try:
-        wanted = world.hypervisor(host).definition(guest.domain)
+        return replace(seen, definition=world.hypervisor(host).definition(guest.domain))
     except HostError as error:
         return replace(seen, definition_trouble=error.message)
-    if wanted is None or at.domain is None:
-        return seen
-    asked = [v for v in seen.views if v.site != at.site and not v.trouble]
-    hosts = {h.name: h for h in seen.hosts}
-    questions = [partial(_fit, v, hosts[v.host], at.domain, wanted, world) for v in asked]
-    answers = world.side_by_side(questions, HOST_DEADLINE_S)
-    late = (replace(v, fit_trouble=LATE) for v in asked)
-    found = {v.host: answer or alternative for v, answer, alternative in zip(asked, answers, late, strict=True)}
-    return replace(seen, definition=wanted, views=tuple(found.get(v.host, v) for v in seen.views))
 
 
-def _fit(view: HostView, host: Host, domain: DomainFacts, wanted: Definition, world: World) -> HostView:
-    try:
-        return replace(view, fit=world.hypervisor(host).fit(domain.name, domain.uuid, wanted))
-    except HostError as error:
-        return replace(view, fit_trouble=error.message)
+_Change = Callable[[HostView], HostView]
 
 
-def _with_files(seen: Survey, at: HostView, inventory: Inventory, world: World) -> Survey:
-    """What host sides have at the paths that the guest's domain names, where it is and where it may come to."""
-    paths = needs.paths(seen.definition, at.domain) if at.domain is not None else ()
-    if not paths:
-        return seen
+@dataclass(frozen=True)
+class _Question:
+    """Something that one host is asked, which adds to what was seen of it; `late` where no answer comes in time."""
 
-    def complete(view: HostView) -> HostView:
-        host = inventory.host(view.host)
-        if host is None or view.trouble or view.links_trouble or (view.site == at.site and view.host != at.host):
-            return view
-        try:
-            return replace(view, files=world.host_disks(host).files(paths))
-        except HostError as error:
-            return replace(view, files_trouble=error.message)
-
-    answers = world.side_by_side([partial(complete, view) for view in seen.views], HOST_DEADLINE_S)
-    late = [replace(view, files_trouble=LATE) for view in seen.views]
-    return replace(seen, views=tuple(a or other for a, other in zip(answers, late, strict=True)))
+    host: str
+    ask: Callable[[], _Change]
+    late: _Change
 
 
-def _completed(
-    views: tuple[HostView, ...], complete: Callable[[HostView], HostView], world: World
-) -> tuple[HostView, ...]:
-    """Each host's view with what its host side says, side by side."""
-    answers = world.side_by_side([partial(complete, seen) for seen in views], HOST_DEADLINE_S)
-    late = [replace(v, links_trouble=f"its host side: {LATE}", links_hint=_LATE_HINT) for v in views]
-    return tuple(answer or alternative for answer, alternative in zip(answers, late, strict=True))
+def _told(seen: Survey, questions: list[_Question], world: World) -> Survey:
+    """With the answers to questions that are asked at once, each by a connection of its own."""
+    answers = world.side_by_side([question.ask for question in questions], HOST_DEADLINE_S)
+    views = {view.host: view for view in seen.views}
+    for question, answer in zip(questions, answers, strict=True):
+        views[question.host] = (answer or question.late)(views[question.host])
+    return replace(seen, views=tuple(views.values()))
+
+
+def _mute(view: HostView) -> HostView:
+    return replace(view, links_trouble=f"its host side: {LATE}", links_hint=_LATE_HINT)
 
 
 def _late(host: Host) -> HostView:
@@ -217,30 +214,105 @@ def _late(host: Host) -> HostView:
 
 @dataclass(frozen=True)
 class _Coming:
-    """A guest that may come to another site: from where, what its cards need there, which card moves (its MAC, '' where
-    that is not known), and which addresses its agent says it has."""
+    """A guest that may come to another site: its domain, from where, what its cards need there, which card moves (its
+    MAC, '' where that is not known), and which addresses its agent says it has."""
 
+    domain: DomainFacts
     source: Host
     devices: tuple[str, ...]
     mac: str
     claimed: tuple[str, ...]
 
 
-def _with_links(view: HostView, inventory: Inventory, coming: _Coming, world: World) -> HostView:
-    """What the host's own side says of its tunnels, and, where the guest may come to, whether its cards find there what
-    they need, and who has its MAC, and the address that it would get."""
-    host, network, source = inventory.host(view.host), view.network, coming.source
-    if host is None or network is None or view.trouble:
-        return view
+def _coming(seen: Survey, domain: DomainFacts, source: Host) -> _Coming:
+    claimed = seen.agent.claimed if seen.agent is not None else ()
+    devices = tuple(dict.fromkeys((*cards.devices(domain), *needs.devices(seen.definition))))
+    return _Coming(domain, source, devices[:MOST_DEVICES], cards.mac(seen), claimed)
+
+
+def _about_fit(seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> list[_Question]:
+    """What libvirt has at hosts of other sites of what the guest's domain names."""
+    if seen.definition is None:
+        return []
+
+    def late(view: HostView) -> HostView:
+        return replace(view, fit_trouble=LATE)
+
+    there = _elsewhere(seen, coming, inventory)
+    return [_Question(h.name, partial(_fit, h, coming.domain, seen.definition, world), late) for h in there]
+
+
+def _fit(host: Host, domain: DomainFacts, wanted: Definition, world: World) -> _Change:
+    try:
+        fit = world.hypervisor(host).fit(domain.name, domain.uuid, wanted)
+    except HostError as error:
+        trouble = error.message
+        return lambda view: replace(view, fit_trouble=trouble)
+    return lambda view: replace(view, fit=fit)
+
+
+def _about_links(seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> list[_Question]:
+    """What host sides say of their links, and, meanwhile, what comes back to the guest's host from other sites."""
+    answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
+    questions = [_Question(h.name, partial(_links, h, seen, coming, inventory, world), _mute) for h in answering]
+    tried = partial(_paths, coming.source, _elsewhere(seen, coming, inventory), world)
+    return [_Question(coming.source.name, tried, lambda view: view), *questions]
+
+
+def _elsewhere(seen: Survey, coming: _Coming, inventory: Inventory) -> list[Host]:
+    """Hosts of other sites that have answered."""
+    return [h for h in inventory.hosts if h.site != coming.source.site and not seen.view(h.name).trouble]
+
+
+def _paths(source: Host, there: list[Host], world: World) -> _Change:
+    heard = paths.between(source, there, world)
+    return lambda view: replace(view, paths=heard)
+
+
+def _links(host: Host, seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> _Change:
+    """Of a host's tunnels, and, where the guest may come to, whether its cards find there what they need, and who has
+    its MAC, and the address that it would get."""
+    network, source = seen.view(host.name).network, coming.source
+    if network is None:
+        return lambda view: view
     peers = [source] if host.name != source.name else [h for h in inventory.hosts if h.name != host.name]
     peer, elsewhere = next((h.address for h in peers), ""), host.site != source.site
     mac, devices = (coming.mac, coming.devices) if elsewhere else ("", ())
     probe = next_address(network, mac, coming.claimed) if mac else ""
     try:
         links = world.host_network(host).facts(network.bridge, peer, probe, mac, devices)
-        return replace(view, links=links, probed=probe)
     except HostError as error:
-        return replace(view, links_trouble=error.message, links_hint=error.hint)
+        return _silent(error)
+    return lambda view: replace(view, links=links, probed=probe)
+
+
+def _silent(error: HostError) -> _Change:
+    """Of a host side, and why."""
+    message, hint = error.message, error.hint
+    return lambda view: replace(view, links_trouble=message, links_hint=hint)
+
+
+def _about_files(seen: Survey, at: HostView, inventory: Inventory, world: World) -> list[_Question]:
+    """What host sides have at the paths that the guest's domain names, where it is and where it may come to."""
+    wanted = needs.paths(seen.definition, at.domain) if at.domain is not None else ()
+    if not wanted:
+        return []
+
+    def late(view: HostView) -> HostView:
+        return replace(view, files_trouble=LATE)
+
+    asked = [v for v in seen.views if (v.site != at.site or v.host == at.host) and not (v.trouble or v.links_trouble)]
+    hosts = [h for h in inventory.hosts if h.name in {v.host for v in asked}]
+    return [_Question(h.name, partial(_files, h, wanted, world), late) for h in hosts]
+
+
+def _files(host: Host, wanted: tuple[str, ...], world: World) -> _Change:
+    try:
+        files = world.host_disks(host).files(wanted)
+    except HostError as error:
+        trouble = error.message
+        return lambda view: replace(view, files_trouble=trouble)
+    return lambda view: replace(view, files=files)
 
 
 def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> Tracked | None:
@@ -254,15 +326,13 @@ def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World)
         return None
 
 
-def _with_disks(view: HostView, inventory: Inventory, copies: tuple[DiskCopy, ...], world: World) -> HostView:
+def _disks(host: Host, copies: tuple[DiskCopy, ...], world: World) -> _Change:
     """What a host has of the guest's own disks."""
-    host = inventory.host(view.host)
-    if host is None or view.trouble:
-        return view
     try:
-        return replace(view, bases=tuple((copy, world.host_disks(host).look(copy)) for copy in copies))
+        bases = tuple((copy, world.host_disks(host).look(copy)) for copy in copies)
     except HostError as error:
-        return replace(view, links_trouble=error.message, links_hint=error.hint)
+        return _silent(error)
+    return lambda view: replace(view, bases=bases)
 
 
 def view(host: Host, guest: Guest | None, world: World) -> HostView:

@@ -19,6 +19,7 @@ MOST_FLOWS = 4096  # of an address, of a kind: that many or more
 MOST_ASKED = 16  # addresses at once
 MOST_USERS = 64  # of a MAC that are told
 MOST_DEVICES = 256
+MOST_ANSWERING = 4  # cards, for one address
 LONGEST_DEVICE = 15  # characters of a name (IFNAMSIZ)
 
 _Address = Annotated[str, Unicast()]
@@ -29,6 +30,7 @@ _Domain = Annotated[str, Word()]
 _Move = Annotated[str, Word()]
 # Neither a slash nor a leading dot: interfaces' names go into paths below /proc/sys.
 _Interface = Annotated[str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", "an interface's name")]
+_MaybeInterface = Annotated[str, Matches("(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,14})?", "an interface's name")]
 _MaybeMac = Annotated[str, Matches(f"(?:{_MAC})?", "six bytes in lower case")]
 _Device = Annotated[str, Text(LONGEST_DEVICE)]
 _MaybeSubnet = Annotated[str, Matches("(?:[0-9a-f:.]+/[0-9]{1,3})?", "a subnet", 50)]
@@ -226,6 +228,38 @@ class Tracked:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Ask for addresses by packets, again and again under one `name`. `bridge`: where they are attached here, '' where
+    they are elsewhere; `port`: of TCP, one that they serve, 0 for none; `whole`: also by packets as large as this host
+    believes that the way takes, which nobody may fragment."""
+
+    name: _Move
+    addresses: Annotated[tuple[_Address, ...], Items(MOST_ASKED)]
+    bridge: _MaybeInterface = ""
+    port: Annotated[int, Number(0, 65535)] = 0
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Who has answered for an address since it was first asked for under a name. `macs`: cards at the bridge, by ARP or
+    neighbour discovery. `answered`: the size of the largest packet that was, by an echo or by anything that TCP says, 0
+    for none; `tried`: of the largest that was sent."""
+
+    address: _Address
+    macs: Annotated[tuple[Annotated[str, Matches(_MAC, "six bytes in lower case")], ...], Items(MOST_ANSWERING)] = ()
+    answered: Annotated[int, Number(0, 1 << 16)] = 0
+    tried: Annotated[int, Number(0, 1 << 16)] = 0
+
+
+@dataclass(frozen=True)
+class HeardOf:
+    """Of each address that was asked for, in that order."""
+
+    heard: Annotated[tuple[Heard, ...], Items(MOST_ASKED)]
+
+
+@dataclass(frozen=True)
 class Close:
     """All legs of a move, or its one of an address."""
 
@@ -334,6 +368,7 @@ POINT = Verb("point", Point, Nothing, _NETWORK_S)
 LEAVING = Verb("leaving", Domain, Departure, _NETWORK_S)
 CLOSE = Verb("close", Close, Nothing, _NETWORK_S)
 FLOWS = Verb("flows", FlowsOf, Tracked, _NETWORK_S)
+REACH = Verb("reach", Reach, HeardOf, _NETWORK_S)
 DISK_FILES = Verb("disk-files", Paths, Files, _DISK_S)
 DISK_LOOK = Verb("disk-look", Disk, BaseFacts, _DISK_S)
 DISK_SERVE = Verb("disk-serve", Serve, Served, _DISK_S)
@@ -343,6 +378,6 @@ DISK_CREATE_OVERLAY = Verb("disk-create-overlay", Disk, Nothing, _DISK_S)
 DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
-_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE, FLOWS)
+_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE, FLOWS, REACH)
 _DISKS = (DISK_FILES, DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

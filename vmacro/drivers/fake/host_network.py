@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect, FakeHost
 from vmacro.errors import HostError
-from vmacro.model.facts import Flows, FoundLegEnd, Leaving, Leg, LinkFacts, MacUser, Offer, Tracked, Turn
+from vmacro.model.facts import (
+    Flows,
+    FoundLegEnd,
+    Heard,
+    Leaving,
+    Leg,
+    LinkFacts,
+    MacUser,
+    Offer,
+    Reach,
+    Tracked,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
 
+LEAST = 64  # bytes of the smallest packets that are sent
 _PUBLIC_KEY = "A" * 43 + "="
 
 
@@ -91,6 +104,21 @@ class FakeHostNetwork:
                 self._needs_address(address)
             found = tuple(self._world.flows.get(address, Flows(address)) for address in addresses)
             return Tracked(True, found) if host.tracking else Tracked(False)
+
+    def reach(self, asked: Reach) -> tuple[Heard, ...]:
+        with self._host("reach") as host:
+            if asked.bridge:
+                self._needs_bridge(host, asked.bridge)
+            for address in asked.addresses:
+                self._needs_address(address)
+            return tuple(self._heard(host, asked, address) for address in asked.addresses)
+
+    def _heard(self, host: FakeHost, asked: Reach, address: str) -> Heard:
+        """At once, which the real one cannot."""
+        card = host.used.get(address, "") or self._world.user_of(address, host) if asked.bridge else ""
+        tried = max(LEAST, host.links.path_mtu if asked.whole else 0)
+        passes = host.narrow if address in self._world.addresses else self._world.answers(address) * LEAST
+        return Heard(address, (card,) if card else (), min(tried, passes), tried)
 
     def _host(self, effect: str, guest: str = "") -> AbstractContextManager[FakeHost]:
         return self._world.reached(Effect(f"link.{effect} {self._name}", self._name, guest), "no SSH")

@@ -50,8 +50,9 @@ class FakeHypervisor:
 
     def definition(self, name: str) -> Definition | None:
         with self._host("definition", name) as host:
-            found = host.definitions.get(name, DEFINITION)
-            return replace(found, autostart=name in host.autostart) if name in host.domains else None
+            found, filters = host.definitions.get(name, DEFINITION), self._world.filters.get(name, ())
+            found = replace(found, autostart=name in host.autostart, filters=filters)
+            return found if name in host.domains else None
 
     def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
         """What nobody has said of it, it has."""

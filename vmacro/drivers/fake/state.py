@@ -96,9 +96,10 @@ class FakeHost:
     """`arrived`: statistics by domain. `armed`: a domain's legs as they were then. `paused`, `fenced`: domains, since
     the host was armed for them. `leases`: DHCP's, an address by MAC. `used`: the MAC that answers for an address.
     `heard`: the port by which the guests' bridge has heard a MAC. `devices`: those that are no network's bridge.
-    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `definitions`: of domains
-    that name more than DEFINITION; `fit`: what its libvirt has of a domain's needs; `files`: what is there, by path,
-    besides disks. `autostart`: domains that it starts by itself."""
+    `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `narrow`: the largest
+    packets that come back from other hosts. `definitions`: of domains that name more than DEFINITION; `fit`: what its
+    libvirt has of a domain's needs; `files`: what is there, by path, besides disks. `autostart`: domains that it starts
+    by itself."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -119,6 +120,7 @@ class FakeHost:
     leaving: dict[str, str] = field(default_factory=dict)
     disks: FakeDisks = field(default_factory=FakeDisks)
     tracking: bool = True
+    narrow: int = 1500
     definitions: dict[str, Definition] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
@@ -146,7 +148,7 @@ class FakeGuest:
     present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
     by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
     what the kernel has told since. `up_s`: when its agent answers, by the world's clock. `endpoints`: those of
-    which its kernel makes use for MPTCP."""
+    which its kernel makes use for MPTCP. `shy`: it drops all that it has not asked for, pings too."""
 
     name: str
     mac: str
@@ -176,6 +178,7 @@ class FakeGuest:
     missed: bool = False
     up_s: float = 0.0
     endpoints: tuple[str, ...] = ()
+    shy: bool = False
 
     @property
     def present(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, d
 from vmacro.errors import AgentError, CopyError, UnreachableError
 from vmacro.model.events import Event
 from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
+from vmacro.model.filters import Filter
 from vmacro.model.nouns import Guest, Host, Inventory, Policy, Site
 from vmacro.ports import World
 
@@ -34,7 +35,7 @@ class FakeWorld:
     """Sites with their hosts, of unique names; guests, all at the first host, with one MPTCP client each that follows.
 
     No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has said
-    that the guest runs.
+    that the guest runs. `filters`: of domains' cards. `dropped`: addresses whose packets something drops.
     """
 
     def __init__(self, sites: Mapping[str, tuple[str, ...]] = TWO_SITES, guests: tuple[str, ...] = ("web",)) -> None:
@@ -43,6 +44,8 @@ class FakeWorld:
         self.interrupted = False
         self.unheard = False
         self.events: list[Event] = []
+        self.filters: dict[str, tuple[Filter, ...]] = {}
+        self.dropped: set[str] = set()
         self.flows: dict[str, Flows] = {}  # of datagrams, by address, at each host that tracks them
         self.before: Callable[[Effect], None] = lambda _effect: None
         self.hosts: dict[str, FakeHost] = {}
@@ -97,7 +100,17 @@ class FakeWorld:
     def user_of(self, address: str, at: FakeHost) -> str:
         """The MAC of the guest at a host that answers for an address, or ''."""
         users = (g for g in self.guests.values() if g.name in at.domains and address in (*g.present, *g.kept))
-        return next((g.mac for g in users), "")
+        return next((g.mac for g in users if address not in self.dropped), "")
+
+    def answers(self, address: str) -> bool:
+        """Whether a guest, wherever it runs, sends packets back from an address."""
+        with_it = (g for g in self.guests.values() if address in (*g.present, *g.kept) and not g.shy)
+        return address not in self.dropped and any(self.running_at(g.name) for g in with_it)
+
+    @property
+    def addresses(self) -> set[str]:
+        """Of the hosts that answer at all."""
+        return {host.address for host in self.inventory.hosts if self.hosts[host.name].reachable}
 
     @contextmanager
     def reached(self, effect: Effect, trouble: str) -> Iterator[FakeHost]:

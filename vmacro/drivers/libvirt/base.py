@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import definition, dhcp, fit, xml
+from vmacro.drivers.libvirt import definition, dhcp, filters, fit, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
 from vmacro.drivers.libvirt.migration import Order, migrate, statistics
 from vmacro.drivers.libvirt.states import job, reason_word, state_word
@@ -50,7 +51,8 @@ class LibvirtHypervisor:
 
     def facts(self) -> HostFacts:
         connection = self._connection
-        with understood(self._host.name, "cannot be surveyed"):
+        with ThreadPoolExecutor(1) as beside, understood(self._host.name, "cannot be surveyed"):
+            days = beside.submit(self._connections.certificate_days_left, self._host)  # by a connection of its own
             memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             free_kib = sum(memory.get(k, 0) for k in ("free", "buffers", "cached"))
             told = connection.getCapabilities()
@@ -63,7 +65,7 @@ class LibvirtHypervisor:
                 "free_memory_mib": free_kib // 1024,
                 "capabilities": fields.encode(replace(self.known, live_migration=live)),
                 "machine_types": xml.machine_types(told),
-                "certificate_days_left": self._connections.certificate_days_left(self._host),
+                "certificate_days_left": days.result(),
                 "uuid": xml.host_uuid(told),
                 "processor": xml.host_processor(told),
             }
@@ -97,9 +99,12 @@ class LibvirtHypervisor:
             return None
         with understood(self._host.name, f"the definition of domain {name} cannot be read"):
             persistent = bool(domain.isPersistent())
+            live = domain.XMLDesc()
+            stored = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else ""
             return definition.definition(
-                domain.XMLDesc(),
-                domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "",
+                live,
+                stored,
+                filters=[fields.encode(held) for held in filters.of(live, stored, self._filter_xml)],
                 snapshots=domain.snapshotNum(),
                 checkpoints=len(domain.listAllCheckpoints()),
                 saved=bool(domain.hasManagedSaveImage()),
@@ -152,7 +157,7 @@ class LibvirtHypervisor:
         connection = self._connection
         with understood(self._host.name, "storage pools cannot be described"):
             found = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            return tuple(xml.pool(p.XMLDesc(), int(p.info()[3])) for p in found)
+            return tuple(xml.pool(p.XMLDesc()) for p in found)
 
     def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
         """virDomainSnapshotCreateXML, external and without metadata: the present file becomes the base, and the guest
@@ -224,6 +229,15 @@ class LibvirtHypervisor:
             with translated(self._host.name, "cannot watch events"):
                 watching.enter_context(self._connections.events(self._host).watched(seen))
             yield
+
+    def _filter_xml(self, name: str) -> str:
+        """'' where there is none, or this libvirt has no filters at all."""
+        try:
+            return str(self._connection.nwfilterLookupByName(name).XMLDesc())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT):
+                return ""
+            raise
 
     def _network(self, name: str) -> Any | None:
         connection = self._connection

@@ -243,12 +243,13 @@ def chain(disk: ElementTree.Element) -> list[str]:
     return [path for path in found if path]
 
 
-def pool(text: str, available_bytes: int) -> Pool:
+def pool(text: str) -> Pool:
     """`path` is '' for kinds that have none. Raises ValueError."""
     root = parse(text)
     kind = root.get("type", "")
     name, path = root.findtext("name", ""), root.findtext("target/path", "")
-    found = {"name": name, "kind": kind, "path": path, "available_bytes": available_bytes}
+    available = int(root.findtext("available", "0"))  # libvirt itself always says bytes
+    found = {"name": name, "kind": kind, "path": path, "available_bytes": available}
     return fields.decode(Pool, {**found, "shared": kind in SHARED_POOLS}, "pool")
 
 

@@ -1,0 +1,284 @@
+"""Whether a guest that has arrived is reached: what is asked, what is judged, and what a move says then."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.faults import Faults
+from tests.unit.test_enumeration import Stage, stage
+from vmacro.drivers.fake import Effect, FakeWorld
+from vmacro.errors import HostError, UnknownVerbError
+from vmacro.host import neighbours6, reach
+from vmacro.model.events import PhaseBegan, PhaseEnded
+from vmacro.model.facts import Heard, Reach
+from vmacro.model.moves import Ending, Outcome, Phase, Verdict
+from vmacro.planning import reaching
+from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
+from vmacro.ports import World
+from vmacro.services import paths
+from vmacro.wire.host_verbs import HeardOf
+
+MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
+NEW, OLD = "10.50.2.10", "10.50.1.97"
+
+
+def moved(found: Stage) -> Outcome:
+    outcome = found.attempt(Faults())
+    assert outcome is not None
+    return outcome
+
+
+def notes(found: Stage) -> list[str]:
+    return [e.text for e in found.fake.events if "not known whether" in e.text]
+
+
+@pytest.mark.parametrize("handoff", HANDOFFS)
+def test_a_guest_that_answers_has_moved_and_nothing_is_told(handoff: str) -> None:
+    found = stage(handoff)
+    assert moved(found).ending == Ending.MOVED and notes(found) == []
+    kinds = (PhaseBegan, PhaseEnded)
+    began, ended = (e.wall_ns for e in found.fake.events if isinstance(e.what, kinds) and e.what.phase == Phase.ARRIVE)
+    assert began == ended, "nobody has waited"
+
+
+def test_a_guest_whose_new_address_is_dropped_keeps_the_old_one_and_is_finished_later() -> None:
+    found = stage(SEAMLESS)
+    found.fake.dropped.add(NEW)
+    outcome = moved(found)
+    assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.INCOMPLETE, 5, True)
+    assert outcome.reason == f"guest web: is not reached at berlin: nobody at front0 answers for {NEW} (ARP)"
+    assert "filterref" in outcome.hint and f"vmacro resume {found.plan.move_id}" in outcome.hint
+    assert outcome.carried == (OLD,) and OLD in found.fake.guest.kept
+    assert {e.address for h in found.fake.hosts.values() for e in h.legs.values()} == {OLD}
+    again = found.attempt(Faults())
+    assert again is not None and again.ending == Ending.INCOMPLETE and again.carried == (OLD,), "nothing was mended"
+    found.fake.dropped.clear()
+    outcome = found.finish()
+    assert outcome.ending == Ending.MOVED
+    assert {c.verdict for c in outcome.connections} == {Verdict.FOLLOWED, Verdict.CARRIED}
+
+
+def test_a_guest_whose_old_address_is_dropped_is_no_success_either() -> None:
+    found = stage(SEAMLESS)
+    found.fake.dropped.add(OLD)
+    outcome = moved(found)
+    assert outcome.exit_code == 5 and OLD in outcome.reason and NEW not in outcome.reason
+
+
+def test_an_old_address_that_a_carriage_has_closed_meanwhile_is_asked_for_no_more() -> None:
+    found = stage(SEAMLESS)
+    found.fake.dropped |= {NEW, OLD}
+    assert moved(found).exit_code == 5
+    found.fake.guest.kept.remove(OLD)
+    found.fake.dropped.remove(NEW)
+    assert NEW in found.fake.guest.present and moved(found).ending != Ending.INCOMPLETE
+
+
+def test_somebody_else_who_answers_is_named() -> None:
+    found = stage(SEAMLESS)
+    found.fake.hosts["berlin"].used[NEW] = OTHER
+    outcome = moved(found)
+    assert outcome.exit_code == 5 and f"{OTHER} at front0 answers for {NEW}, and its card does not" in outcome.reason
+
+
+def test_a_guest_that_drops_pings_is_not_called_unreachable() -> None:
+    found = stage(SEAMLESS)
+    found.fake.guest.shy = True
+    assert moved(found).ending == Ending.MOVED
+    (note,) = notes(found)
+    why = "no answer to pings, nor at TCP port 7000"
+    assert note == f"it is not known whether {NEW} and {OLD} can be reached from bucharest: {why}"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(HostError("host {}: no SSH"), "no SSH"), (UnknownVerbError("old"), "old")]
+)
+def test_hosts_that_cannot_ask_say_so_and_the_move_goes_on(error: HostError, told: str) -> None:
+    found = stage(RENUMBER)
+
+    def before(effect: Effect) -> None:
+        if effect == f"link.reach {effect.host}":
+            raise type(error)(error.message.format(effect.host))
+
+    found.fake.before = before
+    assert moved(found).ending == Ending.MOVED
+    assert len(notes(found)) == 2 and all(note.endswith(told) for note in notes(found))
+
+
+def test_a_destination_that_does_not_know_its_bridge_cannot_ask() -> None:
+    found = stage(RENUMBER)
+
+    def before(effect: Effect) -> None:
+        if effect == "network berlin" and found.fake.running_at() == ["berlin"]:
+            raise HostError("host berlin: injected")
+
+    found.fake.before = before
+    assert moved(found).ending == Ending.MOVED
+    assert any("nobody says which bridge" in note for note in notes(found))
+
+
+@pytest.mark.parametrize(
+    ("heard", "lost"),
+    [
+        ([Heard(NEW, (MAC,), 64, 64)], []),
+        ([Heard(NEW, (MAC,), 0, 64)], []),
+        ([Heard(NEW, (OTHER, MAC), 0, 64)], []),
+        ([Heard(NEW, (), 64, 64)], [f"nobody at front0 answers for {NEW} (ARP)"]),
+        ([Heard("fd50::7", (), 0, 64)], ["nobody at front0 answers for fd50::7 (neighbour discovery)"]),
+        ([Heard(NEW, (OTHER,), 64, 64)], [f"{OTHER} at front0 answers for {NEW}, and its card does not (ARP)"]),
+        (
+            [Heard(NEW, (MAC,), 0, 64), Heard(OLD, (MAC,), 64, 64)],
+            [f"no packet comes back from {NEW}, though it answers at {OLD}"],
+        ),
+        ([Heard(NEW, (MAC,), 0, 64), Heard("fd50::7", (MAC,), 64, 64)], []),
+        ([Heard(NEW, (MAC,), 64, 64), Heard(OLD, (MAC,), 0, 0)], []),
+    ],
+)
+def test_what_is_certain(heard: list[Heard], lost: list[str]) -> None:
+    assert reaching.unreached(heard, MAC, "front0") == lost
+
+
+@pytest.mark.parametrize(
+    ("heard", "over"),
+    [
+        ([Heard(NEW, (MAC,), 64, 64), Heard(OLD, (OTHER, MAC), 64, 64)], True),
+        ([Heard(NEW, (MAC,), 0, 64), Heard(OLD, (MAC,), 0, 64)], True),
+        ([Heard(NEW, (MAC,), 64, 64), Heard(OLD, (MAC,), 0, 0)], True),
+        ([Heard(NEW, (MAC,), 64, 64), Heard(OLD, (MAC,), 0, 64)], False),
+        ([Heard(NEW, (MAC,), 64, 64), Heard(OLD, (OTHER,), 64, 64)], False),
+        ([Heard(NEW, (), 64, 64)], False),
+    ],
+)
+def test_when_a_bridge_has_said_all(heard: list[Heard], over: bool) -> None:
+    assert reaching.is_over(heard, MAC) == over
+
+
+def test_an_echo_has_the_size_and_the_checksum_that_it_must() -> None:
+    for version, header in ((4, 20), (6, 40)):
+        asked = reach.echo(version, 0x7676, 1500 - header)
+        assert len(asked) == 1500 - header and struct.unpack("!BBHHH", asked[:8])[3:] == (0x7676, 1)
+    assert reach.checksum(reach.echo(4, 0x7676, 64)) == 0, "as who receives it reckons"
+
+
+def test_only_a_reply_to_our_own_echo_counts() -> None:
+    reply = struct.pack("!BBHHH", 0, 0, 0, 0x7676, 1)
+    ip = bytes([0x46]) + bytes(23)  # with an option
+    assert reach.is_reply(4, 0x7676, ip + reply)
+    assert not reach.is_reply(4, 0x7677, ip + reply)
+    assert not reach.is_reply(4, 0x7676, ip + reach.echo(4, 0x7676, 8)), "our own question"
+    assert reach.is_reply(6, 0x7676, struct.pack("!BBHHH", 129, 0, 0, 0x7676, 1))
+    for cut in (b"", ip, ip + reply[:7]):
+        assert not reach.is_reply(4, 0x7676, cut)
+
+
+def test_neighbour_discovery_byte_by_byte() -> None:
+    """RFC 4861 sections 4.3 and 4.4."""
+    target = socket.inet_pton(socket.AF_INET6, "fd50:1::7")
+    mac = bytes.fromhex("525400000002")
+    assert (
+        neighbours6.solicitation("fd50:1::7", mac) == bytes.fromhex("87 00 0000 00000000") + target + b"\x01\x01" + mac
+    )
+    answer = bytes.fromhex("88 00 0000 60000000") + target
+    option = b"\x02\x01" + mac
+    assert neighbours6.advertised(answer + option) == ("fd50:1::7", "52:54:00:00:00:02")
+    assert neighbours6.advertised(answer + b"\x0e\x01" + bytes(6) + option) == ("fd50:1::7", "52:54:00:00:00:02")
+    for odd in (answer, answer[:-1], answer + option[:-1], answer + b"\x02\x00" + mac, b"\x87" + answer[1:] + option):
+        assert neighbours6.advertised(odd) is None
+
+
+def looked(fake: FakeWorld) -> tuple[tuple[Heard, ...], float]:
+    """From the guest's host to the others, and how long that took."""
+    (source, *others), began_s = fake.inventory.hosts, fake.clock.now_s
+    return paths.between(source, others, fake.world), fake.clock.now_s - began_s
+
+
+@pytest.mark.parametrize(
+    ("narrow", "answered", "least_s", "most_s"),
+    [(1500, 1500, 0, 0), (1400, 1400, paths.LOSING_S, 2), (0, 0, paths.SILENT_S, 1)],
+)
+def test_a_path_is_tried_for_as_long_as_it_is_worth(narrow: int, answered: int, least_s: float, most_s: float) -> None:
+    fake = FakeWorld()
+    fake.hosts["bucharest"].narrow = narrow
+    found, took_s = looked(fake)
+    assert [(h.address, h.answered, h.tried) for h in found] == [("10.9.0.2", answered, 1500)]
+    assert least_s <= took_s <= most_s
+
+
+def test_a_path_is_asked_at_the_ports_that_hosts_libvirts_have() -> None:
+    fake = FakeWorld({"bucharest": ("bucharest",), "berlin": ("b1", "b2", "b3")})
+    uris = {"b1": "qemu+tls://b1/system", "b2": "qemu+tls://b2:17000/system", "b3": "qemu+ssh://root@b3/system"}
+    source, *others = fake.inventory.hosts
+    others = [replace(host, peer_uri=uris[host.name]) for host in others]
+    asked: list[tuple[int, tuple[str, ...]]] = []
+
+    class Side:
+        def reach(self, wanted: Reach) -> tuple[Heard, ...]:
+            asked.append((wanted.port, wanted.addresses))
+            return tuple(Heard(address, (), 1500, 1500) for address in wanted.addresses)
+
+    world: World = replace(fake.world, host_network=lambda _host: Side())  # type: ignore[arg-type, return-value]
+    assert len(paths.between(source, others, world)) == 3
+    assert asked == [(16514, ("10.9.0.2",)), (17000, ("10.9.0.3",)), (22, ("10.9.0.4",))]
+
+
+def test_a_host_side_that_cannot_be_asked_for_paths_says_nothing() -> None:
+    fake = FakeWorld()
+
+    def before(effect: Effect) -> None:
+        raise UnknownVerbError(f"host {effect.host}: refused {effect}")
+
+    fake.before = before
+    assert looked(fake) == ((), 0.0)
+
+
+class Question:
+    """In place of one that has sockets, for which one must be root."""
+
+    def __init__(self, args: Reach) -> None:
+        self.args, self.asked_s, self.is_open = args, 0.0, True
+        asked.append(self)
+
+    def again(self, now_s: float) -> HeardOf:
+        self.asked_s = now_s
+        return HeardOf(tuple(Heard(address) for address in self.args.addresses))
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+asked: list[Question] = []
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    monkeypatch.setattr(reach, "_Asking", Question)
+    asked.clear()
+    return asked
+
+
+def test_a_question_goes_on_under_its_name_until_it_is_another(questions: list[Question]) -> None:
+    reaching_, wanted = reach.Reaching(), Reach("web-1", (NEW,), "front0")
+    for _ in range(3):
+        assert [h.address for h in reaching_.ask(wanted).heard] == [NEW]
+    assert len(questions) == 1
+    reaching_.ask(replace(wanted, addresses=(OLD,)))
+    reaching_.ask(replace(wanted, name="web-2"))
+    assert [q.is_open for q in questions] == [False, True, True]
+
+
+def test_no_question_stays_open_for_ever_nor_do_too_many(
+    questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, reaching_ = [0.0], reach.Reaching()
+    monkeypatch.setattr("vmacro.host.reach.time.monotonic", lambda: now_s[0])
+    for number in range(2 * reach.MOST_NAMES):
+        reaching_.ask(Reach(f"web-{number}", (NEW,)))
+        assert sum(q.is_open for q in questions) <= reach.MOST_NAMES
+    assert questions[-1].is_open and not questions[0].is_open
+    now_s[0] = reach.FORGET_S + 1
+    reaching_.ask(Reach("web-now", (NEW,)))
+    assert [q.args.name for q in questions if q.is_open] == ["web-now"]

@@ -1,0 +1,111 @@
+"""What the network filters (formatnwfilter) of a domain's cards hold them to.
+
+A rule that names $IP or $IPV6 passes what the card's parameter of that name says; without one libvirt learns IP, one
+address, from the first packet or from DHCP (CTRL_IP_LEARNING), and keeps to it until the card goes. Filters refer to
+others, and may give these parameters.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vmacro.drivers.libvirt import xml
+from vmacro.model.filters import LIVE, STORED, Filter, Filters
+from vmacro.wire import fields
+
+# libvirt's own, as its package has them: a question less for each (src/nwfilter/xml).
+_STOCK = {
+    **dict.fromkeys(("clean-traffic", "clean-traffic-gateway", "no-ip-spoofing"), ("IP",)),
+    **dict.fromkeys(("no-arp-spoofing", "no-arp-ip-spoofing"), ("IP",)),
+    "no-ipv6-spoofing": ("IPV6",),
+    **dict.fromkeys(("no-mac-spoofing", "no-arp-mac-spoofing", "no-mac-broadcast", "no-other-l2-traffic"), ()),
+    **dict.fromkeys(("no-other-rarp-traffic", "qemu-announce-self", "qemu-announce-self-rarp"), ()),
+    **dict.fromkeys(("no-ip-multicast", "no-ipv6-multicast", "allow-arp", "allow-dhcp", "allow-dhcpv6"), ()),
+    **dict.fromkeys(("allow-dhcp-server", "allow-dhcpv6-server", "allow-ipv4", "allow-ipv6"), ()),
+    **dict.fromkeys(("allow-incoming-ipv4", "allow-incoming-ipv6"), ()),
+}
+_VERSIONS = {"IP": 4, "IPV6": 6}
+_PINNED = re.compile(r"\$(IP|IPV6)\b")
+_DEEPEST, _MOST_READ = 16, 64  # filters below each other, and of one card
+Parameters = dict[str, tuple[str, ...]]
+
+
+@dataclass
+class _Found:
+    """What one card's filters hold it to: by variable, the values given."""
+
+    pinned: dict[str, set[str]] = field(default_factory=dict)
+    known: bool = True
+    read: int = 0
+
+    def pin(self, variable: str, given: Parameters) -> None:
+        self.pinned.setdefault(variable, set()).update(given.get(variable, ()))
+
+
+def of(live: str, stored: str, described: Callable[[str], str]) -> tuple[Filter, ...]:
+    """Of a domain's two definitions, the second '' where it has none; what is in both is told once. `described`: a
+    filter's XML by name, '' where there is none. Raises ValueError, and what `described` raises."""
+    found = [*_of(live, LIVE, described), *(_of(stored, STORED, described) if stored else ())]
+    said = {(f["mac"], f["name"], f["versions"], f["allowed"], f["known"]): f for f in reversed(found)}
+    decoded: tuple[Filter, ...] = fields.decode_as(Filters, [*reversed(said.values())], "filters")
+    return decoded
+
+
+def _of(text: str, where: str, described: Callable[[str], str]) -> Iterator[dict[str, object]]:
+    for card in xml.parse(text).iterfind("./devices/interface"):
+        mac = card.find("mac")
+        for reference in card.iterfind("filterref"):
+            held = _Found()
+            _follow(reference, {}, held, described, _DEEPEST)
+            yield {
+                "mac": mac.get("address", "").lower() if mac is not None else "",
+                "name": reference.get("filter", ""),
+                "where": where,
+                "versions": tuple(sorted(_VERSIONS[variable] for variable in held.pinned)),
+                "allowed": tuple(sorted(a for values in held.pinned.values() for a in values)),
+                "known": held.known,
+            }
+
+
+def _follow(
+    reference: ElementTree.Element, given: Parameters, held: _Found, described: Callable[[str], str], deep: int
+) -> None:
+    """A reference's parameters go before those that are given from above."""
+    name, own = reference.get("filter", ""), _parameters(reference)
+    given = {**given, **own}
+    if name in _STOCK:
+        for variable in _STOCK[name]:
+            held.pin(variable, given)
+        return
+    held.read += 1
+    text = described(name) if deep and held.read <= _MOST_READ else ""
+    if not text:
+        held.known = False
+        return
+    filter_ = xml.parse(text)
+    for rule in filter_.iterfind("rule"):
+        for variable in {v for e in rule for value in e.attrib.values() for v in _PINNED.findall(value)}:
+            held.pin(variable, given)
+    for below in filter_.iterfind("filterref"):
+        _follow(below, given, held, described, deep - 1)
+
+
+def _parameters(reference: ElementTree.Element) -> Parameters:
+    """A parameter may be there several times. What is no address passes none."""
+    found: dict[str, tuple[str, ...]] = {}
+    for parameter in reference.iterfind("parameter"):
+        name, value = parameter.get("name", ""), parameter.get("value", "")
+        if name in _VERSIONS:
+            found[name] = (*found.get(name, ()), *_addresses(value))
+    return found
+
+
+def _addresses(value: str) -> tuple[str, ...]:
+    try:
+        return (str(ipaddress.ip_address(value)),)
+    except ValueError:
+        return ()

@@ -1,0 +1,79 @@
+"""Is a guest that has arrived reached in the network? Two hosts ask it by packets: the destination, at its own bridge,
+and the source, from another site. What libvirt and the agent say is no proof (docs/decisions/0027)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from vmacro.errors import HostError
+from vmacro.model.events import Note
+from vmacro.model.facts import Arrival, Heard, Reach
+from vmacro.model.moves import Before, Plan
+from vmacro.model.nouns import Host
+from vmacro.planning import reaching
+from vmacro.ports import World
+from vmacro.wire.host_verbs import MOST_ASKED
+
+ASK_EVERY_S = 0.1
+CARD_PATIENCE_S = 5.0  # until the card of a guest that has just arrived answers at its bridge
+PATIENCE_S = 1.5  # until a packet comes back, from another site, too; a guest may answer none
+CALL_S = 20.0  # above the drivers' own limits
+LATE = f"no answer from its host side within {CALL_S:g} s"
+Asked = tuple[tuple[Heard, ...], str]  # who was heard; or why nobody could ask
+
+
+def see_that_it_answers(plan: Plan, world: World, before: Before, arrival: Arrival) -> None:
+    """At its new addresses and at those old ones that it still has, before any of these is withdrawn. Raises HostError
+    where it is certain that it does not; where nobody knows, that is told. AgentError."""
+    with world.agent(plan.destination, plan.guest.domain) as agent:
+        has = agent.status().claimed
+    old = [homed.address for homed in plan.addresses if homed.address in has]
+    addresses = tuple(dict.fromkeys((*arrival.present, *old)))[:MOST_ASKED]
+    port = next((s.local_port for c in before.connections for s in c.subflows), 0)
+    bridge = _bridge(plan, world)
+    (here, trouble), (there, other_trouble) = _asked(plan, world, Reach(plan.move_id, addresses, bridge), port)
+    lost = reaching.unreached(here, plan.mac, bridge) if not trouble else []
+    if lost:
+        text = f"guest {plan.guest.name}: is not reached at {plan.destination.name}: {'; '.join(lost)}"
+        hint = f"is its card held to another address (virsh dumpxml: <filterref>)? then vmacro resume {plan.move_id}"
+        raise HostError(text, hint)
+    told = f"whether it can be reached from {plan.destination.name}: {trouble}" if trouble else ""
+    other = reaching.unknown(there, plan.source.name, port)
+    other = f"whether it can be reached from {plan.source.name}: {other_trouble}" if other_trouble else other
+    for text in (told, other):
+        if text:
+            world.tell(plan.move_id, Note(f"it is not known {text}"))
+
+
+def _bridge(plan: Plan, world: World) -> str:
+    """'' where nobody says: then the destination cannot ask at it."""
+    try:
+        network = world.hypervisor(plan.destination).network(plan.destination.network)
+    except HostError:
+        return ""
+    return network.bridge if network is not None else ""
+
+
+def _asked(plan: Plan, world: World, wanted: Reach, port: int) -> tuple[Asked, Asked]:
+    """By the destination and by the source, again and again until all is said, or for as long as it is worth."""
+    began_s = world.clock.monotonic_s()
+    elsewhere = Reach(wanted.name, wanted.addresses, port=port)
+    here: Asked = ((), "" if wanted.bridge else "nobody says which bridge its guests are at")
+    there: Asked = ((), "")
+    while True:
+        questions = [] if here[1] else [partial(_ask, plan.destination, wanted, world)]
+        questions += [] if there[1] else [partial(_ask, plan.source, elsewhere, world)]
+        answers = [answer or ((), LATE) for answer in world.side_by_side(questions, CALL_S)]
+        here, there = (asked if asked[1] else answers.pop(0) for asked in (here, there))
+        waited_s = world.clock.monotonic_s() - began_s
+        is_over = here[1] or waited_s > CARD_PATIENCE_S or reaching.is_over(here[0], plan.mac)
+        if is_over and (there[1] or waited_s > PATIENCE_S or reaching.all_answered(there[0])):
+            return here, there
+        world.clock.sleep(ASK_EVERY_S)
+
+
+def _ask(host: Host, wanted: Reach, world: World) -> Asked:
+    try:
+        return world.host_network(host).reach(wanted), ""
+    except HostError as error:
+        return (), error.message
