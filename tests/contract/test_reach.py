@@ -60,7 +60,7 @@ def ruled(place: Place, family: str, *rules: str) -> Iterator[None]:
     """By a table of its own, before whatever else looks at packets that come in."""
     hook = "prerouting" if family == "bridge" else "input"
     chain = f"chain c {{ type filter hook {hook} priority -400 ; {' ; '.join(rules)} ; }}"
-    process.run(place.inner("nft", "-f", "-"), input=f"table {family} contract {{ {chain} }}\n")
+    process.run(place.inner("nft", "-f", "-"), input=f"table {family} contract {{\n{chain}\n}}\n")
     try:
         yield
     finally:
