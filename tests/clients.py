@@ -19,9 +19,9 @@ from collections.abc import Callable
 from vmacro.rtt import wire
 
 WEB, ECHO, DATAGRAMS = 80, 7000, 7001
-DOWNLOAD_PARTS = 13  # of 16 MiB: 208 MiB by one connection
-UPLOAD_BYTES = 24 << 20
-DOWNLOADS_BYTES_S = 2 << 20  # without a limit they, and visitors, are all that an emulated guest gets done
+# Whatever goes on all the while has a pace: without one it is all that an emulated guest gets done.
+DOWNLOAD_BYTES_S, UPLOAD_BYTES_S = 4 << 20, 1 << 20
+DOWNLOADS_BYTES_S = 2 << 20
 PATIENCE_S = 120.0
 DATAGRAM_PATIENCE_S = 5.0  # longer than a guest pauses, also under emulation
 MOST_LOST = 3  # of all that are asked during a test's moves
@@ -98,12 +98,14 @@ def chatter(mptcp: bool) -> Client:
 
 
 def download(address: str, ready: threading.Event, over: threading.Event) -> str:
-    sock = connect(address, WEB)
-    for part in range(DOWNLOAD_PARTS):
+    """One file after another, all on one connection, until it is over."""
+    sock, part = connect(address, WEB), 0
+    while not over.is_set():
         ready.set()
-        found = hashlib.sha256(get(sock, "/random.bin")).hexdigest()
+        found = hashlib.sha256(get(sock, "/random.bin", DOWNLOAD_BYTES_S)).hexdigest()
         if found != RANDOM:
             return f"part {part}: its checksum is {found}"
+        part += 1
     return ""
 
 
@@ -165,25 +167,31 @@ def keep_alive(count: int, every_s: float) -> Client:
 
 
 def upload(address: str, ready: threading.Event, over: threading.Event) -> str:
-    """Records up; the responder sends them back, and they are compared."""
+    """Records up, until it is over; the responder sends them back, and they are compared."""
     sock, sent, came = connect(address, ECHO), hashlib.sha256(), hashlib.sha256()
+    blocks: list[int] = []
 
     def send() -> None:
-        block = 1024
-        for start in range(0, UPLOAD_BYTES // wire.RECORD.size, block):
+        began, block = time.monotonic(), 1024
+        while not over.is_set():
+            start = block * len(blocks)
             data = b"".join(struct.pack(">IIQ", wire.MAGIC, 0, n) for n in range(start, start + block))
             sent.update(data)
+            blocks.append(len(data))
             sock.sendall(data)
+            time.sleep(max(0.0, began + sum(blocks) / UPLOAD_BYTES_S - time.monotonic()))
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    left = UPLOAD_BYTES
-    while left:
+    received = 0
+    while sender.is_alive() or received < sum(blocks):
+        if received == sum(blocks):
+            time.sleep(0.01)
+            continue
         data = _some(sock)
         came.update(data)
-        left -= len(data)
+        received += len(data)
         ready.set()
-    sender.join()
     return "" if sent.digest() == came.digest() else "what came back is not what was sent"
 
 

@@ -19,7 +19,7 @@ from tests.support import Vmacro, Way, address_of, clients, summary, traces_of_m
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
-ALL = ("visits", "keep-alive-20", "downloads", "upload", "idle-500", "datagrams", "tcp-idle")
+ALL = ("idle-500", "tcp-idle", "visits", "keep-alive-20", "downloads", "upload", "datagrams")
 LINGER_S = 20
 PAUSE_S = 0.5  # between programs
 WANTED = ("curl", "wget", "ab", "mptcpize")

@@ -22,7 +22,7 @@ from vmacro.lab import echo
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
-ALL = ("chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload", "idle-500")
+ALL = ("idle-500", "chatter", "tcp-chatter", "idle", "tcp-idle", "download", "upload")
 
 
 @pytest.fixture
@@ -81,6 +81,23 @@ def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet
             if to == way.here:
                 assert not any("vmac-" in line for lines in traces_of_moves(lab).values() for line in lines)
         assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    assert quiet("carry").returncode == 0
+    assert traces_of_moves(lab) == before
+
+
+@pytest.mark.parametrize("moves", [2, pytest.param(10, marks=pytest.mark.slow("the same again, four times"))])
+def test_a_client_that_takes_one_address_at_a_time_follows_every_move(
+    lab: Lab, quiet: Vmacro, way: Way, moves: int
+) -> None:
+    """Beside another client's connection that cannot follow, so that its address is carried all the while."""
+    before, home, shy = traces_of_moves(lab), address_of(lab, "web"), str(lab.topology.uplink("shy").node.ip)
+    with clients(lab, "shy", home, "chatter") as follower, clients(lab, "client", home, "tcp-chatter") as carried:
+        for number in range(moves):
+            done = quiet("migrate", "web", "--to", (way.there, way.here)[number % 2], "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            found = [c for c in summary(done)["connections"] if shy in c["client"]]
+            assert [c["verdict"] for c in found] == ["followed"], found
+        assert verdicts(follower) == {"chatter": ""} and verdicts(carried) == {"tcp-chatter": ""}
     assert quiet("carry").returncode == 0
     assert traces_of_moves(lab) == before
 
