@@ -4,11 +4,10 @@ its definition."""
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
+from tests.lab.domains import at_the_next_start, hosts_as_they_are
 from tests.support import Vmacro, Way, on_host, site_of, virsh, without_probers
 from vmacro.lab.lab import Lab
 
@@ -20,35 +19,9 @@ CARD = """<interface type='network'><mac address='52:54:00:0d:00:01'/><source ne
 <model type='virtio'/><filterref filter='office-only'/></interface>"""
 
 
-def hosts_as_they_are(lab: Lab) -> dict[str, str]:
-    """All domains, live and stored, what their hosts start by themselves, and the guests' network."""
-    dump = "for d in $(virsh list --all --name); do virsh dumpxml $d; virsh dumpxml --inactive $d; done"
-    look = f"virsh list --all; {dump}; ls -A /etc/libvirt/qemu/autostart; virsh net-dumpxml front; true"
-    return {host: on_host(lab, host, "sh", "-c", f"{look} 2>&1") for host in lab.topology.sites}
-
-
 def stored(lab: Lab, host: str) -> str:
     """The definition of `web` for its next start, in a form that two hosts share."""
     return ElementTree.canonicalize(virsh(lab, host, "dumpxml", "--inactive", "web"), strip_text=True)
-
-
-@contextmanager
-def at_the_next_start(lab: Lab, host: str, *devices: str) -> Iterator[None]:
-    """`web` gets further devices when it is started anew; afterwards it is defined as it was, wherever it is."""
-    before = virsh(lab, host, "dumpxml", "--inactive", "web")
-    try:
-        for device in devices:
-            write(lab, host, device)
-            virsh(lab, host, "attach-device", "web", "/run/device.xml", "--config")
-        yield
-    finally:
-        there = site_of(lab, "web")
-        write(lab, there, before)
-        virsh(lab, there, "define", "/run/device.xml")
-
-
-def write(lab: Lab, host: str, text: str) -> None:
-    on_host(lab, host, "sh", "-c", 'printf %s "$1" > /run/device.xml', "sh", text)
 
 
 def test_what_only_the_next_start_names_is_told_at_once_and_nothing_is_touched(
