@@ -19,7 +19,7 @@ from vmacro.model.moves import Ending, Outcome, Phase, Verdict
 from vmacro.planning import reaching
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.ports import World
-from vmacro.services import paths
+from vmacro.services import carry, paths
 from vmacro.wire.host_verbs import HeardOf
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -67,6 +67,28 @@ def test_a_guest_whose_old_address_is_dropped_is_no_success_either() -> None:
     found.fake.dropped.add(OLD)
     outcome = moved(found)
     assert outcome.exit_code == 5 and OLD in outcome.reason and NEW not in outcome.reason
+
+
+def test_no_carriage_takes_the_only_address_that_clients_reach() -> None:
+    """All of them have joined the new one, by its leg, before the copy: to the guest they need no other."""
+    found = stage(SEAMLESS)
+    fake, fake.guest.connections = found.fake, found.fake.guest.connections[:1]
+    fake.dropped.add(NEW)
+    (carriage,) = carry.carriages(found.plan, moved(found), fake.now_s)
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED and OLD in fake.guest.kept
+    fake.dropped.clear()
+    assert found.finish().ending == Ending.MOVED
+    assert carry._watch(carriage, fake.world) == carry.Need.UNNEEDED, "the move itself has withdrawn it"
+
+
+def test_the_agent_is_told_to_wait_where_its_guest_is_not_reached() -> None:
+    """Else it withdraws old addresses by itself, as where nobody settles its arrival (guest_agent/arrival.py)."""
+    found, asked = stage(SEAMLESS), []
+    found.fake.dropped.add(NEW)
+    found.fake.before = lambda effect: asked.append(str(effect))
+    assert moved(found).exit_code == 5
+    arrived = max(n for n, effect in enumerate(asked) if effect == "agent.arrive")
+    assert "agent.claim" in asked[arrived:]
 
 
 def test_an_old_address_that_a_carriage_has_closed_meanwhile_is_asked_for_no_more() -> None:

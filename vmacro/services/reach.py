@@ -12,6 +12,7 @@ from vmacro.model.moves import Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.planning import reaching
 from vmacro.ports import World
+from vmacro.services.handoff import have_the_agent_wait
 from vmacro.wire.host_verbs import MOST_ASKED
 
 ASK_EVERY_S = 0.1
@@ -34,6 +35,7 @@ def see_that_it_answers(plan: Plan, world: World, before: Before, arrival: Arriv
     (here, trouble), (there, other_trouble) = _asked(plan, world, Reach(plan.move_id, addresses, bridge), port)
     lost = reaching.unreached(here, plan.mac, bridge) if not trouble else []
     if lost:
+        have_the_agent_wait(plan, world)
         text = f"guest {plan.guest.name}: is not reached at {plan.destination.name}: {'; '.join(lost)}"
         hint = f"is its card held to another address (virsh dumpxml: <filterref>)? then vmacro resume {plan.move_id}"
         raise HostError(text, hint)
