@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from dataclasses import replace
@@ -273,6 +274,55 @@ class Question:
 
 
 asked: list[Question] = []
+
+
+class Bridge:
+    """In place of one: who answers for an address, each time that it is asked for."""
+
+    answering: tuple[str, ...] = ()
+
+    def __init__(self, *_args: object) -> None:
+        self._said: list[tuple[str, str]] = []
+
+    def ask(self, address: str = "") -> int:
+        self._said += [(address, mac) for mac in self.answering]
+        return 0
+
+    def hear(self) -> list[tuple[str, str]]:
+        said, self._said = self._said, []
+        return said
+
+    def largest(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_card_is_asked_for_again_although_somebody_else_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be slower than whoever claims its address: a neighbour, or a router that answers for all."""
+    monkeypatch.setattr(reach, "_Arp", Bridge)
+    monkeypatch.setattr(reach, "_Echo", Bridge)
+    reaching_, wanted = reach.Reaching(), Reach("web-1", (NEW,), "front0")
+    for answering in ((), (OTHER,), (OTHER, MAC), ()):
+        monkeypatch.setattr(Bridge, "answering", answering)
+        heard = reaching_.ask(wanted).heard
+    assert heard[0].macs == (OTHER, MAC)
+
+
+def test_a_flood_of_advertisements_keeps_no_host_side_listening() -> None:
+    """Its one thread turns legs, too."""
+    advertised = (
+        bytes.fromhex("88 00 0000 60000000") + socket.inet_pton(socket.AF_INET6, "fd50:1::7") + b"\2\1" + bytes(6)
+    )
+
+    class Flood:
+        def recvmsg(self, *_args: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+            return advertised, [(socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, struct.pack("=i", 255))], 0, None
+
+    neighbours = object.__new__(neighbours6.Neighbours)
+    neighbours._socket = Flood()  # type: ignore[assignment]
+    assert 0 < len(list(itertools.islice(neighbours.hear(), 10_000))) < 10_000
 
 
 @pytest.fixture

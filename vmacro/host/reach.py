@@ -122,7 +122,7 @@ class _Asking:
 
     def _ask(self, address: str, found: _Answers) -> None:
         way = self._discovery if ":" in address else self._arp
-        if way is not None and not found.macs:
+        if way is not None:  # also where somebody has answered: another one may, later
             with contextlib.suppress(OSError):  # silent, then
                 way.ask(address)
         if not found.answered or found.answered < found.tried:

@@ -166,4 +166,3 @@ def _told(plan: Plan, when: str, new: Sequence[str]) -> str:
             "names": list(plan.guest.names),
         }
     )
-
