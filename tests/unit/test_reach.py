@@ -6,12 +6,15 @@ import itertools
 import socket
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.unit.faults import Faults
 from tests.unit.test_enumeration import Stage, stage
 from vmacro.drivers.fake import Effect, FakeWorld
+from vmacro.drivers.fake.agent import FakeAgent
+from vmacro.drivers.fake.host_network import FakeHostNetwork
 from vmacro.errors import HostError, UnknownVerbError
 from vmacro.host import neighbours6, reach
 from vmacro.model.events import PhaseBegan, PhaseEnded
@@ -106,6 +109,28 @@ def test_somebody_else_who_answers_is_named() -> None:
     found.fake.hosts["berlin"].used[NEW] = OTHER
     outcome = moved(found)
     assert outcome.exit_code == 5 and f"{OTHER} at front0 answers for {NEW}, and its card does not" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("handoff", "lie"), [(SEAMLESS, {"new6": "2001:db8::53"}), (RENUMBER, {"new": "198.51.100.7"})]
+)
+def test_no_host_asks_for_an_address_because_the_guest_says_so(
+    handoff: str, lie: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have them knock at any machine, and lead names there."""
+    found, (strange,) = stage(handoff), lie.values()
+    asked: set[str] = set()
+    arrive, ask = FakeAgent.arrive, FakeHostNetwork.reach
+
+    def asking(side: FakeHostNetwork, wanted: Reach) -> tuple[Heard, ...]:
+        asked.update(wanted.addresses)
+        return ask(side, wanted)
+
+    monkeypatch.setattr(FakeAgent, "arrive", lambda agent, left: replace(arrive(agent, left), **lie))
+    monkeypatch.setattr(FakeHostNetwork, "reach", asking)
+    outcome = moved(found)
+    assert strange not in asked and outcome.exit_code == 5
+    assert f"says that it has {strange}, which is none of network 'front' at berlin" in outcome.reason
 
 
 def test_a_guest_that_drops_pings_is_not_called_unreachable() -> None:
