@@ -24,6 +24,7 @@ from vmacro.planning import reaching
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.ports import World
 from vmacro.services import carry, paths
+from vmacro.wire import fields
 from vmacro.wire.host_verbs import HeardOf
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -221,6 +222,18 @@ def test_only_a_reply_to_our_own_echo_counts() -> None:
     assert reach.is_reply(6, 0x7676, struct.pack("!BBHHH", 129, 0, 0, 0x7676, 1))
     for cut in (b"", ip, ip + reply[:7]):
         assert not reach.is_reply(4, 0x7676, cut)
+
+
+def test_a_reply_of_any_size_can_be_told() -> None:
+    """A guest answers as it likes; what is out of bounds would be its host side's word."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with here, there:
+        here.setblocking(False)
+        echo = object.__new__(reach._Echo)
+        echo._socket, echo._version, echo._id = here, 6, 0x7676
+        there.send(struct.pack("!BBHHH", 129, 0, 0, 0x7676, 1) + bytes(65_527))
+        largest = echo.largest()
+    assert fields.decode(Heard, {"address": "fd50::7", "answered": largest}, "heard").answered == largest
 
 
 def test_neighbour_discovery_byte_by_byte() -> None:
