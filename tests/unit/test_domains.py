@@ -7,6 +7,7 @@ hosts and guest beside that are the world in memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from vmacro.drivers.libvirt import definition, fit, xml
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.errors import HostError
-from vmacro.model.definitions import FILTER, SECRET, UNKNOWN, VOLUME, Definition, Device, Fit, Need
+from vmacro.model.definitions import FILTER, OF_THE_HOSTS_SIZE, SECRET, UNKNOWN, VOLUME, Definition, Device, Fit, Need
 from vmacro.model.facts import DomainFacts, FileFacts
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
@@ -65,6 +66,7 @@ class Berlin:
     tpm: bool = True
     kvm: bool = True
     has: frozenset[str] = frozenset({"no-mac-spoofing"})
+    pages: tuple[tuple[int, int], ...] = ((2048, 100),)  # free ones, by size in KiB
     compared: int = libvirt.VIR_CPU_COMPARE_SUPERSET
 
     def _known(self, name: str, code: int) -> str:
@@ -102,7 +104,9 @@ class Berlin:
         return ["x86_64", 16384, 8, 2000, 1, 1, 8, 1]
 
     def getFreePages(self, pages: list[int], _first: int, _cells: int) -> dict[int, dict[int, int]]:  # noqa: N802
-        return {0: {pages[0]: 100}}
+        if pages[0] not in dict(self.pages):
+            raise error(libvirt.VIR_ERR_OPERATION_FAILED)
+        return {0: {pages[0]: dict(self.pages)[pages[0]]}}
 
 
 @dataclass
@@ -241,6 +245,15 @@ def test_what_a_destination_lacks_is_an_obstacle(name: str, berlin: Berlin, more
     assert codes(House(name=name, berlin=berlin).findings()) == expected
 
 
+@pytest.mark.parametrize("kind", ["spiceport", "qemu-vdagent", "dbus", "tcp", "udp", "file", "pipe", "null", "dev"])
+def test_a_channel_of_a_kind_that_no_libvirt_lists_is_no_obstacle(kind: str) -> None:
+    """libvirt's own tests/domaincapsdata have pty, unix and spicevmc, whatever QEMU has besides."""
+    house = House(name="uefi")
+    more = f"<channel type='{kind}'><target type='virtio' name='org.spice-space.webdav.0'/></channel></devices>"
+    house.live = house.stored = house.live.replace("</devices>", more)
+    assert codes(house.findings()) == []
+
+
 def test_a_processor_that_is_passed_through_needs_the_same_one_there() -> None:
     house = House()
     house.hosts["berlin"].facts = replace(house.hosts["berlin"].facts, processor="<cpu><model>EPYC</model></cpu>")
@@ -254,6 +267,33 @@ def test_a_processor_that_lacks_something_is_an_obstacle(same: bool, found: list
         house.hosts["berlin"].facts = replace(
             house.hosts["berlin"].facts, processor="<cpu><model>core2duo</model></cpu>"
         )
+    assert codes(house.findings()) == found
+
+
+@pytest.mark.parametrize(
+    ("size", "pages", "found"),
+    [
+        ("", ((1 << 20, 1),), []),
+        ("", ((2048, 512), (1 << 20, 0)), []),
+        ("", ((2048, 256), (1 << 20, 0)), ["pages-short"]),
+        ("<page size='2048' unit='KiB'/>", ((1 << 20, 1),), ["pages-short"]),
+    ],
+)
+def test_pages_of_no_named_size_may_be_of_any(size: str, pages: tuple[tuple[int, int], ...], found: list[str]) -> None:
+    """They are of the host's default size: default_hugepagesz=1G, say."""
+    house = House(name="uefi", berlin=Berlin(pages=pages))
+    memory = f"<memory unit='MiB'>1024</memory><memoryBacking><hugepages>{size}</hugepages></memoryBacking>"
+    house.live = house.stored = re.sub("<memory.*</memory>", memory, house.live)
+    assert codes(house.findings()) == found
+
+
+@pytest.mark.parametrize(("check", "found"), [("partial", ["processor-differs"]), ("none", ["?processor-unknown"])])
+def test_a_processor_of_which_libvirt_checks_nothing_may_have_less_than_it_says(check: str, found: list[str]) -> None:
+    """QEMU leaves out what its host lacks, and the guest runs all the same."""
+    house = House(name="uefi", berlin=Berlin(compared=libvirt.VIR_CPU_COMPARE_INCOMPATIBLE))
+    house.hosts["berlin"].facts = replace(house.hosts["berlin"].facts, processor="<cpu><model>core2duo</model></cpu>")
+    processor = f"<cpu mode='custom' match='exact' check='{check}'><model>Skylake-Client</model></cpu>"
+    house.live = house.stored = house.live.replace("<cpu mode='host-model'/>", processor)
     assert codes(house.findings()) == found
 
 
@@ -319,7 +359,7 @@ PINNED = "<domain type='kvm'><vcpu cpuset='0-3,^2'>2</vcpu>{}</domain>"
         ("", (4, 0, 0)),
         ("<cputune><emulatorpin cpuset='7'/></cputune>", (8, 0, 0)),
         ("<numatune><memnode cellid='0' mode='strict' nodeset='0,2'/></numatune>", (4, 3, 0)),
-        ("<memoryBacking><hugepages/></memoryBacking>", (4, 0, 2048)),
+        ("<memoryBacking><hugepages/></memoryBacking>", (4, 0, OF_THE_HOSTS_SIZE)),
         ("<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>", (4, 0, 1 << 20)),
         ("<cputune><vcpupin vcpu='0' cpuset='x'/></cputune>", (4, 0, 0)),
     ],
@@ -343,7 +383,7 @@ def test_a_processor_without_end_is_none() -> None:
 def test_the_next_start_is_bound_too() -> None:
     more = "<memoryBacking><hugepages/></memoryBacking><devices><graphics type='spice'/></devices>"
     seen = definition.definition("<domain type='kvm'/>", PINNED.format(more))
-    assert (seen.cpus, seen.pages, seen.devices) == (4, 2048, (Device("graphics", "type", "spice"),))
+    assert (seen.cpus, seen.pages, seen.devices) == (4, OF_THE_HOSTS_SIZE, (Device("graphics", "type", "spice"),))
 
 
 def test_a_page_size_that_nobody_knows_is_no_other() -> None:

@@ -536,6 +536,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a path too narrow": (SEAMLESS, links("bucharest", path_mtu=1349)),
     "a path just wide enough": (SEAMLESS, links("bucharest", path_mtu=1350)),
     "a path that loses large packets": (SEAMLESS, host("bucharest", narrow=1400)),
+    "a path that answers small pings alone": (SEAMLESS, host("bucharest", narrow=64)),
     "a path that passes nothing that asks": (SEAMLESS, host("bucharest", narrow=0)),
     "a network with NAT": (SEAMLESS, network("berlin", forward="nat")),
     "no WireGuard": (SEAMLESS, no_wireguard),

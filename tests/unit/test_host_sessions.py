@@ -265,6 +265,16 @@ def test_a_refusal_reaches_people_escaped_and_ends_nothing() -> None:
     assert caught.value.message.isprintable() and program.alive
 
 
+@pytest.mark.parametrize(("code", "is_old"), [("bad-args", True), ("unknown-verb", True), ("kernel", False)])
+def test_one_of_an_older_vmacro_is_to_be_installed_anew(code: str, is_old: bool) -> None:
+    """It knows no field that its request has since."""
+    old = "Facts: unknown field 'devices'"
+    program = FakeProgram(lambda line: messages.encode_reply(Reply(json.loads(line)["id"], {}, code, old)))
+    with pytest.raises(HostError, match="refused 'facts': Facts: unknown field 'devices'") as caught:
+        side(program).facts("front0", "", "")
+    assert ("vmacro provision hosts --tags host_side" in caught.value.hint) == is_old
+
+
 def test_one_that_ends_says_why() -> None:
     program = FakeProgram(lambda _: b"", complaining="Traceback\n  needs root\x1b")
     with pytest.raises(UnreachableError, match="it ended") as caught:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.unit.faults import Faults
 from tests.unit.test_enumeration import Stage, stage
 from vmacro.drivers.fake import Effect, FakeWorld
+from vmacro.drivers.fake.agent import FakeAgent
+from vmacro.drivers.fake.host_network import FakeHostNetwork
 from vmacro.errors import HostError, UnknownVerbError
 from vmacro.host import neighbours6, reach
 from vmacro.model.events import PhaseBegan, PhaseEnded
@@ -19,7 +23,8 @@ from vmacro.model.moves import Ending, Outcome, Phase, Verdict
 from vmacro.planning import reaching
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.ports import World
-from vmacro.services import paths
+from vmacro.services import carry, paths
+from vmacro.wire import fields
 from vmacro.wire.host_verbs import HeardOf
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -69,6 +74,28 @@ def test_a_guest_whose_old_address_is_dropped_is_no_success_either() -> None:
     assert outcome.exit_code == 5 and OLD in outcome.reason and NEW not in outcome.reason
 
 
+def test_no_carriage_takes_the_only_address_that_clients_reach() -> None:
+    """All of them have joined the new one, by its leg, before the copy: to the guest they need no other."""
+    found = stage(SEAMLESS)
+    fake, fake.guest.connections = found.fake, found.fake.guest.connections[:1]
+    fake.dropped.add(NEW)
+    (carriage,) = carry.carriages(found.plan, moved(found), fake.now_s)
+    assert carry._watch(carriage, fake.world) == carry.Need.NEEDED and OLD in fake.guest.kept
+    fake.dropped.clear()
+    assert found.finish().ending == Ending.MOVED
+    assert carry._watch(carriage, fake.world) == carry.Need.UNNEEDED, "the move itself has withdrawn it"
+
+
+def test_the_agent_is_told_to_wait_where_its_guest_is_not_reached() -> None:
+    """Else it withdraws old addresses by itself, as where nobody settles its arrival (guest_agent/arrival.py)."""
+    found, asked = stage(SEAMLESS), []
+    found.fake.dropped.add(NEW)
+    found.fake.before = lambda effect: asked.append(str(effect))
+    assert moved(found).exit_code == 5
+    arrived = max(n for n, effect in enumerate(asked) if effect == "agent.arrive")
+    assert "agent.claim" in asked[arrived:]
+
+
 def test_an_old_address_that_a_carriage_has_closed_meanwhile_is_asked_for_no_more() -> None:
     found = stage(SEAMLESS)
     found.fake.dropped |= {NEW, OLD}
@@ -83,6 +110,28 @@ def test_somebody_else_who_answers_is_named() -> None:
     found.fake.hosts["berlin"].used[NEW] = OTHER
     outcome = moved(found)
     assert outcome.exit_code == 5 and f"{OTHER} at front0 answers for {NEW}, and its card does not" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("handoff", "lie"), [(SEAMLESS, {"new6": "2001:db8::53"}), (RENUMBER, {"new": "198.51.100.7"})]
+)
+def test_no_host_asks_for_an_address_because_the_guest_says_so(
+    handoff: str, lie: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have them knock at any machine, and lead names there."""
+    found, (strange,) = stage(handoff), lie.values()
+    asked: set[str] = set()
+    arrive, ask = FakeAgent.arrive, FakeHostNetwork.reach
+
+    def asking(side: FakeHostNetwork, wanted: Reach) -> tuple[Heard, ...]:
+        asked.update(wanted.addresses)
+        return ask(side, wanted)
+
+    monkeypatch.setattr(FakeAgent, "arrive", lambda agent, left: replace(arrive(agent, left), **lie))
+    monkeypatch.setattr(FakeHostNetwork, "reach", asking)
+    outcome = moved(found)
+    assert strange not in asked and outcome.exit_code == 5
+    assert f"says that it has {strange}, which is none of network 'front' at berlin" in outcome.reason
 
 
 def test_a_guest_that_drops_pings_is_not_called_unreachable() -> None:
@@ -175,6 +224,18 @@ def test_only_a_reply_to_our_own_echo_counts() -> None:
         assert not reach.is_reply(4, 0x7676, cut)
 
 
+def test_a_reply_of_any_size_can_be_told() -> None:
+    """A guest answers as it likes; what is out of bounds would be its host side's word."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with here, there:
+        here.setblocking(False)
+        echo = object.__new__(reach._Echo)
+        echo._socket, echo._version, echo._id = here, 6, 0x7676
+        there.send(struct.pack("!BBHHH", 129, 0, 0, 0x7676, 1) + bytes(65_527))
+        largest = echo.largest()
+    assert fields.decode(Heard, {"address": "fd50::7", "answered": largest}, "heard").answered == largest
+
+
 def test_neighbour_discovery_byte_by_byte() -> None:
     """RFC 4861 sections 4.3 and 4.4."""
     target = socket.inet_pton(socket.AF_INET6, "fd50:1::7")
@@ -251,6 +312,55 @@ class Question:
 
 
 asked: list[Question] = []
+
+
+class Bridge:
+    """In place of one: who answers for an address, each time that it is asked for."""
+
+    answering: tuple[str, ...] = ()
+
+    def __init__(self, *_args: object) -> None:
+        self._said: list[tuple[str, str]] = []
+
+    def ask(self, address: str = "") -> int:
+        self._said += [(address, mac) for mac in self.answering]
+        return 0
+
+    def hear(self) -> list[tuple[str, str]]:
+        said, self._said = self._said, []
+        return said
+
+    def largest(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_card_is_asked_for_again_although_somebody_else_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be slower than whoever claims its address: a neighbour, or a router that answers for all."""
+    monkeypatch.setattr(reach, "_Arp", Bridge)
+    monkeypatch.setattr(reach, "_Echo", Bridge)
+    reaching_, wanted = reach.Reaching(), Reach("web-1", (NEW,), "front0")
+    for answering in ((), (OTHER,), (OTHER, MAC), ()):
+        monkeypatch.setattr(Bridge, "answering", answering)
+        heard = reaching_.ask(wanted).heard
+    assert heard[0].macs == (OTHER, MAC)
+
+
+def test_a_flood_of_advertisements_keeps_no_host_side_listening() -> None:
+    """Its one thread turns legs, too."""
+    advertised = (
+        bytes.fromhex("88 00 0000 60000000") + socket.inet_pton(socket.AF_INET6, "fd50:1::7") + b"\2\1" + bytes(6)
+    )
+
+    class Flood:
+        def recvmsg(self, *_args: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+            return advertised, [(socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, struct.pack("=i", 255))], 0, None
+
+    neighbours = object.__new__(neighbours6.Neighbours)
+    neighbours._socket = Flood()  # type: ignore[assignment]
+    assert 0 < len(list(itertools.islice(neighbours.hear(), 10_000))) < 10_000
 
 
 @pytest.fixture

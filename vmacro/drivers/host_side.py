@@ -31,7 +31,8 @@ from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import Args, ProtocolError, Reply, Result, Verb
 
 _ROOM = messages.MAX_REQUEST_BYTES - 200  # for the paths of a request
-_HINT = "is vmacro-host there of this version?"
+_HINT = "is vmacro-host there of this version? vmacro provision hosts --tags host_side"
+_OLD = ("unknown-verb", "bad-args")  # what one of another version says to what it does not know
 
 
 class Program(Protocol):
@@ -197,7 +198,8 @@ class Session:
         except ProtocolError as error:
             raise HostError(f"{self._subject} said something odd to {verb.name!r}: {error}", _HINT) from error
         kind = UnknownVerbError if reply.error_code == "unknown-verb" else HostError
-        raise kind(f"{self._subject} refused {verb.name!r}: {reply.error_text}")
+        hint = _HINT if reply.error_code in _OLD else ""
+        raise kind(f"{self._subject} refused {verb.name!r}: {reply.error_text}", hint)
 
     def close(self) -> None:
         self._program.close()

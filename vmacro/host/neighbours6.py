@@ -13,6 +13,7 @@ _SOURCE_OPTION, _TARGET_OPTION = 1, 2
 _SIOCGIFHWADDR = 0x8927  # linux/sockios.h
 _ICMPV6_FILTER = 1  # linux/icmpv6.h: bits of types that are blocked
 _SOLICITED_NODES = int(ipaddress.IPv6Address("ff02::1:ff00:0"))
+_MOST_READ = 256  # advertisements at a time
 _HEADER = struct.Struct("!BBHI16s")
 
 
@@ -38,7 +39,7 @@ class Neighbours:
 
     def hear(self) -> Iterator[tuple[str, str]]:
         """(address, MAC) of those that have answered by now."""
-        while True:
+        for _ in range(_MOST_READ):
             try:
                 data, said, _, _ = self._socket.recvmsg(2048, socket.CMSG_SPACE(4))
             except OSError:  # nothing more, or nothing that concerns us

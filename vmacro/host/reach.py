@@ -32,6 +32,7 @@ _SYN = 60  # bytes of a TCP segment that opens a connection
 _TCP, _TIMESTAMPS = 20, 12  # bytes of its header, and of what TCP_MAXSEG leaves out where both ends say the time
 _OPTIONS = 5  # where they are in struct tcp_info (linux/tcp.h)
 _MOST_READ = 256  # packets at a time
+_LARGEST = 1 << 16  # that is told of
 _ETH_P_ARP = 0x0806
 # linux/in.h, linux/in6.h, which `socket` does not have
 _DISCOVER, _DO, _MTU = {4: 10, 6: 23}, 2, {4: 14, 6: 24}
@@ -122,7 +123,7 @@ class _Asking:
 
     def _ask(self, address: str, found: _Answers) -> None:
         way = self._discovery if ":" in address else self._arp
-        if way is not None and not found.macs:
+        if way is not None:  # also where somebody has answered: another one may, later
             with contextlib.suppress(OSError):  # silent, then
                 way.ask(address)
         if not found.answered or found.answered < found.tried:
@@ -193,7 +194,7 @@ class _Echo:
             except OSError:
                 continue  # of a packet that was not delivered
             if is_reply(self._version, self._id, packet):
-                found = max(found, len(packet) + (0 if self._version == 4 else _HEADER[6]))
+                found = max(found, min(len(packet) + (0 if self._version == 4 else _HEADER[6]), _LARGEST))
         return found
 
     def close(self) -> None:

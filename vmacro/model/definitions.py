@@ -14,6 +14,7 @@ from vmacro.wire.fields import Choice, Items, Number, Said, Text
 KINDS = ("file", "volume", "network", "device", "filter", "secret", "address")
 FILE, VOLUME, NETWORK, DEVICE, FILTER, SECRET, ADDRESS = KINDS
 MOST_NEEDS = 1024
+OF_THE_HOSTS_SIZE = 1  # KiB of huge pages of which none is said: each host has a default (default_hugepagesz)
 PASSED_THROUGH = "the guest has its host's own as it is (host-passthrough)"
 FITS, DIFFERS, UNKNOWN = "fits", "differs", "unknown"
 _Sentence = Annotated[str, Said(300)]
@@ -63,8 +64,9 @@ class Device:
 @dataclass(frozen=True)
 class Definition:
     """A domain by its live and its persistent definition. `processor`: its <cpu/> as XML, '' where it has none;
-    `pages`: the size of its memory's huge pages in KiB, 0 where it has none. `cpus`, `nodes`: how many processors and
-    NUMA nodes of its host it names, by its highest. `arguments`: it has some for QEMU that libvirt does not understand.
+    `pages`: the size of its memory's huge pages in KiB, or OF_THE_HOSTS_SIZE, 0 where it has none. `cpus`, `nodes`: how
+    many processors and NUMA nodes of its host it names, by its highest. `arguments`: it has some for QEMU that libvirt
+    does not understand.
     `filters`: what those of its cards hold them to, on the host where it is.
 
     What libvirt keeps beside it: `snapshots` and `checkpoints` are counted; `saved`: an image of its memory, which its

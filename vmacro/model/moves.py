@@ -240,7 +240,7 @@ class Carriage:
     """An old address that is still in use after a move. `home`: the host whose site routes it; `at`: where the guest
     is; `leg`: its tunnel, None where the guest is at home. Times in seconds since 1970: until `lingers_until_s` it
     stays whether or not a connection uses it, for new ones. `named`: a name may still lead there, since the move could
-    not lead it elsewhere."""
+    not lead it elsewhere, or has not seen the guest reached elsewhere."""
 
     move_id: _Move
     guest: Guest

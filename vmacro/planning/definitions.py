@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from vmacro.model.definitions import DIFFERS, PASSED_THROUGH, UNKNOWN, Definition, Device, Fit
+from vmacro.model.definitions import DIFFERS, OF_THE_HOSTS_SIZE, PASSED_THROUGH, UNKNOWN, Definition, Device, Fit
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning.handoffs import SEAMLESS
@@ -99,7 +99,8 @@ def _hypervisor_runs_it(wanted: Definition, target: HostView, fit: Fit) -> Itera
         hint = "the same QEMU with the same modules has them; else the copy is refused"
         yield Finding("device-unknown", Severity.WARNING, subject, text, hint)
     if wanted.pages and fit.free_pages_mib < wanted.memory_mib:
-        text = f"{fit.free_pages_mib} MiB free in huge pages of {wanted.pages} KiB, {wanted.memory_mib} MiB needed"
+        size = "its default size" if wanted.pages == OF_THE_HOSTS_SIZE else f"{wanted.pages} KiB"
+        text = f"{fit.free_pages_mib} MiB free in huge pages of {size}, {wanted.memory_mib} MiB needed"
         yield blocker("pages-short", subject, text, "vm.nr_hugepages there; or <memoryBacking> without them")
     for most, has, what in ((wanted.cpus, fit.cpus, "processors"), (wanted.nodes, fit.nodes, "NUMA nodes")):
         if most > has:

@@ -14,7 +14,8 @@ from vmacro.planning.request import Request, blocker, destination_host, source_v
 from vmacro.planning.standing import standing, told
 from vmacro.wire.host_verbs import MOST_FLOWS, USERSPACE, VXLAN, WIREGUARD
 
-LEAST_PATH_MTU = 1350  # 1280, which every IPv6 link takes (RFC 8200 section 5), and a tunnel's headers
+LEAST_WAY = 1280  # which every IPv6 link takes (RFC 8200 section 5)
+LEAST_PATH_MTU = LEAST_WAY + 70  # and a tunnel's headers
 _FALL_BACK = "or --handoff renumber, which needs no host side"
 
 
@@ -128,12 +129,23 @@ def _hosts_fit_together(request: Request, survey: Survey) -> Iterator[Finding]:
 
 
 def _path_takes_whole_packets(request: Request, survey: Survey) -> Iterator[Finding]:
-    """Where nothing comes back at all, nobody knows: hosts may drop pings."""
+    """Where nothing comes back at all, nobody knows: hosts may drop pings. Some drop large ones alone, or many; no way
+    takes less than LEAST_WAY."""
     both, there = _both(request, survey), destination_host(request, survey)
     if both is None or there is None:
         return
     heard = next((h for h in both[0].paths if h.address == there.address), None)
-    if heard is not None and 0 < heard.answered < heard.tried:
+    if heard is None or not 0 < heard.answered < heard.tried:
+        return
+    subject = f"host {both[0].host}"
+    if heard.answered < LEAST_WAY:
+        text = (
+            f"{there.name} ({there.address}) answers its pings of {heard.answered} bytes, and none of {LEAST_WAY} or "
+            "more: whether large packets pass is not known"
+        )
+        hint = f"does a firewall drop large pings? else the copy stands still: ping -M do -s 1400 {there.address} there"
+        yield Finding("path-mtu", Severity.WARNING, subject, text, hint)
+    else:
         text = (
             f"its way to {there.name} ({there.address}) loses packets of {heard.tried} bytes without a word, and "
             f"passes those of {heard.answered}: the copy would stand still"
@@ -142,7 +154,7 @@ def _path_takes_whole_packets(request: Request, survey: Survey) -> Iterator[Find
             "let ICMP through there (IPv4: fragmentation needed; IPv6: packet too big), or have both hosts send "
             f"smaller ones: ip route change … mtu {heard.answered}"
         )
-        yield blocker("path-mtu", f"host {both[0].host}", text, hint)
+        yield blocker("path-mtu", subject, text, hint)
 
 
 def _address_is_free(request: Request, survey: Survey) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ class Need(StrEnum):
 
 
 def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
-    """One for each address that is carried after the move; `wall_s`: now, in seconds since 1970."""
+    """One for each address that is carried after the move; `wall_s`: now, in seconds since 1970. Where nobody has seen
+    the guest reached at its new address, clients may reach it by no other than these, whatever they have joined."""
     legs = {leg.address: leg for leg in plan.old_legs}
     homes = {homed.address: homed.home for homed in plan.addresses}
     deadline_s = wall_s + plan.policy.carry_deadline_s
@@ -50,7 +51,7 @@ def carriages(plan: Plan, outcome: Outcome, wall_s: float) -> list[Carriage]:
             wall_s,
             deadline_s,
             plan.lingers_until_s(address, wall_s),
-            named=outcome.names_remain,
+            named=outcome.names_remain or outcome.arrival is None,
         )
         for address in outcome.carried
         if address in homes  # a journal that others write to may name any

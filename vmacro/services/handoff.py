@@ -6,11 +6,11 @@ Every method looks before it acts, so that each of them may run again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
 
-from vmacro.errors import AgentError
+from vmacro.errors import AgentError, VmacroError
 from vmacro.model.facts import Arrival, Counts
 from vmacro.model.moves import NOTHING_HEARD, After, Before, Plan
 from vmacro.planning.outcome import untold
@@ -99,6 +99,12 @@ def ask_to_arrive(plan: Plan, world: World) -> Arrival:
             if world.clock.monotonic_s() > deadline:
                 raise
             world.clock.sleep(AGENT_PATIENCE_S)
+
+
+def have_the_agent_wait(plan: Plan, world: World) -> None:
+    """Else it would settle the arrival by itself after a while, as it does where an orchestrator is gone."""
+    with suppress(VmacroError), world.agent(plan.destination, plan.guest.domain) as agent:
+        agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)
 
 
 def wait_until_followed(plan: Plan, world: World, agent: Agent, before: Before, args: CountArgs) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +17,7 @@ from vmacro.model.facts import Arrival, HomedAddress
 from vmacro.model.moves import Ending, Outcome, Phase, Plan
 from vmacro.planning.names import addresses_wanted, led
 from vmacro.ports import HookEnd, World
+from vmacro.services.handoff import have_the_agent_wait
 from vmacro.services.phases import Phases
 from vmacro.services.troubles import Troubles
 
@@ -76,7 +76,7 @@ def _trouble(phases: Phases, phase: Phase, act: partial[None]) -> VmacroError | 
 def _lead_names(plan: Plan, arrival: Arrival, world: World) -> None:
     """All of them, whatever is the matter with one; but a server that does not answer, or takes no key, is asked no
     more. Idempotent. Raises the first error."""
-    _have_the_agent_wait(plan, world)
+    have_the_agent_wait(plan, world)
     first: NamesError | None = None
     for name in plan.guest.names:
         try:
@@ -113,7 +113,7 @@ def _lead(name: str, plan: Plan, arrival: Arrival, world: World) -> None:
 def _run_hooks(plan: Plan, world: World, when: str, paths: Sequence[str], addresses: Sequence[str]) -> None:
     """All of them, in order, but none after one that stops the move. Raises HookError; InterruptedMoveError."""
     if when == AFTER:
-        _have_the_agent_wait(plan, world)
+        have_the_agent_wait(plan, world)
     hooks, told, troubles = world.inventory.hooks, _told(plan, when, addresses), Troubles()
     for path in paths:
         if when == BEFORE and world.cancelled():
@@ -166,9 +166,3 @@ def _told(plan: Plan, when: str, new: Sequence[str]) -> str:
             "names": list(plan.guest.names),
         }
     )
-
-
-def _have_the_agent_wait(plan: Plan, world: World) -> None:
-    """Else it would settle the arrival by itself after a while, as it does where an orchestrator is gone."""
-    with suppress(VmacroError), world.agent(plan.destination, plan.guest.domain) as agent:
-        agent.claim(plan.move_id, plan.operator, plan.policy.claim_s)

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from vmacro.errors import HostError
+from vmacro.errors import AgentError, HostError
 from vmacro.model.events import Note
-from vmacro.model.facts import Arrival, Heard, Reach
+from vmacro.model.facts import Arrival, Heard, NetworkFacts, Reach
 from vmacro.model.moves import Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.planning import reaching
+from vmacro.planning.addresses import contains, subnets
 from vmacro.ports import World
+from vmacro.services.handoff import have_the_agent_wait
 from vmacro.wire.host_verbs import MOST_ASKED
 
 ASK_EVERY_S = 0.1
@@ -24,16 +26,20 @@ Asked = tuple[tuple[Heard, ...], str]  # who was heard; or why nobody could ask
 
 def see_that_it_answers(plan: Plan, world: World, before: Before, arrival: Arrival) -> None:
     """At its new addresses and at those old ones that it still has, before any of these is withdrawn. Raises HostError
-    where it is certain that it does not; where nobody knows, that is told. AgentError."""
+    where it is certain that it does not; where nobody knows, that is told. AgentError, also for an address that nobody
+    but the guest knows of: no host asks for it."""
+    network = _network(plan, world)
+    _see_that_they_are_its_own(plan, network, arrival)
     with world.agent(plan.destination, plan.guest.domain) as agent:
         has = agent.status().claimed
     old = [homed.address for homed in plan.addresses if homed.address in has]
     addresses = tuple(dict.fromkeys((*arrival.present, *old)))[:MOST_ASKED]
     port = next((s.local_port for c in before.connections for s in c.subflows), 0)
-    bridge = _bridge(plan, world)
+    bridge = network.bridge if network is not None else ""
     (here, trouble), (there, other_trouble) = _asked(plan, world, Reach(plan.move_id, addresses, bridge), port)
     lost = reaching.unreached(here, plan.mac, bridge) if not trouble else []
     if lost:
+        have_the_agent_wait(plan, world)
         text = f"guest {plan.guest.name}: is not reached at {plan.destination.name}: {'; '.join(lost)}"
         hint = f"is its card held to another address (virsh dumpxml: <filterref>)? then vmacro resume {plan.move_id}"
         raise HostError(text, hint)
@@ -45,13 +51,25 @@ def see_that_it_answers(plan: Plan, world: World, before: Before, arrival: Arriv
             world.tell(plan.move_id, Note(f"it is not known {text}"))
 
 
-def _bridge(plan: Plan, world: World) -> str:
-    """'' where nobody says: then the destination cannot ask at it."""
+def _network(plan: Plan, world: World) -> NetworkFacts | None:
+    """None where nobody says: then the destination cannot ask at its bridge."""
     try:
-        network = world.hypervisor(plan.destination).network(plan.destination.network)
+        return world.hypervisor(plan.destination).network(plan.destination.network)
     except HostError:
-        return ""
-    return network.bridge if network is not None else ""
+        return None
+
+
+def _see_that_they_are_its_own(plan: Plan, network: NetworkFacts | None, arrival: Arrival) -> None:
+    """As the plan has it, or as the destination's network may have given them to it; of which nobody knows just now, if
+    its libvirt is silent."""
+    if network is None:
+        return
+    inside = subnets(network.subnet, network.subnet6)
+    for address in set(arrival.present) - {plan.new_address, plan.new_address6}:
+        if not any(contains(subnet, address) for subnet in inside):
+            where = f"network {plan.destination.network!r} at {plan.destination.name}"
+            text = f"guest {plan.guest.name}: says that it has {address}, which is none of {where}"
+            raise AgentError(text, f"if it still says so, it is not to be trusted; then vmacro resume {plan.move_id}")
 
 
 def _asked(plan: Plan, world: World, wanted: Reach, port: int) -> tuple[Asked, Asked]:

@@ -20,6 +20,7 @@ from vmacro.model.definitions import (
     FILE,
     FILTER,
     NETWORK,
+    OF_THE_HOSTS_SIZE,
     SECRET,
     VOLUME,
     Definition,
@@ -30,7 +31,6 @@ from vmacro.wire import fields
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _OPTIONAL = ("optional", "requisite")  # libvirt takes the medium out, at a migration
-DEFAULT_PAGE_KIB = 2048  # of <hugepages/> that says no size: what x86 and ARM have most
 _UNITS = {"b": -10, "bytes": -10, "KB": 0, "k": 0, "KiB": 0, "M": 10, "MiB": 10, "G": 20, "GiB": 20}
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?\Z")
 
@@ -204,7 +204,7 @@ def _pages_kib(root: ElementTree.Element) -> int:
         return 0
     first = pages.find("page")
     if first is None:
-        return DEFAULT_PAGE_KIB
+        return OF_THE_HOSTS_SIZE
     unit, size = first.get("unit", "KiB"), int(first.get("size", "0"))
     if unit not in _UNITS:
         raise ValueError(f"huge pages: unit {unit[:40]!r} is unknown")

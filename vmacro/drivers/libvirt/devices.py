@@ -27,7 +27,9 @@ _ASKED = {
 # What libvirt takes where an attribute is missing.
 _DEFAULTS = {("disk", "device"): "disk"}
 # Of the same meaning to QEMU on every host: libvirt lists them in some versions only.
-_EVERYWHERE = frozenset({("channel", "unix"), ("channel", "pty"), ("panic", "isa"), ("video", "none")})
+_EVERYWHERE = frozenset({("panic", "isa"), ("video", "none")})
+# Of channels libvirt lists these, whatever else QEMU has (virQEMUCapsFillDomainDeviceChannelCaps); two are everywhere.
+_MAY_BE_MISSING = {"channel": frozenset({"spicevmc"})}
 _HOST_DEVICE = "it is a device of its host"
 _HOSTDEV_NAMES = {"pci": "PCI", "usb": "USB", "scsi": "SCSI", "scsi_host": "SCSI host", "mdev": "mediated"}
 
@@ -37,7 +39,8 @@ def of(root: ElementTree.Element) -> Iterator[Device]:
     for (path, name), (element, aspect) in _ASKED.items():
         for found in root.iterfind(f"devices/{path}"):
             value = found.get(name, _DEFAULTS.get((path, name), ""))
-            if value and (element, value) not in _EVERYWHERE:
+            listed = _MAY_BE_MISSING.get(element, {value})
+            if value in listed and value and (element, value) not in _EVERYWHERE:
                 yield Device(element, aspect, value)
 
 

@@ -13,6 +13,7 @@ from vmacro.model.definitions import (
     DIFFERS,
     FILTER,
     FITS,
+    OF_THE_HOSTS_SIZE,
     PASSED_THROUGH,
     SECRET,
     UNKNOWN,
@@ -24,6 +25,8 @@ from vmacro.model.definitions import (
 from vmacro.wire import fields
 
 _KVM = "kvm"
+_DEFAULTS_KIB = (2048, 1 << 20)  # what hosts have as their huge pages' default size; libvirt does not tell which
+_UNCHECKED = "libvirt checks nothing of it (check='none'), and the host's has not all that it names"
 _MISSING = frozenset(
     {
         libvirt.VIR_ERR_NO_NWFILTER,
@@ -60,7 +63,7 @@ def fit(connection: Any, name: str, uuid: str, wanted: Definition) -> Fit:
         "processor_why": why,
         "lacks": [fields.encode(device) for device in lacks],
         "silent": [fields.encode(device) for device in silent],
-        "free_pages_mib": _free_pages_mib(connection, wanted.pages) if wanted.pages else 0,
+        "free_pages_mib": max((_free_pages_mib(connection, kib) for kib in _sizes_kib(wanted)), default=0),
         "cpus": seen[2],
         "nodes": seen[4],
     }
@@ -131,7 +134,8 @@ def _processor(connection: Any, wanted: Definition) -> tuple[str, str]:
     QEMU's own; what it passes through as it is, libvirt compares with nothing."""
     if not wanted.processor or wanted.accelerator != _KVM:
         return FITS, ""
-    if parse(wanted.processor).get("mode") == "host-passthrough":
+    processor = parse(wanted.processor)
+    if processor.get("mode") == "host-passthrough":
         return UNKNOWN, PASSED_THROUGH
     asked = (wanted.emulator or None, wanted.arch, wanted.machine, wanted.accelerator, wanted.processor)
     try:
@@ -141,7 +145,15 @@ def _processor(connection: Any, wanted: Definition) -> tuple[str, str]:
             raise
         return UNKNOWN, str(error)
     fits = found in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET)
+    if not fits and processor.get("check") == "none":
+        return UNKNOWN, _UNCHECKED
     return (FITS if fits else DIFFERS), ""
+
+
+def _sizes_kib(wanted: Definition) -> tuple[int, ...]:
+    if wanted.pages == OF_THE_HOSTS_SIZE:
+        return _DEFAULTS_KIB
+    return (wanted.pages,) if wanted.pages else ()
 
 
 def _free_pages_mib(connection: Any, kib: int) -> int:
