@@ -211,7 +211,10 @@ class HostPlace(Place):
         """Those of a name in this namespace."""
         found = []
         for pid in namespaces.processes_inside([self.name]):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
             if command[0].rpartition(b"/")[2] == program.encode():
                 found.append(pid)
         return found
