@@ -81,6 +81,9 @@ def test_a_guest_answers_from_another_site_by_the_way_of_each_address(town: Town
     addresses = (mine(town.web, 4), mine(town.web, 6), *(leg.address for leg in legs.legs))
     found = heard(town, town.one, Reach("r2", addresses), lambda h: bool(h.answered))
     assert {h.macs for h in found} == {()}
+    for host in (town.one, town.two):
+        asked = town.side(host).flows(addresses).flows
+        assert not any(flows.any for flows in asked), "or a host that asks for an address would keep it"
 
 
 def test_what_a_filter_drops_is_unreached(town: Town, legs: Legs) -> None:

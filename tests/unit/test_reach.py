@@ -17,6 +17,7 @@ from vmacro.drivers.fake.agent import FakeAgent
 from vmacro.drivers.fake.host_network import FakeHostNetwork
 from vmacro.errors import HostError, UnknownVerbError
 from vmacro.host import neighbours6, reach
+from vmacro.host.flows import ECHO_ID
 from vmacro.model.events import PhaseBegan, PhaseEnded
 from vmacro.model.facts import Heard, Reach
 from vmacro.model.moves import Ending, Outcome, Phase, Verdict
@@ -209,17 +210,18 @@ def test_when_a_bridge_has_said_all(heard: list[Heard], over: bool) -> None:
 def test_an_echo_has_the_size_and_the_checksum_that_it_must() -> None:
     for version, header in ((4, 20), (6, 40)):
         asked = reach.echo(version, 0x7676, 1500 - header)
-        assert len(asked) == 1500 - header and struct.unpack("!BBHHH", asked[:8])[3:] == (0x7676, 1)
+        assert len(asked) == 1500 - header and struct.unpack("!BBHHH", asked[:8])[3:] == (ECHO_ID, 0x7676)
     assert reach.checksum(reach.echo(4, 0x7676, 64)) == 0, "as who receives it reckons"
 
 
 def test_only_a_reply_to_our_own_echo_counts() -> None:
-    reply = struct.pack("!BBHHH", 0, 0, 0, 0x7676, 1)
+    reply = struct.pack("!BBHHH", 0, 0, 0, ECHO_ID, 0x7676)
     ip = bytes([0x46]) + bytes(23)  # with an option
     assert reach.is_reply(4, 0x7676, ip + reply)
     assert not reach.is_reply(4, 0x7677, ip + reply)
     assert not reach.is_reply(4, 0x7676, ip + reach.echo(4, 0x7676, 8)), "our own question"
-    assert reach.is_reply(6, 0x7676, struct.pack("!BBHHH", 129, 0, 0, 0x7676, 1))
+    assert not reach.is_reply(4, 0x7676, ip + struct.pack("!BBHHH", 0, 0, 0, ECHO_ID + 1, 0x7676)), "somebody's ping"
+    assert reach.is_reply(6, 0x7676, struct.pack("!BBHHH", 129, 0, 0, ECHO_ID, 0x7676))
     for cut in (b"", ip, ip + reply[:7]):
         assert not reach.is_reply(4, 0x7676, cut)
 
@@ -230,8 +232,8 @@ def test_a_reply_of_any_size_can_be_told() -> None:
     with here, there:
         here.setblocking(False)
         echo = object.__new__(reach._Echo)
-        echo._socket, echo._version, echo._id = here, 6, 0x7676
-        there.send(struct.pack("!BBHHH", 129, 0, 0, 0x7676, 1) + bytes(65_527))
+        echo._socket, echo._version, echo._number = here, 6, 0x7676
+        there.send(struct.pack("!BBHHH", 129, 0, 0, ECHO_ID, 0x7676) + bytes(65_527))
         largest = echo.largest()
     assert fields.decode(Heard, {"address": "fd50::7", "answered": largest}, "heard").answered == largest
 

@@ -2,7 +2,8 @@
 forgets by timeouts of its own. Asked by netlink, with a filter that the kernel applies (Linux 5.8, CTA_FILTER): a busy
 host tracks hundreds of thousands of connections, and nobody here has the time to read them.
 
-What a guest has with its host itself (DHCP, names) ends with its stay; so does what is for a link or a group.
+What a guest has with its host itself (DHCP, names) ends with its stay; so does what is for a link or a group. Echoes by
+which hosts ask whether an address answers (vmacro/host/reach.py) are no use of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _GET, _REQUEST_DUMP = 1 << 8 | 1, 0x301  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_
 _ERROR, _DONE, _NESTED = 2, 3, 0x8000
 # linux/netfilter/nfnetlink_conntrack.h
 _TUPLE_ORIG, _FILTER, _TUPLE_IP, _TUPLE_PROTO, _PROTO_NUM, _FILTER_ORIG, _FILTER_REPLY = 1, 25, 1, 2, 1, 1, 2
+ECHO_ID = 0x7672  # that of our own echoes
+_ICMP_IDS = {socket.IPPROTO_ICMP: 4, socket.IPPROTO_ICMPV6: 7}  # CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID
 _SRC, _DST, _F_PROTO = 0, 1, 1 << 3  # CTA_FILTER_FLAG of either end is 1 << it
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _PATIENCE_S = 5.0
@@ -57,7 +60,10 @@ def _peers(address: str, protocol: int) -> Iterator[str]:
     packed = ipaddress.ip_address(address).packed
     asked = [_question(packed, protocol, end) for end in ((_SRC, _DST) if len(packed) == 4 else (None,))]
     found = (
-        _other_end(entry, packed) for question in asked for entry in _dump(question, len(packed)) if packed in entry
+        _other_end(entry, packed)
+        for question in asked
+        for entry in _dump(question, len(packed))
+        if packed in entry and not _is_ours(entry, protocol)
     )
     yield from islice((str(ipaddress.ip_address(peer)) for peer in found if peer), MOST_FLOWS)
 
@@ -91,6 +97,11 @@ def _dump(attributes: bytes, length: int) -> Iterator[bytes]:
                     return
                 yield bytes(data[_HEADER.size + 4 : size])
                 data = data[size + 3 & ~3 :]
+
+
+def _is_ours(entry: bytes, protocol: int) -> bool:
+    proto = _attributes(_attributes(_attributes(entry)[_TUPLE_ORIG])[_TUPLE_PROTO])
+    return proto.get(_ICMP_IDS.get(protocol, 0)) == struct.pack("!H", ECHO_ID)
 
 
 def _other_end(entry: bytes, address: bytes) -> bytes:

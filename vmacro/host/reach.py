@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from vmacro.host import neighbours
+from vmacro.host.flows import ECHO_ID
 from vmacro.host.neighbours6 import Neighbours
 from vmacro.wire.host_verbs import MOST_ANSWERING, Heard, HeardOf, Reach
 
@@ -148,7 +149,7 @@ class _Echo:
         family, protocol = (
             (socket.AF_INET, socket.IPPROTO_ICMP) if self._version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
         )
-        self._id = int.from_bytes(os.urandom(2), "big")
+        self._number = int.from_bytes(os.urandom(2), "big")
         self._socket = socket.socket(family, socket.SOCK_RAW, protocol)
         self._socket.setblocking(False)
         if bridge:
@@ -176,7 +177,7 @@ class _Echo:
             if wanted > believed:
                 return 0
             try:
-                self._socket.send(echo(self._version, self._id, wanted - _HEADER[self._version]))
+                self._socket.send(echo(self._version, self._number, wanted - _HEADER[self._version]))
                 return wanted
             except OSError as error:
                 if error.errno not in (errno.EMSGSIZE, errno.ECONNREFUSED, errno.EHOSTUNREACH):
@@ -193,7 +194,7 @@ class _Echo:
                 break
             except OSError:
                 continue  # of a packet that was not delivered
-            if is_reply(self._version, self._id, packet):
+            if is_reply(self._version, self._number, packet):
                 found = max(found, min(len(packet) + (0 if self._version == 4 else _HEADER[6]), _LARGEST))
         return found
 
@@ -204,8 +205,8 @@ class _Echo:
 def echo(version: int, number: int, size: int) -> bytes:
     """An echo request of so many bytes, header and all; of IPv6 the kernel makes the checksum."""
     asked = bytes(max(0, size - _ICMP.size))
-    check = checksum(_ICMP.pack(_ECHO[4], 0, 0, number, 1)) if version == 4 else 0
-    return _ICMP.pack(_ECHO[version], 0, check, number, 1) + asked
+    check = checksum(_ICMP.pack(_ECHO[4], 0, 0, ECHO_ID, number)) if version == 4 else 0
+    return _ICMP.pack(_ECHO[version], 0, check, ECHO_ID, number) + asked
 
 
 def checksum(words: bytes) -> int:
@@ -221,8 +222,8 @@ def is_reply(version: int, number: int, packet: bytes) -> bool:
     start = 4 * (packet[0] & 15) if version == 4 and packet else 0
     if len(packet) < start + _ICMP.size:
         return False
-    kind, code, _, named, _ = _ICMP.unpack_from(packet, start)
-    return (kind, code, named) == (_REPLY[version], 0, number)
+    kind, code, _, named, numbered = _ICMP.unpack_from(packet, start)
+    return (kind, code, named, numbered) == (_REPLY[version], 0, ECHO_ID, number)
 
 
 class _Arp:
