@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import select
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Callable, Optional
@@ -22,6 +23,9 @@ from vmacro.wire.names import AGENT_CHANNEL
 
 LOG = logging.getLogger(__name__)
 READ_BYTES = 1 << 16
+# As one host leaves and the next one asks, the kernel may hand on the question before it says that anybody is there:
+# data comes by interrupt, who is connected by a work queue (handle_control_message). The answer must wait for that.
+GONE_S = 2.0
 Handler = Callable[[Request], Awaitable[Reply]]
 
 
@@ -79,12 +83,14 @@ class ChannelServer:
         return data
 
     async def _write(self, data: bytes) -> None:
-        view = memoryview(data)
+        view, here_s = memoryview(data), time.monotonic()
         while view:
             try:
                 view = view[os.write(self._fd, view[:16384]) :]
             except BlockingIOError:
-                if self._host_is_gone():
+                if not self._host_is_gone():
+                    here_s = time.monotonic()
+                elif time.monotonic() - here_s > GONE_S:
                     LOG.warning("host left before it read its reply")
                     return
                 try:

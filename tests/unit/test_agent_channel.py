@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from guest_agent import channel
 from guest_agent.channel import ChannelServer
 from vmacro.wire.messages import MAX_REQUEST_BYTES, Reply, Request, encode_request
 
@@ -88,3 +89,32 @@ def test_an_overlong_line_is_refused_whole(host: Host) -> None:
 def test_a_reply_that_the_port_takes_in_parts_arrives_whole(host: Host) -> None:
     (found,) = conversation(host, asking("big"), replies=1)
     assert found["result"] == {"verb": "big", "text": BIG}
+
+
+def absent(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    """The kernel says of no host that it is there, for so many writes."""
+    write, left = os.write, [looks]
+
+    def written(fd: int, data: bytes) -> int:
+        if left[0] > 0 and not isinstance(data, bytes):  # the agent writes views, a host bytes
+            left[0] -= 1
+            raise BlockingIOError
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", written)
+    monkeypatch.setattr(ChannelServer, "_host_is_gone", lambda _server: left[0] > 0)
+
+
+def test_a_host_that_has_asked_is_answered_though_it_is_not_seen_at_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent(monkeypatch, looks=3)
+    (found,) = conversation(host, asking("one"), replies=1)
+    assert found["id"] == "a"
+
+
+def test_a_host_that_stays_away_is_not_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "GONE_S", 0.1)
+    absent(monkeypatch, looks=5)
+    (found,) = conversation(host, asking("one", "a"), asking("two", "b"), replies=1)
+    assert found["id"] in ("a", "b")
