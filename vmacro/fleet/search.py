@@ -1,0 +1,102 @@
+"""From a grid to bookings: a good placement fast, a better one where there is time, and a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmacro.fleet import improve, prices
+from vmacro.fleet.columns import NEAR, Master
+from vmacro.fleet.demands import Demands
+from vmacro.fleet.grid import Grid, Ints
+from vmacro.fleet.ledger import Ledger
+
+KEPT = 4  # of the last routes that were wanted: more make the linear program slow, and hardly better
+IMPROVE_ROUNDS = 3
+# Units times places: up to there a few rounds of the linear program take a second, and above it too long.
+MOST_FOR_PROGRAM = 50_000
+FAST_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is booked, what that costs as it is weighed, and what nothing can be below. The bound holds where all that
+    the operator wants can be had: where some stay in spite of a rule it says nothing."""
+
+    ledger: Ledger
+    cost: float
+    bound: float
+
+
+def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
+    """`seconds` are for the solver, after the fast part, which takes what it takes; 0: without it."""
+    demands = Demands(grid)
+    home = improve.all_at_home(grid)
+    improve.improve(home, 1)
+    best = Found(home, float(improve.current(home).sum()), -np.inf)
+    bound, wanted = -np.inf, []
+    for routes, proven in prices.search(demands, _rounds(grid)):
+        if proven > bound:
+            bound = proven
+            best_wanted = routes
+        wanted.append(routes)
+    order = np.argsort(-_gains(demands, best_wanted), kind="stable")
+    best = _better(best, grid, best_wanted, order)
+    if len(grid.units) * grid.places <= MOST_FOR_PROGRAM:
+        best, bound = _programmed(demands, best, wanted[-KEPT:], bound, seconds, clock)
+    return Found(best.ledger, best.cost, bound)
+
+
+def _rounds(grid: Grid) -> int:
+    """Rounds of prices that fit into seconds, whatever the size."""
+    work = len(grid.units) * grid.places * grid.places * grid.slots
+    return int(np.clip(3e7 / work, 6, 30))
+
+
+def _gains(demands: Demands, wanted: Ints) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    every = np.arange(len(wanted))
+    return demands.value(every, np.full_like(wanted, demands.grid.places)) - demands.value(every, wanted)
+
+
+def _better(best: Found, grid: Grid, wanted: Ints, order: Ints) -> Found:
+    ledger = improve.settled(grid, wanted, order)
+    improve.improve(ledger, IMPROVE_ROUNDS)
+    cost = float(improve.current(ledger).sum())
+    return Found(ledger, cost, best.bound) if cost < best.cost else best
+
+
+def _programmed(
+    demands: Demands,
+    best: Found,
+    wanted: list[Ints],
+    bound: float,
+    seconds: float,
+    clock: Callable[[], float],
+) -> tuple[Found, float]:
+    """A few rounds of the linear program always; with time, until it is solved, and whole routes."""
+    grid, began = demands.grid, clock()
+    master, every = Master(demands), np.arange(len(demands.grid.units))
+    for routes in (np.full_like(wanted[0], grid.places), _booked(best.ledger), *wanted):
+        master.add(every, routes)
+    rounds = 0
+    while True:
+        value, duals = master.solve()
+        routes, proven = prices.relaxed(demands, demands.room.like(duals))
+        bound, rounds = max(bound, proven), rounds + 1
+        late = clock() - began > seconds / 2 and rounds >= FAST_ROUNDS
+        if value - bound <= NEAR * abs(value) or late or not master.add(every, routes):
+            break
+    leaning, share = master.leaning()
+    best = _better(best, grid, leaning, np.argsort(-share, kind="stable"))
+    if seconds > 0:
+        incumbent = _booked(best.ledger)
+        master.add(every, incumbent)
+        chosen = master.choose(incumbent, seconds - (clock() - began))
+        best = _better(best, grid, chosen, every)
+    return best, bound
+
+
+def _booked(ledger: Ledger) -> Ints:
+    return np.array([booking.route for booking in ledger.bookings])
