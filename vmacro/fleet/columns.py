@@ -27,7 +27,7 @@ class Master:
         self.units: list[int] = []
         self.routes: list[Ints] = []
         self._known: set[tuple[int, bytes]] = set()
-        self.highs = highspy.Highs()  # type: ignore[no-untyped-call]
+        self.highs = highspy.Highs()
         self.highs.setOptionValue("output_flag", False)
         self.highs.setOptionValue("threads", 1)
         count, room = len(self.grid.units), demands.room.rows

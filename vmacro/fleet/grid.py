@@ -161,7 +161,8 @@ def _rtt_cost(fleet: Fleet) -> Floats:
     rtt = np.array([[dict(r.rtt_ms).get(s.name, 0.0) for s in fleet.sites] for r in fleet.regions])
     active = np.array([r.activity or (1.0,) * slots for r in fleet.regions])
     each = fleet.weights.rtt_per_ms_hour * fleet.horizon.slot_hours
-    return np.asarray(rtt.reshape(len(fleet.regions), -1, 1) * active.reshape(len(fleet.regions), 1, -1) * each)
+    count = len(fleet.regions)
+    return np.asarray(rtt.reshape(count, len(fleet.sites), 1) * active.reshape(count, 1, slots) * each)
 
 
 def _copies(fleet: Fleet, sites: dict[str, int]) -> Copies:

@@ -49,6 +49,16 @@ def settled(grid: Grid, wanted: Ints, order: Ints) -> Ledger:
     return ledger
 
 
+def at_once(grid: Grid, wanted: Ints) -> Ledger:
+    """All of these routes, if they fit together, whoever is in whose way on the way there: the largest first. Who finds
+    no room stays, and its home may be too full then."""
+    ledger = Ledger(grid)
+    for unit in np.argsort([-grid.demand[list(guests), 0].sum() for guests in grid.units], kind="stable").tolist():
+        if not ledger.book(unit, wanted[unit]):
+            ledger.stay(unit)
+    return ledger
+
+
 def rebook(ledger: Ledger, unit: int, route: Ints) -> bool:
     """Give a unit another route, if there is room for all of it."""
     before = ledger.release(unit)

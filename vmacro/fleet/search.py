@@ -9,6 +9,7 @@ import numpy as np
 
 from vmacro.fleet import improve, prices
 from vmacro.fleet.columns import NEAR, Master
+from vmacro.fleet.copying import Floats
 from vmacro.fleet.demands import Demands
 from vmacro.fleet.grid import Grid, Ints
 from vmacro.fleet.ledger import Ledger
@@ -18,6 +19,7 @@ IMPROVE_ROUNDS = 3
 # Units times places: up to there a few rounds of the linear program take a second, and above it too long.
 MOST_FOR_PROGRAM = 50_000
 FAST_ROUNDS = 2
+SEED, VARIATIONS = 1, 60
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,18 @@ def _rounds(grid: Grid) -> int:
     return int(np.clip(3e7 / work, 6, 30))
 
 
-def _gains(demands: Demands, wanted: Ints) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _gains(demands: Demands, wanted: Ints) -> Floats:
     every = np.arange(len(wanted))
     return demands.value(every, np.full_like(wanted, demands.grid.places)) - demands.value(every, wanted)
 
 
 def _better(best: Found, grid: Grid, wanted: Ints, order: Ints) -> Found:
-    ledger = improve.settled(grid, wanted, order)
-    improve.improve(ledger, IMPROVE_ROUNDS)
-    cost = float(improve.current(ledger).sum())
-    return Found(ledger, cost, best.bound) if cost < best.cost else best
+    for ledger in (improve.settled(grid, wanted, order), improve.at_once(grid, wanted)):
+        improve.improve(ledger, IMPROVE_ROUNDS)
+        cost = float(improve.current(ledger).sum())
+        if cost < best.cost:
+            best = Found(ledger, cost, best.bound)
+    return best
 
 
 def _programmed(
@@ -91,11 +95,28 @@ def _programmed(
     leaning, share = master.leaning()
     best = _better(best, grid, leaning, np.argsort(-share, kind="stable"))
     if seconds > 0:
+        _vary(master, demands, duals)
         incumbent = _booked(best.ledger)
         master.add(every, incumbent)
         chosen = master.choose(incumbent, seconds - (clock() - began))
         best = _better(best, grid, chosen, every)
     return best, bound
+
+
+def _vary(master: Master, demands: Demands, duals: Floats) -> None:
+    """What would be wanted if prices were a little different, and if some places were dearer for a while: a linear
+    program needs fewer routes than whole ones are chosen well from."""
+    grid, chance = demands.grid, np.random.default_rng(SEED)
+    every = np.arange(len(grid.units))
+    usual = grid.run[:, -1].mean() / max(float(demands.takes[:, 0].mean()), 1.0)
+    for _ in range(VARIATIONS):
+        varied = demands.room.like(duals * chance.uniform(0, 2, len(duals)))
+        dearer = chance.uniform(0, 1, grid.places) * chance.integers(0, 2, grid.places)
+        begin, end = np.sort(chance.integers(0, grid.slots + 1, (2, grid.places)), axis=0)
+        slots = np.arange(grid.slots)
+        when = (begin[:, None] <= slots) & (slots <= end[:, None])
+        varied.places[0] += abs(usual) * dearer[:, None] * when
+        master.add(every, prices.relaxed(demands, varied)[0])
 
 
 def _booked(ledger: Ledger) -> Ints:
