@@ -81,6 +81,7 @@ def test_one_decoder_reads_what_others_wrote() -> None:
     found = {str(p.relative_to(ROOT / "vmacro")) for p, _, name in calls() if re.fullmatch(decoders, name)}
     assert {name for name in found if not name.startswith("lab/")} == {
         "drivers/libvirt/xml.py",
+        "fleet/recorded.py",
         "host/disks.py",
         "host/domains.py",
         "host/guard.py",

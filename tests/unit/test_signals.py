@@ -1,0 +1,195 @@
+"""Signals: what sources publish, with all that is missing in it, and what must not be believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmacro.errors import ConfigurationError
+from vmacro.fleet import recorded
+from vmacro.fleet.nouns import Horizon
+from vmacro.fleet.recorded import SignalError
+from vmacro.fleet.signals import Kind, Reading, Signal, State, Trust, Unit, alike, judge
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+HOURS = Horizon(NOON, 3600, 3)
+
+
+def signal(*values: float, kind: Kind = Kind.PRICE, **more: object) -> Signal:
+    readings = tuple(Reading(HOURS.at(n), HOURS.at(n + 1), value) for n, value in enumerate(values))
+    return Signal("power", kind, readings, NOON, **more)  # type: ignore[arg-type]
+
+
+def entsoe(*points: tuple[int, float], end: str = "2026-06-01T13:00Z", more: str = "") -> str:
+    inside = "".join(f"<Point><position>{p}</position><price.amount>{v}</price.amount></Point>" for p, v in points)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><Publication_MarketDocument xmlns="urn:iec62325.351:tc57wg16:451-3:7:3">'
+        "<TimeSeries><currency_Unit.name>EUR</currency_Unit.name><price_Measure_Unit.name>MWH</price_Measure_Unit.name>"
+        f"<Period><timeInterval><start>2026-06-01T12:00Z</start><end>{end}</end></timeInterval>"
+        f"<resolution>PT15M</resolution>{inside}</Period></TimeSeries>{more}</Publication_MarketDocument>"
+    )
+
+
+def test_quarter_hours_that_repeat_are_omitted_and_come_back() -> None:
+    read = recorded.entsoe_xml("power", entsoe((1, 80), (3, -20)), NOON)
+    assert [r.value for r in read.readings] == [0.08, 0.08, -0.02, -0.02]
+    assert (read.currency, read.readings[-1].end) == ("EUR", NOON + timedelta(hours=1))
+    assert judge(read, Horizon(NOON, 3600, 1), NOON).values == pytest.approx((0.03,))
+
+
+def test_what_is_missing_at_the_beginning_of_a_period_is_a_gap_and_no_repeat() -> None:
+    read = recorded.entsoe_xml("power", entsoe((2, 80)), NOON)
+    found = judge(read, Horizon(NOON, 3600, 1), NOON)
+    assert found.state is State.GAPPY and found.values == ()
+    assert found.why == "power is gappy: 1 of 1 slots lack values, from 01 Jun 12:00 UTC"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        entsoe((5, 1.0)),
+        entsoe((1, 1.0), (1, 2.0)),
+        entsoe((1, float("nan"))),
+        entsoe((1, 1.0), end="2026-06-01T13:07Z"),
+        entsoe((1, 1.0)).replace("MWH", "KWH"),
+        entsoe((1, 1.0)).replace("PT15M", "P1Y"),
+        entsoe((1, 1.0)).replace("<Publication", '<!DOCTYPE x [<!ENTITY y "z">]><Publication', 1),
+        entsoe((1, 1.0))[:-1],
+    ],
+)
+def test_documents_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(SignalError, match="signal power: "):
+        recorded.entsoe_xml("power", text, NOON)
+
+
+def test_prices_of_a_file_and_summer_time() -> None:
+    """The hour that comes twice in October is two hours; a time without a zone is none."""
+    hours = ("2026-10-25T02:00+02:00,2026-10-25T02:00+01:00,50", "2026-10-25T02:00+01:00,2026-10-25T03:00+01:00,60")
+    twice = "\n".join(("begin,end,price", *hours, ""))
+    read = recorded.prices_csv("power", twice, Unit.PER_MWH, "EUR", NOON)
+    assert [r.value for r in read.readings] == [0.05, 0.06]
+    with pytest.raises(SignalError, match="is no time"):
+        recorded.prices_csv("power", twice.replace("+02:00", ""), Unit.PER_MWH, "EUR", NOON)
+    with pytest.raises(SignalError, match="two values for"):
+        recorded.prices_csv("power", twice + twice.splitlines()[1], Unit.PER_MWH, "EUR", NOON)
+    with pytest.raises(SignalError, match="heading is"):
+        recorded.prices_csv("power", "price\n1", Unit.PER_MWH, "EUR", NOON)
+
+
+def test_gb_carbon_takes_forecasts_as_estimates_and_nulls_as_gaps() -> None:
+    def row(hour: int, forecast: int | None, actual: int | None) -> dict[str, object]:
+        ends = {"from": f"2026-06-01T{hour}:00Z", "to": f"2026-06-01T{hour + 1}:00Z"}
+        return {**ends, "intensity": {"forecast": forecast, "actual": actual, "index": "low"}}
+
+    def read(*rows: dict[str, object]) -> Signal:
+        return recorded.gb_carbon_json("grid", json.dumps({"data": rows}), NOON)
+
+    assert judge(read(row(12, 90, 100), row(13, 90, 110), row(14, 120, None)), HOURS, NOON).values == (100, 110, 120)
+    mostly = judge(read(row(12, 90, 100), row(13, 90, None), row(14, 120, None)), HOURS, NOON)
+    assert (mostly.state, mostly.why) == (State.ESTIMATED, "grid is estimated: 67% of the horizon, 50% may be")
+    assert judge(read(row(12, 90, 100), row(13, None, None), row(14, 1, 1)), HOURS, NOON).state is State.GAPPY
+
+
+def test_a_carbon_aware_forecast_is_of_the_kind_that_its_reader_says() -> None:
+    rows = [{"timestamp": f"2026-06-01T{h}:00:00+00:00", "duration": 60, "value": 300 + h} for h in (12, 13, 14)]
+    text = json.dumps([{"generatedAt": "2026-06-01T11:00:00+00:00", "forecastData": rows}])
+    read = recorded.carbon_aware_json("grid", text, Kind.CARBON_MARGINAL)
+    assert judge(read, HOURS, NOON).values == (312, 313, 314)
+    average = signal(1.0, kind=Kind.CARBON_AVERAGE)
+    with pytest.raises(ConfigurationError, match="cannot be compared") as error:
+        alike([read, average])
+    assert "average and marginal carbon are never mixed" in error.value.hint
+    with pytest.raises(ConfigurationError, match="cannot be compared"):
+        alike([signal(1.0, currency="EUR"), signal(1.0, currency="SEK")])
+    alike([average, average])
+
+
+def test_units_are_of_their_kind() -> None:
+    assert Unit.LBS_PER_MWH.factor(Kind.CARBON_MARGINAL) == pytest.approx(0.45359237)
+    for unit, kind in ((Unit.PER_MWH, Kind.CARBON_AVERAGE), (Unit.LBS_PER_MWH, Kind.PRICE), (Unit.PER_KWH, Kind.SUN)):
+        with pytest.raises(ConfigurationError, match="is none of a"):
+            unit.factor(kind)
+
+
+def test_dead_and_stale_signals_say_so() -> None:
+    dead = Signal("power", Kind.PRICE, (), None)
+    assert judge(dead, HOURS, NOON).why == "power is dead: it has said nothing"
+    late = judge(signal(1, 2, 3), HOURS, NOON + timedelta(hours=40))
+    assert (late.state, late.why) == (State.STALE, "power is stale: told 40 h ago, 36 h are allowed")
+    assert judge(signal(1, 2, 3), HOURS, NOON, Trust(timedelta(0))).state is State.LIVE
+
+
+def test_the_sun_is_high_at_noon_in_june_and_down_at_night() -> None:
+    values = judge(recorded.sun("sun", 52.5, 13.4, Horizon(NOON - timedelta(hours=13), 3600, 13)), HOURS, NOON)
+    assert values.state is State.GAPPY
+    day = Horizon(NOON - timedelta(hours=13), 3600, 13)
+    found = judge(recorded.sun("sun", 52.5, 13.4, day), day, NOON).values
+    assert found[0] < -10 and 55 < found[-1] < 62
+    with pytest.raises(SignalError, match="no place"):
+        recorded.sun("sun", 91.0, 0.0, day)
+
+
+KEYS = [
+    "data",
+    "from",
+    "to",
+    "intensity",
+    "actual",
+    "forecast",
+    "forecastData",
+    "generatedAt",
+    "timestamp",
+    "duration",
+    "value",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
+    max_leaves=20,
+)
+READERS: dict[str, Callable[[str], Signal]] = {
+    "csv": lambda text: recorded.prices_csv("x", text, Unit.PER_MWH, "EUR", NOON),
+    "entsoe": lambda text: recorded.entsoe_xml("x", text, NOON),
+    "gb": lambda text: recorded.gb_carbon_json("x", text, NOON),
+    "sdk": lambda text: recorded.carbon_aware_json("x", text, Kind.CARBON_AVERAGE),
+}
+
+
+def read_or_refused(reader: str, text: str) -> None:
+    """Whatever comes, it is a signal in order, or a SignalError; judged, it never raises."""
+    try:
+        read = READERS[reader](text)
+    except SignalError:
+        return
+    assert all(a.end <= b.begin for a, b in zip(read.readings, read.readings[1:], strict=False))
+    judge(read, HOURS, NOON)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(text=st.text(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_read_or_refused(reader: str, text: str) -> None:
+    read_or_refused(reader, text)
+    read_or_refused(reader, "begin,end,price\n" + text)
+
+
+@given(said=JSON)
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_read_or_refused(said: object) -> None:
+    for reader in ("gb", "sdk"):
+        read_or_refused(reader, json.dumps(said))
+        read_or_refused(reader, json.dumps({"data": said, "forecastData": said, "generatedAt": "2026-06-01T11:00Z"}))
+
+
+@given(
+    points=st.lists(st.tuples(st.integers(-2, 9), st.floats()), max_size=6),
+    end=st.sampled_from(["2026-06-01T13:00Z", "2026-06-01T12:00Z", "9999-12-31T23:59Z", "2026-06-01T13:00", ""]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_document_is_read_or_refused(points: list[tuple[int, float]], end: str) -> None:
+    read_or_refused("entsoe", entsoe(*points, end=end))
