@@ -36,7 +36,6 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
     """`seconds` are for the solver, after the fast part, which takes what it takes; 0: without it."""
     demands = Demands(grid)
     home = improve.all_at_home(grid)
-    improve.improve(home, 1)
     best = Found(home, float(improve.current(home).sum()), -np.inf)
     bound, wanted = -np.inf, []
     for routes, proven in prices.search(demands, _rounds(grid)):
@@ -44,10 +43,11 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
             bound = proven
             best_wanted = routes
         wanted.append(routes)
-    order = np.argsort(-_gains(demands, best_wanted), kind="stable")
-    best = _better(best, grid, best_wanted, order)
     if len(grid.units) * grid.places <= MOST_FOR_PROGRAM:
         best, bound = _programmed(demands, best, wanted[-KEPT:], bound, seconds, clock)
+    else:
+        order = np.argsort(-_gains(demands, best_wanted), kind="stable")
+        best = _better(best, improve.settled(grid, best_wanted, order))
     return Found(best.ledger, best.cost, bound)
 
 
@@ -62,13 +62,10 @@ def _gains(demands: Demands, wanted: Ints) -> Floats:
     return demands.value(every, np.full_like(wanted, demands.grid.places)) - demands.value(every, wanted)
 
 
-def _better(best: Found, grid: Grid, wanted: Ints, order: Ints) -> Found:
-    for ledger in (improve.settled(grid, wanted, order), improve.at_once(grid, wanted)):
-        improve.improve(ledger, IMPROVE_ROUNDS)
-        cost = float(improve.current(ledger).sum())
-        if cost < best.cost:
-            best = Found(ledger, cost, best.bound)
-    return best
+def _better(best: Found, ledger: Ledger) -> Found:
+    improve.improve(ledger, IMPROVE_ROUNDS)
+    cost = float(improve.current(ledger).sum())
+    return Found(ledger, cost, best.bound) if cost < best.cost else best
 
 
 def _programmed(
@@ -93,13 +90,14 @@ def _programmed(
         if value - bound <= NEAR * abs(value) or late or not master.add(every, routes):
             break
     leaning, share = master.leaning()
-    best = _better(best, grid, leaning, np.argsort(-share, kind="stable"))
+    best = _better(best, improve.settled(grid, leaning, np.argsort(-share, kind="stable")))
     if seconds > 0:
         _vary(master, demands, duals)
         incumbent = _booked(best.ledger)
         master.add(every, incumbent)
         chosen = master.choose(incumbent, seconds - (clock() - began))
-        best = _better(best, grid, chosen, every)
+        for ledger in (improve.settled(grid, chosen, every), improve.at_once(grid, chosen)):
+            best = _better(best, ledger)
     return best, bound
 
 
