@@ -81,6 +81,7 @@ class Agent:
     async def start(self) -> None:
         """First lease after boot, or where an earlier agent left off; `status` is answered while this still runs."""
         guest, state = self._guest, self._guest.state
+        guest.sockets.unmute_all()
         await guest.endpoints.raise_limits()
         await guest.link.bring_up()
         if state.claim is not None:

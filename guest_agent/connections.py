@@ -15,10 +15,12 @@ from functools import lru_cache
 from socket import AF_INET
 
 from guest_agent import netlink
+from guest_agent.muting import mute, unmute, unmute_all
 from guest_agent.netlink import attributes, integer
 from guest_agent.ports import Ends
 from vmacro.wire.agent_verbs import Connection, Subflow
 
+__all__ = ["connections", "cut", "forget_round_trips", "has_sockets", "look", "mute", "unmute", "unmute_all"]
 NETLINK_SOCK_DIAG = 4
 SOCK_DESTROY = 21
 TCP_METRICS, TCP_METRICS_CMD_DEL = "tcp_metrics", 2  # include/uapi/linux/tcp_metrics.h

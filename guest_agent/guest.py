@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
 from guest_agent.endpoint_ids import fresh_id
-from guest_agent.ports import Clock, Endpoints, KernelEvents, Leases, Link, Sockets
+from guest_agent.ports import Clock, Endpoints, Ends, KernelEvents, Leases, Link, Sockets
 from guest_agent.state import FILE, State
 from vmacro.wire.agent_verbs import FULL, MAX_ADDRESSES, MOST_ENDPOINTS, Lease
 from vmacro.wire.counting import REST
 from vmacro.wire.messages import ProtocolError
 
 LOG = logging.getLogger(__name__)
+# More than any way on Earth, even by a leg, is longer than another.
+WORD_SPREADS_S = 0.5
 
 
 @dataclass
@@ -110,11 +112,57 @@ class Guest:
 
     async def withdraw_all(self, address: str) -> None:
         """Withdraw an address, whatever endpoint ids it was announced under, and as whatever: its subflows have the id
-        under which it is held."""
-        for wanted in dict.fromkeys((self.seen_as(address), address)):
-            for endpoint_id, announced in (await self.endpoints.endpoints()).items():
-                if announced == wanted:
-                    await self.endpoints.withdraw(endpoint_id)
+        under which it is held.
+
+        RM_ADDR goes by the first subflow of each connection, which may take the longer way. A client whose subflow on
+        this address has ended before it gets no slot back, so its end waits (docs/decisions/0021).
+        """
+        found = await self.endpoints.endpoints()
+        wanted = dict.fromkeys((self.seen_as(address), address))
+        ids = [endpoint_id for each in wanted for endpoint_id, announced in found.items() if announced == each]
+        if not ids:
+            return
+        async with self._muted(await self._would_overtake(address)):
+            for endpoint_id in ids:
+                await self.endpoints.withdraw(endpoint_id)
+
+    async def _would_overtake(self, address: str) -> list[Ends]:
+        """The joined subflows on an address, of connections whose first one is on an old address, elsewhere. Where the
+        first is gone, the kernel sends RM_ADDR by the oldest that is left, which may be the very one on the address."""
+        near = {address, *await self.present()}
+        try:
+            found = self.sockets.connections()
+        except OSError as error:
+            LOG.warning("clients may not get their slots back, as connections cannot be seen: %s", error)
+            return []
+        return [
+            (s.local, s.local_port, s.remote, s.remote_port)
+            for c in found
+            if any(not s.joined and s.established and s.local not in near for s in c.subflows)
+            for s in c.subflows
+            if s.joined and s.local == address
+        ]
+
+    @contextlib.asynccontextmanager
+    async def _muted(self, ends: list[Ends]) -> AsyncIterator[None]:
+        """What is done meanwhile is heard of at the clients before the last words of these."""
+        try:
+            if ends and self._has_muted(ends):
+                yield
+                await self.clock.sleep(WORD_SPREADS_S)
+            else:
+                yield
+        finally:
+            if ends:
+                self.sockets.unmute(ends)
+
+    def _has_muted(self, ends: list[Ends]) -> bool:
+        try:
+            self.sockets.mute(ends)
+        except OSError as error:
+            LOG.warning("clients may not get their slots back, as the kernel mutes nobody: %s", error)
+            return False
+        return True
 
     def forget_round_trips(self) -> None:
         """Those of before a move say nothing of after it: the paths are others, and the guest may have stood still."""

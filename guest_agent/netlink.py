@@ -4,10 +4,12 @@ brings along cost a second for a hundred sockets, and a tenth of one for a guest
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # include/uapi/linux/netlink.h, genetlink.h
 NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 0x10, 3
@@ -16,6 +18,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 ANSWER_TIMEOUT_S = 2.0
 READ_BYTES = 1 << 17
+AT_ONCE = 64  # requests whose answers there is room for
 
 GENERIC = struct.Struct("=BBH")  # genlmsghdr: command, version
 _HEADER = struct.Struct("=IHHII")
@@ -40,6 +43,28 @@ def ask(protocol: int, kind: int, body: bytes, flags: int = 0) -> bytes:
     with opened(protocol) as sock:
         sock.send(request(kind, flags, body))
         return next(payloads(sock.recv(READ_BYTES)), b"")
+
+
+def tell(protocol: int, kind: int, flags: int, bodies: Iterable[bytes], missing_ok: bool = False) -> None:
+    """Many requests of one kind, each carried out whatever becomes of the others; `missing_ok`: what is to be removed
+    may be gone. Raises OSError for the first that the kernel refuses, TimeoutError among them."""
+    rest, refused = iter(bodies), None
+    with opened(protocol) as sock:
+        while True:
+            some = list(itertools.islice(rest, AT_ONCE))
+            if not some:
+                break
+            sock.send(b"".join(request(kind, flags | NLM_F_ACK, body) for body in some))
+            for _ in some:
+                try:
+                    list(payloads(sock.recv(READ_BYTES)))
+                except TimeoutError:
+                    raise
+                except OSError as error:
+                    if not (missing_ok and error.errno == errno.ENOENT):
+                        refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def generic_family(name: str) -> dict[int, bytes]:

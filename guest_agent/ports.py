@@ -91,6 +91,16 @@ class Sockets(Protocol):
     def cut(self, address: str, tokens: set[int]) -> None:
         """End the subflows on an address of some connections (token 0: plain TCP). Raises OSError."""
 
+    def mute(self, ends: Collection[Ends]) -> None:
+        """What the guest sends on these, even to close them, does not leave it. Of very many some. Raises OSError:
+        then some may be."""
+
+    def unmute(self, ends: Collection[Ends]) -> None:
+        """They are heard again: what was lost meanwhile is sent once more. Idempotent, whether or not mute() could."""
+
+    def unmute_all(self) -> None:
+        """Those that an earlier agent had muted, too."""
+
     def forget_round_trips(self) -> None:
         """New connections begin without what was measured by earlier ones, elsewhere. Raises OSError."""
 

@@ -25,6 +25,7 @@ OWN = {
     "test_stock_kernel": "namespaces",
     "test_kernel_events": "namespaces",
     "test_following": "namespaces",
+    "test_muting": "namespaces",
     "test_remembered_paths": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.

@@ -4,7 +4,10 @@ plain TCP connection keeps the first of them: the agent's own decisions and real
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +22,15 @@ from guest_agent.ports import Leases
 from guest_agent.retirement import retire
 from guest_agent.state import State
 from tests.contract.test_kernel_events import HOME, KINDS, MPTCP, Scene, ask, places, scene
+from tests.contract.towns import Place
+from tests.support import eventually
+from vmacro.lab import forwarder, namespaces, process
 from vmacro.wire.agent_verbs import Lease, PrepareArgs
 
 pytestmark = pytest.mark.lab
 __all__ = ["places", "scene"]
 MOVES = 10
+LONGER_MS = 60.0
 
 
 def lease(address: str) -> Lease:
@@ -39,8 +46,32 @@ async def joined(address: str, token: int, within_s: float = 3.0) -> bool:
     return False
 
 
+@contextmanager
+def longer_way(place: Place, address: str, folder: Path) -> Iterator[None]:
+    """What goes out from an address arrives later than from others, as by a leg."""
+    rule = ["-s", address, "-j", "NFQUEUE", "--queue-num", "0"]
+    tables = ["ip", "netns", "exec", place.name, namespaces.ip_tables(4), "-w", "-t", "mangle"]
+    config, log = folder / "forwarder.json", folder / "forwarder.log"
+    forwarder.write_config([forwarder.Link(0, LONGER_MS)], config)
+    process.run([*tables, "-A", "OUTPUT", *rule])
+    running = process.spawn([sys.executable, "-m", "vmacro.lab.forwarder", place.name, config], log)
+    try:
+        eventually(lambda: "forwarding" in log.read_text(), "the longer way")
+        yield
+    finally:
+        running.end()
+        process.run([*tables, "-D", "OUTPUT", *rule])
+
+
+@pytest.mark.parametrize("way", ["alike", "longer"])
 @pytest.mark.parametrize("limit", [1, 2])
-def test_it_follows_ten_of_ten_moves(scene: Scene, tmp_path: Path, limit: int) -> None:
+def test_it_follows_ten_of_ten_moves(scene: Scene, tmp_path: Path, limit: int, way: str) -> None:
+    """Also where the end of a subflow would overtake the word that its address is withdrawn."""
+    with longer_way(scene.server, HOME, tmp_path) if way == "longer" else nullcontext():
+        follow(scene, tmp_path, limit)
+
+
+def follow(scene: Scene, tmp_path: Path, limit: int) -> None:
     scene.client.ip("mptcp", "limits", "set", "subflows", "2", "add_addr_accepted", str(limit))
     near, far = scene.opened(MPTCP)
     plain_near, plain_far = scene.opened(KINDS["tcp, to a server with mptcp"])

@@ -85,9 +85,7 @@ def test_a_carried_connection_goes_on_from_site_to_site_and_home(lab: Lab, quiet
     assert traces_of_moves(lab) == before
 
 
-@pytest.mark.slow("it does not pass yet")
-@pytest.mark.xfail(reason="RM_ADDR takes the longer way, and the slot does not come back: docs/decisions/0021")
-@pytest.mark.parametrize("moves", [2, 10])
+@pytest.mark.parametrize("moves", [2, pytest.param(10, marks=pytest.mark.slow("the same again"))])
 def test_a_client_that_takes_one_address_at_a_time_follows_every_move(
     lab: Lab, quiet: Vmacro, way: Way, moves: int
 ) -> None:

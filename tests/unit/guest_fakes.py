@@ -97,6 +97,8 @@ class FakeKernel:
     tells: bool = True
     told: list[KernelEvent] = field(default_factory=list)
     overflowed: bool = False
+    muted: set[Ends] = field(default_factory=set)
+    can_mute: bool = True
 
     def rp_filter(self) -> int:
         return 2
@@ -193,6 +195,19 @@ class FakeKernel:
             raise OSError("SOCK_DESTROY: not here")
         self.log.append(f"cut {address} of {', '.join(map(str, sorted(tokens)))}")
         self._end(address, tokens)
+
+    def mute(self, ends: Collection[Ends]) -> None:
+        if not self.can_mute:
+            raise OSError("no policy routing here")
+        self.log.append(f"mute {', '.join(sorted({e[0] for e in ends}))}")
+        self.muted |= set(ends)
+
+    def unmute(self, ends: Collection[Ends]) -> None:
+        self.log.append(f"unmute {', '.join(sorted({e[0] for e in ends}))}")
+        self.muted -= set(ends)
+
+    def unmute_all(self) -> None:
+        self.muted.clear()
 
     def joins(self, address: str, *tokens: int) -> None:
         """Clients of these connections join an address."""

@@ -157,6 +157,13 @@ def test_a_restarted_agent_looks_where_it_is_and_its_claim_still_ends(world: Wor
     assert after.log.count("dhcp") == 1 and after.kernel.kept == [] and after.guest.state.claim is None
 
 
+def test_what_an_agent_had_muted_that_was_killed_is_heard_again(world: World) -> None:
+    world.kernel.mute([(HOME, 80, "10.9.0.9", 4000)])
+    after = world.restarted()
+    asyncio.run(after.clock.run(Agent(after.guest).start()))
+    assert not after.kernel.muted
+
+
 # Signs of a move
 
 
