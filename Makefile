@@ -9,7 +9,7 @@ PACKAGES := apt-utils cpio debian-archive-keyring e2fsprogs gcc iproute2 iptable
 	nftables openssh-client openssl pkg-config python3 python3-dev python3-venv systemd-container util-linux \
 	wireguard-go wireguard-tools xz-utils
 # Other people's clients and a database, which tests need besides.
-TEST_PACKAGES := apache2-utils curl mptcpize postgresql wget
+TEST_PACKAGES := apache2-utils curl iperf3 mptcpize postgresql wget
 
 # Labs side by side: what waits in one leaves the processor to the other. Three starve guests that boot under emulation.
 WORKERS := -n 2 --durations 20 --durations-min 1

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from vmacro.services.event_json import from_plain
 
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 GUEST, WEB, LOOKS = "web", 80, 5
+MEMORY_MIB = 512  # for 10,000 connections of two subflows, and nginx's part of them
+AT_ONCE = 32
 ANSWER_TIMEOUT_S = 60.0
 
 
@@ -57,7 +60,8 @@ def main() -> int:
     parser.add_argument("--numbers", nargs="+", type=int, default=[10, 500, 2000, 10_000])
     options = parser.parse_args()
     shape = load(TOPOLOGY)
-    lab, found = Lab(shape.model_copy(update={"guests": {GUEST: shape.guests[GUEST]}})), []
+    guest = shape.guests[GUEST].model_copy(update={"memory_mib": MEMORY_MIB})
+    lab, found = Lab(shape.model_copy(update={"guests": {GUEST: guest}})), []
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
@@ -70,6 +74,7 @@ def main() -> int:
                     here = lab.guest(GUEST).site
                     to = next(site for site in lab.topology.sites if site != here)
                     found.append(measured(lab, number, to, Path(folder) / to))
+                    print(found[-1], file=sys.stderr, flush=True)  # kept if one after it fails
     finally:
         for left in lab.down():
             print(f"left behind: {left}", file=sys.stderr)
@@ -123,19 +128,24 @@ def holding(lab: Lab, number: int) -> Iterator[bool]:
 
 
 def hold(address: str, number: int) -> int:
-    """In the client's namespace: connect, be answered once on each, say so, and keep them until standard input ends."""
+    """In the client's namespace: connect, some at once, be answered once on each, say so, and keep them until standard
+    input ends."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (number + 100, number + 100))
-    held = []
-    for _ in range(number):
-        held.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP))
-        held[-1].settimeout(ANSWER_TIMEOUT_S)
-        held[-1].connect((address, WEB))
-        held[-1].sendall(b"HEAD / HTTP/1.1\r\nHost: web\r\nConnection: keep-alive\r\n\r\n")
-        if not held[-1].recv(4096):
-            return 1
+
+    def opened(_: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+        sock.settimeout(ANSWER_TIMEOUT_S)
+        sock.connect((address, WEB))
+        sock.sendall(b"HEAD / HTTP/1.1\r\nHost: web\r\nConnection: keep-alive\r\n\r\n")
+        if not sock.recv(4096):
+            raise ConnectionError("the guest has closed it")
+        return sock
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        held = list(threads.map(opened, range(number)))
     print("ready", flush=True)
     sys.stdin.read()
-    return 0
+    return 0 if len(held) == number else 1
 
 
 def table(found: list[Measured]) -> str:

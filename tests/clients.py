@@ -25,6 +25,7 @@ DOWNLOADS_BYTES_S = 2 << 20
 PATIENCE_S = 120.0
 DATAGRAM_PATIENCE_S = 5.0  # longer than a guest pauses, also under emulation
 MOST_LOST = 3  # of all that are asked during a test's moves
+LARGE_BYTES, LARGE_BYTES_S = 200_000_000, 4 << 20
 RANDOM = hashlib.sha256(random.Random(1).randbytes(16 << 20)).hexdigest()
 Client = Callable[[str, threading.Event, threading.Event], str]
 
@@ -117,6 +118,19 @@ def downloads(address: str, ready: threading.Event, over: threading.Event) -> st
             found = hashlib.sha256(get(sock, "/random.bin", DOWNLOADS_BYTES_S)).hexdigest()
         if found != RANDOM:
             return f"its checksum is {found}"
+    return ""
+
+
+def large(address: str, ready: threading.Event, over: threading.Event) -> str:
+    """200 MB, one file after another, each on a connection of its own: it begins before a move and ends after it, or in
+    its midst. images/guest/customize.sh says what is in it."""
+    while not over.is_set():
+        with connect(address, WEB) as sock:
+            ready.set()
+            came = get(sock, "/large.bin", LARGE_BYTES_S)
+        wrong = [at for at in range(0, LARGE_BYTES, 1 << 16) if came[at : at + 8] != struct.pack(">Q", at >> 16)]
+        if len(came) != LARGE_BYTES or wrong:
+            return f"{len(came)} bytes came, wrong at {wrong[:3]}"
     return ""
 
 
@@ -229,6 +243,7 @@ KINDS: dict[str, Client] = {
     "tcp-idle-10": idle(mptcp=False, count=10),
     "download": download,
     "downloads": downloads,
+    "large": large,
     "upload": upload,
     "visits": visits(0.02),
     "keep-alive-20": keep_alive(20, 0.2),

@@ -15,6 +15,7 @@ OWN = {
     "test_faults": "faults",
     "test_ring": "ring",
     "test_many": "many",
+    "test_managers": "managers",
     "test_debian13": "nested",
     "test_spoofing": "namespaces",
     "test_tunnels": "namespaces",
@@ -29,7 +30,7 @@ OWN = {
     "test_remembered_paths": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.
-ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "namespaces", UNIT)
+ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "managers", "namespaces", UNIT)
 
 
 def lab_of(nodeid: str) -> str:

@@ -156,6 +156,13 @@ def on_host(lab: Lab, host: str, *command: str) -> str:
     return subprocess.run(inside, capture_output=True, text=True, check=True).stdout
 
 
+def into(lab: Lab, node: str, address: str, *options: str) -> list[str]:
+    """A command, to which one for a guest of the image `guest` is added: by SSH from a node, without a password."""
+    said = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", *options)
+    inside = ["ip", "netns", "exec", lab.namespace(node), "ssh"]
+    return [*inside, *(word for option in said for word in ("-o", option)), f"root@{address}"]
+
+
 def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
     """Everything that a move may leave at the hosts: tunnels, routes, rules, neighbours, reservations."""
     looks = [

@@ -15,14 +15,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support import Vmacro, Way, address_of, clients, summary, traces_of_moves, verdicts, without_probers
+from tests.support import Vmacro, Way, address_of, clients, into, summary, traces_of_moves, verdicts, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
-ALL = ("idle-500", "tcp-idle", "visits", "keep-alive-20", "downloads", "upload", "datagrams")
+ALL = ("idle-500", "tcp-idle", "visits", "keep-alive-20", "downloads", "large", "upload", "datagrams")
 LINGER_S = 20
 PAUSE_S = 0.5  # between programs
-WANTED = ("curl", "wget", "ab", "mptcpize")
+WANTED = ("curl", "wget", "ab", "iperf3", "mptcpize", "ssh")
+BY_PROXY, IPERF = 8080, 5201
+SERVERS = f"systemctl start haproxy && systemd-run -q --collect -u iperf mptcpize run iperf3 -s -p {IPERF}"
 TIRED = "three minutes, in which all else in its lab waits"
 TWO = pytest.param(2, marks=pytest.mark.slow(TIRED))
 TEN = pytest.param(10, marks=pytest.mark.slow("the same again, five times"))
@@ -37,14 +39,19 @@ def busy(vmacro: Vmacro) -> Vmacro:
 
 @contextmanager
 def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
-    """curl, wget and ab, by MPTCP and plain TCP in turns, all the while; how often each ended with which status."""
+    """curl, wget, ab and iperf3, some by HAProxy, by MPTCP and plain TCP in turns, all the while; how often each ended
+    with which status."""
     missing = [name for name in WANTED if shutil.which(name) is None]
     assert not missing, f"{missing}: `make test` installs them"
-    url, ended, over = f"http://{address}/", Counter[tuple[str, int]](), threading.Event()
+    url, proxy = f"http://{address}/", f"http://{address}:{BY_PROXY}/"
+    ended, over = Counter[tuple[str, int]](), threading.Event()
     fetch = {
         "curl": ["curl", "-sf", "-m", "60", "-o", "/dev/null", url],
         "wget": ["wget", "-q", "-O", "/dev/null", url],
         "ab": ["ab", "-q", "-k", "-n", "20", "-c", "2", "-s", "60", url],
+        "curl by HAProxy": ["curl", "-sf", "-m", "60", "-o", "/dev/null", proxy],
+        "ab by HAProxy": ["ab", "-q", "-k", "-n", "20", "-c", "2", "-s", "60", proxy],
+        "iperf3": ["iperf3", "-c", address, "-p", str(IPERF), "-b", "2M", "-t", "5"],
     }
     kinds = {**fetch, **{f"mptcp {name}": ["mptcpize", "run", *words] for name, words in fetch.items()}}
 
@@ -64,11 +71,27 @@ def programs(lab: Lab, address: str) -> Iterator[Counter[tuple[str, int]]]:
         thread.join()
 
 
+@contextmanager
+def idle_ssh(lab: Lab, address: str) -> Iterator[subprocess.Popen[str]]:
+    """A session in which nobody types."""
+    command = [*into(lab, "client", address), "cat"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        print("hello", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "hello\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("moves", [TWO, TEN])
 def test_nobody_fails_and_nobody_is_called_lost(lab: Lab, busy: Vmacro, way: Way, moves: int) -> None:
     before, home = traces_of_moves(lab), address_of(lab, "web")
     told, why = Counter[str](), Counter[str]()
-    with clients(lab, "client", home, *ALL) as load, programs(lab, home) as ended:
+    subprocess.run([*into(lab, "operator", home), SERVERS], check=True, stdin=subprocess.DEVNULL)
+    with clients(lab, "client", home, *ALL) as load, programs(lab, home) as ended, idle_ssh(lab, home) as session:
         for number in range(moves):
             to = (way.there, way.here)[number % 2]
             done = busy("migrate", "web", "--to", to, "--json")
@@ -77,7 +100,9 @@ def test_nobody_fails_and_nobody_is_called_lost(lab: Lab, busy: Vmacro, way: Way
             told.update(figures["verdicts"])
             why.update(c["why"] for c in figures["connections"] if c["verdict"] in ("lost", "unknown"))
         assert verdicts(load) == dict.fromkeys(ALL, "")
-    assert {status for _, status in ended} == {0} and min(ended.values()) > moves, ended
+        assert session.communicate("still there\n", timeout=60)[0] == "still there\n" and session.returncode == 0
+    subprocess.run([*into(lab, "operator", address_of(lab, "web")), "systemctl stop haproxy iperf"], check=True)
+    assert {status for _, status in ended} == {0} and sum(ended.values()) > 10 * moves, ended
     assert told["lost"] == told["unknown"] == 0 and told["ended"] > moves and told["followed"] > 100, (told, why)
     print(f"{moves} moves: {dict(told)}; programs: {dict(ended)}")
 

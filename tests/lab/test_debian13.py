@@ -25,8 +25,13 @@ make test-packages setup
 """
 DEMO = """
 sed 's/^name = .*/name = "nested"/' vmacro/lab/two-sites.toml > /root/nested.toml
-.venv/bin/vmacro lab demo --topology /root/nested.toml
+.venv/bin/vmacro lab demo --topology /root/nested.toml --report /root/report
 .venv/bin/vmacro lab down nested
+python3 - <<'EOF'
+import json
+visitors = json.load(open("/root/report/summary.json"))["visitors"]
+assert visitors["during"]["count"] > 20 and not any(v["failed"] for v in visitors.values()), visitors
+EOF
 """
 # Its end is the container's, with its status, and so nspawn's.
 UNIT = f"""

@@ -92,12 +92,16 @@ def test_who_comes_anew_lands_at_the_new_address_and_who_has_the_old_one_is_serv
     lab: Lab, named: Vmacro, server: knot.Knot, way: Way
 ) -> None:
     before, old = traces_of_moves(lab), address_of(lab, "web")
+    probe = 'probe = { from = "client", visit_every_ms = 100 }'
+    visited = named.altered("visited.toml", lambda t: t.replace("[guests.web]\n", f"[guests.web]\n{probe}\n"))
     with (
         visitor(lab, WWW, server.address, str(PORT)) as asking,
         visitor(lab, old) as keeping,
     ):
-        done = named("migrate", "web", "--to", way.there, "--json")
+        done = visited("migrate", "web", "--to", way.there, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
+        told = summary(done)["visitors"]  # as in the demo: they know the old address alone
+        assert told["during"]["count"] > 20 and not any(part["failed"] for part in told.values()), told
         ended_s, new = time.time(), address_of(lab, "web")
         assert leads_to(lab, server, named) == (new,) and new != old
         (carried,) = {(c["address"], c["lingers for s"] > 0) for c in json.loads(named("carried", "--json").stdout)}

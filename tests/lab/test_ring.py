@@ -8,10 +8,12 @@ import itertools
 import json
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from tests import knot
 from tests.support import (
     Vmacro,
     address_of,
@@ -19,16 +21,20 @@ from tests.support import (
     eventually,
     lab_of_topology,
     on_host,
+    site_of,
     summary,
     traces_of_moves,
     verdicts,
     without_probers,
 )
+from vmacro.drivers.dns import DnsNames
 from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
+from vmacro.lab.topology import OPERATOR
 
 pytestmark = pytest.mark.lab
 TOPOLOGY = Path(__file__).with_name("ring.toml")
+WWW, DNS_PORT = "www.example.test", 15353
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +107,27 @@ def test_a_ring_of_moves_leaves_nothing(ring: Lab, tmp_path: Path, moves: int) -
     assert traces_of_moves(ring) == before
     with namespaces.inside(ring.namespace("client")), socket.create_connection((address_of(ring, "web"), 80), 10):
         pass
+
+
+@pytest.mark.skipif(not knot.installed(), reason="no Knot: `make test` unpacks it")
+def test_a_name_follows_in_both_families(ring: Lab, tmp_path: Path) -> None:
+    """A and AAAA together: to the new addresses at home and away, and who resolves anew is served there."""
+    server = str(ring.topology.uplink(OPERATOR).node.ip)
+    records = f"www 4 A {address_of(ring, 'web')}\nwww 4 AAAA {address6_of(ring)}\n"
+    inside = ("ip", "netns", "exec", ring.namespace(OPERATOR))
+    dns = f'\n[dns]\nserver = "{server}"\nport = {DNS_PORT}\nkey_file = "{knot.key_file(tmp_path / "key")}"\n'
+    named = without_probers(Vmacro(tmp_path, ring.inventory_file)).altered(
+        "named.toml", lambda t: t.replace("[guests.web]\n", f'[guests.web]\nnames = ["{WWW}"]\n') + dns
+    )
+    to = next(site for site in ring.topology.sites if site != site_of(ring, "web"))
+    with knot.running(tmp_path / "knot", records, server, DNS_PORT, inside):
+        done = named("migrate", "web", "--to", to, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        with namespaces.inside(ring.namespace(OPERATOR)):
+            led = DnsNames(server, DNS_PORT, tmp_path / "key").look(WWW).addresses
+    new = {address_of(ring, "web"), address6_of(ring)}
+    subnets = (ring.topology.sites[to].subnet, ring.topology.sites[to].subnet6)
+    assert set(led) == new and all(any(ip_address(a) in net for net in subnets if net) for a in led), led
+    for address in led:
+        with namespaces.inside(ring.namespace("client")), socket.create_connection((address, 80), 10):
+            pass
