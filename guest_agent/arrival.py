@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from guest_agent.claims import present_claim
 from guest_agent.guest import Guest, log_failure
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
@@ -69,6 +70,7 @@ class Arrivals:
         self._running: asyncio.Task[Arrival] | None = None
         self._arrived_at = self._moved_at = float("-inf")
         self._heard_at = 0.0
+        self._by_hand = False
 
     def orchestrator_acts(self) -> None:
         """Somebody is there to settle the last arrival."""
@@ -84,8 +86,11 @@ class Arrivals:
         that is still to come. Raises ProtocolError (not-ready), NoLeaseError."""
         last, lease = self._guest.state.last_arrival, self._guest.state.lease
         if last is not None and lease is not None and (last.old, last.new) == (left, lease.address) != (left, left):
+            self._by_hand = False
             return last
-        return await asyncio.shield(self.arrive("channel"))
+        arrival = await asyncio.shield(self.arrive("channel"))
+        self._by_hand = False
+        return arrival
 
     def arrive(self, seen_by: str) -> asyncio.Task[Arrival]:
         """The arrival that runs, or the one that has just ended, or a new one."""
@@ -151,6 +156,7 @@ class Arrivals:
         LOG.info("arrived: %s", arrival)
         if lease.address != old:  # else it was a false sign of one
             self._moved_at = self._arrived_at
+            self._by_hand = present_claim(guest) is None  # until an orchestrator asks for it
             guest.later(self.finish_alone())
         return arrival
 
@@ -168,12 +174,16 @@ class Arrivals:
 
     async def finish_alone(self) -> None:
         """An orchestrator that is silent after an arrival does not take back old addresses. What it would then
-        close at the hosts stays for its `resume`. Addresses to come are not old ones: they go as its claim ends."""
+        close at the hosts stays for its `resume`. Addresses to come are not old ones: they go as its claim ends.
+
+        Whoever acts after a move by hand (`virsh migrate`) begins another move, or carries what an earlier one has
+        left: the arrival stays nobody's, and the guest waits only as long as a move has it."""
         moved_at = self._moved_at
         await self._guest.clock.sleep(ALONE_AFTER_S)
-        while self._heard_at <= moved_at == self._moved_at:
-            extra = [a for a in await self._guest.extra_addresses() if a not in self._guest.state.prepared]
-            LOG.warning("nobody settles this arrival; withdrawing %s where no connection needs them", extra)
-            for address in extra:
-                await retire(self._guest, address)
+        while moved_at == self._moved_at and (self._by_hand or self._heard_at <= moved_at):
+            if not self._by_hand or present_claim(self._guest) is None:
+                extra = [a for a in await self._guest.extra_addresses() if a not in self._guest.state.prepared]
+                LOG.warning("nobody settles this arrival; withdrawing %s where no connection needs them", extra)
+                for address in extra:
+                    await retire(self._guest, address)
             await self._guest.clock.sleep(ALONE_EVERY_S)

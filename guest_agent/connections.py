@@ -53,10 +53,11 @@ _INODE_AT = 68
 @dataclass(frozen=True)
 class TcpInfo:
     """Of struct tcp_info (include/uapi/linux/tcp.h): bytes that were `acked`, `sent` (each once), `unsent` and
-    `received`; how often the oldest one was sent again without an answer; how long ago the peer was heard last; the
-    round trip in µs, 0 before there was one."""
+    `received`; how often the oldest one was sent again without an answer; how many probes have had none (keepalives, or
+    of a window that was shut); how long ago the peer was heard last; the round trip in µs, 0 before there was one."""
 
     retransmits: int
+    probes: int
     ms_since_data: int
     ms_since_ack: int
     rtt_us: int
@@ -79,7 +80,7 @@ def _info_in(found: dict[int, bytes]) -> TcpInfo | None:
     acked, received = struct.unpack_from("=QQ", raw, 120)
     (unsent,) = struct.unpack_from("=I", raw, 144)
     sent, again = struct.unpack_from("=QQ", raw, 200)
-    return TcpInfo(raw[2], since_data, since_ack, rtt_us, acked, received, unsent, sent - again)
+    return TcpInfo(raw[2], raw[3], since_data, since_ack, rtt_us, acked, received, unsent, sent - again)
 
 
 def ends_of(payload: bytes) -> Ends:

@@ -4,11 +4,13 @@
            SubflowClosed of all its subflows       reset, timed out, or cut, by the last one's error
            gone, with none of these                its client's application aborted it (MP_FASTCLOSE): no event
     TCP    SocketGone, the FIN acknowledged        both sides said goodbye
+           SocketGone, all data acknowledged       one side's application aborted it
            SocketGone without                      reset, or timed out if something had been sent again in vain
            gone, and its socket not freed          reset, and its application has not looked yet
 
 Only what ends after the guest has arrived, and whose peer was not heard since, may have been lost by the move: a reset
-from a client that could be heard is what its application wanted.
+from a client that could be heard is what its application wanted. So is one that answers nothing: a firewall on the way
+that has never heard of a connection, as it may be after a move, resets it by what the guest sends.
 """
 
 from __future__ import annotations
@@ -167,9 +169,7 @@ class Endings:
         if plain is None and self.missed:
             return  # it may be a subflow of whose beginning nobody has heard
         client = plain.client if plain is not None else _peer(event.ends)
-        goodbye = event.surplus > (plain.syn if plain is not None else 0)
-        given_up = TIMED_OUT if event.retransmits else RESET
-        end = _End(client, CLOSED if goodbye else given_up, now_s, self.last_s - event.silent_s)
+        end = _End(client, _how(event, plain.syn if plain is not None else 0), now_s, self.last_s - event.silent_s)
         self._end(plain.key if plain is not None else plain_key(*event.ends), plain is None, end)
 
     def _is_gone(self, key: str, now_s: float) -> bool:
@@ -206,6 +206,15 @@ class Endings:
             self._subflows[ends] = token
         self._subflows.popitem(last=False)
         self.missed = True
+
+
+def _how(event: SocketGone, syn: int) -> str:
+    """A plain socket has ended, `syn` being the bytes that its own SYN has counted."""
+    if event.surplus > syn:
+        return CLOSED
+    if event.retransmits:
+        return TIMED_OUT
+    return RESET if event.surplus < syn else ABORTED
 
 
 def _with_itself(ends: Ends) -> bool:

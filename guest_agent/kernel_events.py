@@ -93,8 +93,8 @@ def socket_gone(payload: bytes) -> KernelEvent | None:
     if not ends[3] or info is None or not info.rtt_us:
         return None
     # A FIN that was acknowledged counts as a byte that was; so does a SYN.
-    surplus = info.acked - info.sent
-    return SocketGone(ends, surplus, info.retransmits, min(info.ms_since_data, info.ms_since_ack) / 1000)
+    surplus, again = info.acked - info.sent, info.retransmits + info.probes
+    return SocketGone(ends, surplus, again, min(info.ms_since_data, info.ms_since_ack) / 1000)
 
 
 def _path_manager_events() -> socket.socket:

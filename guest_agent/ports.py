@@ -132,8 +132,8 @@ class Closed:
 @dataclass(frozen=True)
 class SocketGone:
     """A TCP socket that was connected was freed. `surplus`: how many more bytes its peer has acknowledged than data was
-    sent: one for a FIN, and one for a SYN. `retransmits`: how often the oldest byte was sent again in vain. `silent_s`:
-    since when nothing of the peer had come."""
+    sent: one for a FIN, and one for a SYN. `retransmits`: how often the oldest byte, or a probe, was sent again in
+    vain. `silent_s`: since when nothing of the peer had come."""
 
     ends: Ends
     surplus: int

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
@@ -111,6 +111,11 @@ class Guest(Strict):
     ssh: Login = Field(default="", description="USER@ADDRESS, or USER@ where its address is to be asked of its host")
     names: tuple[DnsName, ...] = Field(
         default=(), max_length=nouns.MOST_NAMES, description="names in DNS that follow it; needs [dns]"
+    )
+    taken_as_reached: tuple[IPv4Address | IPv6Address, ...] = Field(
+        default=(),
+        max_length=nouns.MOST_ADDRESSES,
+        description="its addresses that have no proof to give: a move goes on where hosts hear nobody answer for them",
     )
     interface: Plain = Field(default="", description="the one that migrates; default: that of the default route")
     servers: tuple[str, ...] = Field(default=(), description="systemd units in it that are to speak MPTCP")
@@ -377,7 +382,7 @@ def _host(name: str, host: Host, read: Inventory) -> nouns.Host:
 
 def _guest(name: str, guest: Guest) -> nouns.Guest:
     probe = _target(guest.probe) if guest.probe is not None else None
-    return nouns.Guest(name, guest.domain or name, probe, guest.names)
+    return nouns.Guest(name, guest.domain or name, probe, guest.names, tuple(map(str, guest.taken_as_reached)))
 
 
 def _hooks(read: Inventory) -> nouns.Hooks:

@@ -120,6 +120,12 @@ class Scene:
         found = self.endings.told(there, goodbyes, time.monotonic(), arrived_s)
         return {e.key: (e.how, e.lost) for e in found}
 
+    def forgotten(self) -> None:
+        """By the client's kernel, which resets them as it does; its application knows nothing."""
+        with self.client.inside():
+            for address in (PEER, PEER6):
+                connections.cut(address, {c.token for c in connections.connections()})
+
     def ends(self, found: Connection, how: str, lost: bool, since_s: float) -> None:
         eventually(lambda: bool(self.told(since_s)), f"the end of {found.key}", within_s=WITHIN_S)
         assert self.told(since_s) == {found.key: (how, lost)}
@@ -194,7 +200,8 @@ def test_one_whose_server_takes_its_time_has_not_ended(scene: Scene, kind: str) 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["resets", "leaves something unread"])
 def test_a_client_that_aborts(scene: Scene, kind: str, how: str) -> None:
-    """By MPTCP it says so (MP_FASTCLOSE). By TCP it is a reset like any other, but that it was heard until then."""
+    """By MPTCP it says so (MP_FASTCLOSE). By TCP it is a reset like any other, but that it was heard until then, and
+    nothing had waited for its answer; what it has left unread it may have acknowledged or not."""
     near, far = scene.opened(KINDS[kind])
     found, since_s = scene.watch(), time.monotonic()
     time.sleep(0.1)
@@ -210,22 +217,54 @@ def test_a_client_that_aborts(scene: Scene, kind: str, how: str) -> None:
     with pytest.raises(OSError, match="reset"):
         near.recv(9)
     near.close()
-    scene.ends(found, ABORTED if found.mptcp else RESET, False, since_s)
+    eventually(lambda: bool(scene.told(since_s)), "its end", within_s=WITHIN_S)
+    ((said, lost),) = scene.told(since_s).values()
+    assert said in ((ABORTED,) if found.mptcp or how == "resets" else (ABORTED, RESET)) and not lost
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_a_client_that_aborts_long_after_it_was_heard(scene: Scene) -> None:
+    """Its guest has arrived meanwhile, and has sent it nothing that this could be an answer to."""
+    near, far = scene.opened(TCP)
+    found = scene.watch()
+    time.sleep(0.1)
+    arrived_s = time.monotonic()
+    reset(far)
+    with pytest.raises(OSError, match="reset"):
+        near.recv(9)
+    near.close()
+    scene.ends(found, ABORTED, False, arrived_s)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("mptcp")])
 def test_a_reset_from_elsewhere(scene: Scene, kind: str) -> None:
     """As if somebody on the way had sent it: the client's kernel does, and its application knows nothing."""
     near, _far = scene.opened(KINDS[kind])
     found, since_s = scene.watch(), time.monotonic()
-    with scene.client.inside():
-        for address in (PEER, PEER6):
-            connections.cut(address, {c.token for c in connections.connections()})
+    scene.forgotten()
     with pytest.raises(OSError, match=r"reset|not connected|timed out"):
         near.settimeout(2)
         near.recv(9)
     near.close()
     scene.ends(found, RESET, True, since_s)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tcp, to a server with mptcp"])
+@pytest.mark.parametrize("probed", [False, True])
+def test_a_reset_that_answers_what_the_guest_sends(scene: Scene, kind: str, probed: bool) -> None:
+    """As of a firewall that has never heard of the connection. Probed: by a keepalive of the guest's."""
+    near, _far = scene.opened(KINDS[kind])
+    found, since_s = scene.watch(), time.monotonic()
+    with mute(scene.client):
+        scene.forgotten()
+    if probed:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    else:
+        near.send(b"hello")
+    with pytest.raises(OSError, match="reset"):
+        near.recv(9)
+    near.close()
+    scene.ends(found, TIMED_OUT if probed else RESET, True, since_s)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "mptcp"])
@@ -349,7 +388,8 @@ def test_one_that_the_guest_has_opened(scene: Scene, protocol: int) -> None:
         near.recv(9)
     near.close()
     far.close()
-    scene.ends(found, RESET, True, since_s)
+    how = (ABORTED, False) if protocol == socket.IPPROTO_TCP else (RESET, True)
+    scene.ends(found, *how, since_s)
     listener.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from guest_agent import channel
 from guest_agent.agent import Agent
-from guest_agent.arrival import ALONE_AFTER_S, DEBOUNCE_S
+from guest_agent.arrival import ALONE_AFTER_S, ALONE_EVERY_S, DEBOUNCE_S
 from guest_agent.detect import Sighting
 from guest_agent.state import State
 from tests.unit.guest_fakes import AWAY, BORROWED, HOME, World, at_home, connection, lease
@@ -209,6 +209,48 @@ def test_who_only_looks_does_not_settle_an_arrival(world: World, verb: str, sett
 
     assert asyncio.run(story()).ok
     assert world.kernel.kept == ([HOME] if settled else [])
+
+
+def moved_by_hand(world: World, *acts: tuple[float, Request]) -> None:
+    """An announce brings the guest to AWAY, and no orchestrator has asked for that; then verbs, after so many
+    seconds, and a while."""
+    agent, passed = Agent(world.guest), 0.0
+
+    async def story() -> None:
+        nonlocal passed
+        await world.clock.run(agent.watch(Announces(world, 0)))
+        for at, request in acts:
+            await world.clock.passes(at - passed)
+            assert (await world.clock.run(agent.handle(request))).ok
+            passed = at
+        await world.clock.passes(ALONE_AFTER_S + 2 * ALONE_EVERY_S - passed)
+
+    asyncio.run(story())
+
+
+CLAIMED_BY = Request("c", "claim", {"move": "web-2", "by": "op@desk", "seconds": 3600})
+RELEASED = Request("r", "release", {"move": "web-2"})
+
+
+@pytest.mark.parametrize(
+    ("acts", "kept"),
+    [
+        ([], []),
+        ([(30.0, Request("w", "watch", {}))], []),
+        ([(30.0, Request("x", "retire", {"address": "10.9.9.9"}))], []),
+        ([(30.0, CLAIMED_BY), (60.0, RELEASED)], []),
+        ([(30.0, CLAIMED_BY)], [HOME]),
+        ([(30.0, Request("a", "arrive", {"left": HOME}))], [HOME]),
+    ],
+    ids=["nobody", "a look", "a carriage", "a move that came to nothing", "a move that has it", "resumed"],
+)
+def test_after_a_move_by_hand_it_is_left_to_itself_whoever_acts(
+    tmp_path: Path, acts: list[tuple[float, Request]], kept: list[str]
+) -> None:
+    """Once an orchestrator has asked for the arrival, that is its own."""
+    world = at_home(tmp_path, AWAY)
+    moved_by_hand(world, *acts)
+    assert world.guest.present_lease().address == AWAY and world.kernel.kept == kept
 
 
 def test_every_verb_is_carried_out(world: World) -> None:

@@ -31,7 +31,8 @@ ARGS: dict[str, dict[str, Any]] = {
 }
 
 
-def gone(surplus: int = 0, retransmits: int = 0, silent_s: float = 60.0, ends: Ends = PLAIN) -> SocketGone:
+def gone(surplus: int = -5, retransmits: int = 0, silent_s: float = 60.0, ends: Ends = PLAIN) -> SocketGone:
+    """Of one that waited for five bytes to be acknowledged, unless that is said otherwise."""
     return SocketGone(ends, surplus, retransmits, silent_s)
 
 
@@ -52,20 +53,28 @@ def ended(*events: KernelEvent, there: tuple[Connection, ...] = (), goodbyes: An
         (gone(), (RESET, True)),
         (gone(silent_s=2.0), (RESET, False)),
         (gone(retransmits=3), (TIMED_OUT, True)),
+        (gone(surplus=0, retransmits=1), (TIMED_OUT, True)),
+        (gone(surplus=0), (ABORTED, False)),
     ],
-    ids=["said goodbye", "reset", "reset by a client that was heard", "timed out"],
+    ids=["said goodbye", "reset", "reset by a client that was heard", "timed out", "probed in vain", "idle"],
 )
 def test_plain_tcp(event: SocketGone, how: tuple[str, bool]) -> None:
     assert ended(event, there=(MPTCP,)) == {TCP.key: how}
 
 
-def test_one_that_the_guest_has_opened_has_sent_a_syn() -> None:
-    (subflow,) = TCP.subflows
+@pytest.mark.parametrize(("surplus", "how"), [(0, (RESET, True)), (1, (ABORTED, False)), (2, (CLOSED, False))])
+def test_one_that_the_guest_has_opened_has_sent_a_syn(surplus: int, how: tuple[str, bool]) -> None:
     found = Endings(NOW_S)
     found.watch([Connection(0, (agent_verbs.Subflow(*PLAIN, False, False, True, outgoing=True),))])
-    found.hear([gone(surplus=1)], NOW_S)
-    assert [e.lost for e in found.told((), set(), NOW_S, ARRIVED_S)] == [True]
-    assert subflow.outgoing is False
+    found.hear([gone(surplus)], NOW_S)
+    assert [(e.how, e.lost) for e in found.told((), set(), NOW_S, ARRIVED_S)] == [how]
+
+
+def test_a_health_check_that_ends_with_a_reset_just_before_the_arrival_is_seen_was_not_lost() -> None:
+    """It was answered, and has acknowledged that."""
+    found = Endings(NOW_S)
+    found.hear([gone(surplus=0, silent_s=0.001, ends=(HOME, 80, "10.9.0.15", 5))], NOW_S)
+    assert found.told((), set(), NOW_S + 1, NOW_S + 1) == []
 
 
 def test_plain_tcp_whose_socket_is_not_freed_yet() -> None:

@@ -33,7 +33,9 @@ from vmacro.services import journal_json
 from vmacro.services.journal_json import Json
 
 STAGE = stage(WITH_DISK)
-GUEST = replace(STAGE.plan.guest, probe=ProbeTarget("here"), names=("www.example.net",))
+GUEST = replace(
+    STAGE.plan.guest, probe=ProbeTarget("here"), names=("www.example.net",), taken_as_reached=("10.50.2.10",)
+)
 
 
 def translated(found: Any) -> Any:

@@ -68,6 +68,21 @@ def test_a_guest_whose_new_address_is_dropped_keeps_the_old_one_and_is_finished_
     assert {c.verdict for c in outcome.connections} == {Verdict.FOLLOWED, Verdict.CARRIED}
 
 
+@pytest.mark.parametrize(("taken", "code"), [((NEW,), 0), ((OLD,), 5), ((NEW, OLD), 0)])
+def test_an_address_of_which_its_operator_knows_better_ends_no_move(taken: tuple[str, ...], code: int) -> None:
+    """A guest that answers no ARP, or by another card. The inventory says so, before `resume`, too: the guest of the
+    plan is always as it has it there (planning/resuming.py)."""
+    found = stage(SEAMLESS)
+    found.fake.dropped.add(NEW)
+    assert moved(found).exit_code == 5
+    found.plan = replace(found.plan, guest=replace(found.plan.guest, taken_as_reached=taken))
+    outcome = found.attempt(Faults())
+    assert outcome is not None and outcome.exit_code == code
+    told = [e.text for e in found.fake.events if "taken as reached" in e.text]
+    why = f"nobody at front0 answers for {NEW} (ARP)"
+    assert told == ([f"{why}: taken as reached, as guests.web.taken_as_reached says"] if code == 0 else [])
+
+
 def test_a_guest_whose_old_address_is_dropped_is_no_success_either() -> None:
     found = stage(SEAMLESS)
     found.fake.dropped.add(OLD)

@@ -15,7 +15,7 @@ _Milliseconds = Annotated[int, Number(0, 600_000)]
 _Address = Annotated[str, Address()]
 MOST_PUBLIC = 4096
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
-MOST_NAMES = 16  # of a guest
+MOST_NAMES = MOST_ADDRESSES = 16  # of a guest
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,13 @@ class ProbeTarget:
 @dataclass(frozen=True)
 class Guest:
     """A virtual machine that may move; `domain` is libvirt's name for it. `names` are those in DNS that lead to it, and
-    follow it."""
+    follow it. `taken_as_reached`: addresses of which its operator knows better than the hosts that ask for them."""
 
     name: _Name
     domain: _Machine
     probe: ProbeTarget | None = None
     names: Annotated[tuple[_Machine, ...], Items(MOST_NAMES)] = ()
+    taken_as_reached: Annotated[tuple[_Address, ...], Items(MOST_ADDRESSES)] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ for, unless the guest answers by another of its addresses, asked from the same p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from vmacro.model.facts import Heard
 
@@ -24,10 +24,11 @@ def all_answered(heard: Iterable[Heard]) -> bool:
     return all(found.answered for found in heard)
 
 
-def unreached(heard: Sequence[Heard], mac: str, bridge: str) -> list[str]:
-    """What is certain of those that are not reached at the destination's bridge, in words; [] where all are."""
+def unreached(heard: Sequence[Heard], mac: str, bridge: str, but: Collection[str] = ()) -> list[str]:
+    """What is certain of those that are not reached at the destination's bridge, in words; [] where all are, `but` for
+    those that somebody knows better."""
     texts, answering = [], {_version(found): found.address for found in heard if found.answered}
-    for found in heard:
+    for found in (h for h in heard if h.address not in but):
         version = _version(found)
         how = "ARP" if version == 4 else "neighbour discovery"
         if found.macs and mac not in found.macs:

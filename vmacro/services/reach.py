@@ -37,12 +37,14 @@ def see_that_it_answers(plan: Plan, world: World, before: Before, arrival: Arriv
     port = next((s.local_port for c in before.connections for s in c.subflows), 0)
     bridge = network.bridge if network is not None else ""
     (here, trouble), (there, other_trouble) = _asked(plan, world, Reach(plan.move_id, addresses, bridge), port)
-    lost = reaching.unreached(here, plan.mac, bridge) if not trouble else []
+    lost = reaching.unreached(here, plan.mac, bridge, but=plan.guest.taken_as_reached)
     if lost:
         have_the_agent_wait(plan, world)
         text = f"guest {plan.guest.name}: is not reached at {plan.destination.name}: {'; '.join(lost)}"
         hint = f"is its card held to another address (virsh dumpxml: <filterref>)? then vmacro resume {plan.move_id}"
-        raise HostError(text, hint)
+        raise HostError(text, f"{hint}; if it is reached all the same: guests.{plan.guest.name}.taken_as_reached")
+    for text in reaching.unreached(here, plan.mac, bridge):
+        world.tell(plan.move_id, Note(f"{text}: taken as reached, as guests.{plan.guest.name}.taken_as_reached says"))
     told = f"whether it can be reached from {plan.destination.name}: {trouble}" if trouble else ""
     other = reaching.unknown(there, plan.source.name, port)
     other = f"whether it can be reached from {plan.source.name}: {other_trouble}" if other_trouble else other
