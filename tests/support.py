@@ -156,24 +156,25 @@ def on_host(lab: Lab, host: str, *command: str) -> str:
     return subprocess.run(inside, capture_output=True, text=True, check=True).stdout
 
 
+# What of a host shows that a move was there: tunnels, routes, rules, neighbours, reservations.
+_TRACES = """set -e
+ip -o -brief link show | grep vmac- || true
+nft list table inet vmacro-legs 2>&1 || true
+nft --terse list table inet vmacro-answers 2>&1 || true
+systemctl list-units --plain --no-legend --all 'vmac-*' || true
+ip -4 rule
+ip -6 rule
+ip -4 route show table all proto 118
+ip -6 route show table all proto 118
+ip neigh show nud permanent
+ip neigh show proxy
+virsh net-dumpxml front | grep '<host' || true
+"""
+
+
 def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
-    """Everything that a move may leave at the hosts: tunnels, routes, rules, neighbours, reservations."""
-    looks = [
-        ("sh", "-c", "ip -o -brief link show | grep vmac-; true"),
-        ("sh", "-c", "nft list table inet vmacro-legs 2>&1; true"),
-        ("sh", "-c", "nft --terse list table inet vmacro-answers 2>&1; true"),
-        ("sh", "-c", "systemctl list-units --plain --no-legend --all 'vmac-*'; true"),
-        ("ip", "-4", "rule"),
-        ("ip", "-6", "rule"),
-        ("ip", "-4", "route", "show", "table", "all", "proto", "118"),
-        ("ip", "-6", "route", "show", "table", "all", "proto", "118"),
-        ("ip", "neigh", "show", "nud", "permanent"),
-        ("ip", "neigh", "show", "proxy"),
-        ("sh", "-c", "virsh net-dumpxml front | grep '<host'; true"),
-    ]
-    return {
-        host: {line for look in looks for line in on_host(lab, host, *look).splitlines()} for host in lab.topology.sites
-    }
+    """Everything that a move may leave at the hosts."""
+    return {host: set(on_host(lab, host, "sh", "-c", _TRACES).splitlines()) for host in lab.topology.sites}
 
 
 @contextmanager
