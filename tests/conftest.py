@@ -100,7 +100,7 @@ def way(lab: Lab, vmacro: Vmacro) -> Way:
 
 
 def _never_ended(lab: Lab) -> list[str]:
-    """The moves of `web` that are under way, or left it uncertain where it is. Read here: a command takes two seconds."""
+    """Moves of `web` that are under way, or left it uncertain where it is. Read here: a command takes two seconds."""
     with closing(Archive(inventory.load(lab.inventory_file).database_url)) as archive:
         moves = [r for r in archive.moves() if isinstance(r, Record) and r.guest == "web"]
     return [r.move_id for r in moves if r.outcome is None or r.outcome.ending == Ending.UNCERTAIN]

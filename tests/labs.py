@@ -42,7 +42,7 @@ def lab_of(nodeid: str) -> str:
 
 
 def is_spare(worker: str, workers: int) -> bool:
-    """Of three, the last one takes no lab: it does the unit tests meanwhile, with what processor time the labs leave."""
+    """Of three the last one takes no lab: it does unit tests meanwhile, with what processor time the labs leave."""
     return workers > LABS_AT_ONCE and worker == f"gw{workers - 1}"
 
 
