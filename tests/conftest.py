@@ -33,11 +33,9 @@ LAB_TIMEOUT_S = 1800  # the first test waits for images, which other labs may be
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    worker = getattr(config, "workerinput", None)
-    if worker is None:
+    labs.stand_back_if_spare(config)
+    if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Timing())
-    elif labs.is_spare(worker["workerid"], worker["workercount"]):
-        labs.stand_back()
 
 
 @pytest.hookimpl(optionalhook=True)

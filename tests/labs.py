@@ -46,9 +46,12 @@ def is_spare(worker: str, workers: int) -> bool:
     return workers > LABS_AT_ONCE and worker == f"gw{workers - 1}"
 
 
-def stand_back() -> None:
-    """This process and what it starts yield to all others; labs have sessions of their own, among which the kernel
-    shares by their groups' niceness (sched(7), autogroup)."""
+def stand_back_if_spare(config: pytest.Config) -> None:
+    """The spare worker and what it starts yield to all others. Labs have sessions of their own, among which the kernel
+    shares by the niceness of their groups (sched(7), autogroup)."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not is_spare(worker["workerid"], worker["workercount"]):
+        return
     os.nice(NICE)
     os.setsid()
     group = Path("/proc/self/autogroup")
