@@ -51,4 +51,4 @@ def test_of_three_workers_the_last_one_stands_back_and_takes_no_lab(tmp_path: Pa
         niceness[worker].add(int(nice))
     ours = os.nice(0)
     assert where["lab"] == {"gw0", "gw1"} and "gw2" in where["unit"]
-    assert niceness["gw2"] == {min(19, ours + 10)} and niceness["gw0"] == niceness["gw1"] == {ours}
+    assert niceness["gw2"] == {min(19, ours + 5)} and niceness["gw0"] == niceness["gw1"] == {ours}
