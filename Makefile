@@ -11,8 +11,8 @@ PACKAGES := apt-utils cpio debian-archive-keyring e2fsprogs gcc iproute2 iptable
 # Other people's clients and a database, which tests need besides.
 TEST_PACKAGES := apache2-utils curl iperf3 mptcpize postgresql wget
 
-# Labs side by side: what waits in one leaves the processor to the other. Three starve guests that boot under emulation.
-WORKERS := -n 2 --durations 20 --durations-min 1
+# Two labs side by side, and beside them unit tests, with what processor time labs leave: tests/labs.py.
+WORKERS := -n 3 --durations 20 --durations-min 1
 
 .PHONY: help demo test test-all mutants lint bench setup lock sbom packages test-packages clean
 

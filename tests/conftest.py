@@ -5,9 +5,9 @@ docs/testing.md says what runs where.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ from tests.timing import Timing
 from vmacro import inventory
 from vmacro.inventory import Settings
 from vmacro.lab.lab import Lab
+from vmacro.model.moves import Ending
+from vmacro.services.archive import Archive, Record
 
 # How fast inputs are made says something of the machine, not of the code.
 hypothesis.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +33,7 @@ LAB_TIMEOUT_S = 1800  # the first test waits for images, which other labs may be
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    labs.stand_back_if_spare(config)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Timing())
 
@@ -88,12 +91,17 @@ def vmacro(lab: Lab, tmp_path: Path) -> Vmacro:
 @pytest.fixture
 def way(lab: Lab, vmacro: Vmacro) -> Way:
     """Of `web`, from wherever the test before has left it; of what a failed one has left nothing is under way."""
-    quiet = without_probers(vmacro)
-    for left in json.loads(quiet("history", "--json").stdout):
-        if left["guest"] == "web" and left["ended"] in ("not yet", "uncertain"):
-            quiet("abort", left["move"])
+    for left in _never_ended(lab):
+        without_probers(vmacro)("abort", left)
     here = site_of(lab, "web")
     return Way(here, other_site(here))
+
+
+def _never_ended(lab: Lab) -> list[str]:
+    """Moves of `web` that are under way, or left it uncertain where it is. Read here: a command takes two seconds."""
+    with closing(Archive(inventory.load(lab.inventory_file).database_url)) as archive:
+        moves = [r for r in archive.moves() if isinstance(r, Record) and r.guest == "web"]
+    return [r.move_id for r in moves if r.outcome is None or r.outcome.ending == Ending.UNCERTAIN]
 
 
 @pytest.fixture

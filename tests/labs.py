@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 UNIT, SHARED = "unit", "test"
 OWN = {
@@ -29,7 +31,9 @@ OWN = {
     "test_muting": "namespaces",
     "test_remembered_paths": "namespaces",
 }
-# Workers take the labs in this order, the longest first, and then the unit tests one by one.
+LABS_AT_ONCE = 2  # with more, guests that boot under emulation starve
+NICE = 5  # a third of the others' share, where there is not enough: unit tests have deadlines, too
+# Workers take the labs in this order, the longest first, and then the unit tests that the spare worker has left.
 ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "managers", "namespaces", UNIT)
 
 
@@ -39,6 +43,24 @@ def lab_of(nodeid: str) -> str:
     return UNIT if file.parent.name == "unit" else OWN.get(file.stem, SHARED)
 
 
+def is_spare(worker: str, workers: int) -> bool:
+    """Of three the last one takes no lab: it does unit tests meanwhile, with what processor time the labs leave."""
+    return workers > LABS_AT_ONCE and worker == f"gw{workers - 1}"
+
+
+def stand_back_if_spare(config: pytest.Config) -> None:
+    """The spare worker and what it starts yield to all others. Labs have sessions of their own, among which the kernel
+    shares by the niceness of their groups (sched(7), autogroup)."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not is_spare(worker["workerid"], worker["workercount"]):
+        return
+    os.nice(NICE)
+    os.setsid()
+    group = Path("/proc/self/autogroup")
+    if group.exists():
+        group.write_text(str(NICE))
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """All tests of a lab go to one worker, in the order in which they are written. By names of files, since the
     controller knows no marks; loadgroup, which carries them in node ids, does not work with pytest 9.2."""
@@ -46,6 +68,15 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     def __init__(self, config: pytest.Config, log: Producer) -> None:
         config.option.loadscopereorder = False
         super().__init__(config, log)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if is_spare(node.gateway.id, self.numnodes):
+            unit = next((scope for scope in self.workqueue if lab_of(scope) == UNIT), "")
+            if not unit:
+                node.shutdown()
+                return
+            self.workqueue.move_to_end(unit, last=False)
+        super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
         lab = lab_of(nodeid)

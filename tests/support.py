@@ -106,7 +106,9 @@ def without_probers(vmacro: Vmacro) -> Vmacro:
 
 
 def site_of(lab: Lab, guest: str) -> str:
-    return lab.guest(guest).site
+    """Where it is active, by the hosts' own virsh: at once, while drivers take a second to connect; '' if nowhere."""
+    hosts = lab.topology.hosts
+    return next((hosts[host].site for host in hosts if guest in virsh(lab, host, "list", "--name").split()), "")
 
 
 def other_site(site: str) -> str:
@@ -163,24 +165,25 @@ def into(lab: Lab, node: str, address: str, *options: str) -> list[str]:
     return [*inside, *(word for option in said for word in ("-o", option)), f"root@{address}"]
 
 
+# What of a host shows that a move was there: tunnels, routes, rules, neighbours, reservations.
+_TRACES = """set -e
+ip -o -brief link show | grep vmac- || true
+nft list table inet vmacro-legs 2>&1 || true
+nft --terse list table inet vmacro-answers 2>&1 || true
+systemctl list-units --plain --no-legend --all 'vmac-*' || true
+ip -4 rule
+ip -6 rule
+ip -4 route show table all proto 118
+ip -6 route show table all proto 118
+ip neigh show nud permanent
+ip neigh show proxy
+virsh net-dumpxml front | grep '<host' || true
+"""
+
+
 def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
-    """Everything that a move may leave at the hosts: tunnels, routes, rules, neighbours, reservations."""
-    looks = [
-        ("sh", "-c", "ip -o -brief link show | grep vmac-; true"),
-        ("sh", "-c", "nft list table inet vmacro-legs 2>&1; true"),
-        ("sh", "-c", "nft --terse list table inet vmacro-answers 2>&1; true"),
-        ("sh", "-c", "systemctl list-units --plain --no-legend --all 'vmac-*'; true"),
-        ("ip", "-4", "rule"),
-        ("ip", "-6", "rule"),
-        ("ip", "-4", "route", "show", "table", "all", "proto", "118"),
-        ("ip", "-6", "route", "show", "table", "all", "proto", "118"),
-        ("ip", "neigh", "show", "nud", "permanent"),
-        ("ip", "neigh", "show", "proxy"),
-        ("sh", "-c", "virsh net-dumpxml front | grep '<host'; true"),
-    ]
-    return {
-        host: {line for look in looks for line in on_host(lab, host, *look).splitlines()} for host in lab.topology.sites
-    }
+    """Everything that a move may leave at the hosts."""
+    return {host: set(on_host(lab, host, "sh", "-c", _TRACES).splitlines()) for host in lab.topology.sites}
 
 
 @contextmanager

@@ -226,7 +226,8 @@ def in_memory() -> Iterator[Stage]:
 
 @contextmanager
 def in_lab(lab: Lab, known: Inventory) -> Iterator[Stage]:
-    here, there = known.host(site_of(lab, "web")), known.host(other_site(site_of(lab, "web")))
+    site = site_of(lab, "web")
+    here, there = known.host(site), known.host(other_site(site))
     assert here is not None and there is not None
     connections = Connections(lab.folder / "operator")
     sides = HostSides(Ssh(lab.folder / "ssh/id_ed25519", lab.folder / "ssh/known_hosts"))

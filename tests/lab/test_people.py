@@ -232,7 +232,14 @@ def test_the_agent_takes_over_while_clients_are_served(shop: Shop) -> None:
     assert process.returncode == 0, out + said
     assert shop.interface() == "unmanaged" and shop.address == before
     assert "mptcp" in shop("ss -HMltn sport = :80") and "mptcp" in shop("ss -HMltn sport = :5432")
-    assert provisioned(shop) == 0, "a second run changes nothing"
+
+
+AGAIN = pytest.mark.slow("a playbook that finds nothing to do, in a guest under emulation: up to two minutes")
+
+
+@AGAIN
+def test_a_second_run_changes_nothing_in_the_guest(shop: Shop) -> None:
+    assert provisioned(shop) == 0
 
 
 def test_it_is_fit_to_move(shop: Shop) -> None:
@@ -248,9 +255,13 @@ def test_probes_measure_it_for_ever(shop: Shop) -> None:
     checked = provisioned(shop, "--check", "--limit", "client", what="probes")
     assert checked >= 4 and there() == before, "a check does nothing"
     assert provisioned(shop, what="probes") >= 6
-    assert provisioned(shop, what="probes") == 0, "a second run changes nothing"
     eventually(lambda: measured(shop)["seconds_count"] > 100, "round trips")
     assert (measured(shop)["connected"], measured(shop)["mptcp"]) == (1, 1)
+
+
+@AGAIN
+def test_a_second_run_changes_nothing_of_the_probes(shop: Shop) -> None:
+    assert provisioned(shop, what="probes") == 0
 
 
 def test_its_disk_goes_with_it_and_little_of_it_comes_back(shop: Shop) -> None:

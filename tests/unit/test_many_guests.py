@@ -58,7 +58,7 @@ def test_an_effect_names_its_host_and_its_guest() -> None:
 @pytest.mark.parametrize("handoff", HANDOFFS)
 def test_moves_at_once_share_neither_time_nor_trouble(handoff: str) -> None:
     """All copies are under way together; one fails, and the others do not even wait for it."""
-    fake, together = FakeWorld(SITES, GUESTS), threading.Barrier(len(GUESTS), timeout=30)
+    fake, together = FakeWorld(SITES, GUESTS), threading.Barrier(len(GUESTS), timeout=180)
 
     def before(effect: Effect) -> None:
         if effect == "copy buc1":
