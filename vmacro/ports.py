@@ -90,6 +90,10 @@ class Hypervisor(Protocol):
         If a migration is under way already, begun by an orchestrator that is gone, that one is followed instead. Raises
         CopyError if it fails, or if `cancelled` becomes true before its end."""
 
+    def dirty_mib_s(self, domain: str) -> float | None:
+        """How fast a running domain changes its memory, in whole MiB/s as they come, measured over the next second.
+        None where this libvirt or hypervisor does not measure it, or there is no such domain."""
+
     def pools(self) -> tuple[Pool, ...]:
         """All active storage pools."""
 

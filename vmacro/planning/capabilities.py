@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from vmacro.model.facts import HostFacts, Survey
 from vmacro.model.moves import Finding, Severity
-from vmacro.model.nouns import Policy
-from vmacro.planning import disks
+from vmacro.model.nouns import Compression, Policy
+from vmacro.planning import compression, disks
 from vmacro.planning.request import Request, blocker, source_view, target_view
 
 
@@ -21,7 +21,10 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         if view is not None and view.facts is not None:
             for code, lack in _lacks(view.facts, moves_disks):
                 yield blocker(code, f"host {view.host}", f"its {view.facts.hypervisor} {lack}")
+    target = target_view(request, survey)
     unheeded = _unheeded(source.facts, request.policy)
+    if request.policy.compression == Compression.ZSTD and target is not None and target.facts is not None:
+        unheeded += ["compression"] if compression.lacks(source.facts, target.facts) else []
     if unheeded:
         text = f"its {source.facts.hypervisor} does not heed these of the policy: {', '.join(unheeded)}"
         yield Finding("policy-unheeded", Severity.WARNING, f"host {source.host}", text)

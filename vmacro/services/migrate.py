@@ -163,6 +163,7 @@ def _copy(
         if prepare_again is not None and not world.cancelled() and seen.place == Place.SOURCE:
             prepare_again(world)
         _create_overlays(plan, world)
+        _foretell(plan, world)
         with ExitStack() as watching:
             watching.enter_context(source.watch(plan.guest.domain, _teller(plan, world, "source", plan.source.name)))
             see = _teller(plan, world, "destination", plan.destination.name)
@@ -189,6 +190,15 @@ def _create_overlays(plan: Plan, world: World) -> None:
         disks.create_overlays(plan, world)
 
 
+def _foretell(plan: Plan, world: World) -> None:
+    if plan.compression_because:
+        world.tell(plan.move_id, events.CopyChosen(plan.policy.compression.value, plan.compression_because))
+    if plan.forecast is not None:
+        expected = plan.forecast
+        told = events.CopyForecast(expected.bytes_sent, expected.seconds, expected.pause_ms, expected.because)
+        world.tell(plan.move_id, told)
+
+
 def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
     def report(progress: CopyProgress) -> None:
         done = progress.bytes_total - progress.bytes_remaining
@@ -203,6 +213,7 @@ def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
             dirty_mib_s=round(progress.dirty_mib_s, 2),
             rate_mib_s=round(progress.rate_mib_s, 2),
             iteration=progress.iteration,
+            throttle_percent=progress.throttle_percent,
         )
         world.tell(plan.move_id, seen)
 

@@ -41,6 +41,7 @@ QEMU = Capabilities(
     completed_statistics=True,
     local_disks=True,
     agent_channel=True,
+    compressed_copy=True,
 )
 LINKS = LinkFacts(
     "0.1.0",
@@ -99,7 +100,7 @@ class FakeHost:
     `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `narrow`: the largest
     packets that come back from other hosts. `definitions`: of domains that name more than DEFINITION; `fit`: what its
     libvirt has of a domain's needs; `files`: what is there, by path, besides disks. `autostart`: domains that it starts
-    by itself."""
+    by itself. `dirtied`: how many MiB/s a domain changes, where that is not 1."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -125,6 +126,7 @@ class FakeHost:
     fit: Fit = field(default_factory=Fit)
     files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
     autostart: set[str] = field(default_factory=set)
+    dirtied: dict[str, float] = field(default_factory=dict)
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:
