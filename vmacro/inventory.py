@@ -156,6 +156,8 @@ class Policy(Strict):
     guest's names (their TTL), 60 s at least and an hour at most."""
     compression: nouns.Compression = DEFAULTS.compression
     """Whether memory is sent compressed; auto: over links that are slower than a processor compresses."""
+    drop_page_cache: bool = DEFAULTS.drop_page_cache
+    """Whether the guest forgets what it keeps of files before its copy, and reads it again at the destination."""
     auto_converge: bool = DEFAULTS.auto_converge
     """Whether QEMU may slow the guest down so that its copy converges."""
     allow_connection_loss: bool = DEFAULTS.allow_connection_loss

@@ -262,6 +262,10 @@ class Agent(Protocol):
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
 
+    def drop_page_cache(self) -> int:
+        """Have the guest's kernel forget what it keeps of files that are as its disk has them. Returns how many MiB of
+        its memory are free besides. Agents of older vmacros do not know this (AgentError, code bad-verb)."""
+
     def publish(self, address: str, public: str) -> None:
         """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""
 

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld
+from vmacro.errors import AgentError
 from vmacro.model.copies import CopyStatistics, Forecast, PastCopy
+from vmacro.model.events import Event, Note
 from vmacro.model.facts import Past, Survey
-from vmacro.model.moves import Finding
+from vmacro.model.moves import Ending, Finding
 from vmacro.model.nouns import Compression, Policy
 from vmacro.planning import capabilities, compression, forecast
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import Request
+from vmacro.services import measured, migrate
 from vmacro.services.survey import survey
 
 MIB = 1 << 20
@@ -138,3 +142,37 @@ def test_a_host_that_does_not_measure_stops_nothing() -> None:
     fake = FakeWorld()
     fake.hosts["bucharest"].domains["web"] = replace(fake.hosts["bucharest"].domains["web"], state="paused")
     assert seen(fake).view("bucharest").dirty_mib_s is None
+
+
+@pytest.mark.parametrize(("wanted", "left_mib"), [(True, 0), (False, 40)])
+def test_the_page_cache_goes_before_the_copy_where_policy_says_so(wanted: bool, left_mib: int) -> None:
+    fake, notes = dropping(wanted)
+    assert fake.guest.cached_mib == left_mib
+    assert notes == (["the guest has let go 40 MiB that it kept of files"] if wanted else [])
+
+
+def test_a_guest_that_keeps_its_page_cache_moves_all_the_same() -> None:
+    fake, notes = dropping(True, broken="agent.drop")
+    assert fake.guest.cached_mib == 40 and notes == ["the guest keeps its page cache: guest web: does not want to"]
+    assert fake.hosts["berlin"].domains["web"].running
+
+
+def dropping(wanted: bool, broken: str = "") -> tuple[FakeWorld, list[str]]:
+    fake, notes = FakeWorld(), list[str]()
+
+    def before(effect: str) -> None:
+        if effect == broken:
+            raise AgentError("guest web: does not want to")
+
+    fake.before = before
+    request = asked(fake, drop_page_cache=wanted)
+    seen_now = measured.look(fake.inventory, request, fake.world, ask_clients=False)
+    plan = measured.planned("web-1", fake.inventory, request, seen_now)
+
+    def publish(event: Event) -> None:
+        if isinstance(event.what, Note) and "guest" in event.text:
+            notes.append(event.text)
+
+    outcome = migrate.run_move(plan, replace(fake.world, publish=publish), Straight())
+    assert outcome.ending == Ending.MOVED
+    return fake, notes

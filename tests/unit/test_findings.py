@@ -146,6 +146,10 @@ def writing(mib_s: float, **policy: object) -> Breaking:
     return broken
 
 
+def _without_verb(fake: FakeWorld, verb: str) -> None:
+    fake.guest.verbs = tuple(known for known in fake.guest.verbs if known != verb)
+
+
 def taken_volume(fake: FakeWorld) -> None:
     fake.hosts["berlin"].disks.bases["/images/web.qcow2"] = ""
 
@@ -477,6 +481,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
     "a guest that changes memory faster than it is sent": (SEAMLESS, writing(90, bandwidth_mib_s=19)),
     "the same, not to be slowed down": (SEAMLESS, writing(90, bandwidth_mib_s=19, auto_converge=False)),
+    "an agent that drops no page cache": (
+        SEAMLESS,
+        both(writing(1, drop_page_cache=True), lambda fake: _without_verb(fake, "drop")),
+    ),
     "compression that a host lacks": (
         SEAMLESS,
         both(lesser("berlin", compressed_copy=False), writing(1, compression=Compression.ZSTD)),

@@ -110,6 +110,7 @@ class Policy:
     remove_source_disks: bool = False
     linger_s: _Seconds | None = None
     compression: Compression = Compression.AUTO
+    drop_page_cache: bool = False
 
     @property
     def claim_s(self) -> float:
@@ -137,6 +138,7 @@ class PolicyChanges(TypedDict, total=False):
     remove_source_disks: bool
     linger_s: float | None
     compression: Compression
+    drop_page_cache: bool
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Compression, Policy
 from vmacro.planning import compression, disks
 from vmacro.planning.request import Request, blocker, source_view, target_view
+from vmacro.wire.agent_verbs import DROP
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -25,6 +26,11 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     unheeded = _unheeded(source.facts, request.policy)
     if request.policy.compression == Compression.ZSTD and target is not None and target.facts is not None:
         unheeded += ["compression"] if compression.lacks(source.facts, target.facts) else []
+    agent = survey.agent
+    if request.policy.drop_page_cache and agent is not None and DROP.name not in agent.verbs:
+        text = "its agent is older, and does not heed this of the policy: drop_page_cache"
+        hint = "vmacro provision guests"
+        yield Finding("policy-unheeded", Severity.WARNING, f"guest {request.guest.name}", text, hint)
     if unheeded:
         text = f"its {source.facts.hypervisor} does not heed these of the policy: {', '.join(unheeded)}"
         yield Finding("policy-unheeded", Severity.WARNING, f"host {source.host}", text)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmacro.errors import CopyError, HostError, VmacroError
+from vmacro.errors import AgentError, CopyError, HostError, VmacroError
 from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
@@ -163,6 +163,7 @@ def _copy(
         if prepare_again is not None and not world.cancelled() and seen.place == Place.SOURCE:
             prepare_again(world)
         _create_overlays(plan, world)
+        _drop_page_cache(plan, world)
         _foretell(plan, world)
         with ExitStack() as watching:
             watching.enter_context(source.watch(plan.guest.domain, _teller(plan, world, "source", plan.source.name)))
@@ -188,6 +189,18 @@ def _create_overlays(plan: Plan, world: World) -> None:
     running = world.hypervisor(plan.source).domain(plan.guest.domain) if plan.disks else None
     if running is not None and not running.migrating:
         disks.create_overlays(plan, world)
+
+
+def _drop_page_cache(plan: Plan, world: World) -> None:
+    """Where policy says so. A guest that does not is copied as it is."""
+    if not plan.policy.drop_page_cache:
+        return
+    try:
+        with world.agent(plan.source, plan.guest.domain) as agent:
+            told = f"the guest has let go {agent.drop_page_cache()} MiB that it kept of files"
+    except (AgentError, HostError) as error:
+        told = f"the guest keeps its page cache: {error.message}"
+    world.tell(plan.move_id, events.Note(told))
 
 
 def _foretell(plan: Plan, world: World) -> None:

@@ -150,7 +150,8 @@ class FakeGuest:
     present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
     by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
     what the kernel has told since. `up_s`: when its agent answers, by the world's clock. `endpoints`: those of
-    which its kernel makes use for MPTCP. `shy`: it drops all that it has not asked for, pings too."""
+    which its kernel makes use for MPTCP. `shy`: it drops all that it has not asked for, pings too.
+    `cached_mib`: what its kernel keeps of files."""
 
     name: str
     mac: str
@@ -162,7 +163,7 @@ class FakeGuest:
     prepared: tuple[str, str] = ("", "")
     verbs: tuple[str, ...] = (
         *("arrive", "claim", "connections", "count", "endings", "prepare"),
-        *("page", "publish", "retire", "status", "watch"),
+        *("drop", "page", "publish", "retire", "status", "watch"),
     )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
@@ -181,6 +182,7 @@ class FakeGuest:
     up_s: float = 0.0
     endpoints: tuple[str, ...] = ()
     shy: bool = False
+    cached_mib: int = 40
 
     @property
     def present(self) -> tuple[str, ...]:
