@@ -18,6 +18,7 @@ from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.lab import guests, namespaces
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import WAN
+from vmacro.model.copies import CopyStatistics
 from vmacro.model.events import DomainChanged, Event, Side
 from vmacro.model.nouns import Host, Policy
 
@@ -121,6 +122,17 @@ def go(lab: Lab, guest: str, to: str) -> tuple[list[Event], int]:
         connections.close()
     assert found is not None
     return events, found.downtime_ms
+
+
+def counted(lab: Lab, guest: str, at: str) -> CopyStatistics:
+    """Of the migration that brought the guest to this host."""
+    connections, hosts = _connected(lab)
+    try:
+        found = hypervisor(hosts[at], connections).statistics(guest)
+    finally:
+        connections.close()
+    assert found is not None, f"{guest}: {at} has no figures of its migration"
+    return found
 
 
 def _noting(events: list[Event], side: Side, host: Host) -> Callable[[str, str], None]:

@@ -14,6 +14,7 @@ from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
 from guest_agent.consent import Consent, reply
 from guest_agent.detect import Detector
 from guest_agent.guest import Guest
+from guest_agent.memory import ITS_OWN, Memory
 from guest_agent.pages import Pages
 from guest_agent.ports import NoLeaseError
 from guest_agent.retirement import retire
@@ -38,7 +39,7 @@ from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Request, R
 LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Only an orchestrator that moves the guest asks for these. If none comes after an arrival, it is taken to be gone.
-ACTING = frozenset({"claim", "release", "watch", "endings", "count", "prepare", "arrive", "retire", "publish"})
+ACTING = frozenset({"claim", "release", "watch", "endings", "count", "prepare", "arrive", "retire", "publish", "drop"})
 Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -54,8 +55,8 @@ def _handler(verb: Verb[Args, Result], carry_out: Callable[[Args], Awaitable[Res
 class Agent:
     """Answers verbs, which are repeatable; watches for arrivals that nobody tells it of."""
 
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
+    def __init__(self, guest: Guest, memory: Memory = ITS_OWN) -> None:
+        self._guest, self._memory = guest, memory
         self._arrivals = Arrivals(guest)
         self._consent = Consent(guest)
         self._watch = Watch(guest, lambda: self._arrivals.seen_at_s)
@@ -75,6 +76,7 @@ class Agent:
                 _handler(agent_verbs.ARRIVE, self._arrive),
                 _handler(agent_verbs.RETIRE, self._retire),
                 _handler(agent_verbs.PUBLISH, self._publish),
+                _handler(agent_verbs.DROP, self._drop),
             ]
         )
 
@@ -180,3 +182,6 @@ class Agent:
     async def _publish(self, args: PublishArgs) -> Nothing:
         publish(self._guest, args)
         return Nothing()
+
+    async def _drop(self, _args: Nothing) -> agent_verbs.Dropped:
+        return await self._memory.drop_page_cache()

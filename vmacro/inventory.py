@@ -159,6 +159,10 @@ class Policy(Strict):
     linger_s: float | None = Field(default=DEFAULTS.linger_s, ge=0, le=LONGEST_CARRIAGE_S)
     """How long an old address takes new connections after a seamless move; default: as long as others may keep the
     guest's names (their TTL), 60 s at least and an hour at most."""
+    compression: nouns.Compression = DEFAULTS.compression
+    """Whether memory is sent compressed; auto: over links that are slower than a processor compresses."""
+    drop_page_cache: bool = DEFAULTS.drop_page_cache
+    """Whether the guest forgets what it keeps of files before its copy, and reads it again at the destination."""
     auto_converge: bool = DEFAULTS.auto_converge
     """Whether QEMU may slow the guest down so that its copy converges."""
     allow_connection_loss: bool = DEFAULTS.allow_connection_loss

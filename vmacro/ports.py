@@ -90,6 +90,10 @@ class Hypervisor(Protocol):
         If a migration is under way already, begun by an orchestrator that is gone, that one is followed instead. Raises
         CopyError if it fails, or if `cancelled` becomes true before its end."""
 
+    def dirty_mib_s(self, domain: str) -> float | None:
+        """How fast a running domain changes its memory, in whole MiB/s as they come, measured over the next second.
+        None where this libvirt or hypervisor does not measure it, or there is no such domain."""
+
     def pools(self) -> tuple[Pool, ...]:
         """All active storage pools."""
 
@@ -257,6 +261,10 @@ class Agent(Protocol):
     def retire(self, address: str, force: bool = False) -> bool:
         """Withdraw an address from connections that also use the present one. True: no connection needs it any more,
         and it is gone. False: it stays, for connections that cannot follow; `force` cuts these."""
+
+    def drop_page_cache(self) -> int:
+        """Have the guest's kernel forget what it keeps of files that are as its disk has them. Returns how many MiB of
+        its memory are free besides. Agents of older vmacros do not know this (AgentError, code bad-verb)."""
 
     def publish(self, address: str, public: str) -> None:
         """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""

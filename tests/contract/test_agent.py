@@ -136,6 +136,14 @@ def test_connections_are_counted_as_they_are_told(stage: Stage, agent: Agent, co
                 agent.count(args)
 
 
+@certifies("Agent.drop_page_cache")
+def test_a_guest_lets_go_what_it_keeps_of_files_and_answers_as_before(agent: Agent) -> None:
+    before, first = agent.status(), agent.drop_page_cache()
+    assert 0 < first < 1 << 20
+    assert agent.drop_page_cache() < first, "which is what there was to let go"
+    assert agent.status().boot_id == before.boot_id
+
+
 @certifies("Agent.publish")
 def test_what_clients_know_an_address_as_may_be_said_again(agent: Agent, coming: str) -> None:
     """What that does is in contract/test_public.py."""

@@ -19,7 +19,7 @@ from vmacro.model import marks
 from vmacro.model.definitions import FILE, FITS
 from vmacro.model.facts import CopyProgress, Reservation
 from vmacro.model.filters import LIVE, Filter
-from vmacro.model.nouns import Policy
+from vmacro.model.nouns import Compression, Policy
 
 OTHER_MAC = "52:54:00:00:00:5d"
 
@@ -149,6 +149,27 @@ def test_a_copy_moves_the_guest_and_tells_of_it(stage: Stage) -> None:
     statistics = destination.statistics("web")
     assert statistics is not None and statistics.bytes_transferred > 0 and statistics.elapsed_ms > 0
     assert events.index(("source", "suspended")) < events.index(("destination", "resumed"))
+
+
+@pytest.mark.usefixtures("arriving")
+@certifies("Hypervisor.copy", "Hypervisor.statistics")
+def test_a_compressed_copy_sends_less_than_half_of_the_memory_that_is_in_use(stage: Stage) -> None:
+    """As it is the lab's guest takes over half of its memory's bytes (docs/copy.md)."""
+    source, destination = stage.world.hypervisor(stage.here), stage.world.hypervisor(stage.there)
+    domain, seen = source.domain("web"), list[CopyProgress]()
+    source.copy("web", stage.there, Policy(compression=Compression.ZSTD), seen.append, lambda: False)
+    moved, statistics = destination.domain("web"), destination.statistics("web")
+    assert domain is not None and moved is not None and moved.running and source.domain("web") is None
+    assert statistics is not None and seen
+    assert 0 < statistics.bytes_transferred < 0.3 * (domain.memory_mib << 20)
+
+
+@certifies("Hypervisor.dirty_mib_s")
+def test_how_fast_a_guest_changes_its_memory_is_measured(stage: Stage) -> None:
+    known = stage.world.hypervisor(stage.here)
+    rates = [known.dirty_mib_s("web") for _ in range(2)]
+    assert all(rate is not None and 0 <= rate < 10_000 for rate in rates)
+    assert known.dirty_mib_s("nobody") is None
 
 
 @certifies("Hypervisor.copy")

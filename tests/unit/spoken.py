@@ -107,6 +107,12 @@ class _Channel:
             return agent.arrive(args.left)
         if verb == "retire":
             return agent_verbs.Retired(agent.retire(args.address, args.force), 0)
+        if verb == "drop":
+            return agent_verbs.Dropped(agent.drop_page_cache())
+        return self._without_result(verb, args)
+
+    def _without_result(self, verb: str, args: Any) -> messages.Nothing:
+        agent = self._agent
         if verb == "release":
             agent.release(args.move)
         elif verb == "publish":

@@ -13,6 +13,7 @@ from guest_agent import channel
 from guest_agent.agent import Agent
 from guest_agent.arrival import ALONE_AFTER_S, ALONE_EVERY_S, DEBOUNCE_S
 from guest_agent.detect import Sighting
+from guest_agent.memory import Memory
 from guest_agent.state import State
 from tests.unit.guest_fakes import AWAY, BORROWED, HOME, World, at_home, connection, lease
 from vmacro.wire import agent_verbs, messages
@@ -33,6 +34,24 @@ def asked(world: World, verb: Verb[Any, Any], args: Any, agent: Agent | None = N
 
     reply = messages.decode_reply(asyncio.run(world.clock.run(answered())))
     return verb.decode_result(reply) if reply.ok else (reply.error_code, reply.error_text)
+
+
+def test_the_page_cache_is_dropped_and_what_that_has_freed_is_told(world: World, tmp_path: Path) -> None:
+    (tmp_path / "sys/vm").mkdir(parents=True)
+    (tmp_path / "meminfo").write_text("MemTotal:  262144 kB\nMemFree:    40960 kB\nCached:   90112 kB\n")
+
+    class Kernel(Memory):
+        def _drop(self) -> None:
+            super()._drop()
+            (self.proc / "meminfo").write_text("MemFree:    92160 kB\n")
+
+    async def dropped() -> Any:  # by a thread, of which the world's clock knows nothing
+        agent, request = Agent(world.guest, Kernel(tmp_path)), agent_verbs.DROP.request("a1", Nothing())
+        replies = [messages.decode_reply(await channel.answer(request, agent.handle)) for _ in range(2)]
+        return [agent_verbs.DROP.decode_result(reply).mib for reply in replies]
+
+    assert asyncio.run(dropped()) == [50, 0]
+    assert (tmp_path / "sys/vm/drop_caches").read_text() == "1\n", "of files alone, not what the kernel knows of them"
 
 
 def test_status_tells_all_that_a_check_needs(world: World) -> None:

@@ -55,6 +55,7 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "prepare": (lambda a: a.prepare("10.2.0.9", "fd00:2::9"), messages.Nothing()),
     "arrive": (lambda a: a.arrive("10.1.0.9"), ARRIVAL),
     "retire": (lambda a: a.retire("10.1.0.9"), agent_verbs.Retired(True, 0)),
+    "drop": (lambda a: a.drop_page_cache(), agent_verbs.Dropped(12)),
     "publish": (lambda a: a.publish("10.1.0.9", "203.0.113.9"), messages.Nothing()),
 }
 

@@ -17,9 +17,10 @@ from tests.unit.test_enumeration import OUTSIDE, stage
 from tests.unit.town import PATIENCE_S, Town
 from vmacro.cli.app import app
 from vmacro.errors import ConfigurationError, JournalError
+from vmacro.model.copies import CopyStatistics, PastCopy
 from vmacro.model.facts import NO_PAST, HomedAddress, Lingering
 from vmacro.model.moves import Carriage, Ending, Outcome
-from vmacro.model.nouns import Guest
+from vmacro.model.nouns import Compression, Guest
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
 from vmacro.services import journal, migrate, workflows
@@ -114,6 +115,8 @@ def test_what_a_guests_moves_have_made(tmp_path: Path) -> None:
     past = archive.past(found.plan.guest)
     assert past.legs == (*found.plan.new_legs, *found.plan.old_legs)
     assert past.carried == (HomedAddress(carried, found.plan.source),)
+    statistics = CopyStatistics(120, 9000, 50 << 20, 2)
+    assert past.copies == (PastCopy("bucharest", "berlin", Compression.ZSTD, 256, statistics),)
     assert archive.past(replace(shop, name="db")) == NO_PAST
     with sqlite3.connect(tmp_path / "journal.sqlite") as database:
         damage = "UPDATE workflow_input SET inputs = replace(inputs, '\"home\"', '\"h\"') WHERE workflow_uuid LIKE ?"

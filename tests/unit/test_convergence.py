@@ -52,6 +52,12 @@ def test_the_bound_itself_is_allowed() -> None:
     assert judge(passes([256] + [0.2] * 30, rate_mib_s=0.5), PLAIN).text, "400 ms on a slow link"
 
 
+def test_what_is_compressed_takes_less_time_than_its_bytes() -> None:
+    stuck = [replace(p, memory_mib_s=30.0) for p in passes([256] + [8.9] * 30)]
+    assert not judge(stuck, PLAIN).text, "8.9 MiB at 30 MiB/s of memory are less than 300 ms"
+    assert "a pause of 890 ms" in judge([replace(p, memory_mib_s=0.0) for p in stuck], PLAIN).text
+
+
 def test_one_good_pass_gives_a_copy_more_time() -> None:
     """Counted from the pass before the last ones: what was earlier is forgotten, and every later one counts."""
     assert not judge(passes([256, 100, 100, 80, 80]), PLAIN).text

@@ -34,6 +34,7 @@ from vmacro.model.definitions import (
 from vmacro.model.facts import NO_PAST, Card, Claim, Disk, FileFacts, Flows, FoundLegEnd, Pool, Reservation
 from vmacro.model.filters import LIVE, STORED, Filter
 from vmacro.model.moves import Finding
+from vmacro.model.nouns import Compression
 from vmacro.planning import checks
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -133,6 +134,20 @@ def both(one: Breaking, other: Breaking) -> Breaking:
         other(fake)
 
     return broken
+
+
+def writing(mib_s: float, **policy: object) -> Breaking:
+    """So much in a second."""
+
+    def broken(fake: FakeWorld) -> None:
+        fake.hosts["bucharest"].dirtied["web"] = mib_s
+        fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, **policy))  # type: ignore[arg-type]
+
+    return broken
+
+
+def _without_verb(fake: FakeWorld, verb: str) -> None:
+    fake.guest.verbs = tuple(known for known in fake.guest.verbs if known != verb)
 
 
 def taken_volume(fake: FakeWorld) -> None:
@@ -464,6 +479,16 @@ CASES: dict[str, tuple[str, Breaking]] = {
         with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
     ),
     "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
+    "a guest that changes memory faster than it is sent": (SEAMLESS, writing(90, bandwidth_mib_s=19)),
+    "the same, not to be slowed down": (SEAMLESS, writing(90, bandwidth_mib_s=19, auto_converge=False)),
+    "an agent that drops no page cache": (
+        SEAMLESS,
+        both(writing(1, drop_page_cache=True), lambda fake: _without_verb(fake, "drop")),
+    ),
+    "compression that a host lacks": (
+        SEAMLESS,
+        both(lesser("berlin", compressed_copy=False), writing(1, compression=Compression.ZSTD)),
+    ),
     "too little memory": (RENUMBER, facts("berlin", free_memory_mib=255)),
     "a network that is down": (RENUMBER, network("berlin", active=False)),
     "no network": (RENUMBER, unknown_network),

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.test_copy_bounds import Domain, order
 from vmacro.drivers.fake import QEMU, FakeWorld, host
 from vmacro.drivers.libvirt import migration, xml
+from vmacro.drivers.libvirt.base import Version
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
@@ -19,7 +20,7 @@ from vmacro.drivers.libvirt.states import state_word
 from vmacro.errors import CopyError, HostError, UnsupportedError
 from vmacro.model.facts import NO_PAST, Reservation
 from vmacro.model.moves import Severity
-from vmacro.model.nouns import Host, Policy
+from vmacro.model.nouns import Compression, Host, Policy
 from vmacro.planning import checks
 from vmacro.planning.handoffs import RENUMBER
 from vmacro.planning.request import Request
@@ -196,8 +197,8 @@ class Willing(Domain):
         self.parameters, self.flags = parameters, flags
 
 
-def started(**capabilities: bool) -> Willing:
-    domain, wanted = Willing(), order(bandwidth_mib_s=7)
+def started(compression: Compression = Compression.OFF, **capabilities: bool) -> Willing:
+    domain, wanted = Willing(), order(bandwidth_mib_s=7, compression=compression)
     wanted = replace(wanted, capabilities=replace(QEMU, **cast(Any, capabilities)))
     assert migration.Started(domain, lambda: domain, wanted).wait(5)
     return domain
@@ -217,6 +218,39 @@ def test_a_migration_asks_for_nothing_that_its_hypervisor_cannot() -> None:
     domain = started(encrypted_copy=False, auto_converge=False, bandwidth_cap=False, max_downtime=False)
     assert domain.flags & ALL_OF_QEMU == 0 and domain.asked == []
     assert list(domain.parameters) == [libvirt.VIR_MIGRATE_PARAM_URI]
+
+
+MULTIFD = libvirt.VIR_MIGRATE_PARALLEL | libvirt.VIR_MIGRATE_COMPRESSED
+
+
+@pytest.mark.parametrize("method", Compression)
+def test_memory_is_compressed_where_the_plan_says_so_by_one_connection(method: Compression) -> None:
+    domain = started(compression=method)
+    asked = {name: domain.parameters.get(name) for name in ("compression", "parallel.connections")}
+    if method == Compression.ZSTD:
+        assert domain.flags & MULTIFD == MULTIFD and asked == {"compression": "zstd", "parallel.connections": 1}
+    else:  # a plan of an older vmacro says auto
+        assert domain.flags & MULTIFD == 0 and asked == {"compression": None, "parallel.connections": None}
+    assert domain.flags & ALL_OF_QEMU == ALL_OF_QEMU and domain.parameters["bandwidth"] == 7
+
+
+def test_what_does_not_compress_is_not_asked_to() -> None:
+    domain = started(compression=Compression.ZSTD, compressed_copy=False)
+    assert domain.flags & MULTIFD == 0 and "compression" not in domain.parameters
+
+
+@pytest.mark.parametrize(
+    ("versions", "can"),
+    [
+        (((9, 4, 0), (7, 2, 0)), True),
+        (((11, 3, 0), (10, 0, 0)), True),
+        (((9, 0, 0), (7, 2, 0)), False),
+        (((9, 4, 0), (4, 2, 1)), False),
+    ],
+)
+def test_which_versions_compress(versions: tuple[Version, Version], can: bool) -> None:
+    driver = QemuHypervisor(host("b1"), cast(Connections, Hosts("QEMU")))
+    assert driver.able(*versions) == replace(QEMU, compressed_copy=can)
 
 
 def test_what_cannot_be_aborted_is_not() -> None:

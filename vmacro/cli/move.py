@@ -80,6 +80,10 @@ def check(
         render.say(f"to {checked.host}, chosen because: {checked.because}")
         if checked.legs:
             render.say(f"legs by {checked.legs}")
+        if checked.copy:
+            render.say(f"compression {checked.copy}")
+        if checked.forecast:
+            render.say(f"the copy: {checked.forecast}")
         if checked.datagrams:
             render.say(f"datagrams: {checked.datagrams}")
     raise typer.Exit(3 if checked.blocked else 0)

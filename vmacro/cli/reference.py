@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
 import typer
@@ -110,6 +111,8 @@ def _default(field: FieldInfo) -> str:
 
 
 def _limits(field: FieldInfo) -> Iterator[str]:
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Enum):
+        yield from (f"`{member.value}`" for member in field.annotation)
     for limit in field.metadata:
         for name, text in LIMITS.items():
             if hasattr(limit, name):

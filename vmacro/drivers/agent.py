@@ -93,6 +93,9 @@ class ChannelAgent:
     def publish(self, address: str, public: str) -> None:
         self._ask(agent_verbs.PUBLISH, agent_verbs.PublishArgs(address, public))
 
+    def drop_page_cache(self) -> int:
+        return self._ask(agent_verbs.DROP, Nothing()).mib
+
     def _ask(self, verb: Verb[Args, Result], args: Args, wait_s: float = 0.0) -> Result:
         """`wait_s`: what the request itself asks the agent to wait. Raises AgentError, whatever the guest says."""
         timeout_s = verb.deadline_s + wait_s

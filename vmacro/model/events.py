@@ -50,7 +50,8 @@ class PhaseFailed:
 @dataclass(frozen=True)
 class CopyProgress:
     """How far the live migration is, as libvirt's job statistics have it (virDomainGetJobStats). `iteration`: the pass
-    over the guest's memory; `dirty_mib_s`: how fast the guest changes it, `rate_mib_s`: how fast it is sent."""
+    over the guest's memory; `dirty_mib_s`: how fast the guest changes it, `rate_mib_s`: how fast it is sent;
+    `throttle_percent`: of its processors' time that QEMU takes from the guest so that the copy converges."""
 
     percent: int
     bytes_sent: int
@@ -59,10 +60,39 @@ class CopyProgress:
     dirty_mib_s: float
     rate_mib_s: float
     iteration: int
+    throttle_percent: int = 0
 
     @property
     def text(self) -> str:
-        return f"{self.percent} %, {self.rate_mib_s:.1f} MiB/s, pass {self.iteration}"
+        slowed = f", guest slowed down by {self.throttle_percent} %" if self.throttle_percent else ""
+        return f"{self.percent} %, {self.rate_mib_s:.1f} MiB/s, pass {self.iteration}{slowed}"
+
+
+@dataclass(frozen=True)
+class CopyChosen:
+    """How the live migration sends memory, off or zstd, and why."""
+
+    compression: str
+    because: str
+
+    @property
+    def text(self) -> str:
+        return f"compression {self.compression}: {self.because}"
+
+
+@dataclass(frozen=True)
+class CopyForecast:
+    """What the live migration is expected to send, to take and to pause the guest for, and how that is reckoned."""
+
+    bytes_sent: int
+    seconds: float
+    pause_ms: int
+    because: str
+
+    @property
+    def text(self) -> str:
+        amounts = f"{self.bytes_sent / (1 << 20):.0f} MiB in {self.seconds:.1f} s, a pause of {self.pause_ms} ms"
+        return f"expected: {amounts} ({self.because})"
 
 
 @dataclass(frozen=True)
@@ -247,6 +277,8 @@ What = (
     | PhaseFailed
     | CopyProgress
     | CopyWarning
+    | CopyChosen
+    | CopyForecast
     | DiskProgress
     | DomainChanged
     | Tunnelled
@@ -268,6 +300,8 @@ KINDS: dict[str, type[What]] = {
     "phase.failed": PhaseFailed,
     "copy.progress": CopyProgress,
     "copy.warning": CopyWarning,
+    "copy.chosen": CopyChosen,
+    "copy.forecast": CopyForecast,
     "disk.progress": DiskProgress,
     "domain": DomainChanged,
     "tunnel": Tunnelled,

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from vmacro.model.copies import CopyProgress as CopyProgress
+from vmacro.model.copies import CopyStatistics as CopyStatistics
+from vmacro.model.copies import PastCopy as PastCopy
 from vmacro.model.definitions import Definition, Fit
 from vmacro.model.domains import ARRIVING as ARRIVING
 from vmacro.model.domains import CRASHED as CRASHED
@@ -71,6 +74,7 @@ class Capabilities:
     encrypted_copy: it sends memory and disks by TLS. progress: it tells how much of a migration is left.
     completed_statistics: it keeps the figures of one that has ended. local_disks: it freezes a running guest's disks
     and sends what was written since. agent_channel: it gives a guest's agent a byte stream that needs no network.
+    compressed_copy: it sends, and receives, memory compressed by zstd.
     """
 
     live_migration: bool
@@ -83,6 +87,7 @@ class Capabilities:
     completed_statistics: bool
     local_disks: bool
     agent_channel: bool
+    compressed_copy: bool
 
 
 @dataclass(frozen=True)
@@ -217,32 +222,6 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class CopyProgress:
-    """A running copy at one moment. `dirty_mib_s`: how fast the guest changes its memory, 0 where unknown; `warning`:
-    what an operator should know."""
-
-    elapsed_ms: int
-    bytes_total: int
-    bytes_remaining: int
-    bytes_sent: int
-    iteration: int
-    dirty_mib_s: float
-    rate_mib_s: float
-    throttle_percent: Annotated[int, Number(0, 100)] = 0
-    warning: str = ""
-
-
-@dataclass(frozen=True)
-class CopyStatistics:
-    """libvirt's VIR_DOMAIN_JOB_STATS_COMPLETED at the destination; downtime is the guest's own pause."""
-
-    downtime_ms: int
-    elapsed_ms: int
-    bytes_transferred: int
-    iterations: int
-
-
-@dataclass(frozen=True)
 class Leg:
     """One address of a guest, tunnelled between `home`, whose site routes it, and `away`, where the guest is. `subnet`
     is that of the guests at home, in the address's family.
@@ -282,11 +261,12 @@ class Lingering:
 @dataclass(frozen=True)
 class Past:
     """What moves of this journal have made for a guest: all `legs` that they ever planned, and the old addresses that
-    are `carried` for it now, of which some are `lingering`."""
+    are `carried` for it now, of which some are `lingering`. `copies`: its last ones that arrived, newest first."""
 
     legs: tuple[Leg, ...] = ()
     carried: tuple[HomedAddress, ...] = ()
     lingering: tuple[Lingering, ...] = ()
+    copies: tuple[PastCopy, ...] = ()
 
 
 NO_PAST = Past()
@@ -309,7 +289,8 @@ class HostView:
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
     active. `paths`: what comes back from hosts of other sites, asked by packets that may not be fragmented. `fit`: what
     it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what it has at the paths
-    that the domain names, None where no host side was asked, and `files_trouble` why not."""
+    that the domain names, None where no host side was asked, and `files_trouble` why not. `dirty_mib_s`: how fast the
+    guest changes its memory here, None where that was not measured."""
 
     host: str
     site: str
@@ -334,6 +315,7 @@ class HostView:
     fit_trouble: str = ""
     files: tuple[FileFacts, ...] | None = None
     files_trouble: str = ""
+    dirty_mib_s: float | None = None
 
     def file(self, path: str) -> FileFacts | None:
         """What is there at a path; None where nobody has looked."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from vmacro.errors import VmacroError, without_subject
+from vmacro.model.copies import Forecast
 from vmacro.model.facts import (
     MOST_DISKS,
     Arrival,
@@ -95,7 +96,9 @@ class Plan:
 
     `linger_s`: how long the addresses that the guest has before the move, `address` and `address6`, take new
     connections after it; `lingering`: those of earlier moves that still do. `autostart`: its
-    host starts it by itself, and so does its next one.
+    host starts it by itself, and so does its next one. `policy`
+    says how its copy is compressed, not `auto` any more, and `compression_because` why;
+    `forecast`: what the copy is expected to take, None where nobody can tell.
     """
 
     move_id: _Move
@@ -127,6 +130,8 @@ class Plan:
     linger_s: _Seconds = 0.0
     lingering: Annotated[tuple[Lingering, ...], Items(MAX_ADDRESSES)] = ()
     autostart: bool = False
+    compression_because: _Told = ""
+    forecast: Forecast | None = None
 
     def lingers_until_s(self, address: str, wall_s: float) -> float:
         """When an old address stops taking new connections, if the move ends at `wall_s`; 0.0: it does not linger."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, TypedDict
 
 from vmacro.wire.fields import Address, Items, Number, Text, Word
@@ -16,6 +17,14 @@ _Address = Annotated[str, Address()]
 MOST_PUBLIC = 4096
 _Seconds = Annotated[float, Number(0, 366 * 86_400)]
 MOST_NAMES = MOST_ADDRESSES = 16  # of a guest
+
+
+class Compression(StrEnum):
+    """Of the memory that a copy sends; auto: as its link is (planning/compression.py)."""
+
+    AUTO = "auto"
+    OFF = "off"
+    ZSTD = "zstd"
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,8 @@ class Policy:
     move_timeout_s: _Seconds = 3600.0
     remove_source_disks: bool = False
     linger_s: _Seconds | None = None
+    compression: Compression = Compression.AUTO
+    drop_page_cache: bool = False
 
     @property
     def claim_s(self) -> float:
@@ -127,6 +138,8 @@ class PolicyChanges(TypedDict, total=False):
     move_timeout_s: float
     remove_source_disks: bool
     linger_s: float | None
+    compression: Compression
+    drop_page_cache: bool
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from vmacro.model.facts import HostFacts, Survey
 from vmacro.model.moves import Finding, Severity
-from vmacro.model.nouns import Policy
-from vmacro.planning import disks
+from vmacro.model.nouns import Compression, Policy
+from vmacro.planning import compression, disks
 from vmacro.planning.request import Request, blocker, source_view, target_view
+from vmacro.wire.agent_verbs import DROP
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -21,7 +22,15 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         if view is not None and view.facts is not None:
             for code, lack in _lacks(view.facts, moves_disks):
                 yield blocker(code, f"host {view.host}", f"its {view.facts.hypervisor} {lack}")
+    target = target_view(request, survey)
     unheeded = _unheeded(source.facts, request.policy)
+    if request.policy.compression == Compression.ZSTD and target is not None and target.facts is not None:
+        unheeded += ["compression"] if compression.lacks(source.facts, target.facts) else []
+    agent = survey.agent
+    if request.policy.drop_page_cache and agent is not None and DROP.name not in agent.verbs:
+        text = "its agent is older, and does not heed this of the policy: drop_page_cache"
+        hint = "vmacro provision guests"
+        yield Finding("policy-unheeded", Severity.WARNING, f"guest {request.guest.name}", text, hint)
     if unheeded:
         text = f"its {source.facts.hypervisor} does not heed these of the policy: {', '.join(unheeded)}"
         yield Finding("policy-unheeded", Severity.WARNING, f"host {source.host}", text)

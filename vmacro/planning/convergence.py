@@ -45,7 +45,8 @@ def judge(passes: Sequence[CopyProgress], policy: Policy) -> Verdict:
     if not passes or passes[-1].rate_mib_s <= 0:
         return Verdict()
     last = passes[-1]
-    pause_ms = last.bytes_remaining / (last.rate_mib_s * (1 << 20)) * 1000
+    goes_mib_s = max(last.rate_mib_s, last.memory_mib_s)
+    pause_ms = last.bytes_remaining / (goes_mib_s * (1 << 20)) * 1000
     if pause_ms <= policy.max_downtime_ms or not _stuck(passes, WARN_AFTER):
         return Verdict()
     dirty = f"dirties {last.dirty_mib_s:.1f} MiB/s, " if last.dirty_mib_s else ""

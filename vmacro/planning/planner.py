@@ -8,7 +8,7 @@ from vmacro.model import marks
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Plan
 from vmacro.model.nouns import Inventory
-from vmacro.planning import cards, checks, disks, handoffs, names
+from vmacro.planning import cards, checks, compression, disks, forecast, handoffs, names
 from vmacro.planning.addresses import claims, next_address, next_address6, public_of
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request, destination_host
@@ -22,6 +22,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
     here, there = inventory.host(source.host), destination_host(request, survey)
     assert here is not None and there is not None and source.domain is not None and source.facts is not None
     assert survey.agent is not None
+    chosen = compression.between(request, survey)
+    assert chosen is not None
     mac, claimed = cards.mac(survey), survey.agent.claimed
     earlier = standing(survey, source.domain, request.take_over).ours
     basis = Plan(
@@ -30,7 +32,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         guest=request.guest,
         source=here,
         destination=there,
-        policy=request.policy,
+        policy=replace(request.policy, compression=chosen.method),
         hypervisor=f"{source.facts.hypervisor} {'.'.join(map(str, source.facts.hypervisor_version))}",
         accelerator=source.domain.accelerator,
         mac=mac,
@@ -44,6 +46,8 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         disks=disks.copies(source.domain, source.pools, move_id),
         memory_mib=source.domain.memory_mib,
         autostart=survey.definition is not None and survey.definition.autostart,
+        compression_because=chosen.because,
+        forecast=forecast.forecast(request, survey, chosen.method),
     )
     network = survey.view(there.name).network
     if request.handoff != SEAMLESS or network is None:

@@ -12,9 +12,9 @@ from dbos import DBOSClient
 from sqlalchemy import make_url
 
 from vmacro.errors import ConfigurationError, JournalError, reason_of
-from vmacro.model.facts import NO_PAST, HomedAddress, Lingering, Past
+from vmacro.model.facts import NO_PAST, HomedAddress, Lingering, Past, PastCopy
 from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
-from vmacro.model.nouns import Guest
+from vmacro.model.nouns import Compression, Guest
 from vmacro.services import journal_json
 from vmacro.services.journal import CARRY, MIGRATE
 from vmacro.services.journal_json import Json
@@ -23,6 +23,7 @@ from vmacro.wire.messages import is_identifier
 from vmacro.wire.text import printable
 
 _CANNOT = "what the journal has of it"
+MOST_COPIES = 20  # earlier ones of a guest: what forecasts look at
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,9 @@ class Archive:
         legs = tuple(leg for plan in plans for leg in (*plan.new_legs, *plan.old_legs))
         carried = dict.fromkeys(HomedAddress(c.address, c.home) for c in mine)
         lingering = [(c.address, 0.0 if c.named else c.lingers_until_s) for c in mine if c.named or c.lingers_until_s]
-        return Past(legs, tuple(carried), tuple(Lingering(*item) for item in lingering))
+        copies = [_copy(r.plan, r.outcome) for r in listed if isinstance(r, Record) and r.guest == guest.name]
+        arrived = tuple(copy for copy in copies if copy is not None)[:MOST_COPIES]
+        return Past(legs, tuple(carried), tuple(Lingering(*item) for item in lingering), arrived)
 
     def forget(self, before_ms: int) -> int:
         """Delete moves that ended before then, with their attempts, and carriages. Returns how many moves.
@@ -325,6 +328,15 @@ def _carriage(row: WorkflowRow) -> Carriage | UnreadableCarriage:
         address, _, attempt = row.name.removeprefix("carry-").partition("-")
         move_id = attempt.partition("+")[0]
         return UnreadableCarriage(printable(move_id), printable(address), f"{printable(row.name)}: {error.message}")
+
+
+def _copy(plan: Plan, outcome: Outcome | None) -> PastCopy | None:
+    """None where it has not arrived, or its figures are not known, or it was planned by a vmacro that compressed
+    nothing, and said so nowhere."""
+    if outcome is None or outcome.statistics is None:
+        return None
+    named, method = (plan.source.name, plan.destination.name), plan.policy.compression
+    return PastCopy(*named, method, plan.memory_mib, outcome.statistics) if method != Compression.AUTO else None
 
 
 def _guest_of(move_id: str) -> str:

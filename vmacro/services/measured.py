@@ -57,12 +57,14 @@ def look(
     ask_clients: bool,
     counted: Callable[[Views], Views] = uncounted,
     past: Past = NO_PAST,
+    measure: bool = True,
 ) -> Survey:
     """What checks and planner need to know, with what `counted` adds; changes nothing but, to ask clients, an address
-    borrowed, announced and withdrawn."""
+    borrowed, announced and withdrawn. `measure`: for a second, how fast the guest changes its memory."""
     seamless = request.handoff == SEAMLESS  # it carries those who cannot follow, and need not ask before
     ask = ask_clients and not seamless
-    return survey(inventory, request.guest, world, ask, seamless, counted, past, ask_names=True, compare=True)
+    known = (inventory, request.guest, world, ask, seamless, counted, past)
+    return survey(*known, ask_names=True, compare=True, measure=measure)
 
 
 def planned(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
@@ -84,7 +86,7 @@ def move(
 ) -> Done:
     """Raises PlanRejectedError with all blockers; RolledBackError if interrupted before anything began. `past`: what
     the journal knows of the guest, which changes for nobody else as long as it is claimed."""
-    first = look(inventory, request, world, ask_clients=False, counted=reservations.counted, past=past)
+    first = look(inventory, request, world, ask_clients=False, counted=reservations.counted, past=past, measure=False)
     _reject([f for f in checks.check(request, first) if f.code not in _ABOUT_CLIENTS])
     move_id = name()
     recording, trouble = _start(prober, request, first, folder(move_id))
@@ -117,7 +119,8 @@ def _reserved(
     that this one gets an address of which nobody knows who uses it, or may take it before it is reserved: then look
     again. Raises PlanRejectedError."""
     for _ in range(LOOKS):
-        seen = look(inventory, request, world, ask_clients=True, counted=reservations.counted, past=past)
+        # What the guest writes is reckoned with only as long as no copy has shown what comes of it.
+        seen = look(inventory, request, world, True, reservations.counted, past, measure=not past.copies)
         with reservations.planned(seen, partial(planned, move_id, inventory, request)) as plan:
             if seen.view(plan.destination.name).probed in ("", plan.new_address) and _is_first(plan, world):
                 try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmacro.errors import CopyError, HostError, VmacroError
+from vmacro.errors import AgentError, CopyError, HostError, VmacroError
 from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
@@ -163,6 +163,8 @@ def _copy(
         if prepare_again is not None and not world.cancelled() and seen.place == Place.SOURCE:
             prepare_again(world)
         _create_overlays(plan, world)
+        _drop_page_cache(plan, world)
+        _foretell(plan, world)
         with ExitStack() as watching:
             watching.enter_context(source.watch(plan.guest.domain, _teller(plan, world, "source", plan.source.name)))
             see = _teller(plan, world, "destination", plan.destination.name)
@@ -189,6 +191,27 @@ def _create_overlays(plan: Plan, world: World) -> None:
         disks.create_overlays(plan, world)
 
 
+def _drop_page_cache(plan: Plan, world: World) -> None:
+    """Where policy says so. A guest that does not is copied as it is."""
+    if not plan.policy.drop_page_cache:
+        return
+    try:
+        with world.agent(plan.source, plan.guest.domain) as agent:
+            told = f"the guest has let go {agent.drop_page_cache()} MiB that it kept of files"
+    except (AgentError, HostError) as error:
+        told = f"the guest keeps its page cache: {error.message}"
+    world.tell(plan.move_id, events.Note(told))
+
+
+def _foretell(plan: Plan, world: World) -> None:
+    if plan.compression_because:
+        world.tell(plan.move_id, events.CopyChosen(plan.policy.compression.value, plan.compression_because))
+    if plan.forecast is not None:
+        expected = plan.forecast
+        told = events.CopyForecast(expected.bytes_sent, expected.seconds, expected.pause_ms, expected.because)
+        world.tell(plan.move_id, told)
+
+
 def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
     def report(progress: CopyProgress) -> None:
         done = progress.bytes_total - progress.bytes_remaining
@@ -203,6 +226,7 @@ def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
             dirty_mib_s=round(progress.dirty_mib_s, 2),
             rate_mib_s=round(progress.rate_mib_s, 2),
             iteration=progress.iteration,
+            throttle_percent=progress.throttle_percent,
         )
         world.tell(plan.move_id, seen)
 

@@ -20,7 +20,7 @@ from vmacro.model.events import Event
 from vmacro.model.facts import Past, Survey
 from vmacro.model.moves import Ending, Finding, Noted, Outcome, Plan
 from vmacro.model.nouns import Guest, Inventory
-from vmacro.planning import checks, seamless
+from vmacro.planning import checks, compression, forecast, seamless
 from vmacro.planning.request import Request, may_be_of
 from vmacro.planning.resuming import inherited
 from vmacro.ports import EventLog, World
@@ -95,13 +95,16 @@ class Control:
 class Checked:
     """What stands against a move, blockers first; `host` is where it would go, and `because` says why there. `legs`:
     by which tunnels, and why; '' where it would use none. `datagrams`: which flows of them there are, and what will
-    become of them; '' where there are none."""
+    become of them; '' where there are none. `copy`: whether it is compressed, and why; `forecast`: what it will send
+    and take, '' where nobody can tell."""
 
     host: str
     because: str
     findings: tuple[Finding, ...]
     legs: str = ""
     datagrams: str = ""
+    copy: str = ""
+    forecast: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -271,7 +274,12 @@ class Moves:
 def _checked(request: Request, seen: Survey) -> Checked:
     placed = checks.place(request, seen)
     legs, told = seamless.tunnel_between(placed, seen), seamless.datagrams_told(placed, seen)
-    return Checked(placed.host, placed.because, tuple(checks.check(placed, seen)), legs, told)
+    chosen, expected = compression.between(placed, seen), None
+    if chosen is not None:
+        expected = forecast.forecast(placed, seen, chosen.method)
+    copy = f"{chosen.method}: {chosen.because}" if chosen is not None else ""
+    found = tuple(checks.check(placed, seen))
+    return Checked(placed.host, placed.because, found, legs, told, copy, expected.text if expected else "")
 
 
 def _readable(recorded: Path | None) -> tuple[Recording | None, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from vmacro import private
 from vmacro.errors import JournalError
 from vmacro.model.events import DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
+from vmacro.model.facts import CopyStatistics
 from vmacro.model.moves import Outcome, Phase, Plan, Verdict
 from vmacro.planning.outcome import all_counted, told
 from vmacro.ports import EventLog
@@ -74,6 +75,9 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
         "guest_downtime_ms": statistics.downtime_ms if statistics else None,
         "bytes_transferred": statistics.bytes_transferred if statistics else None,
         "copy_ms": statistics.elapsed_ms if statistics else None,
+        "compression": plan.policy.compression.value,
+        "compression_because": plan.compression_because,
+        "forecast": foretold(plan, statistics),
         "migration_wall_s": outcome.wall_s,
         "connections": [
             {
@@ -117,6 +121,24 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
             "visitors": {part: asdict(visited) for part, visited in felt.visitors.items()},
         }
     return figures
+
+
+def foretold(plan: Plan, came: CopyStatistics | None) -> dict[str, Any] | None:
+    """What the copy was expected to take; with what came, by how much of that each was off, None where nothing came."""
+    expected = plan.forecast
+    if expected is None:
+        return None
+    pairs = (
+        {}
+        if came is None
+        else {
+            "bytes": (expected.bytes_sent, came.bytes_transferred),
+            "time": (expected.seconds * 1000, came.elapsed_ms),
+            "pause": (expected.pause_ms, came.downtime_ms),
+        }
+    )
+    off = {name: round(told / really - 1, 3) if really else None for name, (told, really) in pairs.items()}
+    return asdict(expected) | {"off": off or None}
 
 
 def story(log: EventLog, move_id: str) -> list[Event]:
@@ -187,7 +209,8 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         ("to", f"{figures['destination']}: {figures['chosen_because']}"),
         ("address", f"{figures['old_address']} to {figures['new_address']} (seen by {figures['seen_by']})"),
         ("move, start to settled", f"{figures['migration_wall_s']} s"),
-        ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB"),
+        ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB; {_compressed(figures)}"),
+        *_forecast_rows(figures["forecast"]),
         ("hypervisor", f"{figures['hypervisor']}, {figures['accelerator']}"),
         ("ended", figures["ending"] + (f": {figures['reason']}" if figures["reason"] else "")),
     )
@@ -199,6 +222,22 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         *([Table("Flows of datagrams", named, datagrams)] if datagrams else []),
         Table("The move", ("", ""), move_rows),
     ]
+
+
+def _compressed(figures: dict[str, Any]) -> str:
+    because = f" ({figures['compression_because']})" if figures["compression_because"] else ""
+    return f"compression {figures['compression']}{because}"
+
+
+def _forecast_rows(forecast: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What was expected, and how far off that was."""
+    if forecast is None:
+        return []
+    mib, seconds, pause_ms = forecast["bytes_sent"] / (1 << 20), forecast["seconds"], forecast["pause_ms"]
+    amounts = f"{mib:.1f} MiB in {seconds} s, pause {pause_ms} ms"
+    off = {name: by for name, by in (forecast["off"] or {}).items() if by is not None}
+    said = ", ".join(f"{name} {by:+.0%}" for name, by in off.items())
+    return [("expected", amounts + (f"; off by: {said}" if said else ""))]
 
 
 def _verdicts(figures: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
 from vmacro.ports import Agent, World
-from vmacro.services import datagrams, paths
+from vmacro.services import datagrams, dirtying, paths
 from vmacro.wire.agent_verbs import CLAIMED, FULL, MAX_CONNECTIONS, NO_LEASE
 from vmacro.wire.host_verbs import MOST_DEVICES
 
@@ -61,6 +61,7 @@ def survey(
     past: Past = NO_PAST,
     ask_names: bool = False,
     compare: bool = False,
+    measure: bool = False,
 ) -> Survey:
     """All hosts, the guest's agent and its connections. Trouble is a finding, not an error.
 
@@ -68,7 +69,8 @@ def survey(
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
     `ask_names`: the name server, whether it has the guest's names and would change them. `compare`: what the guest's
-    domain names on its host with what others have.
+    domain names on its host with what others have. `measure`: how fast the guest changes its memory, which takes a
+    second.
     """
     if ask_host_sides:
         _greet(inventory.hosts, world)
@@ -90,6 +92,8 @@ def survey(
     questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         questions += _about_links(seen, coming, inventory, world)
+    if measure and at.domain.running and not at.domain.migrating:
+        questions.append(_Question(host.name, partial(dirtying.at, host, guest.domain, world), lambda view: view))
     seen = _told(seen, questions, world)
     if compare:
         seen = _told(seen, _about_files(seen, at, inventory, world), world)

@@ -320,6 +320,13 @@ class Retired:
     stuck: _Count
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """By how much the guest has more free memory than before."""
+
+    mib: _Count
+
+
 STATUS = Verb("status", Nothing, Status, deadline_s=5)
 CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
 RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
@@ -334,10 +341,11 @@ PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=LOOK_S)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=LOOK_S)
 PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
+DROP = Verb("drop", Nothing, Dropped, deadline_s=20)
 
 _ALL: tuple[Verb[Any, Any], ...] = (
     *(STATUS, CLAIM, RELEASE, CONNECTIONS, CONSENT),
     *(WATCH, ENDINGS, COUNT, PREPARE, ARRIVE, RETIRE),
-    *(PUBLISH, PAGE),
+    *(PUBLISH, PAGE, DROP),
 )
 VERBS = {verb.name: verb for verb in _ALL}

@@ -143,6 +143,11 @@ class FakeAgent:
             raise self._refused("bad-args", f"{public} is not of {address}'s family")
         guest.public[address] = public
 
+    def drop_page_cache(self) -> int:
+        guest = self._guest("drop")
+        dropped, guest.cached_mib = guest.cached_mib, 0
+        return dropped
+
     def _ready(self, verb: str, *addresses: str) -> FakeGuest:
         """Where the verb needs a lease, and addresses that are some."""
         guest = self._guest(verb)

@@ -23,7 +23,7 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
-from vmacro.model.nouns import Host, Policy
+from vmacro.model.nouns import Compression, Host, Policy
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -96,8 +96,12 @@ class FakeHypervisor:
             del here.leaving[domain]
             why = "it was interrupted" if cancelled() else f"{destination.name} does not answer"
             raise CopyError(f"{what}: {why}")
-        self._world.finish_copy(here, domain)
+        self._world.finish_copy(here, domain, policy.compression == Compression.ZSTD)
         self._world.before(Effect("copy.done", self._name, domain))
+
+    def dirty_mib_s(self, domain: str) -> float | None:
+        with self._host("dirty_mib_s", domain) as host:
+            return host.dirtied.get(domain, 1.0) if domain in host.domains else None
 
     def pools(self) -> tuple[Pool, ...]:
         with self._host("pools") as host:

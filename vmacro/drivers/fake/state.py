@@ -41,6 +41,7 @@ QEMU = Capabilities(
     completed_statistics=True,
     local_disks=True,
     agent_channel=True,
+    compressed_copy=True,
 )
 LINKS = LinkFacts(
     "0.1.0",
@@ -99,7 +100,7 @@ class FakeHost:
     `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `narrow`: the largest
     packets that come back from other hosts. `definitions`: of domains that name more than DEFINITION; `fit`: what its
     libvirt has of a domain's needs; `files`: what is there, by path, besides disks. `autostart`: domains that it starts
-    by itself."""
+    by itself. `dirtied`: how many MiB/s a domain changes, where that is not 1."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -125,6 +126,7 @@ class FakeHost:
     fit: Fit = field(default_factory=Fit)
     files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
     autostart: set[str] = field(default_factory=set)
+    dirtied: dict[str, float] = field(default_factory=dict)
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:
@@ -148,7 +150,8 @@ class FakeGuest:
     present ones; `prepared`: those to come; `public`: what clients know an address as; `until_s`: the end of its claim
     by the world's clock. `watch`: the name of the one under way, `watched`: keys of its connections; `ended`, `missed`:
     what the kernel has told since. `up_s`: when its agent answers, by the world's clock. `endpoints`: those of
-    which its kernel makes use for MPTCP. `shy`: it drops all that it has not asked for, pings too."""
+    which its kernel makes use for MPTCP. `shy`: it drops all that it has not asked for, pings too.
+    `cached_mib`: what its kernel keeps of files."""
 
     name: str
     mac: str
@@ -160,7 +163,7 @@ class FakeGuest:
     prepared: tuple[str, str] = ("", "")
     verbs: tuple[str, ...] = (
         *("arrive", "claim", "connections", "count", "endings", "prepare"),
-        *("page", "publish", "retire", "status", "watch"),
+        *("drop", "page", "publish", "retire", "status", "watch"),
     )
     rp_filter: int = 2
     kept: list[str] = field(default_factory=list)
@@ -179,6 +182,7 @@ class FakeGuest:
     up_s: float = 0.0
     endpoints: tuple[str, ...] = ()
     shy: bool = False
+    cached_mib: int = 40
 
     @property
     def present(self) -> tuple[str, ...]:

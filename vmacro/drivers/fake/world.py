@@ -159,7 +159,7 @@ class FakeWorld:
             for name in list(here.leaving):
                 self.finish_copy(here, name)
 
-    def finish_copy(self, here: FakeHost, name: str) -> None:
+    def finish_copy(self, here: FakeHost, name: str, compressed: bool = False) -> None:
         there = self.hosts[here.leaving[name]]
         self._happen(here, name, "suspended")
         with self.lock:
@@ -169,7 +169,7 @@ class FakeWorld:
             if name in here.definitions:
                 there.definitions[name] = here.definitions.pop(name)
             there.domains[name] = moved
-            there.arrived[name] = CopyStatistics(120, 9000, 150 << 20, 2)
+            there.arrived[name] = CopyStatistics(120, 9000, (50 if compressed else 150) << 20, 2)
         self._happen(there, name, "resumed")
         if self.unheard:  # what the destination did: libvirt resumes its copy at the source
             here.domains[name] = moved

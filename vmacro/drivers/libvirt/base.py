@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import libvirt
 
 from vmacro.addresses import check_libvirt
-from vmacro.drivers.libvirt import definition, dhcp, filters, fit, xml
+from vmacro.drivers.libvirt import definition, dhcp, dirtying, filters, fit, xml
 from vmacro.drivers.libvirt.connection import Connections, translated, understood
 from vmacro.drivers.libvirt.migration import Order, migrate, statistics
 from vmacro.drivers.libvirt.states import job, reason_word, state_word
@@ -35,9 +35,12 @@ from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
 
+Version = tuple[int, int, int]
+
 
 class LibvirtHypervisor:
-    """Implements ports.Hypervisor for any hypervisor. `known`: what one can do, as its own class knows."""
+    """Implements ports.Hypervisor for any hypervisor. `known`: what one can do in every version, as its own class
+    knows."""
 
     known: ClassVar[Capabilities]
 
@@ -49,6 +52,14 @@ class LibvirtHypervisor:
     def _connection(self) -> Any:
         return self._connections.get(self._host)
 
+    def able(self, libvirt_version: Version, version: Version) -> Capabilities:
+        """What one of these versions can do."""
+        return self.known
+
+    def _able(self) -> Capabilities:
+        connection = self._connection
+        return self.able(_triple(connection.getLibVersion()), _triple(connection.getVersion()))
+
     def facts(self) -> HostFacts:
         connection = self._connection
         with ThreadPoolExecutor(1) as beside, understood(self._host.name, "cannot be surveyed"):
@@ -56,14 +67,15 @@ class LibvirtHypervisor:
             memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             free_kib = sum(memory.get(k, 0) for k in ("free", "buffers", "cached"))
             told = connection.getCapabilities()
-            live = self.known.live_migration and xml.migrates_live(told)
+            able = self._able()
+            live = able.live_migration and xml.migrates_live(told)
             found = {
                 "hostname": connection.getHostname(),
                 "hypervisor": connection.getType(),
                 "hypervisor_version": _triple(connection.getVersion()),
                 "libvirt_version": _triple(connection.getLibVersion()),
                 "free_memory_mib": free_kib // 1024,
-                "capabilities": fields.encode(replace(self.known, live_migration=live)),
+                "capabilities": fields.encode(replace(able, live_migration=live)),
                 "machine_types": xml.machine_types(told),
                 "certificate_days_left": days.result(),
                 "uuid": xml.host_uuid(told),
@@ -150,8 +162,15 @@ class LibvirtHypervisor:
             raise CopyError(f"host {destination.name}: its peer_uri {error}") from error
         with translated(self._host.name, f"domain {domain} cannot be asked whether it migrates"):
             connect = partial(self._connections.another, self._host)
-            order = Order(destination, policy, disks, self.known)
+            order = Order(destination, policy, disks, self._able())
             migrate(self._host.name, handle, connect, order, report, cancelled)
+
+    def dirty_mib_s(self, domain: str) -> float | None:
+        handle = self._lookup(domain)
+        if handle is None:
+            return None
+        with understood(self._host.name, f"domain {domain} cannot be asked how much it writes"):
+            return dirtying.mib_s(self._connection, handle)
 
     def pools(self) -> tuple[Pool, ...]:
         connection = self._connection
@@ -260,5 +279,5 @@ class LibvirtHypervisor:
                 raise
 
 
-def _triple(version: int) -> tuple[int, int, int]:
+def _triple(version: int) -> Version:
     return version // 1_000_000, version // 1000 % 1000, version % 1000

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from vmacro.drivers.libvirt.base import LibvirtHypervisor
+from dataclasses import replace
+
+from vmacro.drivers.libvirt.base import LibvirtHypervisor, Version
 from vmacro.model.facts import Capabilities
 
 
 class QemuHypervisor(LibvirtHypervisor):
-    """Implements ports.Hypervisor. What it can is in libvirt's qemu_driver.c since long before version 9."""
+    """Implements ports.Hypervisor. What it can is in libvirt's qemu_driver.c since long before version 9, but for
+    compression."""
 
     known = Capabilities(
         live_migration=True,
@@ -20,4 +23,10 @@ class QemuHypervisor(LibvirtHypervisor):
         completed_statistics=True,
         local_disks=True,
         agent_channel=True,
+        compressed_copy=False,
     )
+
+    def able(self, libvirt_version: Version, version: Version) -> Capabilities:
+        """zstd over multifd: of libvirt since 9.4 (VIR_MIGRATE_PARAM_COMPRESSION), of QEMU since 5.0
+        (multifd-compression)."""
+        return replace(self.known, compressed_copy=libvirt_version >= (9, 4, 0) and version >= (5, 0, 0))

@@ -1,0 +1,178 @@
+"""Which copies are compressed, and what they are expected to take: on made-up hosts and earlier copies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.unit.test_migrate import Straight
+from vmacro.drivers.fake import FakeWorld
+from vmacro.errors import AgentError
+from vmacro.model.copies import CopyStatistics, Forecast, PastCopy
+from vmacro.model.events import Event, Note
+from vmacro.model.facts import Past, Survey
+from vmacro.model.moves import Ending, Finding
+from vmacro.model.nouns import Compression, Policy
+from vmacro.planning import capabilities, compression, forecast
+from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.request import Request
+from vmacro.services import measured, migrate
+from vmacro.services.survey import survey
+
+MIB = 1 << 20
+SENT_MIB, TOOK_MS = 150, 10_000
+
+
+def copied(**change: Any) -> PastCopy:
+    statistics = CopyStatistics(180, TOOK_MS, SENT_MIB * MIB, 3)
+    return replace(PastCopy("bucharest", "berlin", Compression.OFF, 256, statistics), **change)
+
+
+def asked(fake: FakeWorld, **policy: Any) -> Request:
+    guest, there = fake.inventory.guests[0], fake.inventory.sites[1]
+    return Request(guest, there, RENUMBER, Policy(**policy), host="berlin")
+
+
+def seen(fake: FakeWorld, *copies: PastCopy) -> Survey:
+    guest, past = fake.inventory.guests[0], Past(copies=copies)
+    return survey(fake.inventory, guest, fake.world, False, False, past=past, measure=True)
+
+
+def lesser(fake: FakeWorld, at: str) -> FakeWorld:
+    facts = fake.hosts[at].facts
+    lacking = replace(facts.capabilities, compressed_copy=False)
+    fake.hosts[at].facts = replace(facts, capabilities=lacking, libvirt_version=(9, 0, 0))
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("policy", "copies", "method", "said"),
+    [
+        ({}, (), Compression.ZSTD, "nothing says how fast"),
+        ({"bandwidth_mib_s": 19}, (), Compression.ZSTD, "19 MiB/s (policy bandwidth_mib_s)"),
+        ({"bandwidth_mib_s": 149}, (), Compression.ZSTD, "149 MiB/s"),
+        ({"bandwidth_mib_s": 150}, (), Compression.OFF, "150 MiB/s (policy bandwidth_mib_s), as much as"),
+        ({}, (copied(),), Compression.ZSTD, "15 MiB/s (as earlier copies went)"),
+        ({"bandwidth_mib_s": 900}, (copied(),), Compression.ZSTD, "15 MiB/s"),
+        ({"bandwidth_mib_s": 900, "compression": Compression.ZSTD}, (), Compression.ZSTD, "policy compression"),
+        ({"bandwidth_mib_s": 1, "compression": Compression.OFF}, (), Compression.OFF, "policy compression"),
+    ],
+)
+def test_it_is_as_the_link_is(policy: dict[str, Any], copies: tuple[PastCopy, ...], method: str, said: str) -> None:
+    fake = FakeWorld()
+    chosen = compression.between(asked(fake, **policy), seen(fake, *copies))
+    assert chosen is not None and chosen.method == method and said in chosen.because
+
+
+def test_the_fastest_of_the_earlier_copies_over_this_link_counts() -> None:
+    fake = FakeWorld()
+    fast = copied(statistics=CopyStatistics(180, 1000, 400 * MIB, 3), source="berlin", destination="bucharest")
+    chosen = compression.between(asked(fake), seen(fake, copied(), fast))
+    assert chosen is not None and (chosen.method, "400 MiB/s" in chosen.because) == (Compression.OFF, True)
+    elsewhere = replace(fast, source="berlin", destination="paris")
+    chosen = compression.between(asked(fake), seen(fake, copied(), elsewhere))
+    assert chosen is not None and chosen.method == Compression.ZSTD
+
+
+@pytest.mark.parametrize(("at", "side"), [("bucharest", "source"), ("berlin", "destination")])
+def test_a_host_that_cannot_is_named_and_asked_for_nothing(at: str, side: str) -> None:
+    fake = lesser(FakeWorld(), at)
+    for policy in ({}, {"compression": Compression.ZSTD}):
+        chosen = compression.between(asked(fake, **policy), seen(fake))
+        assert chosen is not None and chosen.method == Compression.OFF
+        assert chosen.because.startswith(f"the {side}'s QEMU with libvirt 9.0.0 compresses no copies")
+        said = [f.message for f in capabilities.findings(asked(fake, **policy), seen(fake))]
+        assert said == (["its QEMU does not heed these of the policy: compression"] if policy else [])
+
+
+def expected(fake: FakeWorld, *copies: PastCopy, method: Compression = Compression.OFF, **policy: Any) -> Forecast:
+    found = forecast.forecast(asked(fake, **policy), seen(fake, *copies), method)
+    assert found is not None
+    return found
+
+
+def test_the_next_copy_is_expected_to_be_as_the_last_ones_of_its_kind() -> None:
+    fake = FakeWorld()
+    sizes = [100, 140, 120, 110, 130, 999]
+    copies = [copied(statistics=CopyStatistics(s, s * 100, s * MIB, 3)) for s in sizes]
+    others = [copied(compression=Compression.ZSTD), copied(memory_mib=512), copied(source="paris")]
+    found = expected(fake, *others, *copies, bandwidth_mib_s=19)
+    assert (found.bytes_sent, found.seconds, found.pause_ms) == (120 * MIB, 12.0, 120), "of the last five"
+    assert found.because == "as its last 5 copies went" and found.dirty_mib_s == 1.0
+    assert expected(fake, copied()).because == "as its last copy went"
+
+
+def test_the_first_copy_is_reckoned_with_the_guests_memory_and_what_it_changes() -> None:
+    fake = FakeWorld()
+    fake.hosts["bucharest"].dirtied["web"] = 0.0
+    calm = expected(fake, bandwidth_mib_s=20)
+    assert calm.bytes_sent == int(256 * forecast.SENT_AT_FIRST * MIB) and calm.seconds == pytest.approx(7.7)
+    fake.hosts["bucharest"].dirtied["web"] = 10.0
+    assert expected(fake, bandwidth_mib_s=20).bytes_sent == pytest.approx(2 * calm.bytes_sent, rel=1e-6)
+    fake.hosts["bucharest"].dirtied["web"] = 500.0
+    assert expected(fake, bandwidth_mib_s=20).bytes_sent == pytest.approx(10 * calm.bytes_sent, rel=1e-6), "no more"
+    thin = expected(fake, bandwidth_mib_s=20, method=Compression.ZSTD)
+    assert thin.bytes_sent < 0.4 * 10 * calm.bytes_sent
+    assert forecast.forecast(asked(fake), seen(fake), Compression.OFF) is None, "nothing says how fast the link is"
+
+
+def outrun(fake: FakeWorld, **policy: Any) -> list[Finding]:
+    return [*forecast.findings(asked(fake, **policy), seen(fake))]
+
+
+def test_a_guest_that_outruns_its_copy_is_told_of_with_the_choices() -> None:
+    fake = FakeWorld()
+    fake.hosts["bucharest"].dirtied["web"] = 18.0
+    assert outrun(fake, bandwidth_mib_s=19) == [], "compressed it is a third"
+    (plain,) = outrun(fake, bandwidth_mib_s=19, compression=Compression.OFF)
+    assert (plain.code, plain.severity, plain.subject) == ("copy-outrun", "warning", "guest web")
+    assert "changes 18 MiB/s of its memory" in plain.message and "slowing the guest down" in plain.message
+    assert 'compression = "zstd"' in plain.hint and "auto_converge" not in plain.hint
+    (firm,) = outrun(fake, bandwidth_mib_s=5, auto_converge=False)
+    assert firm.message.endswith("gets 5 (policy bandwidth_mib_s): it does not end") and "auto_converge" in firm.hint
+    assert "zstd" not in firm.hint
+    assert outrun(fake) == [], "nothing says how fast the link is"
+    fake.hosts["bucharest"].dirtied["web"] = 17.0
+    assert outrun(fake, bandwidth_mib_s=19, compression=Compression.OFF) == [], "less than nine tenths"
+
+
+def test_a_host_that_does_not_measure_stops_nothing() -> None:
+    fake = FakeWorld()
+    fake.hosts["bucharest"].domains["web"] = replace(fake.hosts["bucharest"].domains["web"], state="paused")
+    assert seen(fake).view("bucharest").dirty_mib_s is None
+
+
+@pytest.mark.parametrize(("wanted", "left_mib"), [(True, 0), (False, 40)])
+def test_the_page_cache_goes_before_the_copy_where_policy_says_so(wanted: bool, left_mib: int) -> None:
+    fake, notes = dropping(wanted)
+    assert fake.guest.cached_mib == left_mib
+    assert notes == (["the guest has let go 40 MiB that it kept of files"] if wanted else [])
+
+
+def test_a_guest_that_keeps_its_page_cache_moves_all_the_same() -> None:
+    fake, notes = dropping(True, broken="agent.drop")
+    assert fake.guest.cached_mib == 40 and notes == ["the guest keeps its page cache: guest web: does not want to"]
+    assert fake.hosts["berlin"].domains["web"].running
+
+
+def dropping(wanted: bool, broken: str = "") -> tuple[FakeWorld, list[str]]:
+    fake, notes = FakeWorld(), list[str]()
+
+    def before(effect: str) -> None:
+        if effect == broken:
+            raise AgentError("guest web: does not want to")
+
+    fake.before = before
+    request = asked(fake, drop_page_cache=wanted)
+    seen_now = measured.look(fake.inventory, request, fake.world, ask_clients=False)
+    plan = measured.planned("web-1", fake.inventory, request, seen_now)
+
+    def publish(event: Event) -> None:
+        if isinstance(event.what, Note) and "guest" in event.text:
+            notes.append(event.text)
+
+    outcome = migrate.run_move(plan, replace(fake.world, publish=publish), Straight())
+    assert outcome.ending == Ending.MOVED
+    return fake, notes
