@@ -1,12 +1,10 @@
-"""Batches on the fake world, with the real journal, claims, queue and event log: planned, carried out, paused, aborted."""
+"""Batches on the fake world, with the real journal, claims, queue and event log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import pytest
 
 from tests.support import eventually
 from tests.unit.town import Town

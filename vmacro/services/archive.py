@@ -167,7 +167,7 @@ class Archive:
         return found
 
     def last(self, guest: str) -> Record | None:
-        """The move of a guest that was begun last, None where there is none. Raises JournalError for unreadable ones."""
+        """A guest's move that was begun last, None where there is none. Raises JournalError if it cannot be read."""
         rows = self._rows.workflows(MIGRATE, prefix=f"{guest[:40]}-") if self._rows is not None else ()
         for record in _moves(rows):
             if isinstance(record, Unreadable) and record.is_of(guest):

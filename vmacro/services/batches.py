@@ -176,6 +176,10 @@ class Batches:
         """The newest first."""
         return self._tools.tables.batches(limit)
 
+    def wishes(self) -> dict[str, Wish]:
+        """What is wanted of all batches that have not ended."""
+        return self._tools.tables.wishes()
+
     def the_open_one(self) -> str:
         """The one batch that goes on. Raises ConfigurationError where there is none, or several."""
         found = [batch.batch_id for batch, _ in self._tools.tables.open()]

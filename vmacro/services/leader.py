@@ -116,6 +116,11 @@ class Leader:
         self._looked_s = 0.0
         self.leads = False
 
+    @property
+    def waiting(self) -> int:
+        """How many moves of batches have not begun, as far as this leader knows."""
+        return sum(len(found.waiting) + len(found.later) for found in [*self._open.values()])
+
     def run(self, stopped: threading.Event) -> None:
         """Lead whenever nobody else does, until `stopped`."""
         while not stopped.is_set():

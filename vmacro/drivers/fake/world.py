@@ -35,8 +35,9 @@ _TURNS = {"suspended": "tunnel", "resumed": "guest"}
 class FakeWorld:
     """Sites with their hosts, of unique names; guests, all at the first host, with one MPTCP client each that follows.
 
-    No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has said
-    that the guest runs. `maintenance`: what the journal's database would say of hosts. `filters`: of domains' cards. `dropped`: addresses whose packets something drops.
+    No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has
+    said that the guest runs. `maintenance`: what a journal would say of hosts. `filters`: of domains' cards.
+    `dropped`: addresses whose packets something drops.
     """
 
     def __init__(self, sites: Mapping[str, tuple[str, ...]] = TWO_SITES, guests: tuple[str, ...] = ("web",)) -> None:
