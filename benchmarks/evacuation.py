@@ -2,7 +2,7 @@
 
     python -m benchmarks.evacuation [GUESTS] [--copy-s SECONDS] [--hosts N] [--postgres URL]
 
-Prints as JSON: the orchestrator's own processor time for each move, its memory, which share of the time links were busy,
+Prints as JSON: the orchestrator's own processor time for each move, its memory, how much of the time links were busy,
 and the most moves that were under way at once. Copies keep a link busy for --copy-s each and cost no processor time.
 """
 

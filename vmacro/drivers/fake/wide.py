@@ -99,7 +99,9 @@ class WideWorld(FakeWorld):
 
     def _spread(self, homes: tuple[str, ...]) -> None:
         first = self.hosts[homes[0]]
-        domains, _ = dict(first.domains), (first.domains.clear(), first.leases.clear())
+        domains = dict(first.domains)
+        first.domains.clear()
+        first.leases.clear()
         for number, (name, found) in enumerate(domains.items()):
             guest, home = self.guests[name], homes[number % len(homes)]
             self.hosts[home].domains[name] = found
