@@ -8,7 +8,22 @@ import sys
 import typer
 
 from vmacro import __version__
-from vmacro.cli import carry, doctor, events, history, images, init, lab, move, pki, provision, recover, render, rtt
+from vmacro.cli import (
+    carry,
+    doctor,
+    events,
+    fleet,
+    history,
+    images,
+    init,
+    lab,
+    move,
+    pki,
+    provision,
+    recover,
+    render,
+    rtt,
+)
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -32,6 +47,11 @@ app.command()(events.events)
 app.command()(recover.resume)
 app.command()(recover.abort)
 app.command()(recover.cleanup)
+app.command()(fleet.evacuate)
+app.command()(fleet.drain)
+app.command()(fleet.restore)
+app.command()(fleet.worker)
+app.add_typer(fleet.batch, name="batch")
 app.add_typer(lab.app, name="lab")
 app.add_typer(images.app, name="image")
 app.add_typer(pki.app, name="pki")

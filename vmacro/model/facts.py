@@ -290,7 +290,8 @@ class HostView:
     active. `paths`: what comes back from hosts of other sites, asked by packets that may not be fragmented. `fit`: what
     it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what it has at the paths
     that the domain names, None where no host side was asked, and `files_trouble` why not. `dirty_mib_s`: how fast the
-    guest changes its memory here, None where that was not measured."""
+    guest changes its memory here, None where that was not measured. `closed`: why it gets no guests, as it or its site
+    is in maintenance."""
 
     host: str
     site: str
@@ -316,6 +317,7 @@ class HostView:
     files: tuple[FileFacts, ...] | None = None
     files_trouble: str = ""
     dirty_mib_s: float | None = None
+    closed: str = ""
 
     def file(self, path: str) -> FileFacts | None:
         """What is there at a path; None where nobody has looked."""

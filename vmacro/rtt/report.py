@@ -171,10 +171,13 @@ def page(recording: Recording, spans: Sequence[Span], title: str, tables: Sequen
     """One self-contained HTML page: chart as inline SVG, figures as tables."""
     chart = io.BytesIO()
     draw(recording, spans, title, chart, "svg")
-    svg = chart.getvalue().decode()
-    svg = svg[svg.index("<svg") :]
+    return page_of(chart.getvalue().decode(), title, tables)
+
+
+def page_of(svg: str, title: str, tables: Sequence[Table]) -> str:
+    """A self-contained page: a picture, and figures as tables."""
     body = "\n".join(_table(t) for t in tables)
-    return _PAGE.format(title=html.escape(title), chart=svg, body=body)
+    return _PAGE.format(title=html.escape(title), chart=svg[svg.index("<svg") :], body=body)
 
 
 @dataclass(frozen=True)
