@@ -18,6 +18,7 @@ KEPT = 4  # of the last routes that were wanted: more make the linear program sl
 IMPROVE_ROUNDS = 3
 # Units times places: up to there a few rounds of the linear program take a second, and above it too long.
 MOST_FOR_PROGRAM = 50_000
+MOST_ROWS = 8_000  # of the linear program: what is scarce, in each slot
 FAST_ROUNDS = 2
 SEED, VARIATIONS = 1, 60
 
@@ -43,7 +44,7 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
             bound = proven
             best_wanted = routes
         wanted.append(routes)
-    if len(grid.units) * grid.places <= MOST_FOR_PROGRAM:
+    if len(grid.units) * grid.places <= MOST_FOR_PROGRAM and len(demands.room.rows) <= MOST_ROWS:
         best, bound = _programmed(demands, best, wanted[-KEPT:], bound, seconds, clock)
     else:
         order = np.argsort(-_gains(demands, best_wanted), kind="stable")
