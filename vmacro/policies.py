@@ -68,6 +68,7 @@ class TrustTable(Strict):
     most_age_hours: float = Field(default=36.0, gt=0, le=8760, description="since its source last said something")
     most_estimated: float = Field(default=0.5, ge=0, le=1, description="share of the horizon")
     least_hours: float = Field(default=6.0, gt=0, le=720, description="how far ahead it must be known, without gaps")
+    most_rtt_age_days: float = Field(default=30.0, gt=0, le=3660, description="of recordings of round trips")
 
 
 class SiteTable(Strict):
@@ -239,6 +240,7 @@ def load(path: Path) -> FollowPolicy:
         links=tuple(made for link in read.links for made in _links(link, read.time_zone)),
         regions=tuple(_region(name, region, read, path.parent) for name, region in read.regions.items()),
         calendars=tuple(_calendars(read, path.parent)),
+        most_rtt_age=timedelta(days=read.trust.most_rtt_age_days),
     )
 
 

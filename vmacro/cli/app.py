@@ -8,7 +8,22 @@ import sys
 import typer
 
 from vmacro import __version__
-from vmacro.cli import carry, doctor, events, history, images, init, lab, move, pki, provision, recover, render, rtt
+from vmacro.cli import (
+    carry,
+    doctor,
+    events,
+    follow,
+    history,
+    images,
+    init,
+    lab,
+    move,
+    pki,
+    provision,
+    recover,
+    render,
+    rtt,
+)
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -32,6 +47,8 @@ app.command()(events.events)
 app.command()(recover.resume)
 app.command()(recover.abort)
 app.command()(recover.cleanup)
+app.command()(follow.signals)
+app.command()(follow.simulate)
 app.add_typer(lab.app, name="lab")
 app.add_typer(images.app, name="image")
 app.add_typer(pki.app, name="pki")

@@ -157,6 +157,7 @@ class FollowPolicy:
     links: tuple[LinkPolicy, ...] = ()
     regions: tuple[RegionPolicy, ...] = ()
     calendars: tuple[Calendar, ...] = ()
+    most_rtt_age: timedelta = timedelta(days=30)
 
     @property
     def sources(self) -> tuple[Source, ...]:

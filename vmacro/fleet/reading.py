@@ -59,7 +59,9 @@ def as_known(found: Signal, source: Source, now: datetime) -> Signal:
     """A recorded signal as it was known at `now`, which is in the zone whose days are meant: what lies further ahead
     was not published yet. It was told just now, unless it has said nothing of this moment: then when its last value
     ended."""
-    if source.format in COMPUTED or found.told is None:
+    if source.format in COMPUTED:
+        return replace(found, told=now)
+    if found.told is None:
         return found
     until = _until(source, now)
     first = bisect_left(found.readings, now.astimezone(UTC) - LONGEST, key=_begin)

@@ -170,6 +170,14 @@ def watttime_json(name: str, text: str, told: datetime | None) -> Signal:
     return in_order(name, kind, found, _time(name, generated) if generated is not None else told)
 
 
+def watttime_token(name: str, text: str) -> str:
+    """What WattTime answers to a login."""
+    token = _of(name, _json(name, text), "token")
+    if not isinstance(token, str) or not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,8000}", token):
+        raise SignalError(f"signal {name}: its login gives no token")
+    return token
+
+
 def in_order(name: str, kind: Kind, found: list[Reading], told: datetime | None, currency: str = "") -> Signal:
     """A signal, if its readings make one."""
     if len(found) > MOST_READINGS:

@@ -39,7 +39,7 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
     home = improve.all_at_home(grid)
     best = Found(home, float(improve.current(home).sum()), -np.inf)
     bound, wanted = -np.inf, []
-    for routes, proven in prices.search(demands, _rounds(grid)):
+    for routes, proven in prices.search(demands, rounds_of(grid)):
         if proven > bound:
             bound = proven
             best_wanted = routes
@@ -52,7 +52,7 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
     return Found(best.ledger, best.cost, bound)
 
 
-def _rounds(grid: Grid) -> int:
+def rounds_of(grid: Grid) -> int:
     """Rounds of prices that fit into seconds, whatever the size."""
     work = len(grid.units) * grid.places * grid.places * grid.slots
     return int(np.clip(3e7 / work, 6, 30))

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 
 from vmacro.errors import ConfigurationError
-from vmacro.fleet import faults, reading, ways
+from vmacro.fleet import faults, hindsight, reading, ways
 from vmacro.fleet.assemble import Assembled, Hold, Known, assemble
 from vmacro.fleet.grid import Ints
 from vmacro.fleet.meter import Cost, Meter, Moved
@@ -40,6 +41,16 @@ class Way:
         """Moves that saved less than they cost, as it turned out."""
         return sum(move.pays < 0 for move in self.moves)
 
+    def returns(self, slots: int) -> int:
+        """Moves back to the site that the guest had left less than so many slots before."""
+        last: dict[int, Moved] = {}
+        found = 0
+        for move in self.moves:
+            before = last.get(move.guest)
+            found += before is not None and before.source == move.target and move.slot - before.slot < slots
+            last[move.guest] = move
+        return found
+
 
 @dataclass(frozen=True)
 class Held:
@@ -53,7 +64,8 @@ class Held:
 @dataclass(frozen=True)
 class Simulation:
     """What came of it. `bound`: nothing can be cheaper, as it is weighed. `left_out`: slots in which a price or carbon
-    was never recorded, which cost nothing in any way. With findings there is nothing else."""
+    was never recorded, which cost nothing in any way. `first`: what was decided in the first slot. With findings that
+    block there is nothing else."""
 
     horizon: Horizon
     guests: tuple[str, ...]
@@ -118,6 +130,7 @@ class Simulator:
         self._site_of = {host.name: host.site for host in policy.hosts}
         self._number = {site.name: n for n, site in enumerate(policy.sites)}
         self._held: dict[str, Held] = {}
+        self._warned: dict[str, Finding] = {}
         self._first: tuple[Decision, ...] = ()
 
     def run(self, progress: Callable[[int, int], None], clock: Callable[[], float], seconds: float = 0.0) -> Simulation:
@@ -127,16 +140,15 @@ class Simulator:
         probe = self._assembled(self._home(), 0)
         wrong = faults.check(probe.fleet)
         if wrong:
-            return Simulation(self.horizon, *names, findings=wrong)
-        meter = Meter(truth)
-        free = replace(truth, rules=replace(truth.rules, worth=1.0, least_gain=0.0))
-        optimum = place(free, seconds, clock)
+            return Simulation(self.horizon, *names, findings=tuple(wrong))
+        meter, rule = Meter(truth), partial(ways.simple_rule, slots=self.policy.timing.slots)
         paths = {STAY: self._followed(lambda _: {}), BEST_NOW: self._followed(ways.best_now, 1)}
-        paths |= {RULE: self._followed(ways.simple_rule, 1), PLANNED: self._planned(progress)}
-        paths[OPTIMUM] = self._visited(optimum.decisions)
+        paths |= {RULE: self._followed(rule, 1), PLANNED: self._planned(progress)}
+        optimum = hindsight.best(truth, (paths[RULE], paths[PLANNED]), seconds, clock)
+        paths[OPTIMUM] = optimum.sites
         found = tuple(self._way(name, sites, meter) for name, sites in paths.items())
-        held = tuple(self._held.values())
-        return Simulation(self.horizon, *names, found, optimum.bound, left_out, held, self._first)
+        held, warned = tuple(self._held.values()), tuple(self._warned.values())
+        return Simulation(self.horizon, *names, found, optimum.bound, left_out, held, self._first, warned)
 
     def _way(self, name: str, sites: Ints, meter: Meter) -> Way:
         moves = tuple(meter.moves(sites, [self._at(guest.host) for guest in self.policy.guests]))
@@ -175,6 +187,8 @@ class Simulator:
             self._note(made.holds)
             found = place(made.fleet)
             self._first = self._first or found.decisions
+            for finding in found.findings:
+                self._warned.setdefault(f"{finding.code} {finding.subject}", finding)
             progress(slot + 1, self.horizon.slots)
             return first_moves(found.decisions, made.fleet.horizon.start)
 
@@ -185,15 +199,6 @@ class Simulator:
         for slot in range(self.horizon.slots):
             state.go(step(state, slot), self.horizon.at(slot))
             sites[:, slot] = [self._at(state.host[guest.name]) for guest in self.policy.guests]
-        return sites
-
-    def _visited(self, decisions: Sequence[Decision]) -> Ints:
-        sites = np.zeros((len(decisions), self.horizon.slots), dtype=np.int64)
-        begin = self.horizon.start.timestamp()
-        for n, decision in enumerate(decisions):
-            for visit in decision.visits:
-                first, end = (round((at.timestamp() - begin) / self.horizon.slot_s) for at in (visit.begin, visit.end))
-                sites[n, first:end] = self._number[visit.site]
         return sites
 
     def _note(self, holds: Sequence[Hold]) -> None:

@@ -13,23 +13,23 @@ from vmacro.fleet.routes import EPSILON
 def best_now(now: Fleet) -> dict[str, str]:
     """Always the site that is cheapest at this moment, whatever a move costs and however often one has moved: guests
     to their new hosts. `now` has one slot. Room, labels, licences, pins and links hold."""
-    return _gone(now, thrifty=False)
+    return _gone(now, slots=0)
 
 
-def simple_rule(now: Fleet) -> dict[str, str]:
-    """As best_now(), but a guest goes only if what it saves at present would, for as long as it has to stay, pay for
-    the move as the policy wants it paid; most moves a day and shortest stay hold, too."""
-    return _gone(now, thrifty=True)
+def simple_rule(now: Fleet, slots: int) -> dict[str, str]:
+    """As best_now(), but a guest goes only if what it saves at present would pay for the move, as the policy wants it
+    paid, if it stayed so for `slots`; most moves a day and shortest stay hold, too."""
+    return _gone(now, slots)
 
 
-def _gone(now: Fleet, thrifty: bool) -> dict[str, str]:
+def _gone(now: Fleet, slots: int) -> dict[str, str]:
     made = grid.build(now, by_host=False)
     ledger = improve.all_at_home(made)
     weighed = made.move[:, -1]  # what a move from home has to save
     gains = made.run[:, -1, :1] - made.run[:, :-1, 0]
     forbidden = ~np.isfinite(weighed) | _stuck(now, made)[:, None]
-    if thrifty:
-        forbidden |= (gains * made.stay_slots <= weighed) | ((made.wait > 0) | (made.budget == 0))[:, None]
+    if slots:
+        forbidden |= (gains * slots <= weighed) | ((made.wait > 0) | (made.budget == 0))[:, None]
     gains[forbidden] = -np.inf
     for unit in np.argsort(-gains.max(axis=1), kind="stable").tolist():
         for place in np.argsort(-gains[unit], kind="stable").tolist():
