@@ -18,6 +18,7 @@ from vmacro import addresses, config
 from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain, PublicAddress, PublicSubnet
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError, reason_of
+from vmacro.limits import Fleet
 from vmacro.model import nouns
 from vmacro.outside import Dns, Hooks, Probe, Prober
 from vmacro.pki.store import OPERATOR
@@ -212,6 +213,7 @@ class Inventory(Strict):
     probers: dict[Name, Prober] = Field(default_factory=dict)
     dns: Dns | None = None
     hooks: Hooks = Hooks()
+    fleet: Fleet = Fleet()
 
     @model_validator(mode="after")
     def _consistent(self) -> Inventory:

@@ -31,6 +31,7 @@ from vmacro.drivers.system import SystemClock, side_by_side
 from vmacro.errors import ConfigurationError, VmacroError
 from vmacro.inventory import Settings
 from vmacro.lab import lab
+from vmacro.model.batches import Maintenance
 from vmacro.model.moves import Noted, Outcome, Plan
 from vmacro.model.nouns import Guest, Site
 from vmacro.planning import planner
@@ -39,7 +40,9 @@ from vmacro.planning.request import Request
 from vmacro.ports import EventLog, Names, World
 from vmacro.services import claims, journal, retention, workflows
 from vmacro.services.archive import Archive
+from vmacro.services.crew import Crew
 from vmacro.services.event_log import DatabaseEventLog
+from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.moves import Moves, Publish, Tools, Worlds
 
 Given = TypeVar("Given")
@@ -211,31 +214,53 @@ def moves(settings: Settings, worlds: Worlds, log: EventLog, reports: Path = REP
                         lambda: forget_old(settings, reports) if opened.is_set() else None
                     )  # once all has ended
                     executor = f"vmacro-{secrets.token_hex(6)}"
-                    stack.enter_context(_journal(settings, worlds, executor, lambda _event: None, lambda: False))
+                    stack.enter_context(opened_journal(settings, worlds, executor, lambda _event: None, lambda: False))
                     opened.set()
 
-        def run(plan: Plan, world: World, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
-            with journal.explained(settings.database_url):
-                return workflows.run(plan, world, attempt, inherited)
+        yield moves_on(settings, worlds, log, open_journal)
 
-        yield Moves(
-            Tools(
-                settings.inventory,
-                worlds,
-                open_journal,
-                run,
-                partial(claimed, settings),
-                partial(archive, settings),
-                partial(prober, settings),
-                new_move_id,
-                log,
-            )
+
+def moves_on(settings: Settings, worlds: Worlds, log: EventLog, open_journal: Callable[[], None]) -> Moves:
+    """The use cases, on a journal that `open_journal` opens unless it is open."""
+
+    def run(plan: Plan, world: World, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
+        with journal.explained(settings.database_url):
+            return workflows.run(plan, world, attempt, inherited)
+
+    return Moves(
+        Tools(
+            settings.inventory,
+            worlds,
+            open_journal,
+            run,
+            partial(claimed, settings),
+            partial(archive, settings),
+            partial(prober, settings),
+            new_move_id,
+            log,
+            partial(maintenance, settings),
         )
+    )
+
+
+def maintenance(settings: Settings) -> tuple[Maintenance, ...]:
+    """Hosts and sites that get no guests, as all orchestrators of the journal know them. Raises ConfigurationError."""
+    with journal.explained(settings.database_url):
+        tables = FleetTables(settings.database_url)
+        try:
+            return tables.maintenance()
+        finally:
+            tables.close()
 
 
 @contextmanager
-def _journal(
-    settings: Settings, worlds: Worlds, executor: str, publish: Publish, cancelled: Callable[[], bool]
+def opened_journal(
+    settings: Settings,
+    worlds: Worlds,
+    executor: str,
+    publish: Publish,
+    cancelled: Callable[[], bool],
+    crew: Crew | None = None,
 ) -> Iterator[None]:
     """What DBOS begins by itself gets a world that publishes there, and ends when `cancelled` says so."""
     with journal.explained(settings.database_url, opening=True):
@@ -243,7 +268,8 @@ def _journal(
         url = make_url(settings.database_url)
         if url.drivername == "sqlite":
             private.touch(private.folder(Path(url.database or "").parent) / Path(url.database or "").name)
-    opening = journal.open_journal(settings.database_url, lambda: worlds(publish, cancelled), executor)
+    at_once = settings.raw_inventory.fleet.moves_per_worker
+    opening = journal.open_journal(settings.database_url, lambda: worlds(publish, cancelled), executor, crew, at_once)
     with _of_the_journal(settings, opening):
         yield
 
@@ -264,7 +290,7 @@ def see_that_nobody_moves(settings: Settings, guest: str) -> None:
 @contextmanager
 def carrier(settings: Settings, worlds: Worlds, publish: Publish, cancelled: Callable[[], bool]) -> Iterator[None]:
     """Works on carriages as long as it is open."""
-    with _journal(settings, worlds, journal.CARRIER, publish, cancelled):
+    with opened_journal(settings, worlds, journal.CARRIER, publish, cancelled):
         yield
 
 

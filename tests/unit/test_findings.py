@@ -15,6 +15,7 @@ from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connect
 from vmacro.drivers.fake.state import DEFINITION, KERNEL, mac_of
 from vmacro.errors import HostError, UnsupportedError
 from vmacro.model import marks
+from vmacro.model.batches import Maintenance
 from vmacro.model.definitions import (
     ADDRESS,
     DEVICE,
@@ -34,7 +35,8 @@ from vmacro.model.definitions import (
 from vmacro.model.facts import NO_PAST, Card, Claim, Disk, FileFacts, Flows, FoundLegEnd, Pool, Reservation
 from vmacro.model.filters import LIVE, STORED, Filter
 from vmacro.model.moves import Finding
-from vmacro.planning import checks
+from vmacro.planning import checks, closed, evacuation
+from vmacro.planning.evacuation import Candidate
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import doctor, measured
@@ -82,6 +84,11 @@ def also(name: str, **change: object) -> Breaking:
         fake.hosts[name].domains["web"] = replace(domain(), **change)  # type: ignore[arg-type]
 
     return broken
+
+
+def emptied(subject: str, is_site: bool) -> Breaking:
+    mark = Maintenance(subject, is_site, "ada@desk", 0.0)
+    return lambda fake: setattr(fake, "maintenance", (mark,))
 
 
 def gone(fake: FakeWorld) -> None:
@@ -453,6 +460,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "an older hypervisor": (RENUMBER, facts("berlin", hypervisor_version=(9, 2, 1))),
     "an unknown machine type": (RENUMBER, facts("berlin", machine_types=("pc-q35-9.2",))),
     "it is there": (RENUMBER, at_berlin),
+    "a site in maintenance": (RENUMBER, emptied("berlin", is_site=True)),
+    "a host in maintenance": (RENUMBER, emptied("berlin", is_site=False)),
     "a destination of another kind": (RENUMBER, unsupported("berlin")),
     "a source of another kind": (RENUMBER, unsupported("bucharest")),
     "QEMU without KVM before 9.0": (
@@ -692,7 +701,8 @@ def found(handoff: str, broken: Breaking, take_over: bool = False, faults: Fault
         fake.inventory.guests[0], fake.inventory.sites[1], handoff, fake.inventory.policy, take_over=take_over
     )
     world = faults.world(fake) if faults is not None else fake.world
-    return checks.check(wanted, measured.look(fake.inventory, wanted, world, ask_clients=True))
+    seen = measured.look(fake.inventory, wanted, world, ask_clients=True)
+    return checks.check(wanted, replace(seen, views=closed.marked(seen.views, fake.maintenance)))
 
 
 def told(handoff: str, broken: Breaking, take_over: bool = False) -> list[str]:
@@ -716,9 +726,20 @@ def test_all_words_are_as_they_were_read_last() -> None:
 def test_every_finding_is_provoked_as_it_is_explained() -> None:
     """So that what follows is about all of them."""
     seen = {(f.code, f.severity.value) for handoff, broken in CASES.values() for f in found(handoff, broken)}
+    seen |= {(code, "blocker") for code in of_batches()}
     explained = {code: said["kind"] for code, said in reference.findings().items()}
     assert {code for code, _ in seen} == set(explained)
     assert [(code, severity) for code, severity in seen if severity not in explained[code]] == []
+
+
+def of_batches() -> set[str]:
+    """Codes that only who empties a site meets."""
+    fake = FakeWorld()
+    (guest,), site = fake.inventory.guests, fake.inventory.sites[1]
+    wanted = Request(guest, site, SEAMLESS, fake.inventory.policy)
+    seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=False)
+    candidates = (Candidate(wanted, seen, (), hosts_us=us) for us in (True, False))
+    return {stay.code for stay in evacuation.plan(candidates, fake.inventory, evacuation.Pace())[1]}
 
 
 def test_who_takes_over_is_only_warned() -> None:

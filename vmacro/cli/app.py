@@ -12,6 +12,7 @@ from vmacro.cli import (
     carry,
     doctor,
     events,
+    fleet,
     follow,
     history,
     images,
@@ -47,6 +48,11 @@ app.command()(events.events)
 app.command()(recover.resume)
 app.command()(recover.abort)
 app.command()(recover.cleanup)
+app.command()(fleet.evacuate)
+app.command()(fleet.drain)
+app.command()(fleet.restore)
+app.command()(fleet.worker)
+app.add_typer(fleet.batch, name="batch")
 app.command()(follow.signals)
 app.command()(follow.simulate)
 app.add_typer(lab.app, name="lab")

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
-from vmacro import inventory, outside
+from vmacro import inventory, limits, outside
 from vmacro.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,7 @@ TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[probers.NAME]", outside.Prober),
     ("[dns]", outside.Dns),
     ("[hooks]", outside.Hooks),
+    ("[fleet]", limits.Fleet),
 )
 # What typer writes and nobody needs: --help of each command, lists of commands cut short, where this checkout lies.
 _NOISE = (

@@ -205,6 +205,58 @@ class CarryTrouble:
 
 
 @dataclass(frozen=True)
+class TryBegan:
+    """A worker has begun a move of a batch; the event's move is the batch. `attempt` counts from 1."""
+
+    guest: str
+    source: str
+    destination: str
+    source_site: str
+    destination_site: str
+    attempt: int
+    worker: str
+
+    @property
+    def text(self) -> str:
+        again = f", try {self.attempt}" if self.attempt > 1 else ""
+        return f"{self.guest}: from {self.source} to {self.destination}{again}, by {self.worker}"
+
+
+@dataclass(frozen=True)
+class TryEnded:
+    """And it has ended, or was not begun after all. `ending`: the move's, or `refused` or `put off`; `move` is its
+    name, '' where it got none."""
+
+    guest: str
+    source: str
+    destination: str
+    source_site: str
+    destination_site: str
+    attempt: int
+    worker: str
+    ending: str
+    move: str
+    outage_ms: int
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.guest}: {self.ending}{f': {self.reason}' if self.reason else ''}"
+
+
+@dataclass(frozen=True)
+class BatchChanged:
+    """A batch is `planned`, `paused`, `resumed`, `aborted` or `ended`; `detail` says more."""
+
+    state: str
+    detail: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.state}{f': {self.detail}' if self.detail else ''}"
+
+
+@dataclass(frozen=True)
 class JournalTrouble:
     """The journal could not be written during a phase; the first time only."""
 
@@ -256,6 +308,9 @@ What = (
     | HookEnded
     | CarryEnded
     | CarryTrouble
+    | TryBegan
+    | TryEnded
+    | BatchChanged
     | JournalTrouble
     | Interrupted
     | Note
@@ -277,6 +332,9 @@ KINDS: dict[str, type[What]] = {
     "hook": HookEnded,
     "carry": CarryEnded,
     "carry.trouble": CarryTrouble,
+    "try.begin": TryBegan,
+    "try.end": TryEnded,
+    "batch": BatchChanged,
     "journal": JournalTrouble,
     "interrupt": Interrupted,
     "note": Note,

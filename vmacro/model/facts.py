@@ -309,7 +309,8 @@ class HostView:
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
     active. `paths`: what comes back from hosts of other sites, asked by packets that may not be fragmented. `fit`: what
     it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what it has at the paths
-    that the domain names, None where no host side was asked, and `files_trouble` why not."""
+    that the domain names, None where no host side was asked, and `files_trouble` why not. `closed`: why it
+    gets no guests, as it or its site is in maintenance."""
 
     host: str
     site: str
@@ -334,6 +335,7 @@ class HostView:
     fit_trouble: str = ""
     files: tuple[FileFacts, ...] | None = None
     files_trouble: str = ""
+    closed: str = ""
 
     def file(self, path: str) -> FileFacts | None:
         """What is there at a path; None where nobody has looked."""

@@ -13,6 +13,7 @@ from vmacro.model.nouns import Host
 from vmacro.planning import (
     capabilities,
     cards,
+    closed,
     definitions,
     disks,
     endpoints,
@@ -361,6 +362,7 @@ _RULES: tuple[Rule, ...] = (
     _hosts_answer,
     _certificates_are_valid,
     states.findings,
+    closed.findings,
     _guest_is_elsewhere,
     _name_is_free,
     _hypervisors_match,

@@ -171,13 +171,13 @@ def page(recording: Recording, spans: Sequence[Span], title: str, tables: Sequen
     """One self-contained HTML page: chart as inline SVG, figures as tables."""
     chart = io.BytesIO()
     draw(recording, spans, title, chart, "svg")
-    return document(title, chart.getvalue().decode(), tables)
+    return page_of(chart.getvalue().decode(), title, tables)
 
 
-def document(title: str, chart: str, tables: Sequence[Table]) -> str:
-    """One self-contained HTML page of a chart, as SVG, and tables."""
+def page_of(svg: str, title: str, tables: Sequence[Table]) -> str:
+    """A self-contained page: a picture, and figures as tables."""
     body = "\n".join(_table(t) for t in tables)
-    return _PAGE.format(title=html.escape(title), chart=chart[chart.index("<svg") :], body=body)
+    return _PAGE.format(title=html.escape(title), chart=svg[svg.index("<svg") :], body=body)
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,16 @@ class Archive:
             seen.add(record.guest)
         return found
 
+    def last(self, guest: str) -> Record | None:
+        """A guest's move that was begun last, None where there is none. Raises JournalError if it cannot be read."""
+        rows = self._rows.workflows(MIGRATE, prefix=f"{guest[:40]}-") if self._rows is not None else ()
+        for record in _moves(rows):
+            if isinstance(record, Unreadable) and record.is_of(guest):
+                raise record.error()
+            if isinstance(record, Record) and record.guest == guest:
+                return record
+        return None
+
     def later(self, record: Record) -> str:
         """The last move of the same guest that was begun after this one, and did not roll back; '' where there is none.
         Raises JournalError where one that may be such cannot be read."""

@@ -1,5 +1,7 @@
 """A guest is moved by one process at a time, of all that share a journal. The agent's claim keeps off all others.
 
+Likewise a worker has its own name, by which others know that it lives, and one of all workers leads.
+
 The kernel or the database gives a claim back when its holder dies: there is nothing to expire or to clean up.
 """
 
@@ -30,6 +32,7 @@ from vmacro.wire.fields import Said
 
 # Whoever only looks has the lock for a moment: who moves the guest tries again for this long.
 PATIENCE_S = 0.3
+GUESTS, WORKERS = "guests", "workers"  # what is claimed
 
 
 def operator() -> str:
@@ -42,26 +45,36 @@ def operator() -> str:
 
 
 @contextmanager
-def held(database_url: str, guest: str) -> Iterator[None]:
-    """Nobody else moves the guest meanwhile. Raises ClaimedError, which says who has it and since when;
-    ConfigurationError where the lock's file cannot be written."""
+def held(database_url: str, name: str, kind: str = GUESTS) -> Iterator[Callable[[], object]]:
+    """Nobody else moves the guest meanwhile; or has the worker's name. What is given raises SQLAlchemyError, when
+    called, once the claim is lost. Raises ClaimedError, which says who has it and since when; ConfigurationError where
+    the lock's file cannot be written."""
     url = make_url(database_url)
     if url.drivername.startswith("sqlite"):
-        with _by_file(_lock_file(url, guest), guest):
-            yield
+        with _by_file(_lock_file(url, name, kind), name):
+            yield lambda: None
     else:
-        with _by_database(url, guest):
-            yield
+        with _by_database(url, name, kind=kind) as still:
+            yield still
 
 
-def see_that_nobody_has(database_url: str, guest: str) -> None:
+def is_held(database_url: str, name: str, kind: str = GUESTS) -> bool:
+    """Whether somebody holds it now. Raises ConfigurationError, SQLAlchemyError where that cannot be seen."""
+    try:
+        see_that_nobody_has(database_url, name, kind)
+    except ClaimedError:
+        return True
+    return False
+
+
+def see_that_nobody_has(database_url: str, guest: str, kind: str = GUESTS) -> None:
     """Raises ClaimedError as held() does. Claims nothing, so that looking does not keep others from moving
     the guest."""
     url = make_url(database_url)
     if not url.drivername.startswith("sqlite"):
-        with _by_database(url, guest, "pg_try_advisory_lock_shared", patience_s=0):
+        with _by_database(url, guest, "pg_try_advisory_lock_shared", patience_s=0, kind=kind):
             return
-    path = _lock_file(url, guest)
+    path = _lock_file(url, guest, kind)
     with _explained(path, guest):
         if not path.exists():
             return  # it has never been moved
@@ -93,8 +106,8 @@ def _explained(path: Path, guest: str) -> Iterator[None]:
         raise ConfigurationError(text, "see orchestrator.state_dir") from error
 
 
-def _lock_file(url: sqlalchemy.URL, guest: str) -> Path:
-    return Path(url.database or "").parent / "guests" / f"{guest}.lock"
+def _lock_file(url: sqlalchemy.URL, name: str, kind: str = GUESTS) -> Path:
+    return Path(url.database or "").parent / kind / f"{name}.lock"
 
 
 def _lock(file: IO[str], how: int, guest: str, patience_s: float) -> None:
@@ -122,10 +135,15 @@ def _succeeds(attempt: Callable[[], bool], patience_s: float) -> bool:
 
 @contextmanager
 def _by_database(
-    url: sqlalchemy.URL, guest: str, lock: str = "pg_try_advisory_lock", patience_s: float = PATIENCE_S
-) -> Iterator[None]:
+    url: sqlalchemy.URL,
+    guest: str,
+    lock: str = "pg_try_advisory_lock",
+    patience_s: float = PATIENCE_S,
+    kind: str = GUESTS,
+) -> Iterator[Callable[[], object]]:
     """An advisory lock: the session's, hence gone with it."""
-    key = int.from_bytes(hashlib.sha256(f"vmacro {guest}".encode()).digest()[:8], "big", signed=True)
+    named = f"vmacro {guest}" if kind == GUESTS else f"vmacro {kind} {guest}"
+    key = int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big", signed=True)
     who = json.dumps({**_who(), "by": operator()[:24]}, separators=(",", ":"))
     engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"application_name": who[:63]})
     session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -133,7 +151,7 @@ def _by_database(
         taken = text(f"SELECT {lock}(:key)")
         if not _succeeds(lambda: bool(session.execute(taken, {"key": key}).scalar()), patience_s):
             raise _claimed(guest, str(session.execute(text(_HOLDER), {"key": key}).scalar() or ""))
-        yield
+        yield lambda: session.execute(text("SELECT 1"))
     finally:
         try:
             session.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vmacro.fleet.simulation import OPTIMUM, PLANNED, STAY, Simulation, Way
-from vmacro.rtt.report import Table, document, no_formula
+from vmacro.rtt.report import Table, no_formula, page_of
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -161,4 +161,4 @@ def page(found: Simulation, title: str, currency: str) -> str:
     """One HTML page with all of it."""
     chart = io.BytesIO()
     draw(found, title, chart, "svg")
-    return document(title, chart.getvalue().decode(), tables(found, currency))
+    return page_of(chart.getvalue().decode(), title, tables(found, currency))

@@ -34,14 +34,15 @@ from vmacro.wire.text import printable
 Result = TypeVar("Result")
 MakeWorld = Callable[[], AbstractContextManager[World]]
 APPLICATION = "vmacro"
-MIGRATE, CARRY = "migrate", "carry"
-CARRIAGES = "carriages"
+MIGRATE, CARRY, TRY = "migrate", "carry", "try"
+CARRIAGES, TRIES = "carriages", "tries"  # queues
 CARRIER = "vmacro-carrier"
 # DBOS works on rows of its own application_version alone. Carriages outlive upgrades, so that it must never change:
 # those of an older vmacro would be carried for ever.
 ROWS = "0.1.0"
 PARKED_S = 10.0
 _LOOK_EVERY_S = 0.2
+TRIES_EVERY_S = 0.2  # how often a worker looks for another move of a batch
 
 
 class Steps:
@@ -105,6 +106,7 @@ class _Open:
     when the journal cannot keep them."""
 
     make_world: MakeWorld
+    crew: Any = None
     worlds: dict[str, World] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     executions: Executions = field(default_factory=Executions)
@@ -142,20 +144,43 @@ def workflow(name: str, by_itself: bool = False) -> Callable[[Callable[..., Any]
     return register
 
 
+def work(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """As workflow(), of what the crew of this process does (open_journal): body(crew, *plain arguments)."""
+
+    def register(body: Callable[..., Any]) -> Callable[..., Any]:
+        @DBOS.workflow(name=name)
+        def durable(*arguments: Any) -> Any:
+            opened = _opened()
+            if opened.crew is None:
+                raise JournalError(f"workflow {present_id()}: this process works on no batches; it was not begun")
+            return opened.executions.one_by_one(present_id(), lambda: body(opened.crew, *arguments))
+
+        return durable
+
+    return register
+
+
 @contextmanager
-def open_journal(database_url: str, make_world: MakeWorld, executor: str) -> Iterator[None]:
+def open_journal(
+    database_url: str, make_world: MakeWorld, executor: str, crew: Any = None, at_once: int = 1
+) -> Iterator[None]:
     """DBOS, launched. One executor name per process: it takes over nobody else's moves by itself.
 
     `make_world` is for workflows that DBOS begins: under the name CARRIER it works on carriages, those too that it
-    had begun when it last ended. Raises JournalError where this process has a journal open already.
+    had begun when it last ended. With a `crew` it works on moves of batches, `at_once` so many. Raises JournalError
+    where this process has a journal open already.
     """
     global _open
     with _opening:
         if _open is not None:
             raise JournalError("this process has a journal open already", "one session per process")
-        _open = _Open(make_world)
+        _open = _Open(make_world, crew)
     try:
-        _launch(database_url, executor)
+        _launch(database_url, executor, [TRIES] if crew is not None else [CARRIAGES] if executor == CARRIER else [])
+        if crew is not None:
+            DBOS.register_queue(
+                TRIES, worker_concurrency=at_once, polling_interval_sec=TRIES_EVERY_S, on_conflict="always_update"
+            )
         yield
     finally:
         DBOS.destroy(workflow_completion_timeout_sec=0)
@@ -163,7 +188,7 @@ def open_journal(database_url: str, make_world: MakeWorld, executor: str) -> Ite
         _open = None
 
 
-def _launch(database_url: str, executor: str) -> None:
+def _launch(database_url: str, executor: str, queues: list[str]) -> None:
     logging.getLogger("dbos").setLevel(logging.ERROR)
     DBOS(
         config={
@@ -179,7 +204,7 @@ def _launch(database_url: str, executor: str) -> None:
     )
     for handler in logging.getLogger("dbos").handlers:
         handler.setFormatter(_OneLine())
-    DBOS.listen_queues([CARRIAGES] if executor == CARRIER else [])
+    DBOS.listen_queues(queues)
     DBOS.launch()
     DBOS.register_queue(CARRIAGES)
 
@@ -268,6 +293,32 @@ def enqueue(durable: Callable[..., Any], workflow_id: str, *arguments: Any) -> N
             DBOS.enqueue_workflow(CARRIAGES, durable, *arguments)
     except DBOSBaseException as error:
         raise _taken(present_id(), error.message) from error
+
+
+def submit(durable: Callable[..., Any], workflow_id: str, *arguments: Any) -> None:
+    """Leave a workflow to the workers; once more is as good as once. Not to be called from within a workflow. Raises
+    SQLAlchemyError; JournalError."""
+    try:
+        with SetWorkflowID(workflow_id):
+            DBOS.enqueue_workflow(TRIES, durable, *arguments)
+    except DBOSBaseException as error:
+        raise _taken(workflow_id, error.message) from error
+
+
+def withdraw(workflow_id: str) -> None:
+    """Have a workflow not begin that no worker has taken yet."""
+    try:
+        DBOS.cancel_workflow(workflow_id)
+    except DBOSBaseException as error:
+        raise _taken(workflow_id, error.message) from error
+
+
+def take_from(executor: str, workflow_id: str) -> bool:
+    """Give a workflow back to its queue, whose executor has died. Where others do so at the same time, one of them
+    does; whether it was us. DBOS itself would give back all that an executor had, moves of its operator's among them,
+    which nobody takes over by itself."""
+    database = dbos._dbos._get_dbos_instance()._sys_db
+    return bool(database.reenqueue_for_recovery(workflow_id, [executor], TRIES))
 
 
 def _opened() -> _Open:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,8 @@ class Value:
 
 @dataclass(frozen=True)
 class WorkflowRow:
-    """One workflow: `name` is its id. Times in ms since 1970, 0 where the row has none that could be."""
+    """One workflow: `name` is its id, `executor` the process that has begun it. Times in ms since 1970, 0 where the row
+    has none that could be."""
 
     name: str
     status: str
@@ -57,6 +58,7 @@ class WorkflowRow:
     output: Value
     began_ms: int
     ended_ms: int
+    executor: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,13 @@ class Rows:
         if statuses:
             wanted = wanted.where(status.c.status.in_(statuses))
         return self._newest(wanted, newest)
+
+    def these(self, kind: str, names: Iterable[str]) -> Iterator[WorkflowRow]:
+        """Those of a kind that have these ids."""
+        status, wanted = self._tables.status, list(names)
+        for first in range(0, len(wanted), 500):  # a statement has so many parameters at most
+            some = status.c.workflow_uuid.in_(wanted[first : first + 500])
+            yield from self._newest(self._tables.workflows.where(status.c.name == kind, some), MOST_ROWS)
 
     def executions(self, kind: str, name: str) -> Iterator[WorkflowRow]:
         """The one of this id, and those of `NAME+2` and so on, the newest first."""
@@ -129,7 +138,9 @@ class _Tables:
             return sqlalchemy.table(name, *map(sqlalchemy.column, columns.split()), schema=schema)
 
         id, times = "workflow_uuid", "started_at_epoch_ms completed_at_epoch_ms"
-        status = table("workflow_status", f"{id} name status serialization created_at updated_at inputs output")
+        status = table(
+            "workflow_status", f"{id} name status serialization executor_id created_at updated_at inputs output"
+        )
         inputs, outputs = table("workflow_input", f"{id} inputs"), table("workflow_output", f"{id} output")
         called = "function_id function_name child_workflow_id"
         steps = table("operation_outputs", f"{id} {called} serialization output error {times}")
@@ -144,6 +155,7 @@ class _Tables:
             _cut(func.coalesce(outputs.c.output, status.c.output), MAX_CHARACTERS + 1, "output"),
             _cut(status.c.created_at, _SHORT, "began"),
             _cut(status.c.updated_at, _SHORT, "ended"),
+            _cut(status.c.executor_id, _SHORT, "executor"),
         ).select_from(joined)
         self.of_steps = sqlalchemy.select(
             _cut(steps.c.function_name, _SHORT, "name"),
@@ -162,7 +174,8 @@ def _cut(column: ColumnElement[Any], most: int, label: str) -> ColumnElement[Any
 
 def _workflow(row: Any) -> WorkflowRow:
     inputs, output = Value(row.inputs, row.serialization), Value(row.output, row.serialization)
-    return WorkflowRow(str(row.id), str(row.status), inputs, output, _ms(row.began), _ms(row.ended))
+    began, ended = _ms(row.began), _ms(row.ended)
+    return WorkflowRow(str(row.id), str(row.status), inputs, output, began, ended, str(row.executor or ""))
 
 
 def _step(row: Any) -> StepRow:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vmacro.errors import ClaimedError, ConfigurationError
+from vmacro.model.batches import Maintenance
 from vmacro.model.events import Event
 from vmacro.model.facts import Past, Survey
 from vmacro.model.moves import Ending, Finding, Noted, Outcome, Plan
@@ -54,7 +55,7 @@ class Runner(Protocol):
 class Tools:
     """What moves need of the process that they run in. `open_journal` does so unless it is open; `claimed` holds a
     guest, by name, as this process's to move, and raises ClaimedError; `prober` is a guest's, None where nothing is
-    measured; `log` is what each Control publishes to, among others."""
+    measured; `log` is what each Control publishes to, among others; `maintenance`: the hosts that get no guests."""
 
     inventory: Inventory
     worlds: Worlds
@@ -65,6 +66,7 @@ class Tools:
     prober: Callable[[Guest], Prober | None]
     new_move_id: Callable[[Guest], str]
     log: EventLog
+    maintenance: Callable[[], tuple[Maintenance, ...]] = tuple
 
 
 class Control:
@@ -135,7 +137,7 @@ class Moves:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._reservations = Reservations()
+        self._reservations = Reservations(tools.maintenance)
 
     def check(self, request: Request) -> Checked:
         """Everything that stands against a move, all at once. Changes nothing."""
@@ -147,19 +149,25 @@ class Moves:
         by_guest: dict[Guest, list[Request]] = {}
         for request in requests:
             by_guest.setdefault(request.guest, []).append(request)
-        pool = ThreadPoolExecutor(LOOKED_AT_ONCE)
-        try:
-            looking = [pool.submit(self._seen, wanted[0]) for wanted in by_guest.values()]
-            surveys = [waiting.until_done(future).result() for future in looking]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        surveys = self.look_at(wanted[0] for wanted in by_guest.values())
         return [
             (request, _checked(request, seen))
-            for wanted, seen in zip(by_guest.values(), surveys, strict=True)
+            for wanted, (_, seen) in zip(by_guest.values(), surveys, strict=True)
             for request in wanted
             if not at or may_be_of(at, seen)
             if request.destination.name not in {at, *(view.site for view in seen.running_at)}
         ]
+
+    def look_at(self, requests: Iterable[Request]) -> list[tuple[Request, Survey]]:
+        """What there is to know of each guest before a move, guests side by side. Changes nothing."""
+        wanted, pool = [*requests], ThreadPoolExecutor(LOOKED_AT_ONCE)
+        try:
+            looking = [pool.submit(self._seen, request) for request in wanted]
+            return [
+                (request, waiting.until_done(future).result()) for request, future in zip(wanted, looking, strict=True)
+            ]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def plan(self, request: Request) -> Plan:
         """What a move would do. Changes nothing. Raises PlanRejectedError with all blockers."""

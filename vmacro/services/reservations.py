@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
+from vmacro.model.batches import Maintenance
 from vmacro.model.facts import HostView, NetworkFacts, Survey
 from vmacro.model.moves import Plan
+from vmacro.planning import closed
 
 
 class Reservations:
     """Shared by the moves of a process. The memory of a guest that has arrived is counted twice until its move ends:
-    a move may be rejected for that, but no host runs out of memory."""
+    a move may be rejected for that, but no host runs out of memory. `maintenance`: hosts that get no guests,
+    whoever asks for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, maintenance: Callable[[], tuple[Maintenance, ...]] = tuple) -> None:
+        self._maintenance = maintenance
         self._lock = threading.Lock()
         self._under_way: dict[str, Plan] = {}  # by move
 
@@ -41,9 +45,11 @@ class Reservations:
             yield
 
     def counted(self, views: tuple[HostView, ...]) -> tuple[HostView, ...]:
-        """What was seen of the hosts, with what moves under way have reserved. Idempotent."""
+        """What was seen of the hosts, with what moves under way have reserved, and which are in maintenance.
+        Idempotent."""
+        marked = closed.marked(views, self._maintenance())
         with self._lock:
-            return self._counted(views)
+            return self._counted(marked)
 
     @contextmanager
     def _given_back(self, plan: Plan) -> Iterator[None]:

@@ -1,4 +1,5 @@
-"""The durable workflows there are: a move, and the carriage of each address that it leaves in use."""
+"""The durable workflows there are: a move, the carriage of each address that it leaves in use, and a try at a move of a
+batch."""
 
 from __future__ import annotations
 
@@ -7,13 +8,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from vmacro.model.batches import Try
 from vmacro.model.moves import Ending, Noted, Outcome, Plan
 from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
 from vmacro.services import carry, journal, migrate
+from vmacro.services.crew import Crew
 from vmacro.services.journal_json import (
     CARRY_STEP,
     carriage_from,
+    decoded,
     encoded,
     noted_as_plain,
     noted_from,
@@ -40,6 +44,18 @@ def _migrate(world: World, plan: dict[str, Any], inherited: list[dict[str, Any]]
 def _carry(world: World, carriage: dict[str, Any]) -> str:
     found = carriage_from(carriage, "a carriage")
     return carry.run_carriage(as_the_inventory_has_it(found, world.inventory), world, journal.Steps())
+
+
+@journal.work(journal.TRY)
+def _try(crew: Crew, tried: dict[str, Any]) -> dict[str, Any]:
+    wanted: Try = decoded(Try, tried, "a try at a move of a batch")
+    plain: dict[str, Any] = encoded(crew.carry_out(wanted))
+    return plain
+
+
+def submit(tried: Try) -> None:
+    """Have a worker try a move of a batch; once more is as good as once. Raises SQLAlchemyError, JournalError."""
+    journal.submit(_try, tried.name, encoded(tried))
 
 
 def run(plan: Plan, world: World, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:

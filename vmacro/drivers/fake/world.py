@@ -20,6 +20,7 @@ from vmacro.drivers.fake.hypervisor import FakeHypervisor
 from vmacro.drivers.fake.names import FakeHooks, FakeNames, FakeZone
 from vmacro.drivers.fake.state import Effect, FakeGuest, FakeHost, connection, domain, fake_host, host, mac_of
 from vmacro.errors import AgentError, CopyError, UnreachableError
+from vmacro.model.batches import Maintenance
 from vmacro.model.events import Event
 from vmacro.model.facts import CopyStatistics, Disk, Flows, Turn
 from vmacro.model.filters import Filter
@@ -34,8 +35,9 @@ _TURNS = {"suspended": "tunnel", "resumed": "guest"}
 class FakeWorld:
     """Sites with their hosts, of unique names; guests, all at the first host, with one MPTCP client each that follows.
 
-    No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has said
-    that the guest runs. `filters`: of domains' cards. `dropped`: addresses whose packets something drops.
+    No old address lingers, unless its policy is changed. `unheard`: the destination's libvirt dies before it has
+    said that the guest runs. `maintenance`: what a journal would say of hosts. `filters`: of domains' cards.
+    `dropped`: addresses whose packets something drops.
     """
 
     def __init__(self, sites: Mapping[str, tuple[str, ...]] = TWO_SITES, guests: tuple[str, ...] = ("web",)) -> None:
@@ -44,6 +46,7 @@ class FakeWorld:
         self.interrupted = False
         self.unheard = False
         self.events: list[Event] = []
+        self.maintenance: tuple[Maintenance, ...] = ()
         self.filters: dict[str, tuple[Filter, ...]] = {}
         self.dropped: set[str] = set()
         self.flows: dict[str, Flows] = {}  # of datagrams, by address, at each host that tracks them
