@@ -260,6 +260,7 @@ def carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
 
 
 def leave(working: Working, asked: Asked) -> None:
+    """Begin nothing more, and wait for what is under way; asked once more, undo it where it can be undone."""
     working.crew.leave()
     before, cancelled = asked.times, False
     while working.crew.under_way:

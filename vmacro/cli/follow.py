@@ -11,8 +11,9 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vmacro import policies, private, wiring
-from vmacro.cli import render
-from vmacro.cli.move import JsonOption
+from vmacro.cli import fleet, render
+from vmacro.cli.following import Follower
+from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError, PlanRejectedError, VmacroError
 from vmacro.fleet.assemble import Told, whole_horizon
 from vmacro.fleet.nouns import Horizon
@@ -146,3 +147,28 @@ def _refuse(policy: FollowPolicy, found: Simulation) -> None:
         if finding.hint:
             render.warn(f"  hint: {finding.hint}")
     raise VmacroError(f"{policy.path}: cannot be followed: nothing was decided")
+
+
+def follow(
+    policy: PolicyArgument,
+    daemon: Annotated[bool, typer.Option("--daemon", help="again and again, until SIGTERM or Ctrl-C")] = False,
+    once: Annotated[bool, typer.Option("--once", help="decide once, and move: the default")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="decide, and move nothing")] = False,
+    seconds: Annotated[float, typer.Option(min=0, max=3600, help="more for the solver")] = 0.0,
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put guests where a policy wants them now, and say why of each. What is not known holds them where they are. Exit
+    code 3: the policy cannot be followed; 5: a guest that was to move did not."""
+    if daemon and (once or dry_run):
+        raise ConfigurationError("follow: --daemon with --once or --dry-run", "one of them")
+    settings = wiring.load(inventory)
+    follower = Follower(settings, policy, seconds, json)
+    if daemon:
+        raise typer.Exit(follower.run())
+    decided = follower.decide()
+    follower.show(decided)
+    if decided.is_wrong:
+        raise typer.Exit(PlanRejectedError.exit_code)
+    if not dry_run and decided.moves:
+        fleet.carry_on(settings, follower.begin(decided), False, json)
