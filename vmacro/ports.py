@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, TypeVar
 
+from vmacro.fleet.policy import Feed, Format
 from vmacro.model.definitions import Definition, Fit
 from vmacro.model.events import Event, What
 from vmacro.model.facts import (
@@ -54,6 +56,23 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
+
+
+@dataclass(frozen=True)
+class FeedText:
+    """What a file of somebody else's says, and when it was fetched or written. `trouble`: why it is not newer, ''
+    where it is as new as it should be."""
+
+    text: str
+    told: datetime
+    trouble: str = ""
+
+
+class Feeds(Protocol):
+    """Files of others, fetched where a policy says from where."""
+
+    def read(self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime) -> FeedText:
+        """One of them; `name` is for messages, the times are those that are wanted. Raises SignalError."""
 
 
 class Hypervisor(Protocol):

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vmacro import inventory, private
 from vmacro.drivers import dns, hooks
 from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.feeds import Files
 from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
@@ -187,6 +188,11 @@ def prober(settings: Settings, guest: Guest) -> NamespaceProber | SshProber | No
     if chosen.ssh:
         return SshProber(guest.probe.prober, chosen.ssh, ssh(settings))
     return NamespaceProber(chosen.network_namespace)
+
+
+def feeds(fetch: bool) -> Files:
+    """Files of others; `fetch`: those that are old are fetched again."""
+    return Files(fetch)
 
 
 def ssh(settings: Settings) -> Ssh:

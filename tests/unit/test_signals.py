@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmacro.errors import ConfigurationError
-from vmacro.fleet import recorded
+from vmacro.fleet import computed, recorded
 from vmacro.fleet.nouns import Horizon
 from vmacro.fleet.recorded import SignalError
 from vmacro.fleet.signals import Kind, Reading, Signal, State, Trust, Unit, alike, judge
@@ -67,18 +67,22 @@ def test_documents_that_make_no_sense_are_refused(text: str) -> None:
         recorded.entsoe_xml("power", text, NOON)
 
 
+def csv_prices(text: str) -> Signal:
+    return recorded.values_csv("power", text, Kind.PRICE, Unit.PER_MWH, "EUR", NOON)
+
+
 def test_prices_of_a_file_and_summer_time() -> None:
     """The hour that comes twice in October is two hours; a time without a zone is none."""
     hours = ("2026-10-25T02:00+02:00,2026-10-25T02:00+01:00,50", "2026-10-25T02:00+01:00,2026-10-25T03:00+01:00,60")
     twice = "\n".join(("begin,end,price", *hours, ""))
-    read = recorded.prices_csv("power", twice, Unit.PER_MWH, "EUR", NOON)
+    read = csv_prices(twice)
     assert [r.value for r in read.readings] == [0.05, 0.06]
     with pytest.raises(SignalError, match="is no time"):
-        recorded.prices_csv("power", twice.replace("+02:00", ""), Unit.PER_MWH, "EUR", NOON)
+        csv_prices(twice.replace("+02:00", ""))
     with pytest.raises(SignalError, match="two values for"):
-        recorded.prices_csv("power", twice + twice.splitlines()[1], Unit.PER_MWH, "EUR", NOON)
+        csv_prices(twice + twice.splitlines()[1])
     with pytest.raises(SignalError, match="heading is"):
-        recorded.prices_csv("power", "price\n1", Unit.PER_MWH, "EUR", NOON)
+        csv_prices("price\n1")
 
 
 def test_gb_carbon_takes_forecasts_as_estimates_and_nulls_as_gaps() -> None:
@@ -112,7 +116,7 @@ def test_a_carbon_aware_forecast_is_of_the_kind_that_its_reader_says() -> None:
 def test_units_are_of_their_kind() -> None:
     assert Unit.LBS_PER_MWH.factor(Kind.CARBON_MARGINAL) == pytest.approx(0.45359237)
     for unit, kind in ((Unit.PER_MWH, Kind.CARBON_AVERAGE), (Unit.LBS_PER_MWH, Kind.PRICE), (Unit.PER_KWH, Kind.SUN)):
-        with pytest.raises(ConfigurationError, match="is none of a"):
+        with pytest.raises(ConfigurationError, match="is no unit of"):
             unit.factor(kind)
 
 
@@ -125,13 +129,13 @@ def test_dead_and_stale_signals_say_so() -> None:
 
 
 def test_the_sun_is_high_at_noon_in_june_and_down_at_night() -> None:
-    values = judge(recorded.sun("sun", 52.5, 13.4, Horizon(NOON - timedelta(hours=13), 3600, 13)), HOURS, NOON)
+    values = judge(computed.sun("sun", 52.5, 13.4, Horizon(NOON - timedelta(hours=13), 3600, 13)), HOURS, NOON)
     assert values.state is State.GAPPY
     day = Horizon(NOON - timedelta(hours=13), 3600, 13)
-    found = judge(recorded.sun("sun", 52.5, 13.4, day), day, NOON).values
+    found = judge(computed.sun("sun", 52.5, 13.4, day), day, NOON).values
     assert found[0] < -10 and 55 < found[-1] < 62
     with pytest.raises(SignalError, match="no place"):
-        recorded.sun("sun", 91.0, 0.0, day)
+        computed.sun("sun", 91.0, 0.0, day)
 
 
 KEYS = [
@@ -153,7 +157,7 @@ JSON = st.recursive(
     max_leaves=20,
 )
 READERS: dict[str, Callable[[str], Signal]] = {
-    "csv": lambda text: recorded.prices_csv("x", text, Unit.PER_MWH, "EUR", NOON),
+    "csv": lambda text: recorded.values_csv("x", text, Kind.PRICE, Unit.PER_MWH, "EUR", NOON),
     "entsoe": lambda text: recorded.entsoe_xml("x", text, NOON),
     "gb": lambda text: recorded.gb_carbon_json("x", text, NOON),
     "sdk": lambda text: recorded.carbon_aware_json("x", text, Kind.CARBON_AVERAGE),

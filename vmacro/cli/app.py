@@ -13,6 +13,7 @@ from vmacro.cli import (
     doctor,
     events,
     fleet,
+    follow,
     history,
     images,
     init,
@@ -52,6 +53,9 @@ app.command()(fleet.drain)
 app.command()(fleet.restore)
 app.command()(fleet.worker)
 app.add_typer(fleet.batch, name="batch")
+app.command()(follow.signals)
+app.command()(follow.simulate)
+app.command()(follow.follow)
 app.add_typer(lab.app, name="lab")
 app.add_typer(images.app, name="image")
 app.add_typer(pki.app, name="pki")

@@ -99,7 +99,7 @@ def worker(
 ) -> None:
     """Carry out batches, with all other workers of the same journal, until SIGTERM or Ctrl-C: then nothing more begins,
     and what is under way goes on to its end. A second one undoes what can be undone."""
-    settings, asked = wiring.load(inventory), _Asked()
+    settings, asked = wiring.load(inventory), Asked()
     wiring.enter(settings)
     with ExitStack() as stack:
         log, publish = stack.enter_context(telling.told(settings, json))
@@ -112,7 +112,7 @@ def worker(
         render.warn(f"{working.name}: works on batches")
         while not asked.times:
             time.sleep(POLL_S)
-        _leave(working, asked)
+        leave(working, asked)
 
 
 @batch.command("list")
@@ -179,7 +179,7 @@ def batch_resume(
 ) -> None:
     """Go on with a batch that was paused, or whose workers have all died."""
     settings = wiring.load(inventory)
-    _carry_on(settings, name, detach, json)
+    carry_on(settings, name, detach, json)
 
 
 @batch.command("abort")
@@ -188,7 +188,7 @@ def batch_abort(name: BatchArgument = "", inventory: InventoryOption = None) -> 
     _wanted(inventory, name, Wish.ABORT, "aborted; what its workers have under way ends in good order")
 
 
-class _Asked:
+class Asked:
     """How often a signal has asked this process to end. The handler does nothing else: it may come at any moment."""
 
     def __init__(self) -> None:
@@ -227,16 +227,16 @@ def _perform(
         if not yes and not (render.out.is_terminal and typer.confirm("Begin?")):
             raise ConfigurationError("nothing was begun", "--yes, where nobody can be asked")
         batches.begin(made)
-    _carry_on(settings, made.batch_id, detach, json)
+    carry_on(settings, made.batch_id, detach, json)
 
 
-def _carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
+def carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
     """Have a batch carried out, here as well unless `detach`; exits with its code."""
     if detach:
         _wanted_of(settings, name, Wish.RUN, "is left to workers: vmacro batch watch")
         return
     wiring.enter(settings)
-    asked = _Asked()
+    asked = Asked()
     with ExitStack() as stack:
         log = stack.enter_context(telling.event_log(settings))
         worlds = stack.enter_context(wiring.drivers(settings))
@@ -251,7 +251,7 @@ def _carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
         if not ended:
             batches.want(batch_id, Wish.PAUSE)
             render.warn("paused: what is under way goes on to its end; once more Ctrl-C undoes it where it can be")
-            _leave(working, asked)
+            leave(working, asked)
             render.warn(f"go on with it: vmacro batch resume {batch_id}; or give it up: vmacro batch abort {batch_id}")
         progress = batches.progress(batch_id)
         figures, trouble = batch_report.write(wiring.REPORTS / batch_id, progress, _story(log, batch_id))
@@ -259,7 +259,8 @@ def _carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
     raise typer.Exit(_code(progress))
 
 
-def _leave(working: Working, asked: _Asked) -> None:
+def leave(working: Working, asked: Asked) -> None:
+    """Begin nothing more, and wait for what is under way; asked once more, undo it where it can be undone."""
     working.crew.leave()
     before, cancelled = asked.times, False
     while working.crew.under_way:

@@ -101,6 +101,8 @@ class Explainer:
         hold = self.fleet.sites[self.grid.home_site[guest]].hold
         if needs.pinned:
             return f"stays: pinned, {needs.pinned}", "its pin"
+        if needs.hold:
+            return f"stays: {needs.hold}", needs.hold
         if hold:
             return f"stays: nothing is known of site {self.fleet.sites[self.grid.home_site[guest]].name}: {hold}", hold
         if blocked:

@@ -92,7 +92,7 @@ def build(fleet: Fleet, by_host: bool) -> Grid:
     number = {g.name: n for n, g in enumerate(fleet.guests)}
     units = _units(fleet, number)
     licences = tuple(sorted({name for g in fleet.guests for name in g.licences}))
-    energy, rtt = _energy_cost(fleet), _rtt_cost(fleet)
+    energy, rtt = energy_cost(fleet), _rtt_cost(fleet)
     copies = _copies(fleet, sites)
     capacity = _capacity(fleet)
     run, penalty = _run(fleet, units, energy, rtt, place_site, home_host, home_site, capacity)
@@ -146,7 +146,7 @@ def _units(fleet: Fleet, number: dict[str, int]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(found) for found in members.values())
 
 
-def _energy_cost(fleet: Fleet) -> Floats:
+def energy_cost(fleet: Fleet) -> Floats:
     """What a kWh that a guest takes costs at a site in a slot, as [S, T]: money and carbon."""
     weights, slots = fleet.weights, fleet.horizon.slots
     price = np.array([s.price_per_kwh or (0.0,) * slots for s in fleet.sites]) * weights.price
@@ -287,16 +287,16 @@ def _wait(fleet: Fleet, unit: tuple[int, ...], home_site: Ints) -> int:
     waits = [0]
     for n in unit:
         guest = fleet.guests[n]
-        if guest.pinned or fleet.sites[home_site[n]].hold:
+        if guest.pinned or guest.hold or fleet.sites[home_site[n]].hold:
             return horizon.slots
         if guest.since is not None:
-            left_s = rules.shortest_stay_s - (horizon.start - guest.since).total_seconds()
+            left_s = rules.shortest_stay_s - (horizon.start.timestamp() - guest.since.timestamp())
             waits.append(-int(-left_s // horizon.slot_s))
     return min(max(waits), horizon.slots)
 
 
 def _budget(fleet: Fleet, unit: tuple[int, ...]) -> int:
     """Moves that are left of the first day's."""
-    start = fleet.horizon.start
-    lately = max(sum(0 <= (start - m).total_seconds() < DAY_S for m in fleet.guests[n].moved) for n in unit)
+    start_s = fleet.horizon.start.timestamp()
+    lately = max(sum(0 <= start_s - m.timestamp() < DAY_S for m in fleet.guests[n].moved) for n in unit)
     return max(0, fleet.rules.most_moves_a_day - lately)

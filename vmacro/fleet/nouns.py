@@ -6,7 +6,7 @@ Units end names. A price is in the operator's currency; everything that is weigh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 DAY_S = 86_400
@@ -24,7 +24,8 @@ class Horizon:
 
     def at(self, slot: int) -> datetime:
         """When a slot begins."""
-        return self.start + timedelta(seconds=slot * self.slot_s)
+        begin = self.start.astimezone(UTC) + timedelta(seconds=slot * self.slot_s)
+        return begin.astimezone(self.start.tzinfo)
 
     @property
     def slot_hours(self) -> float:
@@ -55,7 +56,8 @@ class GuestNeeds:
     `disk_gib` are its own disks, which move with it; `dirty_mib_s` is how fast it changes its memory, as measured.
     `clients`: the regions that they are in, each with the share that it has. `residency`: labels, one of which its site
     must have; none: it may be anywhere. `licences` are those that it takes one of at its site. `pinned` says why it
-    must stay, '' if it need not. `since`: when it came; `moved`: when it moved lately."""
+    must stay, '' if it need not; `hold`, what is not known that would be needed to decide. `since`: when it came;
+    `moved`: when it moved lately."""
 
     name: str
     host: str
@@ -68,6 +70,7 @@ class GuestNeeds:
     residency: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
     pinned: str = ""
+    hold: str = ""
     since: datetime | None = None
     moved: tuple[datetime, ...] = ()
 

@@ -16,11 +16,7 @@ from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
-from astral import Observer
-from astral.sun import elevation
-
 from vmacro.errors import VmacroError
-from vmacro.fleet.nouns import Horizon
 from vmacro.fleet.signals import Kind, Reading, Signal, Unit
 from vmacro.wire.text import printable
 
@@ -34,15 +30,17 @@ class SignalError(VmacroError):
     """A source's text cannot be read. The message names the signal, and shows what was seen."""
 
 
-def prices_csv(name: str, text: str, unit: Unit, currency: str, told: datetime | None) -> Signal:
-    """Lines of `begin,end,price` with times in ISO 8601, and a heading of these words."""
+def values_csv(name: str, text: str, kind: Kind, unit: Unit, currency: str, told: datetime | None) -> Signal:
+    """Lines of `begin,end,VALUE` with times in ISO 8601, and a heading of these words, of which the last is `price`,
+    `carbon` or `load`. An empty value is a gap."""
     _bounded(name, text)
-    factor = unit.factor(Kind.PRICE)
+    factor = unit.factor(kind)
+    wanted = ["begin", "end", {Kind.PRICE: "price", Kind.LOAD: "load"}.get(kind, "carbon")]
     rows = csv.reader(io.StringIO(text))
     try:
         heading = next(rows, None)
-        if heading is None or [word.strip() for word in heading] != ["begin", "end", "price"]:
-            raise SignalError(f"signal {name}: heading is {_shown(heading)}", "it should be begin,end,price")
+        if heading is None or [word.strip() for word in heading] != wanted:
+            raise SignalError(f"signal {name}: heading is {_shown(heading)}", f"it should be {','.join(wanted)}")
         found = []
         for number, row in enumerate(rows, 2):
             if len(row) != 3:
@@ -51,7 +49,7 @@ def prices_csv(name: str, text: str, unit: Unit, currency: str, told: datetime |
                 found.append(Reading(_time(name, row[0]), _time(name, row[1]), _number(name, row[2]) * factor))
     except csv.Error as error:
         raise SignalError(f"signal {name}: is no CSV: {printable(str(error), 100)}") from error
-    return _signal(name, Kind.PRICE, found, told, currency)
+    return in_order(name, kind, found, told, currency)
 
 
 def entsoe_xml(name: str, text: str, told: datetime | None) -> Signal:
@@ -74,7 +72,7 @@ def entsoe_xml(name: str, text: str, told: datetime | None) -> Signal:
             found += _period(name, period)
     if len(currencies) > 1:
         raise SignalError(f"signal {name}: has several currencies: {_shown(sorted(currencies))}")
-    return _signal(name, Kind.PRICE, found, told, printable(next(iter(currencies), ""), 10))
+    return in_order(name, Kind.PRICE, found, told, printable(next(iter(currencies), ""), 10))
 
 
 def _period(name: str, period: ElementTree.Element) -> list[Reading]:
@@ -114,7 +112,7 @@ def carbon_aware_json(name: str, text: str, kind: Kind) -> Signal:
         begin = _time(name, _of(name, row, "timestamp"))
         minutes = _number(name, _of(name, row, "duration"))
         found.append(Reading(begin, _later(name, begin, minutes), _number(name, _of(name, row, "value"))))
-    return _signal(name, kind, found, _time(name, _of(name, forecast, "generatedAt")))
+    return in_order(name, kind, found, _time(name, _of(name, forecast, "generatedAt")))
 
 
 def gb_carbon_json(name: str, text: str, told: datetime | None) -> Signal:
@@ -128,25 +126,60 @@ def gb_carbon_json(name: str, text: str, told: datetime | None) -> Signal:
         if value is not None:
             begin, end = _time(name, _of(name, row, "from")), _time(name, _of(name, row, "to"))
             found.append(Reading(begin, end, _number(name, value), estimated=actual is None))
-    return _signal(name, Kind.CARBON_AVERAGE, found, told)
+    return in_order(name, Kind.CARBON_AVERAGE, found, told)
 
 
-def sun(name: str, latitude: float, longitude: float, horizon: Horizon) -> Signal:
-    """How high the sun stands at a site in the middle of each slot: computed, so it is never old."""
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise SignalError(
-            f"signal {name}: no place is at {latitude}, {longitude}", "degrees; east and north are positive"
-        )
-    observer = Observer(latitude, longitude)
-    readings = []
-    for slot in range(horizon.slots):
-        begin, end = horizon.at(slot), horizon.at(slot + 1)
-        middle = (begin + (end - begin) / 2).astimezone(UTC)
-        readings.append(Reading(begin, end, float(elevation(observer, middle))))
-    return _signal(name, Kind.SUN, readings, horizon.start)
+def electricity_maps_json(name: str, text: str, told: datetime | None) -> Signal:
+    """Electricity Maps v3: `forecast` or `history` of hours (or of the response's `temporalGranularity`), average,
+    gCO2eq/kWh. What `isEstimated` is an estimate; a null is a gap."""
+    data = _json(name, text)
+    said = _of(name, data, "forecast" if isinstance(data, dict) and "forecast" in data else "history")
+    grains = {"hourly": 60.0, "15_minutes": 15.0, "5_minutes": 5.0}
+    grain = data.get("temporalGranularity", "hourly")
+    if not isinstance(grain, str) or grain not in grains:
+        raise SignalError(f"signal {name}: temporalGranularity is {_shown(grain)}", f"known are {', '.join(grains)}")
+    found = []
+    for row in _list(name, said):
+        value = _of(name, row, "carbonIntensity")
+        if value is not None:
+            begin, estimated = _time(name, _of(name, row, "datetime")), row.get("isEstimated") is True
+            found.append(Reading(begin, _later(name, begin, grains[grain]), _number(name, value), estimated))
+    return in_order(name, Kind.CARBON_AVERAGE, found, told)
 
 
-def _signal(name: str, kind: Kind, found: list[Reading], told: datetime | None, currency: str = "") -> Signal:
+WATTTIME = {"co2_moer": Kind.CARBON_MARGINAL, "co2_aoer": Kind.CARBON_AVERAGE}
+
+
+def watttime_json(name: str, text: str, told: datetime | None) -> Signal:
+    """WattTime v3, a forecast or history: `meta` says whether it is marginal (co2_moer) or average (co2_aoer), in
+    lbs/MWh, and how long each value holds."""
+    data = _json(name, text)
+    meta = _of(name, data, "meta")
+    what, units = _of(name, meta, "signal_type"), _of(name, meta, "units")
+    if not isinstance(what, str) or what not in WATTTIME:
+        raise SignalError(f"signal {name}: signal_type is {_shown(what)}", f"known are {', '.join(WATTTIME)}")
+    if units != "lbs_co2_per_mwh":
+        raise SignalError(f"signal {name}: units are {_shown(units)}", "known is lbs_co2_per_mwh")
+    kind, minutes = WATTTIME[what], _number(name, meta.get("data_point_period_seconds", 300)) / 60
+    factor, found = Unit.LBS_PER_MWH.factor(kind), []
+    for row in _list(name, _of(name, data, "data")):
+        begin, value = _time(name, _of(name, row, "point_time")), _of(name, row, "value")
+        if value is not None:
+            found.append(Reading(begin, _later(name, begin, minutes), _number(name, value) * factor))
+    generated = meta.get("generated_at")
+    return in_order(name, kind, found, _time(name, generated) if generated is not None else told)
+
+
+def watttime_token(name: str, text: str) -> str:
+    """What WattTime answers to a login."""
+    token = _of(name, _json(name, text), "token")
+    if not isinstance(token, str) or not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,8000}", token):
+        raise SignalError(f"signal {name}: its login gives no token")
+    return token
+
+
+def in_order(name: str, kind: Kind, found: list[Reading], told: datetime | None, currency: str = "") -> Signal:
+    """A signal, if its readings make one."""
     if len(found) > MOST_READINGS:
         raise SignalError(f"signal {name}: has {len(found)} values", f"{MOST_READINGS} at most")
     if told is not None and told.tzinfo is None:

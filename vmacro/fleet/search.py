@@ -18,6 +18,7 @@ KEPT = 4  # of the last routes that were wanted: more make the linear program sl
 IMPROVE_ROUNDS = 3
 # Units times places: up to there a few rounds of the linear program take a second, and above it too long.
 MOST_FOR_PROGRAM = 50_000
+MOST_ROWS = 8_000  # of the linear program: what is scarce, in each slot
 FAST_ROUNDS = 2
 SEED, VARIATIONS = 1, 60
 
@@ -38,12 +39,12 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
     home = improve.all_at_home(grid)
     best = Found(home, float(improve.current(home).sum()), -np.inf)
     bound, wanted = -np.inf, []
-    for routes, proven in prices.search(demands, _rounds(grid)):
+    for routes, proven in prices.search(demands, rounds_of(grid)):
         if proven > bound:
             bound = proven
             best_wanted = routes
         wanted.append(routes)
-    if len(grid.units) * grid.places <= MOST_FOR_PROGRAM:
+    if len(grid.units) * grid.places <= MOST_FOR_PROGRAM and len(demands.room.rows) <= MOST_ROWS:
         best, bound = _programmed(demands, best, wanted[-KEPT:], bound, seconds, clock)
     else:
         order = np.argsort(-_gains(demands, best_wanted), kind="stable")
@@ -51,7 +52,7 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
     return Found(best.ledger, best.cost, bound)
 
 
-def _rounds(grid: Grid) -> int:
+def rounds_of(grid: Grid) -> int:
     """Rounds of prices that fit into seconds, whatever the size."""
     work = len(grid.units) * grid.places * grid.places * grid.slots
     return int(np.clip(3e7 / work, 6, 30))

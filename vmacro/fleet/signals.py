@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from vmacro.errors import ConfigurationError
@@ -23,7 +23,7 @@ class Kind(StrEnum):
     CARBON_AVERAGE = "average gCO2 per kWh"
     CARBON_MARGINAL = "marginal gCO2 per kWh"
     SUN = "degrees of the sun above the horizon"
-    SCHEDULE = "share of a slot in which a schedule is on"
+    LOAD = "share of the usual load"
 
 
 class Unit(StrEnum):
@@ -33,19 +33,21 @@ class Unit(StrEnum):
     PER_MWH = "1/MWh"
     G_PER_KWH = "gCO2/kWh"
     LBS_PER_MWH = "lbs/MWh"
+    SHARE = "share"
 
     def factor(self, kind: Kind) -> float:
         """From this unit to that of a kind. Raises ConfigurationError where it is no unit of that kind."""
-        carbon = kind in (Kind.CARBON_AVERAGE, Kind.CARBON_MARGINAL)
+        carbon = {Unit.G_PER_KWH: 1.0, Unit.LBS_PER_MWH: G_PER_LB / 1000}
         factors = {
-            (Unit.PER_KWH, False): 1.0,
-            (Unit.PER_MWH, False): 1e-3,
-            (Unit.G_PER_KWH, True): 1.0,
-            (Unit.LBS_PER_MWH, True): G_PER_LB / 1000,
-        }
-        if not (carbon or kind is Kind.PRICE) or (self, carbon) not in factors:
-            raise ConfigurationError(f"signal: unit {self} is none of a {kind}", "say the unit that its source gives")
-        return factors[self, carbon]
+            Kind.PRICE: {Unit.PER_KWH: 1.0, Unit.PER_MWH: 1e-3},
+            Kind.CARBON_AVERAGE: carbon,
+            Kind.CARBON_MARGINAL: carbon,
+            Kind.LOAD: {Unit.SHARE: 1.0},
+        }.get(kind, {})
+        if self not in factors:
+            known = ", ".join(factors) or "none"
+            raise ConfigurationError(f"signal: {self} is no unit of {kind}", f"units that are: {known}")
+        return factors[self]
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Trust:
-    """How old a source's last word may be, and how much of a horizon may be estimated."""
+    """How old a source's last word may be, and how much of a horizon may be estimated. `least`: how far ahead a signal
+    must be known to be decided by; None: to the horizon's end."""
 
     most_age: timedelta = timedelta(hours=36)
     most_estimated: float = 0.5
+    least: timedelta | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A signal over a horizon: a value for each slot if it is live; else `why` it is not, which holds guests."""
+    """A signal over a horizon: a value for each slot up to the first that it does not cover, if it is live; else `why`
+    it is not, which holds guests."""
 
     state: State
     why: str
@@ -105,27 +110,35 @@ def judge(signal: Signal, horizon: Horizon, now: datetime, trust: Trust = Trust(
         age_h = (now - signal.told).total_seconds() / 3600
         most_h = trust.most_age.total_seconds() / 3600
         return Judged(State.STALE, f"{signal.name} is stale: told {age_h:.0f} h ago, {most_h:.0f} h are allowed")
-    means = _means(signal.readings, horizon)
-    missing = [slot for slot, (mean, _) in enumerate(means) if mean is None]
-    if missing:
-        first = horizon.at(missing[0])
-        message = (
-            f"{signal.name} is gappy: {len(missing)} of {horizon.slots} slots lack values, from {first:%d %b %H:%M %Z}"
-        )
-        return Judged(State.GAPPY, message)
-    share = sum(estimated for _, estimated in means) / horizon.slots
+    means = slot_means(signal.readings, horizon)
+    known = next((slot for slot, (mean, _) in enumerate(means) if mean is None), horizon.slots)
+    if known < _least_slots(horizon, trust):
+        return Judged(State.GAPPY, f"{signal.name} is gappy: {_gaps(means, horizon)}")
+    share = sum(estimated for _, estimated in means[:known]) / known
     if share > trust.most_estimated:
         allowed = f"{trust.most_estimated:.0%} may be"
         return Judged(State.ESTIMATED, f"{signal.name} is estimated: {share:.0%} of the horizon, {allowed}")
-    return Judged(State.LIVE, "", tuple(mean for mean, _ in means if mean is not None))
+    return Judged(State.LIVE, "", tuple(mean for mean, _ in means[:known] if mean is not None))
 
 
-def _means(readings: Sequence[Reading], horizon: Horizon) -> list[tuple[float | None, float]]:
+def _least_slots(horizon: Horizon, trust: Trust) -> int:
+    if trust.least is None:
+        return horizon.slots
+    return min(horizon.slots, max(1, -int(-trust.least.total_seconds() // horizon.slot_s)))
+
+
+def _gaps(means: Sequence[tuple[float | None, float]], horizon: Horizon) -> str:
+    missing = [slot for slot, (mean, _) in enumerate(means) if mean is None]
+    return f"{len(missing)} of {horizon.slots} slots lack values, from {horizon.at(missing[0]):%d %b %H:%M %Z}"
+
+
+def slot_means(readings: Sequence[Reading], horizon: Horizon) -> list[tuple[float | None, float]]:
     """Of each slot the mean, None where it is not covered, and the share of it that is estimated."""
     found: list[tuple[float | None, float]] = []
     first = 0
     for slot in range(horizon.slots):
-        begin, end = horizon.at(slot), horizon.at(slot + 1)
+        # In UTC: the difference of two times of one zone is that of its clocks, which summer time changes.
+        begin, end = (horizon.at(at).astimezone(UTC) for at in (slot, slot + 1))
         while first < len(readings) and readings[first].end <= begin:
             first += 1
         covered = total = estimated = 0.0

@@ -110,12 +110,12 @@ def draw(recording: Recording, spans: Sequence[Span], title: str, target: Path |
             (span.start_ns - recording.mono_to_wall_ns - zero) / 1e9,
             (span.end_ns - recording.mono_to_wall_ns - zero) / 1e9,
         )
-        label = f"{_no_formula(span.name)} ({(right - left) * 1000:.0f} ms)"
+        label = f"{no_formula(span.name)} ({(right - left) * 1000:.0f} ms)"
         axes.axvspan(left, right, alpha=0.22, color=_COLOURS[number % len(_COLOURS)], label=label)
     axes.set_yscale("log")
     axes.set_xlabel("time since the first request (s)")
     axes.set_ylabel("round trip (ms)")
-    axes.set_title(_no_formula(title))
+    axes.set_title(no_formula(title))
     axes.grid(visible=True, which="both", alpha=0.25)
     if spans or lost or recording.visits:
         axes.legend(loc="upper right", fontsize=8)
@@ -137,7 +137,7 @@ def _draw_visits(axes: Any, recording: Recording) -> None:
         axes.plot(away, [1.0] * len(away), "x", color="#ee7733", label=f"{len(away)} visitors not served")
 
 
-def _no_formula(text: str) -> str:
+def no_formula(text: str) -> str:
     """What matplotlib draws as it is: it would take what stands between two `$` for TeX, and raise where it is none."""
     return text.replace("$", r"\$")
 

@@ -1,0 +1,54 @@
+"""Maintenance out of an iCalendar file (RFC 5545): when hosts are closed. Nothing of it is trusted."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+
+import icalendar
+import recurring_ical_events
+
+from vmacro.fleet.nouns import Window
+from vmacro.fleet.recorded import SignalError
+from vmacro.wire.text import printable
+
+MOST_CHARACTERS = 1 << 20
+MOST_EVENTS, MOST_RULES, FIRST_YEAR = 2_000, 100, 2000
+# Each occurrence is looked at: what repeats every minute since 1970 would take hours.
+_TOO_OFTEN = re.compile(r"FREQ=(SECONDLY|MINUTELY|HOURLY)|BY(SECOND|MINUTE|HOUR)=", re.IGNORECASE)
+_BEGUN = re.compile(r"^DTSTART[^:\r\n]*:([0-9]{4})", re.IGNORECASE | re.MULTILINE)
+_ZONE = re.compile(r"BEGIN:VTIMEZONE.*?END:VTIMEZONE", re.IGNORECASE | re.DOTALL)
+_CANCELLED = "CANCELLED"
+
+
+def windows(name: str, text: str, begin: datetime, end: datetime, zone: tzinfo) -> tuple[Window, ...]:
+    """When something is on between two times. `zone`: that of days and of times without one. Cancelled events are none.
+    Raises SignalError."""
+    if len(text) > MOST_CHARACTERS:
+        raise SignalError(f"calendar {name}: has {len(text)} characters", f"{MOST_CHARACTERS} at most")
+    if text.count("BEGIN:VEVENT") > MOST_EVENTS:
+        raise SignalError(f"calendar {name}: has over {MOST_EVENTS} events")
+    unfolded = re.sub(r"\r?\n[ \t]", "", text)
+    unfolded = _ZONE.sub("", unfolded)  # whose rules begin in 1970
+    if unfolded.upper().count("RRULE") > MOST_RULES:
+        raise SignalError(f"calendar {name}: has over {MOST_RULES} rules of events that repeat")
+    if any(int(year) < FIRST_YEAR for year in _BEGUN.findall(unfolded)):
+        raise SignalError(f"calendar {name}: an event begins before {FIRST_YEAR}")
+    if _TOO_OFTEN.search(unfolded):
+        raise SignalError(f"calendar {name}: an event repeats within a day", "DAILY is as often as one may")
+    try:
+        calendar = icalendar.Calendar.from_ical(text)
+        events = recurring_ical_events.of(calendar).between(begin - timedelta(days=1), end + timedelta(days=1))
+        found = [_window(event, zone) for event in events if str(event.get("STATUS", "")).upper() != _CANCELLED]
+    except Exception as error:  # two libraries, each with errors of its own and Python's, on text that others wrote
+        raise SignalError(f"calendar {name}: is no iCalendar: {printable(str(error), 100)}") from error
+    return tuple(sorted((w for w in found if w.touches(begin, end)), key=lambda w: w.begin))
+
+
+def _window(event: icalendar.Event, zone: tzinfo) -> Window:
+    return Window(_moment(event.start, zone), _moment(event.end, zone))
+
+
+def _moment(said: date | datetime, zone: tzinfo) -> datetime:
+    moment = said if isinstance(said, datetime) else datetime.combine(said, time())
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)).astimezone(UTC)
