@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import argparse
 import resource
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from reassignment import Instance, Search
-
+from benchmarks.reassignment import Instance, Search
 from tests import fleets
 from vmacro.fleet.placement import place
 

@@ -43,6 +43,15 @@ QEMU = Capabilities(
     agent_channel=True,
     compressed_copy=True,
 )
+XEN = replace(  # with a host side, which can abort
+    QEMU,
+    bandwidth_cap=False,
+    max_downtime=False,
+    auto_converge=False,
+    progress=False,
+    completed_statistics=False,
+    local_disks=False,
+)
 LINKS = LinkFacts(
     "0.1.0",
     ("wireguard", "vxlan"),
