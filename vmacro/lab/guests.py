@@ -53,6 +53,35 @@ _DOMAIN_XML = """\
   </devices>
 </domain>
 """
+_XEN_DOMAIN_XML = """\
+<domain type='xen'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>{memory_mib}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='{machine}'>{kind}</type>
+    <kernel>{images}/vmlinuz</kernel>
+    <initrd>{images}/initrd.gz</initrd>
+    <cmdline>{cmdline}</cmdline>
+  </os>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <disk type='block' device='disk'>
+      <source dev='{disk}'/>
+      <target dev='xvda' bus='xen'/>
+      <readonly/>
+      <shareable/>
+    </disk>
+    <interface type='network'>
+      <mac address='{mac}'/>
+      <source network='{network}'/>
+    </interface>
+    <console type='pty'><target type='xen' port='0'/></console>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
 _SHARED_DISK = """\
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
@@ -84,6 +113,8 @@ class Ready:
 
 def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
     """The guest as libvirt defines it (formatdomain)."""
+    if topology.hypervisor == "xen":
+        return _xen_domain_xml(topology, name)
     guest = topology.guests[name]
     own, images = guest.own_disk, f"{GUEST_IMAGES}/{guest.image}"
     shared = _SHARED_DISK.format(images=images)
@@ -99,6 +130,22 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
         mac=topology.mac(name),
         network=NETWORK,
         channel=AGENT_CHANNEL,
+    )
+
+
+def _xen_domain_xml(topology: Topology, name: str) -> str:
+    image = topology.guest_image(name)
+    return _XEN_DOMAIN_XML.format(
+        name=name,
+        uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.vmacro"),
+        memory_mib=topology.guests[name].memory_mib,
+        machine="xenpv",
+        kind="linux",
+        images=f"{GUEST_IMAGES}/{image}",
+        disk=f"/dev/disk/by-id/virtio-{image}",
+        cmdline=" ".join(["console=hvc0", *(w for w in _command_line(topology.guests[name]) if "ttyS0" not in w)]),
+        mac=topology.mac(name),
+        network=NETWORK,
     )
 
 

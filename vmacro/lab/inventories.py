@@ -9,8 +9,8 @@ from vmacro.lab.guests import NETWORK
 from vmacro.lab.topology import OPERATOR, Guest, Topology
 
 
-def text(topology: Topology, folder: Path, emulation: bool) -> str:
-    """TOML. `emulation`: guests run without KVM."""
+def text(topology: Topology, folder: Path, emulation: bool, xen: bool = False) -> str:
+    """TOML. `emulation`: guests run without KVM. `xen`: hosts run Xen."""
     lines = [
         f"# Made by `vmacro lab up` for the lab {topology.name}.",
         "[orchestrator]",
@@ -34,7 +34,7 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         owner = f"sites.{site}.network" if len(hosts) == 1 else ""
         lines += _network(topology, hosts[0], owner) if owner else []
         for host in hosts:
-            lines += _host(topology, host, emulation)
+            lines += _host(topology, host, emulation, xen)
             lines += [] if owner else _network(topology, host, f"hosts.{host}.guest_network")
     for name, client in topology.clients.items():
         by_ssh, here = f'ssh = "root@{topology.uplink(name).node.ip}"', topology.network_namespace(name)
@@ -69,14 +69,15 @@ def _network(topology: Topology, host: str, key: str) -> list[str]:
     return lines + ([f'subnet6 = "{shape.subnet6}"'] if shape.subnet6 is not None else [])
 
 
-def _host(topology: Topology, name: str, emulation: bool) -> list[str]:
+def _host(topology: Topology, name: str, emulation: bool, xen: bool) -> list[str]:
     address, site = topology.uplink(name).node.ip, topology.hosts[name].site
+    driver = "xen" if xen else "qemu"
     return [
         f"[hosts.{name}]",
         f'site = "{site}"',
         f'ssh = "root@{address}"',
-        f'uri = "qemu+tls://{address}/system"',
-        f'peer_uri = "qemu+tls://{name}/system"',
+        f'uri = "{driver}+tls://{address}/system"',
+        f'peer_uri = "{driver}+tls://{name}/system"',
         f'address = "{address}"',
         f'network = "{NETWORK}"',
         f"memory_reserve_mib = {topology.sites[site].memory_reserve_mib}",

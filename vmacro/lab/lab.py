@@ -146,6 +146,10 @@ class Lab:
 
     def _chosen(self, guest_images: dict[str, Path], report: Report) -> str:
         """What guests run under."""
+        if self.topology.hypervisor == "xen":
+            (self.folder / "accelerator").write_text(accelerator.XEN)
+            report("guests run under Xen, and Xen under TCG")
+            return accelerator.XEN
         image = images.build(self.topology.image(next(iter(self.topology.hosts))), report)
         layers = preparation.installed(image, report).layers
         chosen = accelerator.choose(layers, next(iter(guest_images.values())))
@@ -154,7 +158,7 @@ class Lab:
         return chosen
 
     def _guest_images(self) -> list[str]:
-        return sorted({g.image for g in self.topology.guests.values()}) or ["guest"]
+        return sorted({self.topology.guest_image(g) for g in self.topology.guests}) or ["guest"]
 
     def _hosts_are_up(self) -> bool:
         ready = self.bare or (self.folder / "provisioned").exists()
@@ -162,8 +166,8 @@ class Lab:
 
     def _raise_hosts(self, layers: dict[str, BaseLayers], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
-        kvm = chosen == accelerator.KVM
-        text = inventories.text(self.topology, self.folder, emulation=not kvm)
+        kvm, xen = chosen == accelerator.KVM, chosen == accelerator.XEN
+        text = inventories.text(self.topology, self.folder, emulation=not kvm and not xen, xen=xen)
         kept = preparation.ready_hosts(self.topology, layers, text)
         if preparation.usable(kept):
             preparation.restore(self.folder, kept)
@@ -172,7 +176,9 @@ class Lab:
         else:
             preparation.boot(self.topology, self.folder, layers, binds, kvm)
             self.inventory_file.write_text(text)
-            recap = preparation.provision(self.topology, self.folder, Options(), report)
+            # Under emulation it takes minutes to see that packages are there.
+            options = Options(tags=preparation.QUICK_TAGS if xen else ())
+            recap = preparation.provision(self.topology, self.folder, options, report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")
             preparation.keep(self.topology, self.folder, kept)
             images.forget_others(f"hosts-{self.topology.name}-", kept)
@@ -324,6 +330,8 @@ class Lab:
     def _remember(self, source: Path) -> None:
         saved = self.folder / "topology.toml"
         text = source.read_text()
+        if topology.load(source).hypervisor != self.topology.hypervisor:
+            text = f'hypervisor = "{self.topology.hypervisor}"\n{text}'
         if saved.exists() and saved.read_text() != text:
             raise LabError(
                 f"lab {self.topology.name}: is up with another topology",
