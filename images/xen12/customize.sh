@@ -4,6 +4,11 @@ set -eu
 root=$1
 rm -f "$root"/boot/initrd.img* "$root"/etc/ssh/ssh_host_*
 mkdir -p "$root/srv/packages" "$root/var/lib/vmacro/images"
+for name in gpt-auto hibernate-resume cryptsetup veritysetup integritysetup bless-boot; do
+    rm -f "$root/usr/lib/systemd/system-generators/systemd-$name-generator"
+done
+# Newer than /usr, so that no update service runs at each boot.
+touch "$root/etc/.updated" "$root/var/.updated"
 # Four fifths of the tree: drivers of hardware that a VM does not have.
 for modules in "$root"/lib/modules/*/kernel; do
     rm -rf "$modules/sound" "$modules/net/wireless" "$modules/net/mac80211" "$modules/net/bluetooth"

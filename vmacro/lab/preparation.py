@@ -27,7 +27,7 @@ from vmacro.pki import store as pki
 from vmacro.provisioning import ansible_inventory, runner, wheels
 from vmacro.provisioning.runner import Options, Task
 
-SSH_DEADLINE_S = 90.0
+SSH_DEADLINE_S, VM_SSH_DEADLINE_S = 90.0, 600.0  # several labs may boot at once, under emulation
 SLOW_TAGS = ("packages", "host_side")
 QUICK_TAGS = ("system", "xen", "tls", "libvirt", "firewall", "guard", "storage", "network")  # all others
 TOLD_EVERY_S = 5.0
@@ -200,7 +200,7 @@ def _key(image: Image) -> str:
 
 
 def _wait_for_ssh(shape: Topology, host: Machine) -> None:
-    deadline = process.Deadline(SSH_DEADLINE_S)
+    deadline = process.Deadline(VM_SSH_DEADLINE_S if shape.runs_xen(host.name) else SSH_DEADLINE_S)
     while True:
         try:
             with namespaces.inside(shape.network_namespace(OPERATOR)):

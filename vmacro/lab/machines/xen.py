@@ -23,13 +23,13 @@ from vmacro.lab.machines import PACKAGES, BaseLayers, access, identity
 from vmacro.lab.process import Process
 from vmacro.lab.topology import Topology
 
-MEMORY_MIB, DOM0_MIB = 704, 400
+MEMORY_MIB, DOM0_MIB = 704, 448
 OWN_DISK_MIB, MARGIN_MIB = 4096, 16
 UPLINK = "uplink"
 # Measured, all three: lazy switching of the FPU corrupts dom0's memory under emulation; libvirt 9 knows no model in what
 # `max` is; more than one processor is slower where two VMs share two.
-XEN_WORDS = "spec-ctrl=eager-fpu"
-PROCESSOR = "Nehalem"
+XEN_WORDS = "spec-ctrl=no,eager-fpu xpti=no pv-l1tf=no"
+PROCESSOR = "EPYC,+svm,+npt"
 TRANSLATED_CODE_MIB = 128
 # $1 lower layers, $2 merged, $3 the shared files, $4 the VM's own folder; the rest is the command.
 _ENTER = """
@@ -96,13 +96,14 @@ class XenHost:
             )
         ]
         network = f"virtio-net-pci,netdev=n0,mac={self._topology.host_mac(self.name)},romfile="
-        dom0 = "console=hvc0 quiet panic=1 net.ifnames=0 systemd.default_timeout_start_sec=600"
+        dom0 = "console=hvc0 loglevel=5 systemd.show_status=1 panic=1 mitigations=off net.ifnames=0 systemd.default_timeout_start_sec=600"
         xen = f"dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M com1=115200,8n1 console=com1 guest_loglvl=info {XEN_WORDS}"
         return [
             *("qemu-system-x86_64", "-name", f"vmacro-{self._topology.name}-{self.name}", "-uuid", str(self._uuid)),
             *("-accel", f"tcg,thread=multi,tb-size={TRANSLATED_CODE_MIB}", "-machine", "q35", "-cpu", PROCESSOR),
             *("-m", str(MEMORY_MIB), "-smp", "1", "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"),
-            *("-serial", "file:/mnt/console.log", "-device", "virtio-rng-pci"),
+            *("-chardev", "socket,id=c0,path=/mnt/console,server=on,wait=off,logfile=/mnt/console.log"),
+            *("-serial", "chardev:c0", "-device", "virtio-rng-pci"),
             *("-kernel", "/srv/xen", "-append", xen, "-initrd", f"/srv/vmlinuz {dom0},/srv/initrd.gz"),
             *drives,
             *("-netdev", f"tap,id=n0,ifname={namespaces.TAP},script=no,downscript=no", "-device", network),
