@@ -11,11 +11,13 @@ import os
 import socket
 import sys
 import time
+from functools import partial
+from typing import Union
 
-from guest_agent import __version__, connections, link, mptcp, state, takeover
+from guest_agent import __version__, connections, link, mptcp, state, takeover, xen, xenbus
 from guest_agent.agent import Agent
 from guest_agent.channel import ChannelServer, port_path
-from guest_agent.detect import AnnounceDetector
+from guest_agent.detect import AnnounceDetector, Detector
 from guest_agent.guest import Guest
 from guest_agent.kernel_events import KernelEvents
 from guest_agent.lease import LeaseKeeper
@@ -66,6 +68,10 @@ class BootClock:
         """See ports.Clock."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    def stood_still_s(self) -> float:
+        """See ports.Clock."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
     async def sleep(self, seconds: float) -> None:
         """See ports.Clock."""
         await asyncio.sleep(seconds)
@@ -83,19 +89,37 @@ async def _run(interface: str, client_id: bytes) -> None:
     # guest the agent would not answer for seconds.
     os.setpriority(os.PRIO_PROCESS, 0, SERVING_NICE)
     _tell_systemd_ready()
-    await asyncio.gather(serving, agent.watch(AnnounceDetector(interface)))
+    await asyncio.gather(serving, *(agent.watch(detector) for detector in _detectors(interface)))
+
+
+def _detectors(interface: str) -> list[Detector]:
+    """A card of Xen's announces itself, too, but only once it is connected again."""
+    device = xenbus.device()
+    of_xen = [xen.XenstoreDetector(partial(xenbus.opened, device), BootClock())] if device is not None else []
+    return [AnnounceDetector(interface), *of_xen]
 
 
 async def _serve(agent: Agent) -> None:
     """A guest that was started without the channel still needs its address; the channel may be plugged in later."""
-    path = None
-    while path is None:
+    server = None
+    while server is None:
         try:
-            path = port_path()
+            server = _server(agent)
         except FileNotFoundError as error:
             LOG.error("%s: no such channel; add it to the domain. Nobody can move this guest", error.filename)
             await asyncio.sleep(CHANNEL_EVERY_S)
-    await ChannelServer(path, agent.handle).serve()
+    await server.serve()
+
+
+def _server(agent: Agent) -> Union[ChannelServer, xen.XenstoreServer]:
+    """By what this guest has. Raises FileNotFoundError."""
+    try:
+        return ChannelServer(port_path(), agent.handle)
+    except FileNotFoundError:
+        device = xenbus.device()
+        if device is None:
+            raise
+        return xen.XenstoreServer(partial(xenbus.opened, device), agent.handle)
 
 
 def _tell_systemd_ready() -> None:

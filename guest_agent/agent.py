@@ -103,7 +103,7 @@ class Agent:
         """Arrive whenever the guest is seen to have moved."""
         async for sighting in detector.sightings():
             if self._guest.state.lease is not None and not self._arrivals.just_arrived:
-                LOG.info("%s says that the guest has moved", sighting.detector)
+                LOG.info("%s: the guest has moved; it stood still %.3f s", sighting.detector, sighting.stood_still_s)
                 self._arrivals.arrive(sighting.detector)
 
     async def handle(self, request: Request) -> Reply:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from guest_agent.guest import Guest, log_failure
-from guest_agent.ports import NoLeaseError
+from guest_agent.ports import STOOD_STILL_S, NoLeaseError
 from guest_agent.retirement import retire
 from guest_agent.slots import make_room
 from vmacro.wire.agent_verbs import CLAIMED, Arrival, Lease, PrepareArgs, PublishArgs
@@ -69,6 +69,7 @@ class Arrivals:
         self._running: asyncio.Task[Arrival] | None = None
         self._arrived_at = self._moved_at = float("-inf")
         self._heard_at = 0.0
+        self._stood_still_s = guest.clock.stood_still_s()
 
     def orchestrator_acts(self) -> None:
         """Somebody is there to settle the last arrival."""
@@ -130,6 +131,7 @@ class Arrivals:
             state.prepared = NONE_PREPARED
             if prepared[0] and seen_by == "restart":
                 await guest.prefer(prepared, (old, old6))
+        still_ms = self._still_ms(moved=lease.address != old)
         signs_since_s, self._signs_since_s = self._signs_since_s, float("inf")
         if lease.address != old:
             self.seen_at_s = signs_since_s
@@ -144,7 +146,7 @@ class Arrivals:
         self._arrived_at = guest.clock.now_s()
         lease_ms, total_ms = round((leased - began) * 1000), round((self._arrived_at - began) * 1000)
         arrival = Arrival(
-            seen_by, old, lease.address, lease.gateway, endpoint_id, lease_ms, total_ms, old6, prepared[1]
+            seen_by, old, lease.address, lease.gateway, endpoint_id, lease_ms, total_ms, old6, prepared[1], still_ms
         )
         state.last_arrival = arrival
         guest.save()
@@ -153,6 +155,12 @@ class Arrivals:
             self._moved_at = self._arrived_at
             guest.later(self.finish_alone())
         return arrival
+
+    def _still_ms(self, moved: bool) -> int:
+        """For how long the guest was suspended since it last arrived, or was seen to be where it was."""
+        grown_s = self._guest.clock.stood_still_s() - self._stood_still_s
+        self._stood_still_s += grown_s
+        return round(grown_s * 1000) if moved and grown_s > STOOD_STILL_S else 0
 
     async def _announced(self, lease: Lease, prepared: str, old: str) -> int:
         """The id under which clients know the new address; 0 where nothing had to be announced."""

@@ -1,7 +1,6 @@
 """How a guest learns that it runs somewhere else if no orchestrator tells it through the channel.
 
-A detector is an asynchronous iterator of sightings. QEMU's is below; Xen's, a xenstore watch on
-`domid`, will be another.
+A detector is an asynchronous iterator of sightings. QEMU's is below; Xen's, a watch in xenstore, is in xen.py.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ NOTIFY_PEERS = 4  # IFLA_EVENT_NOTIFY_PEERS, include/uapi/linux/if_link.h
 
 @dataclass(frozen=True)
 class Sighting:
-    """Something that a guest sees after a move, and perhaps at other times too."""
+    """Something that a guest sees after a move, and perhaps at other times too. `stood_still_s`: for how long it was
+    suspended just before, as its clocks say; 0 where they say nothing."""
 
     detector: str
+    stood_still_s: float = 0.0
 
 
 class Detector(Protocol):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any, Optional
@@ -26,6 +28,7 @@ from vmacro.wire.names import DHCP_BORROWER
 
 LOG = logging.getLogger(__name__)
 ETHERNET = 1  # an identifier of this type is a MAC, which pyroute2 takes as text
+DOWN_AGAIN_S = 0.2
 CARDS = Path("/sys/class/net")
 
 
@@ -100,13 +103,22 @@ class LeaseKeeper:
 
     async def acquire(self, timeout_s: float) -> Lease:
         """A fresh lease from whoever serves this link now. Raises NoLeaseError."""
-        await self._drop_client()
-        client = AsyncDHCPClient(_config(self._interface))
-        if self._client_id:
-            client._sock = _Identified(self._interface, self._client_id)
-        await client.__aenter__()
-        self._client = client
-        lease = await _bound(client, self._interface, timeout_s)
+        until_s = time.monotonic() + timeout_s
+        while True:
+            await self._drop_client()
+            client = AsyncDHCPClient(_config(self._interface))
+            if self._client_id:
+                client._sock = _Identified(self._interface, self._client_id)
+            try:
+                await client.__aenter__()
+                self._client = client
+                lease = await _bound(client, self._interface, max(until_s - time.monotonic(), 0.0))
+                break
+            except OSError as error:  # a card of Xen's is away for a moment after a move
+                if time.monotonic() > until_s:
+                    raise NoLeaseError(f"DHCP on {self._interface}: {error}") from None
+                LOG.info("DHCP on %s: %s; again", self._interface, error)
+                await asyncio.sleep(DOWN_AGAIN_S)
         servers = resolver.usable(client.lease.ack["options"].get("name_server") or ())
         self._naming = asyncio.ensure_future(resolver.use(self._interface, servers))  # nobody waits for it
         return lease
@@ -155,10 +167,17 @@ def _config(interface: str) -> ClientConfig:
 
 
 async def _bound(client: AsyncDHCPClient, interface: str, timeout_s: float) -> Lease:
+    """Raises NoLeaseError; OSError where the interface went down, of which the client itself only makes a note."""
     await client.bootstrap()
+    bound = asyncio.ensure_future(client.wait_for_state(fsm.State.BOUND))
+    working = [task for task in (client._sender_task, client._receiver_task) if task is not None]
     try:
-        await client.wait_for_state(fsm.State.BOUND, timeout=timeout_s)
-    except asyncio.TimeoutError:
-        raise NoLeaseError(f"no DHCP lease on {interface} within {timeout_s:g} s") from None
+        await asyncio.wait([bound, *working], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not bound.done():
+            if any(task.done() for task in working):
+                raise OSError(errno.ENETDOWN, "the interface is down")
+            raise NoLeaseError(f"no DHCP lease on {interface} within {timeout_s:.3g} s")
+    finally:
+        bound.cancel()
     lease = client.lease
     return Lease(lease.ip, lease.prefixlen, lease.default_gateway, lease.server_id, lease.lease_time)

@@ -9,6 +9,8 @@ from typing import Protocol, Tuple, Union  # noqa: UP035 Python 3.9 evaluates it
 
 from vmacro.wire.agent_verbs import Connection, Lease
 
+# Less is no pause: two clocks are not read at the same moment.
+STOOD_STILL_S = 0.02
 Ends = Tuple[str, int, str, int]  # noqa: UP006 evaluated by Python 3.9; address and port, the guest's first
 
 
@@ -164,6 +166,10 @@ class Clock(Protocol):
 
     def now_s(self) -> float:
         """Seconds since the guest booted."""
+        ...
+
+    def stood_still_s(self) -> float:
+        """For how many of them the guest was suspended: CLOCK_MONOTONIC did not go on then."""
         ...
 
     async def sleep(self, seconds: float) -> None:

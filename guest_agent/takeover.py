@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from guest_agent import managers, state
+from guest_agent import managers, state, xenbus
 from guest_agent.channel import port_path
 from guest_agent.managers import Interface, Manager, System
 from vmacro.wire.names import AGENT_CHANNEL
@@ -201,5 +201,5 @@ def _has_channel() -> bool:
     try:
         port_path()
     except FileNotFoundError:
-        return False
+        return xenbus.device() is not None
     return True

@@ -158,6 +158,9 @@ class Policy(Strict):
     """Whether QEMU may slow the guest down so that its copy converges."""
     allow_connection_loss: bool = DEFAULTS.allow_connection_loss
     """Whether to move although connections will be cut."""
+    allow_standstill: bool = DEFAULTS.allow_standstill
+    """Whether to move a guest that cannot be copied while it runs: it stands still all through its copy. Today: PV
+    guests of a Xen without shadow paging."""
     remove_source_disks: bool = DEFAULTS.remove_source_disks
     """Whether a guest's own disks are removed from the source once it runs well at the destination."""
 

@@ -21,12 +21,12 @@ from vmacro import inventory, private
 from vmacro.drivers import dns, hooks
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.host_side import HostSides
-from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.prober import NamespaceProber, SshProber
 from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock, side_by_side
+from vmacro.drivers.transports import Transports
 from vmacro.errors import ConfigurationError, VmacroError
 from vmacro.inventory import Settings
 from vmacro.lab import lab
@@ -139,7 +139,8 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
     Connections to libvirt are each world's own: where threads share one, libvirt's client loses wake-ups (see
     drivers/libvirt/migration.py), and libvirtd answers five calls at a time on one (max_client_requests).
     """
-    sides, names = HostSides(ssh(settings)), _names(settings)
+    shell = ssh(settings)
+    sides, names = HostSides(shell), _names(settings)
     turns: dict[str, threading.RLock] = {}
 
     @contextmanager
@@ -147,8 +148,8 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
         connections = Connections(settings.orchestrator.pki_dir)
         try:
             yield World(
-                hypervisor=lambda host: hypervisor(host, connections),
-                agent=ChannelAgents(VirtioChannels(connections, polite, turns)).open,
+                hypervisor=lambda host: hypervisor(host, connections, sides.get),
+                agent=ChannelAgents(Transports(connections, shell, polite, turns)).open,
                 host_network=sides.get,
                 host_disks=sides.get,
                 clock=SystemClock(),

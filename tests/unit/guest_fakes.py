@@ -31,10 +31,14 @@ class FakeClock:
 
     def __init__(self) -> None:
         self._now = 1000.0
+        self.still_s = 0.0
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def now_s(self) -> float:
         return self._now
+
+    def stood_still_s(self) -> float:
+        return self.still_s
 
     async def sleep(self, seconds: float) -> None:
         sleeper = asyncio.get_running_loop().create_future()

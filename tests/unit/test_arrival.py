@@ -74,6 +74,23 @@ def test_the_present_address_is_not_prepared(world: World) -> None:
 # Arrivals
 
 
+@pytest.mark.parametrize(("still_s", "still_ms"), [(3.25, 3250), (0.01, 0)])
+def test_an_arrival_says_for_how_long_the_guest_stood_still(world: World, still_s: float, still_ms: int) -> None:
+    arrivals = Arrivals(world.guest)
+    world.clock.still_s += still_s
+    assert ran(world, arrivals.arrive_from(HOME)).stood_still_ms == still_ms
+
+
+def test_a_pause_without_a_move_is_not_counted_to_the_next_move(world: World) -> None:
+    world.leases.offers[:] = [HOME, AWAY]
+    arrivals = Arrivals(world.guest)
+    world.clock.still_s = 60.0
+    assert ran(world, arrivals.arrive_from(HOME)).stood_still_ms == 0
+    ran(world, world.clock.sleep(60.0))
+    world.clock.still_s = 62.0
+    assert ran(world, arrivals.arrive_from(HOME)).stood_still_ms == 2000
+
+
 def test_without_preparation_dhcp_tells_the_address_and_clients_are_told(world: World) -> None:
     arrival = ran(world, Arrivals(world.guest).arrive_from(HOME))
     assert arrival == Arrival("channel", HOME, AWAY, GATEWAY, 1, 200, 200)

@@ -53,6 +53,13 @@ def facts(name: str, **change: object) -> Breaking:
     return lambda fake: _set(fake.hosts[name], {"facts": replace(fake.hosts[name].facts, **change)})  # type: ignore[arg-type]
 
 
+def policy(**change: object) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, **change))  # type: ignore[arg-type]
+
+    return broken
+
+
 def links(name: str, **change: object) -> Breaking:
     return lambda fake: _set(fake.hosts[name], {"links": replace(fake.hosts[name].links, **change)})  # type: ignore[arg-type]
 
@@ -156,7 +163,7 @@ def unsupported(name: str) -> Breaking:
     def broken(fake: FakeWorld) -> None:
         def before(effect: Effect) -> None:
             if effect == f"facts {name}":
-                raise UnsupportedError(f"host {name}: runs Xen: this vmacro drives QEMU only", "take it out")
+                raise UnsupportedError(f"host {name}: runs ESX: this vmacro drives QEMU, Xen only", "take it out")
 
         fake.before = before
 
@@ -464,6 +471,12 @@ CASES: dict[str, tuple[str, Breaking]] = {
         with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
     ),
     "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
+    "a PV guest, and no shadow paging": (RENUMBER, both(web(machine="xenpv"), facts("bucharest", shadow_paging=False))),
+    "a PV guest, and nobody knows of shadow paging": (RENUMBER, web(machine="xenpv")),
+    "a PV guest that may stand still": (
+        RENUMBER,
+        both(web(machine="xenpv"), both(facts("bucharest", shadow_paging=False), policy(allow_standstill=True))),
+    ),
     "too little memory": (RENUMBER, facts("berlin", free_memory_mib=255)),
     "a network that is down": (RENUMBER, network("berlin", active=False)),
     "no network": (RENUMBER, unknown_network),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent.parent
-SOURCES = "".join((TESTS / name).read_text() for name in ("fuzz.py", "fuzz_files.py"))
+SOURCES = "".join((TESTS / name).read_text() for name in ("fuzz.py", "fuzz_files.py", "fuzz_xen.py"))
 TARGETS = re.findall(r"^def ([a-z][a-z_]*)\(data: bytes\) -> None:", SOURCES, re.MULTILINE)
 WHOLE_MOVES = {"move": 100, "row": 100}  # which take some ms each
 TEN_MINUTES = pytest.param(600, id="ten minutes", marks=[pytest.mark.slow("10 min"), pytest.mark.timeout(1800)])

@@ -15,6 +15,7 @@ from vmacro.host import legs, names, server
 from vmacro.host.dispatch import Dispatcher, handler
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
+from vmacro.host.xen import Xen
 from vmacro.wire import host_verbs, messages
 from vmacro.wire.fields import FieldError, encode
 from vmacro.wire.host_verbs import Disk, Domain, Turned
@@ -156,7 +157,7 @@ def test_a_result_that_is_too_long_is_an_error_too() -> None:
 
 
 def _host() -> Dispatcher:
-    return server.dispatcher(_Nothing(), "test:///none")
+    return server.dispatcher(_Nothing(), "test:///none", Xen())
 
 
 def _ask(host: Dispatcher, verb: str, args: dict[str, Any]) -> Reply:

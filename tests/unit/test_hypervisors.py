@@ -16,6 +16,7 @@ from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.drivers.libvirt.states import state_word
+from vmacro.drivers.libvirt.xen import XenHypervisor
 from vmacro.errors import CopyError, HostError, UnsupportedError
 from vmacro.model.facts import NO_PAST, Reservation
 from vmacro.model.moves import Severity
@@ -47,12 +48,12 @@ def chosen(kind: str) -> object:
 
 
 def test_the_connection_says_which_driver_it_is() -> None:
-    assert isinstance(chosen("QEMU"), QemuHypervisor)
+    assert isinstance(chosen("QEMU"), QemuHypervisor) and isinstance(chosen("Xen"), XenHypervisor)
 
 
-@pytest.mark.parametrize("kind", ["Xen", "qemu", "Test"])
+@pytest.mark.parametrize("kind", ["ESX", "qemu", "Test"])
 def test_a_hypervisor_without_a_driver_is_refused_by_name(kind: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"^host b1: runs {kind}: this vmacro drives QEMU only"):
+    with pytest.raises(UnsupportedError, match=f"^host b1: runs {kind}: this vmacro drives QEMU, Xen only"):
         chosen(kind)
 
 
@@ -86,12 +87,12 @@ def test_root_at_a_host_is_given_no_uri_that_checks_nobody() -> None:
         connection.close()
 
 
-def with_xen_at(name: str) -> FakeWorld:
+def with_esx_at(name: str) -> FakeWorld:
     fake = FakeWorld()
 
     def before(effect: str) -> None:
         if effect == f"facts {name}":
-            raise UnsupportedError(f"host {name}: runs Xen: this vmacro drives QEMU only", "take it out")
+            raise UnsupportedError(f"host {name}: runs ESX: this vmacro drives QEMU, Xen only", "take it out")
 
     fake.before = before
     return fake
@@ -105,17 +106,17 @@ def asked(fake: FakeWorld, **policy: Any) -> list[tuple[str, str, str]]:
 
 
 def test_check_names_a_destination_that_cannot_be_driven() -> None:
-    text = "runs Xen: this vmacro drives QEMU only"
-    assert ("destination-unsupported", Severity.BLOCKER, text) in asked(with_xen_at("berlin"))
+    text = "runs ESX: this vmacro drives QEMU, Xen only"
+    assert ("destination-unsupported", Severity.BLOCKER, text) in asked(with_esx_at("berlin"))
 
 
 def test_check_names_a_source_that_cannot_be_driven() -> None:
-    text = "runs Xen: this vmacro drives QEMU only"
-    assert ("host-unsupported", Severity.BLOCKER, text) in asked(with_xen_at("bucharest"))
+    text = "runs ESX: this vmacro drives QEMU, Xen only"
+    assert ("host-unsupported", Severity.BLOCKER, text) in asked(with_esx_at("bucharest"))
 
 
 def test_doctor_names_it_and_does_not_call_it_bare() -> None:
-    fake = with_xen_at("berlin")
+    fake = with_esx_at("berlin")
     found = doctor.examine(fake.inventory, fake.world, lambda _text: None, lambda _guest: NO_PAST)
     assert {(f.subject, f.hint) for f in found if f.code == "host-unsupported"} == {("host berlin", "take it out")}
 

@@ -37,7 +37,7 @@ def history(
             rows.append((record.move_id, record.guest, *blank, began, record.attempts, None, None, "cannot be read"))
             continue
         plan, outcome = record.plan, record.outcome
-        downtime = outcome.statistics.downtime_ms if outcome and outcome.statistics else None
+        downtime = outcome.downtime_ms if outcome else None
         wall = outcome.wall_s if outcome else None
         whole = (plan.move_id, plan.guest.name, plan.source.site, plan.destination.site, plan.handoff, plan.operator)
         rows.append((*whole, _clock(record.began_ms, True), record.attempts, downtime, wall, _ended(record)))

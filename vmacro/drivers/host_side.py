@@ -26,9 +26,10 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
-from vmacro.wire import host_verbs, messages, names
+from vmacro.wire import host_verbs, messages, names, xen_verbs
 from vmacro.wire.framing import LineReader
-from vmacro.wire.messages import Args, ProtocolError, Reply, Result, Verb
+from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Result, Verb
+from vmacro.wire.xen_verbs import Saving, XenFacts
 
 _ROOM = messages.MAX_REQUEST_BYTES - 200  # for the paths of a request
 _HINT = "is vmacro-host there of this version? vmacro provision hosts --tags host_side"
@@ -62,7 +63,8 @@ class Shell(Protocol):
 
 
 class SshHostSide:
-    """Implements ports.HostNetwork and ports.HostDisks. What the host says is checked before anybody uses it."""
+    """Implements ports.HostNetwork, ports.HostDisks and xen.XenSide. What the host says is checked before anybody uses
+    it."""
 
     def __init__(self, host: Host, session: Session) -> None:
         self._host, self._ask = host, session.ask
@@ -133,6 +135,15 @@ class SshHostSide:
 
     def remove(self, disk: DiskCopy) -> None:
         self._ask(host_verbs.DISK_REMOVE, _disk(disk))
+
+    def xen(self) -> XenFacts:
+        return self._ask(xen_verbs.XEN, Nothing())
+
+    def saving(self, domain: str) -> Saving:
+        return self._ask(xen_verbs.XEN_SAVING, host_verbs.Domain(domain))
+
+    def abort_saving(self, domain: str) -> str:
+        return self._ask(xen_verbs.XEN_ABORT, host_verbs.Domain(domain)).why_not
 
     def _end(self, leg: Leg) -> host_verbs.End:
         home = self._host.name == leg.home.name
@@ -319,9 +330,14 @@ class HostSides:
             raise HostError(f"host {host.name}: its host side is not asked any more: all sessions were closed")
 
     def _connect(self, host: Host) -> Session:
-        user, _, address = host.ssh.rpartition("@")
-        if not address:
-            hint = f'hosts.{host.name}.ssh = "root@ADDRESS" in the inventory'
-            raise UnreachableError(f"host {host.name}: no SSH to its host side is configured", hint)
-        subject, program = f"host {host.name}", names.HOST_SIDE_PROGRAM
-        return Session(host.name, self._shell.start(subject, user or "root", address, program))
+        user, address = host_side_at(host)
+        return Session(host.name, self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM))
+
+
+def host_side_at(host: Host) -> tuple[str, str]:
+    """User and address for SSH. Raises UnreachableError."""
+    user, _, address = host.ssh.rpartition("@")
+    if not address:
+        hint = f'hosts.{host.name}.ssh = "root@ADDRESS" in the inventory'
+        raise UnreachableError(f"host {host.name}: no SSH to its host side is configured", hint)
+    return user or "root", address

@@ -8,13 +8,15 @@ import sys
 
 from pyroute2.iproute.linux import IPRoute
 
+from vmacro.host import xen
 from vmacro.host.server import serve
 
 
 def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="vmacro-host", description=__doc__)
-    parser.add_argument("--libvirt", default="qemu:///system", help="this host's own libvirt")
+    own = "xen:///system" if xen.is_here() else "qemu:///system"
+    parser.add_argument("--libvirt", default=own, help="this host's own libvirt (default: by its hypervisor)")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("vmacro-host: needs root, for routes and tunnels", file=sys.stderr)

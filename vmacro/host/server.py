@@ -17,7 +17,7 @@ import libvirt
 from pyroute2.iproute.linux import IPRoute
 
 from vmacro import __version__
-from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels
+from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels, xen
 from vmacro.host import wireguard as wireguards
 from vmacro.host.dispatch import Dispatcher, Handler, handler
 from vmacro.host.domains import LibvirtDomains
@@ -163,32 +163,40 @@ class Server:
         return int(self._ip.get_links(index)[0].get("IFLA_MTU"))
 
 
-def dispatcher(ip: IPRoute, hypervisor_uri: str) -> Dispatcher:
+def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
     """All verbs, by this kernel and that libvirt."""
     domains = LibvirtDomains(hypervisor_uri)
     switchover = Switchover(KernelNetwork(ip), domains)
     domains.happened = switchover.happened
     return Dispatcher(
-        [*Server(ip, switchover, Reaching().ask).handlers(), *disk_verbs.of_libvirt(hypervisor_uri).handlers()]
+        [
+            *Server(ip, switchover, Reaching().ask).handlers(),
+            *disk_verbs.of_libvirt(hypervisor_uri).handlers(),
+            *of_xen.handlers(),
+        ]
     )
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input."""
+    """Until end of input; where an agent was asked for, the rest of it is for that one alone."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
-    answers, reader, open_ = dispatcher(ip, hypervisor_uri), LineReader(MAX_REQUEST_BYTES), [True]
+    of_xen = xen.Xen()
+    answers, reader, open_ = dispatcher(ip, hypervisor_uri, of_xen), LineReader(MAX_REQUEST_BYTES), [True]
 
     def readable(_watch: int, fd: int, _events: int, _opaque: Any) -> None:
         chunk = os.read(fd, 65536)
         open_[0] = bool(chunk)
         for line in reader.feed(chunk):
             _write(answers.answer(line))
+        open_[0] = open_[0] and of_xen.relay is None
 
     wanted = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, wanted, readable, None)
     while open_[0]:
         libvirt.virEventRunDefaultImpl()
+    if of_xen.relay is not None:
+        of_xen.relay.run()
 
 
 def _write(data: bytes) -> None:

@@ -17,6 +17,7 @@ MOST_DISKS = 256
 MOST_CARDS = 256
 MOST_BELOW = 64  # files of one image
 SHUT_OFF, CRASHED, SUSPENDED = "shut off", "crashed", "suspended by itself"  # states of a domain
+PV = "xenpv"  # machine type of a guest of Xen that knows what it is, without the help of the processor
 LEAVING, ARRIVING = "migration to elsewhere", "migration to here"  # jobs of a domain
 
 

@@ -14,6 +14,7 @@ from vmacro.model.domains import CRASHED as CRASHED
 from vmacro.model.domains import LEAVING as LEAVING
 from vmacro.model.domains import MOST_CARDS as MOST_CARDS
 from vmacro.model.domains import MOST_DISKS as MOST_DISKS
+from vmacro.model.domains import PV as PV
 from vmacro.model.domains import SHUT_OFF as SHUT_OFF
 from vmacro.model.domains import SUSPENDED as SUSPENDED
 from vmacro.model.domains import Card as Card
@@ -90,7 +91,8 @@ class HostFacts:
     """`hypervisor` is virConnectGetType's word; versions are libvirt's triples. `certificate_days_left`: of the one
     that libvirt shows, None where that is not known. `reserved_mib`: of the free memory, for guests that are on their
     way here. `uuid`: by which its libvirt tells it from other hosts, '' where it says none; `processor`: what
-    it says of its processors, as XML."""
+    it says of its processors, as XML. `shadow_paging`: of a host of Xen, whether it has that, without which no PV guest
+    is copied while it runs; None where nobody knows, or it is none."""
 
     hostname: Annotated[str, Said(253)]
     hypervisor: _Word
@@ -103,6 +105,7 @@ class HostFacts:
     reserved_mib: int = 0
     uuid: _Word = ""
     processor: Annotated[str, Text(1 << 16)] = ""
+    shadow_paging: bool | None = None
 
     @property
     def available_mib(self) -> int:

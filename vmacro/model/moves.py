@@ -223,6 +223,13 @@ class Outcome:
         """Of the commands `migrate`, `resume` and `abort`."""
         return EXIT_CODES[self.ending]
 
+    @property
+    def downtime_ms(self) -> int | None:
+        """The guest's own pause, as its hypervisor has measured it, else as its clocks say; None where neither does."""
+        if self.statistics is not None:
+            return self.statistics.downtime_ms
+        return (self.arrival.stood_still_ms or None) if self.arrival is not None else None
+
 
 @dataclass(frozen=True)
 class Noted:

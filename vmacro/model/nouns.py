@@ -92,6 +92,7 @@ class Policy:
     settle_timeout_s: _Seconds = 30.0
     auto_converge: bool = True
     allow_connection_loss: bool = False
+    allow_standstill: bool = False
     consent_timeout_ms: _Milliseconds = 1500
     join_timeout_s: _Seconds = 3.0
     carry_deadline_s: _Seconds = 86_400.0
@@ -118,6 +119,7 @@ class PolicyChanges(TypedDict, total=False):
     settle_timeout_s: float
     auto_converge: bool
     allow_connection_loss: bool
+    allow_standstill: bool
     consent_timeout_ms: int
     join_timeout_s: float
     carry_deadline_s: float

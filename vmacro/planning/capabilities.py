@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmacro.model.facts import HostFacts, Survey
+from vmacro.model.facts import PV, DomainFacts, HostFacts, HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Policy
 from vmacro.planning import disks
@@ -21,6 +21,7 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         if view is not None and view.facts is not None:
             for code, lack in _lacks(view.facts, moves_disks):
                 yield blocker(code, f"host {view.host}", f"its {view.facts.hypervisor} {lack}")
+    yield from _copied_while_it_runs(source, source.facts, source.domain, request.policy)
     unheeded = _unheeded(source.facts, request.policy)
     if unheeded:
         text = f"its {source.facts.hypervisor} does not heed these of the policy: {', '.join(unheeded)}"
@@ -38,6 +39,22 @@ def _lacks(facts: HostFacts, moves_disks: bool) -> Iterator[tuple[str, str]]:
         yield "no-agent-channel", "gives a guest's agent no channel"
     if moves_disks and not can.local_disks:
         yield "disks-stay", "cannot freeze and send the disks of a running guest"
+
+
+def _copied_while_it_runs(view: HostView, facts: HostFacts, domain: DomainFacts, policy: Policy) -> Iterator[Finding]:
+    """Xen follows what a PV guest writes by shadow paging alone; Debian's since 4.17.7 is built without."""
+    if domain.machine != PV or facts.shadow_paging:
+        return
+    subject, hint = f"host {view.host}", "make it a PVH guest; or policy allow_standstill: it stands still all through"
+    if facts.shadow_paging is None:
+        text = "nobody knows whether its Xen has shadow paging, without which a PV guest is not copied while it runs"
+        yield Finding("live-pv-unknown", Severity.WARNING, subject, text, "xl info there: `shadow` in virt_caps")
+        return
+    text = f"its Xen has no shadow paging: {domain.name}, a PV guest, is not copied while it runs"
+    if policy.allow_standstill:
+        yield Finding("stands-still", Severity.WARNING, subject, f"{text}; it stands still all through its copy", "")
+    else:
+        yield blocker("live-pv-impossible", subject, text, hint)
 
 
 def _unheeded(facts: HostFacts, policy: Policy) -> list[str]:

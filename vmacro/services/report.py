@@ -71,7 +71,7 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
         "new_address": arrival.new if arrival else None,
         "seen_by": arrival.seen_by if arrival else None,
         "lease_ms": arrival.lease_ms if arrival else None,
-        "guest_downtime_ms": statistics.downtime_ms if statistics else None,
+        "guest_downtime_ms": outcome.downtime_ms,
         "bytes_transferred": statistics.bytes_transferred if statistics else None,
         "copy_ms": statistics.elapsed_ms if statistics else None,
         "migration_wall_s": outcome.wall_s,

@@ -293,8 +293,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What the agent did when the guest found itself at a new site. `seen_by`: channel, announce, restart or retry;
-    `endpoint_id` 0 where nothing was announced; `old6` and `new6` '' where IPv6 did not change."""
+    """What the agent did when the guest found itself at a new site. `seen_by`: channel, announce, xenstore, restart or
+    retry; `endpoint_id` 0 where nothing was announced; `old6` and `new6` '' where IPv6 did not change.
+    `stood_still_ms`: for how long the guest was suspended, as its own clocks say; 0 where they go on meanwhile."""
 
     seen_by: Annotated[str, Word(16)]
     old: _IpAddress
@@ -305,6 +306,7 @@ class Arrival:
     total_ms: _Count
     old6: _NoneOrIpAddress = ""
     new6: _NoneOrIpAddress = ""
+    stood_still_ms: _Count = 0
 
     @property
     def present(self) -> tuple[str, ...]:

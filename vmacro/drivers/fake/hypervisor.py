@@ -89,7 +89,8 @@ class FakeHypervisor:
                     raise CopyError(f"{what}: it was interrupted before it began")
                 _may_begin(here.domains[domain], there.disks, disks, what)
                 here.leaving[domain] = destination.name  # goes on without us, if we die here
-        report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
+        if here.facts.capabilities.progress:
+            report(CopyProgress(100, 1 << 28, 1 << 27, 1 << 27, 1, 0.0, 20.0))
         if domain not in here.leaving:
             raise CopyError(f"{what}: domain is not running")
         if cancelled() or not there.reachable:

@@ -42,6 +42,15 @@ QEMU = Capabilities(
     local_disks=True,
     agent_channel=True,
 )
+XEN = replace(  # with a host side, which can abort
+    QEMU,
+    bandwidth_cap=False,
+    max_downtime=False,
+    auto_converge=False,
+    progress=False,
+    completed_statistics=False,
+    local_disks=False,
+)
 LINKS = LinkFacts(
     "0.1.0",
     ("wireguard", "vxlan"),

@@ -169,7 +169,8 @@ class FakeWorld:
             if name in here.definitions:
                 there.definitions[name] = here.definitions.pop(name)
             there.domains[name] = moved
-            there.arrived[name] = CopyStatistics(120, 9000, 150 << 20, 2)
+            if there.facts.capabilities.completed_statistics:
+                there.arrived[name] = CopyStatistics(120, 9000, 150 << 20, 2)
         self._happen(there, name, "resumed")
         if self.unheard:  # what the destination did: libvirt resumes its copy at the source
             here.domains[name] = moved

@@ -37,9 +37,11 @@ from vmacro.wire.names import AGENT_CHANNEL
 
 
 class LibvirtHypervisor:
-    """Implements ports.Hypervisor for any hypervisor. `known`: what one can do, as its own class knows."""
+    """Implements ports.Hypervisor for any hypervisor. `known`: what one can do, as its own class knows. `undefining`:
+    flags with which it forgets a domain, and no more."""
 
     known: ClassVar[Capabilities]
+    undefining: ClassVar[int] = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
 
     def __init__(self, host: Host, connections: Connections) -> None:
         self._host = host
@@ -53,8 +55,6 @@ class LibvirtHypervisor:
         connection = self._connection
         with ThreadPoolExecutor(1) as beside, understood(self._host.name, "cannot be surveyed"):
             days = beside.submit(self._connections.certificate_days_left, self._host)  # by a connection of its own
-            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-            free_kib = sum(memory.get(k, 0) for k in ("free", "buffers", "cached"))
             told = connection.getCapabilities()
             live = self.known.live_migration and xml.migrates_live(told)
             found = {
@@ -62,7 +62,7 @@ class LibvirtHypervisor:
                 "hypervisor": connection.getType(),
                 "hypervisor_version": _triple(connection.getVersion()),
                 "libvirt_version": _triple(connection.getLibVersion()),
-                "free_memory_mib": free_kib // 1024,
+                "free_memory_mib": self.free_memory_mib(connection),
                 "capabilities": fields.encode(replace(self.known, live_migration=live)),
                 "machine_types": xml.machine_types(told),
                 "certificate_days_left": days.result(),
@@ -70,6 +70,22 @@ class LibvirtHypervisor:
                 "processor": xml.host_processor(told),
             }
             return fields.decode(HostFacts, found, "facts")
+
+    @staticmethod
+    def job(domain: Any) -> str:
+        """What libvirt is at work on with a domain. Raises libvirtError."""
+        return job(domain)
+
+    @staticmethod
+    def has_agent_channel(described: xml.DomainDescription) -> bool:
+        """Whether the guest's agent can be spoken to."""
+        return AGENT_CHANNEL in described.channels
+
+    @staticmethod
+    def free_memory_mib(connection: Any) -> int:
+        """For further guests. Raises libvirtError."""
+        memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return sum(int(memory.get(k, 0)) for k in ("free", "buffers", "cached")) // 1024
 
     def domain(self, name: str) -> DomainFacts | None:
         domain = self._lookup(name)
@@ -89,8 +105,8 @@ class LibvirtHypervisor:
                 memory_mib=described.memory_mib,
                 cards=described.cards,
                 disks=described.disks,
-                has_agent_channel=AGENT_CHANNEL in described.channels,
-                job=job(domain) or xml.block_jobs(described),
+                has_agent_channel=self.has_agent_channel(described),
+                job=self.job(domain) or xml.block_jobs(described),
             )
 
     def definition(self, name: str) -> Definition | None:
@@ -105,8 +121,8 @@ class LibvirtHypervisor:
                 live,
                 stored,
                 filters=[fields.encode(held) for held in filters.of(live, stored, self._filter_xml)],
-                snapshots=domain.snapshotNum(),
-                checkpoints=len(domain.listAllCheckpoints()),
+                snapshots=_none_without_support(domain.snapshotNum),
+                checkpoints=_none_without_support(lambda: len(domain.listAllCheckpoints())),
                 saved=bool(domain.hasManagedSaveImage()),
                 autostart=bool(domain.autostart()) if persistent else False,
             )
@@ -141,16 +157,21 @@ class LibvirtHypervisor:
         cancelled: Callable[[], bool],
         disks: tuple[str, ...] = (),
     ) -> None:
+        self.carry_out(domain, Order(destination, policy, disks, self.known), report, cancelled)
+
+    def carry_out(
+        self, domain: str, order: Order, report: Callable[[CopyProgress], None], cancelled: Callable[[], bool]
+    ) -> None:
+        """As copy()."""
         handle = self._lookup(domain)
         if handle is None:
             raise CopyError(f"host {self._host.name}: no domain {domain}")
         try:
-            check_libvirt(destination.peer_uri)  # root at this host opens it
+            check_libvirt(order.destination.peer_uri)  # root at this host opens it
         except ValueError as error:
-            raise CopyError(f"host {destination.name}: its peer_uri {error}") from error
+            raise CopyError(f"host {order.destination.name}: its peer_uri {error}") from error
         with translated(self._host.name, f"domain {domain} cannot be asked whether it migrates"):
             connect = partial(self._connections.another, self._host)
-            order = Order(destination, policy, disks, self.known)
             migrate(self._host.name, handle, connect, order, report, cancelled)
 
     def pools(self) -> tuple[Pool, ...]:
@@ -181,7 +202,7 @@ class LibvirtHypervisor:
         if handle is None:
             return
         with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
-            if job(handle) == ARRIVING:
+            if self.job(handle) == ARRIVING:
                 raise HostError(f"host {self._host.name}: domain {domain} is on its way here; it stays")
             state, _ = handle.state()
             if state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF) and not fenced:
@@ -190,7 +211,7 @@ class LibvirtHypervisor:
             if state != libvirt.VIR_DOMAIN_SHUTOFF:
                 handle.destroy()
             if persistent:
-                handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+                handle.undefineFlags(self.undefining)
 
     def set_autostart(self, domain: str) -> None:
         handle = self._lookup(domain)
@@ -258,6 +279,16 @@ class LibvirtHypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
+
+
+def _none_without_support(count: Callable[[], int]) -> int:
+    """Of what libvirt's driver knows nothing, there is nothing. Raises libvirtError."""
+    try:
+        return int(count())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return 0
+        raise
 
 
 def _triple(version: int) -> tuple[int, int, int]:

@@ -25,12 +25,23 @@ FORGOTTEN_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class Order:
-    """What to do, and what the source's hypervisor can do of it. `disks`: targets whose overlays go along."""
+    """What to do, and what the source's hypervisor can do of it. `disks`: targets whose overlays go along. `tunnelled`:
+    through libvirt's own connection. `job`: what libvirt is at work on with a domain (states.job). `abort`: ends a
+    migration. `live`: the guest runs while it is copied."""
 
     destination: Host
     policy: Policy
     disks: tuple[str, ...]
     capabilities: Capabilities
+    tunnelled: bool = False
+    job: Callable[[Any], str] = job
+    abort: Callable[[Any], None] = lambda domain: domain.abortJob()
+    live: bool = True
+
+    def under_way(self, domain: Any) -> bool:
+        """Whether a migration of the domain to elsewhere runs, whoever began it: it goes on after its orchestrator has
+        gone. Raises libvirtError where that cannot be known."""
+        return self.job(domain) == LEAVING
 
 
 class Migration(Protocol):
@@ -56,8 +67,8 @@ def migrate(
     """
     what = f"host {host}: migration of {domain.name()} to {order.destination.name} failed"
     migration: Migration
-    if under_way(domain):
-        migration = Followed(domain)
+    if order.under_way(domain):
+        migration = Followed(domain, order)
     elif cancelled():
         raise CopyError(f"{what}: it was interrupted before it began")
     else:
@@ -69,12 +80,6 @@ def migrate(
         raise CopyError(f"{what}: {watch.reason or _told(migration.error)}") from migration.error
 
 
-def under_way(domain: Any) -> bool:
-    """Whether a migration of the domain to elsewhere runs, whoever began it: it goes on after its orchestrator has
-    gone. Raises libvirtError where that cannot be known."""
-    return job(domain) == LEAVING
-
-
 class _Watch:
     """Reports, and gives up for one of several reasons."""
 
@@ -82,7 +87,7 @@ class _Watch:
         self, domain: Any, order: Order, report: Callable[[CopyProgress], None], cancelled: Callable[[], bool]
     ) -> None:
         self._domain, self._policy, self._report, self._cancelled = domain, order.policy, report, cancelled
-        self._can = order.capabilities
+        self._can, self._abort = order.capabilities, order.abort
         self._began_s = time.monotonic()
         self._paused_s: float | None = None
         self._allowed_ms = 0
@@ -97,7 +102,10 @@ class _Watch:
             self._report(self._judged(progress))
         self.reason = self.reason or self._why_to_give_up()
         if self.reason and self._can.abort:
-            _abort(self._domain)
+            try:
+                self._abort(self._domain)
+            except libvirt.libvirtError:
+                pass  # no job yet, or no job any more: asked again at the next poll
 
     def _judged(self, progress: CopyProgress) -> CopyProgress:
         if self._passes and self._passes[-1].iteration == progress.iteration:
@@ -143,14 +151,14 @@ class _Watch:
 class Followed:
     """A migration that somebody else began, who is gone."""
 
-    def __init__(self, domain: Any) -> None:
-        self._domain = domain
+    def __init__(self, domain: Any, order: Order) -> None:
+        self._domain, self._order = domain, order
         self._ended_s: float | None = None
         self.error: BaseException | None = None
 
     def wait(self, seconds: float) -> bool:
         try:
-            if under_way(self._domain) or self._is_being_forgotten():
+            if self._order.under_way(self._domain) or self._is_being_forgotten():
                 time.sleep(seconds)
                 return False
             state = state_word(self._domain.state()[0])
@@ -209,10 +217,14 @@ class Started(threading.Thread):
         domain.migrateToURI3(self._order.destination.peer_uri, self._parameters(), self._flags(domain))
 
     def _flags(self, domain: Any) -> int:
-        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+        flags = libvirt.VIR_MIGRATE_PEER2PEER
+        if self._order.live:
+            flags |= libvirt.VIR_MIGRATE_LIVE
         if domain.isPersistent():  # its definition lives where the guest lives
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-        if self._can.encrypted_copy:
+        if self._order.tunnelled:
+            flags |= libvirt.VIR_MIGRATE_TUNNELLED
+        elif self._can.encrypted_copy:
             flags |= libvirt.VIR_MIGRATE_TLS
         if self._can.auto_converge and self._policy.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
@@ -222,12 +234,14 @@ class Started(threading.Thread):
 
     def _parameters(self) -> dict[str, Any]:
         destination = self._order.destination
-        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{destination.address}"}
+        parameters: dict[str, Any] = {}
+        if not self._order.tunnelled:
+            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{destination.address}"
         if self._can.bandwidth_cap and self._policy.bandwidth_mib_s:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = self._policy.bandwidth_mib_s
         if self._order.disks:
             parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(self._order.disks)
-        if self._can.encrypted_copy:
+        if self._can.encrypted_copy and not self._order.tunnelled:
             parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = destination.tls_name
         return parameters
 
@@ -296,10 +310,3 @@ _JOB_FIELDS = frozenset(field.name for field in dataclasses.fields(_Job))
 
 def _job(stats: dict[str, Any]) -> _Job:
     return fields.decode(_Job, {name: value for name, value in stats.items() if name in _JOB_FIELDS}, "job")
-
-
-def _abort(domain: Any) -> None:
-    try:
-        domain.abortJob()
-    except libvirt.libvirtError:
-        pass  # no job yet, or no job any more: asked again at the next poll

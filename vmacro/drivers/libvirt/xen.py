@@ -1,0 +1,129 @@
+"""Xen by libvirt's libxl driver, and by the host side what that driver cannot do (docs/xen.md says which, and since
+when)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import libvirt
+
+from vmacro.drivers.libvirt import xml
+from vmacro.drivers.libvirt.base import LibvirtHypervisor
+from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.libvirt.migration import Order
+from vmacro.errors import CopyError, HostError
+from vmacro.model.facts import ARRIVING, LEAVING, PV, Capabilities, CopyProgress, DomainFacts, HostFacts
+from vmacro.model.nouns import Host, Policy
+from vmacro.wire.xen_verbs import Saving, XenFacts
+
+SHADOW = "shadow"
+NO_SHADOW = "it is a PV guest, and this Xen has no shadow paging, by which one is copied while it runs"
+
+
+class XenSide(Protocol):
+    """What the host side of a host of Xen is asked for. Every method raises HostError."""
+
+    def xen(self) -> XenFacts: ...
+
+    def saving(self, domain: str) -> Saving: ...
+
+    def abort_saving(self, domain: str) -> str:
+        """Why not; '' where it was ended."""
+
+
+class XenHypervisor(LibvirtHypervisor):
+    """Implements ports.Hypervisor. What libvirt's driver can is in its libxl_driver.c and libxl_migration.c (9.0 to
+    11.3): no abortJob, no bandwidth, no pause to aim at, no TLS but through its own connection, job statistics with the
+    time alone, no snapshots."""
+
+    known = Capabilities(
+        live_migration=True,
+        abort=False,
+        bandwidth_cap=False,
+        max_downtime=False,
+        auto_converge=False,
+        encrypted_copy=True,
+        progress=False,
+        completed_statistics=False,
+        local_disks=False,
+        agent_channel=True,
+    )
+    undefining = 0
+
+    def __init__(self, host: Host, connections: Connections, side: Callable[[Host], XenSide] | None = None) -> None:
+        super().__init__(host, connections)
+        self._side = partial(side, host) if side is not None else None
+
+    def facts(self) -> HostFacts:
+        """Without a host side some of it is not known, and less can be done."""
+        found = super().facts()
+        if self._side is None:
+            return found
+        with suppress(HostError):
+            words = self._side().xen().virtualisation
+            can = replace(found.capabilities, abort=True)
+            return replace(found, capabilities=can, shadow_paging=SHADOW in words)
+        return found
+
+    def domain(self, name: str) -> DomainFacts | None:
+        """libvirt calls a guest running all through its migration; Xen says when it is suspended."""
+        found = super().domain(name)
+        if found is None or not found.running or self._side is None:
+            return found
+        with suppress(HostError):
+            if self._side().saving(name).suspended:
+                return replace(found, state="paused", reason="for a migration")
+        return found
+
+    def copy(
+        self,
+        domain: str,
+        destination: Host,
+        policy: Policy,
+        report: Callable[[CopyProgress], None],
+        cancelled: Callable[[], bool],
+        disks: tuple[str, ...] = (),
+    ) -> None:
+        facts, seen = self.facts(), self.domain(domain)
+        live = not (seen is not None and seen.machine == PV and facts.shadow_paging is False)
+        if not live and not policy.allow_standstill:
+            text = f"host {self._host.name}: migration of {domain} to {destination.name} failed: {NO_SHADOW}"
+            raise CopyError(text, "policy allow_standstill; or make it a PVH guest")
+        order = Order(destination, policy, disks, facts.capabilities, True, self.job, self._abort, live)
+        self.carry_out(domain, order, report, cancelled)
+
+    def _abort(self, domain: Any) -> None:
+        """Ends what sends its memory. libvirt's driver cannot: and were its connection to the destination cut, it would
+        wait for ever (libxl_migration.c: libxlTunnel3MigrationSrcFunc leaves the pipe open). Asked again and again."""
+        if self._side is not None:
+            with suppress(HostError):
+                self._side().abort_saving(str(domain.name()))
+
+    @staticmethod
+    def job(domain: Any) -> str:
+        """libvirt says that there is one, and not which (virDomainGetJobStats): but only a migration takes long. Its
+        guest is `running` at the source, and not yet at the destination."""
+        try:
+            kind = domain.jobStats().get("type", libvirt.VIR_DOMAIN_JOB_NONE)
+            state, _ = domain.state()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                return ""
+            raise
+        if kind == libvirt.VIR_DOMAIN_JOB_NONE:
+            return ""
+        return LEAVING if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED) else ARRIVING
+
+    @staticmethod
+    def has_agent_channel(described: xml.DomainDescription) -> bool:
+        """Every guest of Xen has xenstore."""
+        return True
+
+    @staticmethod
+    def free_memory_mib(connection: Any) -> int:
+        """Xen's, of which its first domain has its own part already."""
+        return int(connection.getFreeMemory()) >> 20

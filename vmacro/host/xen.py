@@ -1,0 +1,151 @@
+"""A host of Xen: what libvirt's driver for it does not know, or cannot do. By xl, and by the helper of libxl that sends
+a domain's memory (libxl_save_callout.c): its own process, with the domain's number among its arguments."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vmacro.host.agents import AgentRelay
+from vmacro.host.dispatch import Handler, handler
+from vmacro.host.errors import RefusedError
+from vmacro.host.xenbus import opened
+from vmacro.wire import xen_verbs
+from vmacro.wire.host_verbs import Domain
+from vmacro.wire.messages import Args, Nothing, Result
+from vmacro.wire.xen_verbs import CRASHED, SHUT, Aborted, AgentOf, Saving, XenFacts
+
+CAPABILITIES = Path("/proc/xen/capabilities")
+PROC = Path("/proc")
+XL = "/usr/sbin/xl"
+XL_TIMEOUT_S = 10.0
+HELPER = "libxl-save-helper"
+ENDS_WITHIN_S = 5.0
+_LINE = re.compile(r"(?P<name>\S+)\s+(?P<number>\d+)\s+\d+\s+\d+\s+(?P<state>[-a-z]{6})\s+[\d.]+\s*\Z")
+
+
+def is_here() -> bool:
+    """Whether this is a host of Xen: its first domain, which controls it."""
+    try:
+        return "control_d" in CAPABILITIES.read_text()
+    except OSError:
+        return False
+
+
+class Xen:
+    """Carries out the verbs of xen_verbs. `relay` is what the session becomes once it was asked for an agent."""
+
+    def __init__(self) -> None:
+        self.relay: AgentRelay | None = None
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """One for each verb."""
+        return (
+            handler(xen_verbs.AGENT, self._agent),
+            handler(xen_verbs.XEN, _on_xen(lambda _args: facts(_xl("info")))),
+            handler(xen_verbs.XEN_SAVING, _on_xen(self._saving)),
+            handler(xen_verbs.XEN_ABORT, _on_xen(self._abort)),
+        )
+
+    def _agent(self, args: AgentOf) -> Nothing:
+        if not is_here():
+            raise RefusedError("no-xen", "this is no host of Xen")
+        self.relay = AgentRelay(opened(), _known(args.domain).number, args.polite)
+        return Nothing()
+
+    def _saving(self, args: Domain) -> Saving:
+        return look(args.domain)
+
+    def _abort(self, args: Domain) -> Aborted:
+        seen = look(args.domain)
+        helpers = list(_helpers(seen.number)) if seen.number >= 0 else []
+        if not helpers:
+            return Aborted("its memory is not being sent just now")
+        if seen.suspended:
+            return Aborted("it is suspended already: the rest is sent in a moment, or never")
+        for pid in helpers:
+            _end(pid)
+        return Aborted()
+
+
+def facts(text: str) -> XenFacts:
+    """From `xl info`. Raises RefusedError."""
+    told = dict(line.partition(":")[::2] for line in text.splitlines())
+    words = {name.strip(): value.split() for name, value in told.items()}
+    if "virt_caps" not in words:
+        raise RefusedError("xl", "`xl info` says nothing of virt_caps")
+    return XenFacts(tuple(word[:40] for word in words["virt_caps"][:64]))
+
+
+def look(domain: str) -> Saving:
+    """As xl sees a domain; number -1 where it is not there. Raises RefusedError, OSError."""
+    for line in _xl("list").splitlines()[1:]:
+        found = _LINE.match(line)
+        if found is not None and found["name"] == domain:
+            number, state = int(found["number"]), found["state"]
+            suspended = SHUT in state and CRASHED not in state
+            return Saving(number, suspended, any(_helpers(number)))
+    return Saving(-1, False, False)
+
+
+def _known(domain: str) -> Saving:
+    found = look(domain)
+    if found.number < 0:
+        raise RefusedError("no-domain", f"no domain {domain!r} runs here")
+    return found
+
+
+def _on_xen(carry_out: Callable[[Args], Result]) -> Callable[[Args], Result]:
+    def checked(args: Args) -> Result:
+        if not is_here():
+            raise RefusedError("no-xen", "this is no host of Xen")
+        return carry_out(args)
+
+    return checked
+
+
+def _xl(word: str) -> str:
+    """What it says. Raises RefusedError."""
+    try:
+        done = subprocess.run([XL, word], capture_output=True, text=True, timeout=XL_TIMEOUT_S, check=True)
+    except subprocess.CalledProcessError as error:
+        raise RefusedError("xl", f"xl {word}: {error.stderr.strip()[:200]}") from None
+    except subprocess.TimeoutExpired:
+        raise RefusedError("xl", f"xl {word}: no answer within {XL_TIMEOUT_S:g} s") from None
+    return done.stdout
+
+
+def _helpers(number: int) -> Iterator[int]:
+    """Processes that send the memory of this very domain: HELPER --save-domain STREAM DOMID and more numbers."""
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended
+        named = Path(os.fsdecode(words[0])).name == HELPER
+        if named and words[1:2] == [b"--save-domain"] and words[3:4] == [str(number).encode()]:
+            yield int(entry.name)
+
+
+def _end(pid: int) -> None:
+    """On SIGTERM it tidies up, and libxl takes the migration for failed (libxl_save_helper.c: save_signal_handler)."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(ENDS_WITHIN_S * 1000)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)

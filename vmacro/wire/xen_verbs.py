@@ -1,0 +1,72 @@
+"""What the host side of a host of Xen may be asked besides: what libvirt's driver cannot do, or does not know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from vmacro.wire.fields import Items, Number, Text, Word
+from vmacro.wire.host_verbs import Domain
+from vmacro.wire.messages import Nothing, Verb
+
+# What xl says of a domain (xl.c: list_domains), in the order of its letters.
+RUNNING, BLOCKED, PAUSED, SHUT, CRASHED, DYING = "r", "b", "p", "s", "c", "d"
+_Size = Annotated[int, Number(0, 1 << 62)]
+_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True)
+class AgentOf:
+    """To whose agent this session leads from now on. `polite`: not if somebody else talks to it."""
+
+    domain: Annotated[str, Word()]
+    polite: bool = False
+
+
+@dataclass(frozen=True)
+class XenFacts:
+    """`virtualisation`: xl's words for what this Xen can do (virt_caps of `xl info`)."""
+
+    virtualisation: Annotated[tuple[Annotated[str, Text(40)], ...], Items(64)]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Of a domain as Xen itself sees it; libvirt says `running` all through a migration. `number`: its domid, -1 where
+    it is none. `suspended`: it has stopped to be moved, and waits. `saving`: its memory is being sent."""
+
+    number: Annotated[int, Number(-1, 1 << 16)]
+    suspended: bool
+    saving: bool
+
+
+@dataclass(frozen=True)
+class Aborted:
+    """`why_not` is '' where the sending of its memory was ended."""
+
+    why_not: Annotated[str, Text(300)] = ""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Most that libvirt may send to another host's at once, by each connection; 0: as fast as it goes."""
+
+    address: Annotated[str, Text(50)]
+    port: Annotated[int, Number(1, 65535)]
+    bytes_s: _Size
+
+
+@dataclass(frozen=True)
+class Paced:
+    """Of how many connections that is true now, and how many bytes their peers have acknowledged."""
+
+    connections: Annotated[int, Number(0, 10_000)]
+    sent: _Size
+
+
+AGENT = Verb("agent", AgentOf, Nothing, _WITHIN_S)
+XEN = Verb("xen", Nothing, XenFacts, _WITHIN_S)
+XEN_SAVING = Verb("xen-saving", Domain, Saving, _WITHIN_S)
+XEN_ABORT = Verb("xen-abort", Domain, Aborted, _WITHIN_S)
+XEN_PACE = Verb("xen-pace", Pace, Paced, _WITHIN_S)
+VERBS = {verb.name: verb for verb in (AGENT, XEN, XEN_SAVING, XEN_ABORT, XEN_PACE)}
