@@ -1,4 +1,4 @@
-"""What VMs of hosts boot: Xen out of the tree that provisioning has left, and that tree as a disk; kept in the cache."""
+"""What VMs of hosts boot: Xen out of the tree that provisioning has left, and that tree as a disk; in the cache."""
 
 from __future__ import annotations
 
@@ -56,8 +56,27 @@ def _hypervisor(layers: tuple[Path, ...], target: Path) -> None:
 def _root(layers: tuple[Path, ...], target: Path) -> None:
     """mke2fs reads the layers as one tree, in a mount namespace of its own."""
     with tempfile.TemporaryDirectory(dir=cache_dir()) as mount:
-        make = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", mount, target, f"{_size_mib(layers)}M"]
-        merged = ["unshare", "--mount", "--propagation=private", "sh", "-c", _MERGE_AND_EXEC, "merged"]
+        make: list[str | Path] = [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal",
+            "-d",
+            mount,
+            target,
+            f"{_size_mib(layers)}M",
+        ]
+        merged: list[str | Path] = [
+            "unshare",
+            "--mount",
+            "--propagation=private",
+            "sh",
+            "-c",
+            _MERGE_AND_EXEC,
+            "merged",
+        ]
         process.run([*merged, ":".join(map(str, layers)), mount, *make])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.errors import AgentError, LabError, without_subject
+from vmacro.errors import AgentError, HostError, LabError, without_subject
 from vmacro.lab import cloud
 from vmacro.lab.machines import GUEST_IMAGES
 from vmacro.lab.topology import Guest, Topology
@@ -19,6 +19,7 @@ from vmacro.model.nouns import Host
 from vmacro.wire.names import AGENT_CHANNEL
 
 NETWORK = "front"
+XEN_TYPES = {"pvh": ("xenpvh", "xenpvh"), "pv": ("xenpv", "linux")}  # machine and type of libvirt's os element
 
 _DOMAIN_XML = """\
 <domain type='{accelerator}'>
@@ -65,6 +66,7 @@ _XEN_DOMAIN_XML = """\
     <initrd>{images}/initrd.gz</initrd>
     <cmdline>{cmdline}</cmdline>
   </os>
+  <features><acpi/><apic/></features>
   <on_crash>destroy</on_crash>
   <devices>
     <disk type='block' device='disk'>
@@ -135,12 +137,13 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
 
 def _xen_domain_xml(topology: Topology, name: str) -> str:
     image = topology.guest_image(name)
+    machine, kind = XEN_TYPES[topology.guests[name].xen]
     return _XEN_DOMAIN_XML.format(
         name=name,
         uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.vmacro"),
         memory_mib=topology.guests[name].memory_mib,
-        machine="xenpv",
-        kind="linux",
+        machine=machine,
+        kind=kind,
         images=f"{GUEST_IMAGES}/{image}",
         disk=f"/dev/disk/by-id/virtio-{image}",
         cmdline=" ".join(["console=hvc0", *(w for w in _command_line(topology.guests[name]) if "ttyS0" not in w)]),
@@ -195,7 +198,7 @@ def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: fl
                 facts = agent.status()
             if facts.address:
                 return Ready(name, facts, waited)
-        except AgentError as error:
+        except (AgentError, HostError) as error:
             if waited > timeout_s:
                 hint = f"look at its console: vmacro lab shell {host.name}, then virsh console {name}"
                 said = without_subject(error.message, f"guest {name}")

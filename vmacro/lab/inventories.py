@@ -32,10 +32,10 @@ def text(topology: Topology, folder: Path, emulation: bool, xen: bool = False) -
         hosts = topology.hosts_of(site)
         lines += ["", f"[sites.{site}]", *(["anti_spoofing = true"] if topology.wan.anti_spoofing else [])]
         owner = f"sites.{site}.network" if len(hosts) == 1 else ""
-        lines += _network(topology, hosts[0], owner) if owner else []
+        lines += _network(topology, hosts[0], owner, xen) if owner else []
         for host in hosts:
             lines += _host(topology, host, emulation, xen)
-            lines += [] if owner else _network(topology, host, f"hosts.{host}.guest_network")
+            lines += [] if owner else _network(topology, host, f"hosts.{host}.guest_network", xen)
     for name, client in topology.clients.items():
         by_ssh, here = f'ssh = "root@{topology.uplink(name).node.ip}"', topology.network_namespace(name)
         lines += ["", f"[probers.{name}]", by_ssh if client.machine else f'network_namespace = "{here}"']
@@ -59,13 +59,13 @@ def _guest(guest: Guest) -> list[str]:
     return [*found, "ansible = { guest_restart_servers = true }"]
 
 
-def _network(topology: Topology, host: str, key: str) -> list[str]:
-    """What a host routes, as `key`."""
+def _network(topology: Topology, host: str, key: str, xen: bool) -> list[str]:
+    """What a host routes, as `key`. The guard does not know the cards of Xen's guests."""
     shape = topology.hosts[host]
     first = shape.subnet[2] if shape.subnet.num_addresses < 64 else shape.subnet[10]
     last = first + topology.sites[shape.site].dhcp_addresses - 1
     lines = [f"[{key}]", f'subnet = "{shape.subnet}"', f'dhcp_first = "{first}"', f'dhcp_last = "{last}"']
-    lines += [] if topology.sites[shape.site].guard else ["guard = false"]
+    lines += [] if topology.sites[shape.site].guard and not xen else ["guard = false"]
     return lines + ([f'subnet6 = "{shape.subnet6}"'] if shape.subnet6 is not None else [])
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from vmacro import inventory
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.ssh import Ssh
+from vmacro.drivers.transports import Transports
 from vmacro.errors import LabError, UnreachableError, without_subject
 from vmacro.lab import (
     accelerator,
@@ -42,6 +43,7 @@ from vmacro.rtt.wire import DEFAULT_PORT
 # Several labs may boot at once, under emulation.
 HOST_DEADLINE_S = 300.0
 GUEST_DEADLINE_S = 600.0
+STATUS_DEADLINE_S = 3.0
 Report = Callable[[str], None]
 
 
@@ -229,13 +231,12 @@ class Lab:
                 guests.start(opened[home], self.topology, name, chosen)
                 report(f"guest {name}: booting at {home}")
         self._provision_guests(opened, report)
-        agents = ChannelAgents(VirtioChannels(connections))
         for name, guest in self.topology.guests.items():
             place = guests.find(opened, name)
             if place is None:
                 raise LabError(f"guest {name}: stopped while it booted", "see its console log on the host")
             if guest.agent:
-                ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
+                ready = self._ready(connections, hosts[place], name, GUEST_DEADLINE_S)
                 up = f"{ready.agent.uptime_s:.0f} s after boot"
                 report(f"guest {name}: {ready.agent.address} at {place}, agent ready {up}")
         for name in (n for n, g in self.topology.guests.items() if g.agent and not g.own_disk):
@@ -288,10 +289,17 @@ class Lab:
             return GuestStatus(name, "", "", None, "runs nowhere")
         site = self.topology.hosts[place].site
         try:
-            ready = guests.wait_until_ready(ChannelAgents(VirtioChannels(connections)), hosts[place], name, timeout_s=3)
+            ready = self._ready(connections, hosts[place], name, timeout_s=STATUS_DEADLINE_S)
         except LabError as error:
             return GuestStatus(name, site, place, None, error.message)
         return GuestStatus(name, site, place, ready.agent)
+
+    def _ready(self, connections: Connections, host: Host, name: str, timeout_s: float) -> guests.Ready:
+        """Some agents are reached by libvirt, others by SSH, hence from the operator's place. Raises LabError."""
+        settings = inventory.load(self.inventory_file).orchestrator
+        agents = ChannelAgents(Transports(connections, Ssh(settings.ssh_key, settings.ssh_known_hosts)))
+        with namespaces.inside(self.namespace(OPERATOR)):
+            return guests.wait_until_ready(agents, host, name, timeout_s)
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Connections, dict[str, Host]]]:

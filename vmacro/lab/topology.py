@@ -87,6 +87,7 @@ class Guest(Strict):
     )
     servers: tuple[str, ...] = Field(default=("nginx",), description="that are to speak MPTCP, in the image cloud")
     disk: Literal["qcow2", "raw"] = Field(default="qcow2", description="how it is stored, in the image cloud")
+    xen: Literal["pvh", "pv"] = Field(default="pvh", description="what it is with Xen")
     agent: bool = Field(default=True, description="false: a guest without one, as before it is provisioned")
     dirty_ballast_mib: int = Field(default=0, ge=0)
     dirty_mib_s: float = Field(default=0, ge=0)

@@ -16,8 +16,8 @@ PACKAGES = f"/{repository.FOLDER}"  # in a machine: what apt installs from
 
 @dataclass(frozen=True)
 class Firmware:
-    """What a VM boots besides its tree: `files`, a folder with `xen`, `vmlinuz`, `initrd.gz` and the tree as `root.ext4`;
-    `emulator`: the trees in which its QEMU is."""
+    """What a VM boots. `files`: a folder with `xen`, `vmlinuz`, `initrd.gz`, its tree as `root.ext4` and its packages
+    as `packages.ext4`; `emulator`: the trees in which its QEMU is."""
 
     files: Path
     emulator: tuple[Path, ...]

@@ -1,8 +1,8 @@
-"""A machine as a VM that boots Xen and, in its first domain, Debian: under QEMU's emulation, since nothing here can give
-Xen a processor with virtualisation of its own.
+"""A machine as a VM that boots Xen and, in its first domain, Debian: under QEMU's emulation, which needs no KVM and has
+the virtualisation of AMD's processors, so that Xen can run guests.
 
-Its tree is shared and read-only; what is its own lies on a disk of its own, on top (images/xen12/init). It has the uplink
-of its node by a tap, and the address too. Its QEMU is that of the lab's other hosts, in their tree.
+Its tree is shared and read-only; what is its own lies on a disk of its own, on top (images/xen12/init). It has the
+uplink of its node by a tap, and the address too. Its QEMU is that of the lab's other hosts, in their tree.
 """
 
 from __future__ import annotations
@@ -26,10 +26,27 @@ from vmacro.lab.topology import Topology
 MEMORY_MIB, DOM0_MIB = 704, 448
 OWN_DISK_MIB, MARGIN_MIB = 4096, 16
 UPLINK = "uplink"
-# Measured, all three: lazy switching of the FPU corrupts dom0's memory under emulation; libvirt 9 knows no model in what
-# `max` is; more than one processor is slower where two VMs share two.
+# Lazy switching of the FPU corrupts dom0's memory under emulation. What else costs time defends against processors that
+# are none.
 XEN_WORDS = "spec-ctrl=no,eager-fpu xpti=no pv-l1tf=no"
-PROCESSOR = "EPYC,+svm,+npt"
+# QEMU emulates AMD's virtualisation and no other, which PVH guests need; newer models than this one crash Xen.
+PROCESSOR = "Opteron_G3,+svm,+npt"
+# libvirt 9 wants a model of which the host has every feature: Xen hides `sep` on AMD's, and QEMU does not emulate `vme`,
+# of which each of its models has one.
+CPU_MODEL = """\
+<cpus>
+  <model name='486'>
+    <decode host='on' guest='on'/>
+    <feature name='fpu'/>
+    <feature name='pse'/>
+  </model>
+</cpus>
+"""
+OWN_FILES = {
+    "usr/share/libvirt/cpu_map/x86_486.xml": CPU_MODEL,
+    # By itself it ends when nobody asks for a while; under emulation its start takes ten seconds and more.
+    "etc/default/libvirtd": 'LIBVIRTD_ARGS=""\n',
+}
 TRANSLATED_CODE_MIB = 128
 # $1 lower layers, $2 merged, $3 the shared files, $4 the VM's own folder; the rest is the command.
 _ENTER = """
@@ -75,7 +92,7 @@ class XenHost:
         else:
             self._own_disk(lab, sorted(binds))
         disks = ["/srv/root.ext4", "/mnt/own.ext4", "/srv/packages.ext4", *self._shared_disks(binds)]
-        command = [
+        command: list[str | Path] = [
             *("ip", "netns", "exec", self._topology.network_namespace(self.name)),
             *("unshare", "--mount", "--propagation=private", "sh", "-c", _ENTER, "vmacro-host"),
             *(":".join(map(str, base.firmware.emulator)), self.folder / "mount", base.firmware.files, self.folder),
@@ -96,7 +113,7 @@ class XenHost:
             )
         ]
         network = f"virtio-net-pci,netdev=n0,mac={self._topology.host_mac(self.name)},romfile="
-        dom0 = "console=hvc0 loglevel=5 systemd.show_status=1 panic=1 mitigations=off net.ifnames=0 systemd.default_timeout_start_sec=600"
+        dom0 = "console=hvc0 quiet systemd.show_status=0 panic=1 mitigations=off net.ifnames=0 systemd.default_timeout_start_sec=600"
         xen = f"dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M com1=115200,8n1 console=com1 guest_loglvl=info {XEN_WORDS}"
         return [
             *("qemu-system-x86_64", "-name", f"vmacro-{self._topology.name}-{self.name}", "-uuid", str(self._uuid)),
@@ -169,6 +186,8 @@ class XenHost:
         mounted = {"packages": PACKAGES} | {f"files-{number}": path for number, path in enumerate(seen)}
         lines = [f"/dev/disk/by-id/virtio-{disk} {path} ext4 ro,nofail 0 0\n" for disk, path in mounted.items()]
         identity.put(upper / "etc/fstab", "".join(lines))
+        for path, text in OWN_FILES.items():
+            identity.put(upper / path, text)
         bootable.disk(tree, self.folder / "own.ext4", OWN_DISK_MIB, writable=True)
         shutil.rmtree(tree)
 
