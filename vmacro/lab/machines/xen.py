@@ -29,10 +29,15 @@ UPLINK = "uplink"
 # Lazy switching of the FPU corrupts dom0's memory under emulation. What else costs time defends against processors that
 # are none.
 XEN_WORDS = "spec-ctrl=no,eager-fpu xpti=no pv-l1tf=no"
+# Where several labs boot at once, a unit may take minutes. Each line on the console costs time.
+DOM0_WORDS = (
+    "console=hvc0 quiet systemd.show_status=0 panic=1 mitigations=off net.ifnames=0 "
+    "systemd.default_timeout_start_sec=900 systemd.default_device_timeout_sec=900"
+)
 # QEMU emulates AMD's virtualisation and no other, which PVH guests need; newer models than this one crash Xen.
 PROCESSOR = "Opteron_G3,+svm,+npt"
-# libvirt 9 wants a model of which the host has every feature: Xen hides `sep` on AMD's, and QEMU does not emulate `vme`,
-# of which each of its models has one.
+# libvirt 9 wants a model of which the host has every feature. Each has `sep` or `vme`: Xen hides the first on AMD's
+# processors, and QEMU does not emulate the second.
 CPU_MODEL = """\
 <cpus>
   <model name='486'>
@@ -90,8 +95,8 @@ class XenHost:
         if kept is not None:
             process.run(["cp", "--sparse=always", kept / "own.ext4", self.folder])
         else:
-            self._own_disk(lab, sorted(binds))
-        disks = ["/srv/root.ext4", "/mnt/own.ext4", "/srv/packages.ext4", *self._shared_disks(binds)]
+            self.write_own_disk(lab, sorted(binds))
+        disks = ["/srv/root.ext4", "/mnt/own.ext4", "/srv/packages.ext4", *self.shared_disks(binds)]
         command: list[str | Path] = [
             *("ip", "netns", "exec", self._topology.network_namespace(self.name)),
             *("unshare", "--mount", "--propagation=private", "sh", "-c", _ENTER, "vmacro-host"),
@@ -113,7 +118,6 @@ class XenHost:
             )
         ]
         network = f"virtio-net-pci,netdev=n0,mac={self._topology.host_mac(self.name)},romfile="
-        dom0 = "console=hvc0 quiet systemd.show_status=0 panic=1 mitigations=off net.ifnames=0 systemd.default_timeout_start_sec=600"
         xen = f"dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M com1=115200,8n1 console=com1 guest_loglvl=info {XEN_WORDS}"
         return [
             *("qemu-system-x86_64", "-name", f"vmacro-{self._topology.name}-{self.name}", "-uuid", str(self._uuid)),
@@ -121,7 +125,7 @@ class XenHost:
             *("-m", str(MEMORY_MIB), "-smp", "1", "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"),
             *("-chardev", "socket,id=c0,path=/mnt/console,server=on,wait=off,logfile=/mnt/console.log"),
             *("-serial", "chardev:c0", "-device", "virtio-rng-pci"),
-            *("-kernel", "/srv/xen", "-append", xen, "-initrd", f"/srv/vmlinuz {dom0},/srv/initrd.gz"),
+            *("-kernel", "/srv/xen", "-append", xen, "-initrd", f"/srv/vmlinuz {DOM0_WORDS},/srv/initrd.gz"),
             *drives,
             *("-netdev", f"tap,id=n0,ifname={namespaces.TAP},script=no,downscript=no", "-device", network),
         ]
@@ -172,7 +176,8 @@ class XenHost:
         finally:
             os.kill(leader.pid, signal.SIGCONT)
 
-    def _own_disk(self, lab: Path, seen: Sequence[str]) -> None:
+    def write_own_disk(self, lab: Path, seen: Sequence[str]) -> None:
+        """With what a provider gives a machine. `seen`: where it sees the folders of shared_disks()."""
         tree = self.folder / "own"
         (tree / "work").mkdir(parents=True)
         upper = tree / "upper"
@@ -191,7 +196,7 @@ class XenHost:
         bootable.disk(tree, self.folder / "own.ext4", OWN_DISK_MIB, writable=True)
         shutil.rmtree(tree)
 
-    def _shared_disks(self, binds: dict[str, Path]) -> list[str]:
+    def shared_disks(self, binds: dict[str, Path]) -> list[str]:
         """Folders that it sees, as disks with their files; a root file system among these is a disk by itself, since
         Xen gives a guest block devices only."""
         made = []
