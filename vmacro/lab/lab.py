@@ -176,14 +176,19 @@ class Lab:
             preparation.boot(self.topology, self.folder, layers, binds, kvm, kept)
             report(f"hosts: as provisioned before ({kept.name})")
         else:
-            preparation.boot(self.topology, self.folder, layers, binds, kvm)
+            first = self.topology.as_containers
+            if xen:
+                namespaces.renew(first)
+            preparation.boot(first, self.folder, layers, binds, kvm)
             self.inventory_file.write_text(text)
-            # Under emulation it takes minutes to see that packages are there.
-            options = Options(tags=preparation.QUICK_TAGS if xen else ())
-            recap = preparation.provision(self.topology, self.folder, options, report)
+            recap = preparation.provision(self.topology, self.folder, Options(), report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")
-            preparation.keep(self.topology, self.folder, kept)
+            preparation.keep(first, self.folder, kept)
             images.forget_others(f"hosts-{self.topology.name}-", kept)
+            if xen:
+                preparation.stop(first, self.folder)
+                namespaces.renew(self.topology)
+                preparation.boot(self.topology, self.folder, layers, binds, kvm, kept)
         (self.folder / "provisioned").touch()
 
     def down(self) -> list[str]:

@@ -58,6 +58,17 @@ def remove_all(topology_names: list[str]) -> None:
             netns.remove(name)
 
 
+def renew(topology: Topology) -> None:
+    """Those of hosts anew, with nothing that was in them; no process may be in there any more."""
+    for host in topology.hosts:
+        name = topology.network_namespace(host)
+        with IPRoute(netns=name) as ip:
+            for index in ip.link_lookup(ifname="uplink"):  # at once: its other end has a name that is wanted again
+                ip.link("del", index=index)
+        netns.remove(name)
+    create_all(topology)
+
+
 def existing(lab: str) -> list[str]:
     """Names of the namespaces that belong to a lab: its own prefix, and then one word."""
     prefix = f"vmacro-{lab}-"

@@ -29,7 +29,6 @@ from vmacro.provisioning.runner import Options, Task
 
 SSH_DEADLINE_S, VM_SSH_DEADLINE_S = 90.0, 600.0  # several labs may boot at once, under emulation
 SLOW_TAGS = ("packages", "host_side")
-QUICK_TAGS = ("system", "xen", "tls", "libvirt", "firewall", "guard", "storage", "network")  # all others
 TOLD_EVERY_S = 5.0
 # What a host has of its own, and its layer must not.
 _OWN = ("etc/machine-id", "etc/hostname", "etc/hosts", "root/.ssh", "var/lib/systemd", "var/lib/libvirt/dnsmasq")
@@ -124,6 +123,12 @@ def boot(
         each.boot(layers[each.name], binds, folder, kept / each.name if kept is not None else None)
     for each in machines:
         _wait_for_ssh(shape, each)
+
+
+def stop(shape: Topology, folder: Path) -> None:
+    """All machines, as they are; what they have on disk stays."""
+    for name in shape.machines:
+        machine(shape, name, folder).stop()
 
 
 def machine(shape: Topology, name: str, folder: Path, kvm: bool = False) -> Machine:

@@ -12,8 +12,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,7 +34,7 @@ DOM0_WORDS = (
     "systemd.default_timeout_start_sec=900 systemd.default_device_timeout_sec=900"
 )
 # QEMU emulates AMD's virtualisation and no other, which PVH guests need; newer models than this one crash Xen.
-PROCESSOR = "Opteron_G3,+svm,+npt"
+PROCESSOR = "Opteron_G3,-misalignsse,+svm,+npt"
 # libvirt 9 wants a model of which the host has every feature. Each has `sep` or `vme`: Xen hides the first on AMD's
 # processors, and QEMU does not emulate the second.
 CPU_MODEL = """\
@@ -88,14 +87,11 @@ class XenHost:
         """See Machine."""
         if self.leader is not None:
             return
-        if base.firmware is None:
-            raise LabError(f"host {self.name}: nothing to boot from: its image has no Xen")
+        if base.firmware is None or kept is None:
+            raise LabError(f"host {self.name}: nothing to boot from: it has to be provisioned first, as a container")
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "mount").mkdir(parents=True)
-        if kept is not None:
-            process.run(["cp", "--sparse=always", kept / "own.ext4", self.folder])
-        else:
-            self.write_own_disk(lab, sorted(binds))
+        self.write_own_disk(kept, sorted(binds))
         disks = ["/srv/root.ext4", "/mnt/own.ext4", "/srv/packages.ext4", *self.shared_disks(binds)]
         command: list[str | Path] = [
             *("ip", "netns", "exec", self._topology.network_namespace(self.name)),
@@ -138,12 +134,8 @@ class XenHost:
             leader.end()
 
     def keep(self, to: Path) -> None:
-        """As it is on disk, as after a power failure; what it has written until now is there."""
-        if self.leader is not None:
-            process.run(self.inside(["sync"]))
-        to.mkdir()
-        with self._standing_still():
-            process.run(["cp", "--sparse=always", self.folder / "own.ext4", to])
+        """See Machine. What it has once it has booted Xen lies on its disk, which is the lab's alone."""
+        raise LabError(f"machine {self.name}: is kept as a container, before it boots Xen")
 
     def console(self) -> str:
         """See Machine."""
@@ -164,24 +156,13 @@ class XenHost:
     def _uuid(self) -> uuid.UUID:
         return uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.{self._topology.name}.hosts.vmacro")
 
-    @contextmanager
-    def _standing_still(self) -> Iterator[None]:
-        leader = self.leader
-        if leader is None:
-            yield
-            return
-        os.kill(leader.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(leader.pid, signal.SIGCONT)
-
-    def write_own_disk(self, lab: Path, seen: Sequence[str]) -> None:
-        """With what a provider gives a machine. `seen`: where it sees the folders of shared_disks()."""
+    def write_own_disk(self, kept: Path, seen: Sequence[str]) -> None:
+        """`kept`: what it has of its own, as a container has left it. `seen`: where it sees the folders of
+        shared_disks()."""
         tree = self.folder / "own"
         (tree / "work").mkdir(parents=True)
         upper = tree / "upper"
-        identity.write(upper, self.name, self.address, lab)
+        process.run(["cp", "-a", kept, upper])
         uplink = self._topology.uplink(self.name)
         match = f"[Match]\nMACAddress={self._topology.host_mac(self.name)}\n"
         units = upper / "etc/systemd/network"
