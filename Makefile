@@ -19,8 +19,8 @@ WORKERS := -n 3 --durations 20 --durations-min 1
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
-demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report
-	$(BIN)/vmacro lab demo
+demo: setup ## build what is missing, bring the lab up, move a VM, show and save the report; HYPERVISOR=xen: on real Xen
+	$(BIN)/vmacro lab demo $(if $(HYPERVISOR),--hypervisor $(HYPERVISOR))
 
 TEST_SETUP := test-packages setup .venv/knot/ready
 

@@ -20,6 +20,11 @@ def container(folder: Path) -> Machine:
     return Container(topology.load(topology.DEFAULT), "berlin", folder)
 
 
+def pretend_to_run(folder: Path, pid: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "leader.json").write_text(json.dumps(asdict(process.identify(pid))))
+
+
 def test_one_that_was_never_booted(tmp_path: Path) -> None:
     machine = container(tmp_path / "none")
     assert (machine.name, machine.leader, machine.console()) == ("berlin", None, "")
@@ -38,13 +43,13 @@ def test_nothing_runs_in_one_that_does_not(tmp_path: Path) -> None:
 
 
 def test_one_that_runs_is_entered_by_its_leader(tmp_path: Path) -> None:
-    (tmp_path / "leader.json").write_text(json.dumps(asdict(process.identify(os.getpid()))))
+    pretend_to_run(tmp_path, os.getpid())
     assert container(tmp_path).inside(["ls", Path("/etc")]) == ["nsenter", "-t", str(os.getpid()), "-a", "ls", "/etc"]
 
 
 def test_one_whose_leader_has_ended_does_not_run(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
-        (tmp_path / "leader.json").write_text(json.dumps(asdict(process.identify(child.pid))))
+        pretend_to_run(tmp_path, child.pid)
         assert container(tmp_path).leader is not None
         child.kill()
     assert container(tmp_path).leader is None

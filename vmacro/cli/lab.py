@@ -17,11 +17,15 @@ from vmacro.errors import ConfigurationError, LabError
 from vmacro.lab import lab as labs
 from vmacro.lab import requirements, seat, topology
 from vmacro.lab.lab import Lab
+from vmacro.lab.machines import access
 from vmacro.lab.topology import OPERATOR, WAN
 
 app = typer.Typer(help="Two sites, a WAN and a client on this machine.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="TOML; the default is the paper's two sites")]
 NameArgument = Annotated[str, typer.Argument(help="the lab's name")]
+HypervisorOption = Annotated[
+    topology.Kind | None, typer.Option("--hypervisor", help="of its hosts; the default is what the topology says")
+]
 
 
 @app.command()
@@ -30,9 +34,10 @@ def up(
     bare: Annotated[
         bool, typer.Option("--bare", help="hosts that are yours to provision; guests with a later `up`")
     ] = False,
+    hypervisor: HypervisorOption = None,
 ) -> None:
     """Bring the lab up; what runs already, stays."""
-    loaded = topology.load(shape)
+    loaded = topology.load(shape, hypervisor)
     requirements.require_root("lab up")
     began = time.monotonic()
     raised = Lab(loaded)
@@ -81,7 +86,8 @@ def shell(
             raise LabError(f"guest {node}: runs nowhere")
         node, command = place, ["virsh", "console", "--force", node]
     if node in lab.topology.machines:
-        argv = _ssh(lab, node, command or [])
+        address, terminal = lab.host(node).address, os.isatty(0)
+        argv = access.by_ssh(lab.topology, address, lab.folder, command or [], terminal)
     elif node == OPERATOR and lab.bare:
         argv = seat.command(lab.folder, lab.namespace(node), command or [os.environ.get("SHELL", "/bin/sh")])
     elif node in (*lab.topology.clients, WAN, OPERATOR):
@@ -107,9 +113,10 @@ def down(name: NameArgument = "demo") -> None:
 def demo(
     shape: TopologyOption = topology.DEFAULT,
     report_dir: move.ReportOption = None,
+    hypervisor: HypervisorOption = None,
 ) -> None:
     """The main job, whole: the lab up, the first guest moved from its home to the other site, the report."""
-    up(shape)
+    up(shape, hypervisor=hypervisor)
     lab = Lab.running(topology.load(shape).name)
     name, guest = next(iter(lab.topology.guests.items()))
     target = next(s for s in lab.topology.sites if s != guest.site)
@@ -123,15 +130,3 @@ def demo(
 def _move(lab: Lab, guest: str, target: str, report_dir: Path | None) -> int:
     settings = inventories.load(lab.inventory_file)
     return move.perform(settings, wiring.request(settings, guest, target), report_dir, json=False)
-
-
-def _ssh(lab: Lab, node: str, command: list[str]) -> list[str]:
-    keys = lab.folder / "ssh"
-    return [
-        *("ip", "netns", "exec", lab.namespace(OPERATOR)),
-        *("ssh", "-q", "-i", str(keys / "id_ed25519"), "-o", f"UserKnownHostsFile={keys / 'known_hosts'}"),
-        *("-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes"),
-        *(["-t"] if os.isatty(0) else []),
-        f"root@{lab.host(node).address}",
-        *command,
-    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmacro.lab.paths import cache_dir
 
-KVM, TCG = "kvm", "qemu"
+KVM, TCG, XEN = "kvm", "qemu", "xen"
 TRIAL_S = 8.0
 _ENTER = """
 mount -t overlay overlay -o "lowerdir=$1" "$3"

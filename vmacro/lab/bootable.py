@@ -12,11 +12,21 @@ from vmacro.lab import process
 
 def finish(root: Path, init: Path, modules: Sequence[str], size_mib: int, writable: bool, work: Path) -> None:
     """Make `vmlinuz`, `initrd.gz` and the sparse `root.ext4` in `work` from the tree `root`. Raises LabError."""
-    (kernel,) = (root / "boot").glob("vmlinuz-*")
-    shutil.copy(kernel, work / "vmlinuz")
-    _initrd(root, init, modules, kernel.name.removeprefix("vmlinuz-"), work)
+    kernel(root, init, modules, work)
+    disk(root, work / "root.ext4", size_mib, writable)
+
+
+def kernel(root: Path, init: Path, modules: Sequence[str], work: Path) -> None:
+    """Make `vmlinuz` and `initrd.gz` in `work`. Raises LabError."""
+    (found,) = (root / "boot").glob("vmlinuz-*")
+    shutil.copy(found, work / "vmlinuz")
+    _initrd(root, init, modules, found.name.removeprefix("vmlinuz-"), work)
+
+
+def disk(tree: Path, file: Path, size_mib: int, writable: bool = False, label: str = "") -> None:
+    """An ext4 with what is in `tree`, in a sparse file; one that is written to has a journal. Raises LabError."""
     features = [] if writable else ["-O", "^has_journal"]
-    process.run(["mke2fs", "-q", "-t", "ext4", *features, "-d", root, work / "root.ext4", f"{size_mib}M"])
+    process.run(["mke2fs", "-q", "-t", "ext4", *features, "-L", label, "-d", tree, file, f"{size_mib}M"])
 
 
 def _initrd(root: Path, init: Path, modules: Sequence[str], release: str, work: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.errors import AgentError, LabError, without_subject
+from vmacro.errors import AgentError, HostError, LabError, without_subject
 from vmacro.lab import cloud
 from vmacro.lab.machines import GUEST_IMAGES
 from vmacro.lab.topology import Guest, Topology
@@ -19,6 +19,7 @@ from vmacro.model.nouns import Host
 from vmacro.wire.names import AGENT_CHANNEL
 
 NETWORK = "front"
+XEN_TYPES = {"pvh": ("xenpvh", "xenpvh"), "pv": ("xenpv", "linux")}  # machine and type of libvirt's os element
 
 _DOMAIN_XML = """\
 <domain type='{accelerator}'>
@@ -49,6 +50,36 @@ _DOMAIN_XML = """\
     </console>
     <channel type='unix'><target type='virtio' name='{channel}'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+_XEN_DOMAIN_XML = """\
+<domain type='xen'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>{memory_mib}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='{machine}'>{kind}</type>
+    <kernel>{images}/vmlinuz</kernel>
+    <initrd>{images}/initrd.gz</initrd>
+    <cmdline>{cmdline}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <disk type='block' device='disk'>
+      <source dev='{disk}'/>
+      <target dev='xvda' bus='xen'/>
+      <readonly/>
+      <shareable/>
+    </disk>
+    <interface type='network'>
+      <mac address='{mac}'/>
+      <source network='{network}'/>
+    </interface>
+    <console type='pty'><target type='xen' port='0'/></console>
     <memballoon model='none'/>
   </devices>
 </domain>
@@ -84,6 +115,8 @@ class Ready:
 
 def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
     """The guest as libvirt defines it (formatdomain)."""
+    if topology.hypervisor == "xen":
+        return _xen_domain_xml(topology, name)
     guest = topology.guests[name]
     own, images = guest.own_disk, f"{GUEST_IMAGES}/{guest.image}"
     shared = _SHARED_DISK.format(images=images)
@@ -99,6 +132,23 @@ def domain_xml(topology: Topology, name: str, accelerator: str) -> str:
         mac=topology.mac(name),
         network=NETWORK,
         channel=AGENT_CHANNEL,
+    )
+
+
+def _xen_domain_xml(topology: Topology, name: str) -> str:
+    image = topology.guest_image(name)
+    machine, kind = XEN_TYPES[topology.guests[name].xen]
+    return _XEN_DOMAIN_XML.format(
+        name=name,
+        uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{topology.name}.vmacro"),
+        memory_mib=topology.guests[name].memory_mib,
+        machine=machine,
+        kind=kind,
+        images=f"{GUEST_IMAGES}/{image}",
+        disk=f"/dev/disk/by-id/virtio-{image}",
+        cmdline=" ".join(["console=hvc0", *(w for w in _command_line(topology.guests[name]) if "ttyS0" not in w)]),
+        mac=topology.mac(name),
+        network=NETWORK,
     )
 
 
@@ -148,7 +198,7 @@ def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: fl
                 facts = agent.status()
             if facts.address:
                 return Ready(name, facts, waited)
-        except AgentError as error:
+        except (AgentError, HostError) as error:
             if waited > timeout_s:
                 hint = f"look at its console: vmacro lab shell {host.name}, then virsh console {name}"
                 said = without_subject(error.message, f"guest {name}")

@@ -2,7 +2,8 @@
 
 An image is a folder `CACHE/NAME-HASH`. A host's has a tree `root`, the lower layer of overlays, and beside it are the
 `packages` that it can install. A guest's has `vmlinuz`, `initrd.gz` and a `root.ext4`, which is read-only for the kind
-`guest`, and copied and written to for the kind `cloud`.
+`guest`, and copied and written to for the kind `cloud`. The kind `xen` is a host with a kernel of its own: it has the tree,
+`vmlinuz` and `initrd.gz`.
 """
 
 from __future__ import annotations
@@ -195,9 +196,12 @@ def _assemble(wanted: Image, base: Path, work: Path) -> None:
     if recipe.kind == "cloud":
         process.run(["cp", "-rT", wanted.packages, root / repository.FOLDER])
     process.run([recipe.folder / "customize.sh", root])
-    if recipe.kind != "host":
-        init, writable = recipe.folder / "init", recipe.kind == "cloud"
-        bootable.finish(root, init, recipe.modules, recipe.size_mib, writable, work)
+    init = recipe.folder / "init"
+    if recipe.kind == "xen":
+        bootable.kernel(root, init, recipe.modules, work)
+        shutil.rmtree(work / "initrd")
+    elif recipe.kind != "host":
+        bootable.finish(root, init, recipe.modules, recipe.size_mib, recipe.kind == "cloud", work)
         for leftover in ("root", "initrd", "agent", "rtt"):
             shutil.rmtree(work / leftover, ignore_errors=True)
 

@@ -9,8 +9,8 @@ from vmacro.lab.guests import NETWORK
 from vmacro.lab.topology import OPERATOR, Guest, Topology
 
 
-def text(topology: Topology, folder: Path, emulation: bool) -> str:
-    """TOML. `emulation`: guests run without KVM."""
+def text(topology: Topology, folder: Path, emulation: bool, xen: bool = False) -> str:
+    """TOML. `emulation`: guests run without KVM. `xen`: hosts run Xen."""
     lines = [
         f"# Made by `vmacro lab up` for the lab {topology.name}.",
         "[orchestrator]",
@@ -32,10 +32,10 @@ def text(topology: Topology, folder: Path, emulation: bool) -> str:
         hosts = topology.hosts_of(site)
         lines += ["", f"[sites.{site}]", *(["anti_spoofing = true"] if topology.wan.anti_spoofing else [])]
         owner = f"sites.{site}.network" if len(hosts) == 1 else ""
-        lines += _network(topology, hosts[0], owner) if owner else []
+        lines += _network(topology, hosts[0], owner, xen) if owner else []
         for host in hosts:
-            lines += _host(topology, host, emulation)
-            lines += [] if owner else _network(topology, host, f"hosts.{host}.guest_network")
+            lines += _host(topology, host, emulation, xen)
+            lines += [] if owner else _network(topology, host, f"hosts.{host}.guest_network", xen)
     for name, client in topology.clients.items():
         by_ssh, here = f'ssh = "root@{topology.uplink(name).node.ip}"', topology.network_namespace(name)
         lines += ["", f"[probers.{name}]", by_ssh if client.machine else f'network_namespace = "{here}"']
@@ -59,24 +59,25 @@ def _guest(guest: Guest) -> list[str]:
     return [*found, "ansible = { guest_restart_servers = true }"]
 
 
-def _network(topology: Topology, host: str, key: str) -> list[str]:
-    """What a host routes, as `key`."""
+def _network(topology: Topology, host: str, key: str, xen: bool) -> list[str]:
+    """What a host routes, as `key`. The guard does not know the cards of Xen's guests."""
     shape = topology.hosts[host]
     first = shape.subnet[2] if shape.subnet.num_addresses < 64 else shape.subnet[10]
     last = first + topology.sites[shape.site].dhcp_addresses - 1
     lines = [f"[{key}]", f'subnet = "{shape.subnet}"', f'dhcp_first = "{first}"', f'dhcp_last = "{last}"']
-    lines += [] if topology.sites[shape.site].guard else ["guard = false"]
+    lines += [] if topology.sites[shape.site].guard and not xen else ["guard = false"]
     return lines + ([f'subnet6 = "{shape.subnet6}"'] if shape.subnet6 is not None else [])
 
 
-def _host(topology: Topology, name: str, emulation: bool) -> list[str]:
+def _host(topology: Topology, name: str, emulation: bool, xen: bool) -> list[str]:
     address, site = topology.uplink(name).node.ip, topology.hosts[name].site
+    driver = "xen" if xen else "qemu"
     return [
         f"[hosts.{name}]",
         f'site = "{site}"',
         f'ssh = "root@{address}"',
-        f'uri = "qemu+tls://{address}/system"',
-        f'peer_uri = "qemu+tls://{name}/system"',
+        f'uri = "{driver}+tls://{address}/system"',
+        f'peer_uri = "{driver}+tls://{name}/system"',
         f'address = "{address}"',
         f'network = "{NETWORK}"',
         f"memory_reserve_mib = {topology.sites[site].memory_reserve_mib}",

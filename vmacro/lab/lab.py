@@ -12,8 +12,9 @@ from typing import Any
 
 from vmacro import inventory
 from vmacro.drivers.agent import ChannelAgents
-from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.ssh import Ssh
+from vmacro.drivers.transports import Transports
 from vmacro.errors import LabError, UnreachableError, without_subject
 from vmacro.lab import (
     accelerator,
@@ -42,6 +43,7 @@ from vmacro.rtt.wire import DEFAULT_PORT
 # Several labs may boot at once, under emulation.
 HOST_DEADLINE_S = 300.0
 GUEST_DEADLINE_S = 600.0
+STATUS_DEADLINE_S = 3.0
 Report = Callable[[str], None]
 
 
@@ -146,6 +148,10 @@ class Lab:
 
     def _chosen(self, guest_images: dict[str, Path], report: Report) -> str:
         """What guests run under."""
+        if self.topology.hypervisor == "xen":
+            (self.folder / "accelerator").write_text(accelerator.XEN)
+            report("guests run under Xen, and Xen under TCG")
+            return accelerator.XEN
         image = images.build(self.topology.image(next(iter(self.topology.hosts))), report)
         layers = preparation.installed(image, report).layers
         chosen = accelerator.choose(layers, next(iter(guest_images.values())))
@@ -154,7 +160,7 @@ class Lab:
         return chosen
 
     def _guest_images(self) -> list[str]:
-        return sorted({g.image for g in self.topology.guests.values()}) or ["guest"]
+        return sorted({self.topology.guest_image(g) for g in self.topology.guests}) or ["guest"]
 
     def _hosts_are_up(self) -> bool:
         ready = self.bare or (self.folder / "provisioned").exists()
@@ -162,20 +168,27 @@ class Lab:
 
     def _raise_hosts(self, layers: dict[str, BaseLayers], binds: dict[str, Path], chosen: str, report: Report) -> None:
         """Bare ones, provisioned over SSH; or as that has left them before, if nothing has changed since."""
-        kvm = chosen == accelerator.KVM
-        text = inventories.text(self.topology, self.folder, emulation=not kvm)
+        kvm, xen = chosen == accelerator.KVM, chosen == accelerator.XEN
+        text = inventories.text(self.topology, self.folder, emulation=not kvm and not xen, xen=xen)
         kept = preparation.ready_hosts(self.topology, layers, text)
         if preparation.usable(kept):
             preparation.restore(self.folder, kept)
             preparation.boot(self.topology, self.folder, layers, binds, kvm, kept)
             report(f"hosts: as provisioned before ({kept.name})")
         else:
-            preparation.boot(self.topology, self.folder, layers, binds, kvm)
+            first = self.topology.as_containers
+            if xen:
+                namespaces.renew(first)
+            preparation.boot(first, self.folder, layers, binds, kvm)
             self.inventory_file.write_text(text)
             recap = preparation.provision(self.topology, self.folder, Options(), report)
             report(f"hosts: provisioned over SSH, {recap.total('changed')} changes")
-            preparation.keep(self.topology, self.folder, kept)
+            preparation.keep(first, self.folder, kept)
             images.forget_others(f"hosts-{self.topology.name}-", kept)
+            if xen:
+                preparation.stop(first, self.folder)
+                namespaces.renew(self.topology)
+                preparation.boot(self.topology, self.folder, layers, binds, kvm, kept)
         (self.folder / "provisioned").touch()
 
     def down(self) -> list[str]:
@@ -223,13 +236,12 @@ class Lab:
                 guests.start(opened[home], self.topology, name, chosen)
                 report(f"guest {name}: booting at {home}")
         self._provision_guests(opened, report)
-        agents = ChannelAgents(VirtioChannels(connections))
         for name, guest in self.topology.guests.items():
             place = guests.find(opened, name)
             if place is None:
                 raise LabError(f"guest {name}: stopped while it booted", "see its console log on the host")
             if guest.agent:
-                ready = guests.wait_until_ready(agents, hosts[place], name, GUEST_DEADLINE_S)
+                ready = self._ready(connections, hosts[place], name, GUEST_DEADLINE_S)
                 up = f"{ready.agent.uptime_s:.0f} s after boot"
                 report(f"guest {name}: {ready.agent.address} at {place}, agent ready {up}")
         for name in (n for n, g in self.topology.guests.items() if g.agent and not g.own_disk):
@@ -282,10 +294,17 @@ class Lab:
             return GuestStatus(name, "", "", None, "runs nowhere")
         site = self.topology.hosts[place].site
         try:
-            ready = guests.wait_until_ready(ChannelAgents(VirtioChannels(connections)), hosts[place], name, timeout_s=3)
+            ready = self._ready(connections, hosts[place], name, timeout_s=STATUS_DEADLINE_S)
         except LabError as error:
             return GuestStatus(name, site, place, None, error.message)
         return GuestStatus(name, site, place, ready.agent)
+
+    def _ready(self, connections: Connections, host: Host, name: str, timeout_s: float) -> guests.Ready:
+        """Some agents are reached by libvirt, others by SSH, hence from the operator's place. Raises LabError."""
+        settings = inventory.load(self.inventory_file).orchestrator
+        agents = ChannelAgents(Transports(connections, Ssh(settings.ssh_key, settings.ssh_known_hosts)))
+        with namespaces.inside(self.namespace(OPERATOR)):
+            return guests.wait_until_ready(agents, host, name, timeout_s)
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Connections, dict[str, Host]]]:
@@ -324,6 +343,8 @@ class Lab:
     def _remember(self, source: Path) -> None:
         saved = self.folder / "topology.toml"
         text = source.read_text()
+        if topology.load(source).hypervisor != self.topology.hypervisor:
+            text = f'hypervisor = "{self.topology.hypervisor}"\n{text}'
         if saved.exists() and saved.read_text() != text:
             raise LabError(
                 f"lab {self.topology.name}: is up with another topology",

@@ -14,6 +14,7 @@ from vmacro.lab import process
 from vmacro.lab.topology import WAN, Topology
 
 RUN = Path("/run/netns")
+BRIDGE, TAP = "vm", "vm-tap"  # in the namespace of a VM
 FORWARDING = {
     "net.ipv4.ip_forward": "1",
     "net.ipv4.conf.all.rp_filter": "0",
@@ -57,6 +58,17 @@ def remove_all(topology_names: list[str]) -> None:
             netns.remove(name)
 
 
+def renew(topology: Topology) -> None:
+    """Those of hosts anew, with nothing that was in them; no process may be in there any more."""
+    for host in topology.hosts:
+        name = topology.network_namespace(host)
+        with IPRoute(netns=name) as ip:
+            for index in ip.link_lookup(ifname="uplink"):  # at once: its other end has a name that is wanted again
+                ip.link("del", index=index)
+        netns.remove(name)
+    create_all(topology)
+
+
 def existing(lab: str) -> list[str]:
     """Names of the namespaces that belong to a lab: its own prefix, and then one word."""
     prefix = f"vmacro-{lab}-"
@@ -91,17 +103,32 @@ def inside(name: str) -> Iterator[None]:
 
 
 def _connect(topology: Topology, node: str) -> None:
-    """A veth from `uplink` in the node to an interface named after the node in the router."""
+    """A veth from `uplink` in the node to an interface named after the node in the router. A VM has the address itself:
+    for it there is a bridge, with the veth and its tap."""
     uplink, here, router = topology.uplink(node), topology.network_namespace(node), topology.network_namespace(WAN)
     with IPRoute(netns=here) as ip, IPRoute(netns=router) as far:
         if not ip.link_lookup(ifname="uplink"):
             ip.link("add", ifname="uplink", kind="veth", peer={"ifname": node, "net_ns_fd": router})
         index, peer = ip.link_lookup(ifname="uplink")[0], far.link_lookup(ifname=node)[0]
-        ip.addr("replace", index=index, address=str(uplink.node.ip), prefixlen=30)
         far.addr("replace", index=peer, address=str(uplink.router.ip), prefixlen=30)
         ip.link("set", index=index, state="up")
         far.link("set", index=peer, state="up")
-        ip.route("replace", dst="default", gateway=str(uplink.router.ip))
+        if topology.runs_xen(node):
+            _bridge(ip, index)
+        else:
+            ip.addr("replace", index=index, address=str(uplink.node.ip), prefixlen=30)
+            ip.route("replace", dst="default", gateway=str(uplink.router.ip))
+
+
+def _bridge(ip: IPRoute, uplink: int) -> None:
+    """Forwards at once: it has no spanning tree."""
+    if not ip.link_lookup(ifname=BRIDGE):
+        ip.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_forward_delay=0)
+        ip.link("add", ifname=TAP, kind="tuntap", mode="tap", vnet_hdr=True)
+    bridge, tap = ip.link_lookup(ifname=BRIDGE)[0], ip.link_lookup(ifname=TAP)[0]
+    for port in (uplink, tap):
+        ip.link("set", index=port, master=bridge, state="up")
+    ip.link("set", index=bridge, state="up")
 
 
 def _make_dual_stack(topology: Topology) -> None:

@@ -10,22 +10,24 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vmacro import inventory
 from vmacro.errors import LabError
-from vmacro.lab import images, inventories, mounts, namespaces, process, topology
+from vmacro.lab import firmware, images, inventories, mounts, namespaces, process, topology
 from vmacro.lab.images import Image
-from vmacro.lab.machines import BaseLayers, Machine
+from vmacro.lab.machines import BaseLayers, Firmware, Machine
 from vmacro.lab.machines.container import Container
+from vmacro.lab.machines.xen import XenHost
 from vmacro.lab.paths import cache_dir
 from vmacro.lab.topology import OPERATOR, Topology
 from vmacro.pki import store as pki
 from vmacro.provisioning import ansible_inventory, runner, wheels
 from vmacro.provisioning.runner import Options, Task
 
-SSH_DEADLINE_S = 90.0
+SSH_DEADLINE_S, VM_SSH_DEADLINE_S = 90.0, 600.0  # several labs may boot at once, under emulation
 SLOW_TAGS = ("packages", "host_side")
 TOLD_EVERY_S = 5.0
 # What a host has of its own, and its layer must not.
@@ -38,6 +40,12 @@ def base_layers(shape: Topology, report: Report) -> dict[str, BaseLayers]:
     """Of each machine: hosts boot with their packages installed, others bare."""
     built = _built(shape, report)
     hosts = {name: installed(built[name], report) for name in sorted({shape.image(h) for h in shape.hosts})}
+    if shape.hypervisor == "xen":
+        emulator = installed(images.build(topology.HOST_IMAGES[13], report), report).layers
+        hosts = {
+            name: replace(base, firmware=Firmware(firmware.files(built[name], base.layers, report), emulator))
+            for name, base in hosts.items()
+        }
     return {m: hosts[shape.image(m)] if m in shape.hosts else bare(built[shape.image(m)]) for m in shape.machines}
 
 
@@ -117,9 +125,16 @@ def boot(
         _wait_for_ssh(shape, each)
 
 
+def stop(shape: Topology, folder: Path) -> None:
+    """All machines, as they are; what they have on disk stays."""
+    for name in shape.machines:
+        machine(shape, name, folder).stop()
+
+
 def machine(shape: Topology, name: str, folder: Path, kvm: bool = False) -> Machine:
-    """Of the one kind that there is; `folder` is the lab's."""
-    return Container(shape, name, folder / "hosts" / name, kvm)
+    """Of the kind that the topology says; `folder` is the lab's."""
+    own = folder / "hosts" / name
+    return XenHost(shape, name, own) if shape.runs_xen(name) else Container(shape, name, own, kvm)
 
 
 def provision(shape: Topology, folder: Path, options: Options, report: Report) -> runner.Recap:
@@ -154,6 +169,7 @@ def _run(
 
 
 def _keep_installed(image: Image, kept: Path, report: Report) -> None:
+    """In a container also for what boots Xen, since installing packages under emulation takes many times as long."""
     site = {"subnet": "10.98.0.0/24", "debian": topology.debian(image.recipe.name)}
     shape = topology.Topology.model_validate(
         {"name": "layer", "wan": {"transit": "10.99.0.0/16"}, "sites": {"host": site}}
@@ -165,7 +181,8 @@ def _keep_installed(image: Image, kept: Path, report: Report) -> None:
     try:
         namespaces.create_all(shape)
         boot(shape, part, {"host": bare(image)}, {})
-        (part / "inventory.toml").write_text(inventories.text(shape, part, emulation=True))
+        xen = image.recipe.kind == "xen"
+        (part / "inventory.toml").write_text(inventories.text(shape, part, emulation=not xen, xen=xen))
         provision(shape, part, Options(tags=SLOW_TAGS), report)
     finally:
         host.stop()
@@ -188,7 +205,7 @@ def _key(image: Image) -> str:
 
 
 def _wait_for_ssh(shape: Topology, host: Machine) -> None:
-    deadline = process.Deadline(SSH_DEADLINE_S)
+    deadline = process.Deadline(VM_SSH_DEADLINE_S if shape.runs_xen(host.name) else SSH_DEADLINE_S)
     while True:
         try:
             with namespaces.inside(shape.network_namespace(OPERATOR)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import itertools
+import tomllib
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
@@ -14,11 +15,14 @@ from pydantic import Field, model_validator
 
 from vmacro import config
 from vmacro.config import Strict
+from vmacro.errors import ConfigurationError
 from vmacro.inventory import parts_of
 
 DEFAULT = Path(__file__).with_name("two-sites.toml")
 WAN, OPERATOR = "wan", "operator"
 HOST_IMAGES = {13: "host", 12: "debian12"}
+XEN_IMAGES = {12: "xen12"}
+Kind = Literal["kvm", "xen"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,11}$")]
 
 
@@ -53,7 +57,9 @@ class Site(Strict):
     )
     dhcp_addresses: int = Field(default=100, ge=1)
     memory_reserve_mib: int = Field(default=64, ge=0)
-    debian: Literal[12, 13] = Field(default=13, description="what its hosts run")
+    debian: Literal[12, 13] | None = Field(
+        default=None, description="what its hosts run; default: 13, or 12 with Xen, for which there is no image of 13"
+    )
     guard: bool = Field(default=True, description="its hosts hold guests to their own addresses")
     plain_tunnel: bool = Field(default=False, description="its hosts say that legs need no encryption")
 
@@ -81,6 +87,7 @@ class Guest(Strict):
     )
     servers: tuple[str, ...] = Field(default=("nginx",), description="that are to speak MPTCP, in the image cloud")
     disk: Literal["qcow2", "raw"] = Field(default="qcow2", description="how it is stored, in the image cloud")
+    xen: Literal["pvh", "pv"] = Field(default="pvh", description="what it is with Xen")
     agent: bool = Field(default=True, description="false: a guest without one, as before it is provisioned")
     dirty_ballast_mib: int = Field(default=0, ge=0)
     dirty_mib_s: float = Field(default=0, ge=0)
@@ -95,6 +102,7 @@ class Topology(Strict):
     """A whole lab, as its TOML file describes it."""
 
     name: Name
+    hypervisor: Kind = Field(default="kvm", description="xen: hosts are VMs under emulation, which boot Xen")
     wan: Wan = Wan()
     sites: dict[Name, Site] = Field(min_length=1)
     clients: dict[Name, Client] = Field(default_factory=dict)
@@ -103,7 +111,7 @@ class Topology(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Topology:
-        problems = [*self._unknown_names(), *self._overlaps()]
+        problems = [*self._unknown_names(), *self._overlaps(), *self._not_with_xen()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -116,6 +124,14 @@ class Topology(Strict):
         named = [WAN, *self.nodes, *(name for name, site in self.sites.items() if site.hosts)]
         both = sorted(name for name, times in collections.Counter(named).items() if times > 1)
         return problems + [f"{n!r} names two nodes" for n in both]
+
+    def _not_with_xen(self) -> list[str]:
+        if self.hypervisor != "xen":
+            return []
+        problems = [f"guests.{g}.image: {x.image!r}, and Xen has `guest`" for g, x in self.guests.items() if x.own_disk]
+        problems += [f"sites.{n}.subnet6: not with Xen yet" for n, x in self.sites.items() if x.subnet6 is not None]
+        sites = [(f"sites.{n}.debian", x.debian) for n, x in self.sites.items()]
+        return problems + [f"{key}: {d}, and Xen has 12" for key, d in sites if d not in (None, *XEN_IMAGES)]
 
     def _overlaps(self) -> list[str]:
         nets = [("wan.transit", self.wan.transit), *((f"sites.{n}.subnet", s.subnet) for n, s in self.sites.items())]
@@ -165,8 +181,24 @@ class Topology(Strict):
 
     def image(self, machine: str) -> str:
         """The recipe that it boots from."""
-        hosts = self.hosts
-        return HOST_IMAGES[self.sites[hosts[machine].site].debian if machine in hosts else 13]
+        if machine not in self.hosts:
+            return HOST_IMAGES[13]
+        debian = self.sites[self.hosts[machine].site].debian
+        return XEN_IMAGES[debian or 12] if self.runs_xen(machine) else HOST_IMAGES[debian or 13]
+
+    def guest_image(self, guest: str) -> str:
+        """The recipe that a guest boots from."""
+        image = self.guests[guest].image
+        return f"xen{image}" if self.hypervisor == "xen" else image
+
+    @property
+    def as_containers(self) -> Topology:
+        """The same, with hosts that are containers: what boots Xen is first provisioned as one, which takes less time."""
+        return self.model_copy(update={"hypervisor": "kvm"})
+
+    def runs_xen(self, machine: str) -> bool:
+        """Whether it is a host that boots Xen, hence a VM, with the network of its node but for the address."""
+        return self.hypervisor == "xen" and machine in self.hosts
 
     def uplink(self, node: str) -> Uplink:
         """The /30 between a node and the WAN router."""
@@ -207,6 +239,10 @@ class Topology(Strict):
         digest = hashlib.sha256(f"{self.name}/{guest}".encode()).digest()
         return "52:54:00:" + ":".join(f"{b:02x}" for b in digest[:3])
 
+    def host_mac(self, machine: str) -> str:
+        """The MAC of a VM's uplink; a container has that of its namespace."""
+        return self.mac(f"host {machine}")
+
     def network_namespace(self, node: str) -> str:
         """Where a node's network is."""
         return f"vmacro-{self.name}-{node}"
@@ -231,7 +267,8 @@ class Uplink:
 
 def debian(image: str) -> int:
     """The Debian release of a host's image."""
-    return next(release for release, name in HOST_IMAGES.items() if name == image)
+    known = [*HOST_IMAGES.items(), *XEN_IMAGES.items()]
+    return next(release for release, name in known if name == image)
 
 
 def _each_64(subnet: IPv6Network | None, count: int) -> list[IPv6Network | None]:
@@ -244,6 +281,11 @@ def _each_64(subnet: IPv6Network | None, count: int) -> list[IPv6Network | None]
     return [*parts]
 
 
-def load(path: Path) -> Topology:
-    """Raises ConfigurationError."""
-    return config.load(path, Topology)
+def load(path: Path, hypervisor: Kind | None = None) -> Topology:
+    """From its TOML file; `hypervisor`, where it is given, completes that. Raises ConfigurationError."""
+    shape = config.load(path, Topology)
+    if hypervisor in (None, shape.hypervisor):
+        return shape
+    if "hypervisor" in shape.model_fields_set:
+        raise ConfigurationError(f"{path}: hypervisor: it says {shape.hypervisor!r}, and {hypervisor!r} is asked for")
+    return config.parse({**tomllib.loads(path.read_text()), "hypervisor": hypervisor}, Topology, str(path))

@@ -1,4 +1,4 @@
-"""Machines of a lab: where hosts, and clients that are machines, run. The first kind is the container."""
+"""Machines of a lab: where hosts, and clients that are machines, run. They are containers, or VMs that boot Xen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ PACKAGES = f"/{repository.FOLDER}"  # in a machine: what apt installs from
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """What a VM boots. `files`: a folder with `xen`, `vmlinuz`, `initrd.gz`, its tree as `root.ext4` and its packages
+    as `packages.ext4`; `emulator`: the trees in which its QEMU is."""
+
+    files: Path
+    emulator: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class BaseLayers:
-    """What a machine boots from, the uppermost layer first, and the packages that apt finds there."""
+    """What a machine boots from, the uppermost layer first, and the packages that apt finds there. `firmware`: of
+    machines that are VMs."""
 
     layers: tuple[Path, ...]
     packages: Path
+    firmware: Firmware | None = None
 
 
 class Machine(Protocol):

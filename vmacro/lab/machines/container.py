@@ -11,14 +11,13 @@ import os
 import shutil
 import signal
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from vmacro.errors import LabError
-from vmacro.lab import cgroups, keys, process
-from vmacro.lab.machines import PACKAGES, BaseLayers
+from vmacro.lab import cgroups, process
+from vmacro.lab.machines import PACKAGES, BaseLayers, identity
 from vmacro.lab.process import Process
 from vmacro.lab.topology import Topology
 
@@ -65,7 +64,7 @@ class Container:
         if kept is not None:
             process.run(["cp", "-a", kept, upper])
         else:
-            self._configure(upper, lab)
+            identity.write(upper, self.name, self.address, lab)
         command = [
             "systemd-nspawn",
             "--quiet",
@@ -154,31 +153,6 @@ class Container:
         if leader is None:
             raise LabError(f"machine {self.name}: does not run", f"its console ends with: {self.console()[-400:]}")
         return leader
-
-    def _configure(self, upper: Path, lab: Path) -> None:
-        """What a provider does: a name, and who may log in."""
-        etc = upper / "etc"
-        _write(etc / "machine-id", uuid.uuid4().hex + "\n")
-        _write(etc / "hostname", self.name + "\n")
-        _write(etc / "hosts", "127.0.0.1 localhost\n")
-        ssh = etc / "ssh/ssh_host_ed25519_key"
-        public = keys.ssh_key(ssh, self.name)
-        known = lab / "ssh/known_hosts"
-        line = f"{self.name},{self.address} {public.rsplit(' ', 1)[0]}\n"
-        others = [k for k in _lines(known) if not k.startswith(f"{self.name},")]
-        _write(known, "".join([*others, line]))
-        _write(upper / "root/.ssh/authorized_keys", keys.ssh_key(lab / "ssh/id_ed25519", "vmacro lab") + "\n")
-        (upper / "root/.ssh").chmod(0o700)
-        (upper / "root").chmod(0o700)
-
-
-def _write(path: Path, data: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
 
 
 def _init_among(children: Path) -> Process | None:
