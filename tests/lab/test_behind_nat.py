@@ -50,7 +50,8 @@ def rules(lab: Lab) -> str:
   }}
   chain apart {{
     type filter hook forward priority filter; policy accept;
-    iifname "client" ip daddr {{ {private} }} ct status != dnat drop
+    iifname "client" ip daddr {{ {private} }} ct status dnat accept
+    iifname "client" ip daddr {{ {private} }} drop
   }}
 }}
 """
