@@ -107,9 +107,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with lab_of_topology(TOPOLOGY) as found:
-        guest = Shop(found, Vmacro(tmp_path_factory.mktemp("shop"), found.inventory_file))
-        guest(SET_UP)
-        yield guest
+        yield Shop(found, Vmacro(tmp_path_factory.mktemp("shop"), found.inventory_file))
 
 
 def provisioned(shop: Shop, *words: str, what: str = "guests") -> int:
@@ -224,6 +222,7 @@ def test_a_check_says_what_it_would_do_and_does_nothing(shop: Shop) -> None:
 
 
 def test_the_agent_takes_over_while_clients_are_served(shop: Shop) -> None:
+    shop(SET_UP)
     before = shop.address
     process = shop.vmacro.start("provision", "guests", "--json")
     assert process.stdout is not None
