@@ -212,13 +212,17 @@ def test_what_cannot_be_provisioned_is_said_before_anything_is_touched(shop: Sho
     assert "vmacro" not in shop("dpkg -l; find /etc /usr/lib/vmacro; true")
 
 
+NO_CHANGE = pytest.mark.slow("a playbook that changes nothing, in a guest under emulation: one to two minutes")
+
+
+@NO_CHANGE
 def test_a_check_says_what_it_would_do_and_does_nothing(shop: Shop) -> None:
-    shop(SET_UP)
     assert provisioned(shop, "--check", "--diff") >= 4
     assert shop.interface() == "configured" and "vmacro" not in shop("dpkg -l; find /etc /usr/lib/vmacro; true")
 
 
 def test_the_agent_takes_over_while_clients_are_served(shop: Shop) -> None:
+    shop(SET_UP)
     before = shop.address
     process = shop.vmacro.start("provision", "guests", "--json")
     assert process.stdout is not None
@@ -234,10 +238,7 @@ def test_the_agent_takes_over_while_clients_are_served(shop: Shop) -> None:
     assert "mptcp" in shop("ss -HMltn sport = :80") and "mptcp" in shop("ss -HMltn sport = :5432")
 
 
-AGAIN = pytest.mark.slow("a playbook that finds nothing to do, in a guest under emulation: up to two minutes")
-
-
-@AGAIN
+@NO_CHANGE
 def test_a_second_run_changes_nothing_in_the_guest(shop: Shop) -> None:
     assert provisioned(shop) == 0
 
@@ -259,7 +260,7 @@ def test_probes_measure_it_for_ever(shop: Shop) -> None:
     assert (measured(shop)["connected"], measured(shop)["mptcp"]) == (1, 1)
 
 
-@AGAIN
+@NO_CHANGE
 def test_a_second_run_changes_nothing_of_the_probes(shop: Shop) -> None:
     assert provisioned(shop, what="probes") == 0
 
