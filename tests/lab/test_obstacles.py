@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.lab.domains import FILE, defined_as_before, hosts_as_they_are, told
-from tests.support import Vmacro, Way, address_of, site_of, virsh
+from tests.support import Vmacro, Way, address_of, eventually, site_of, virsh
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -76,9 +76,37 @@ def test_a_filter_that_would_drop_its_new_address_is_told(lab: Lab, vmacro: Vmac
     assert "anti-spoofing" not in {f["code"] for f in findings(vmacro, way, 0)}
 
 
-def findings(vmacro: Vmacro, way: Way, code: int) -> list[dict[str, Any]]:
+def test_a_migration_by_hand_is_seen(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Somebody moves it with libvirt alone. What the destination has of it so far is no other domain."""
+    before = hosts_as_they_are(lab)
+    with migrated_by_hand(lab, way):
+        found = findings(vmacro, way, 3)
+        assert "guest-busy" in blocking(found), found
+        (busy,) = (f for f in found if f["code"] == "guest-busy")
+        assert "migration" in busy["message"], busy
+        refused(vmacro, way, found)
+    assert hosts_as_they_are(lab) == before
+    assert blocking(findings(vmacro, way, 0)) == set()
+
+
+@contextmanager
+def migrated_by_hand(lab: Lab, way: Way) -> Iterator[None]:
+    """A copy is under way, at a pace at which it never ends; afterwards it is aborted."""
+    leader, uri = lab.host(way.here).leader, f"qemu+tls://{way.there}/system"
+    assert leader is not None
+    words = ["migrate", "web", uri, "--live", "--p2p", "--tls", "--bandwidth", "1"]
+    process = subprocess.Popen(["nsenter", "-t", str(leader.pid), "-a", "virsh", *words], stdin=subprocess.DEVNULL)
+    try:
+        eventually(lambda: "Memory remaining" in virsh(lab, way.here, "domjobinfo", "web"), "the copy")
+        yield
+    finally:
+        virsh(lab, way.here, "domjobabort", "web")
+        assert process.wait(60) != 0
+
+
+def findings(vmacro: Vmacro, way: Way, code: int, *words: str) -> list[dict[str, Any]]:
     """Of `vmacro check`, which exits with `code`."""
-    checked = vmacro("check", "web", "--to", way.there, "--json")
+    checked = vmacro("check", "web", "--to", way.there, "--json", *words)
     assert checked.returncode == code, checked.stdout + checked.stderr
     found: list[dict[str, Any]] = json.loads(checked.stdout)
     return found
@@ -88,9 +116,9 @@ def blocking(found: list[dict[str, Any]]) -> set[str]:
     return {f["code"] for f in found if f["severity"] == "blocker"}
 
 
-def refused(vmacro: Vmacro, way: Way, found: list[dict[str, Any]]) -> None:
+def refused(vmacro: Vmacro, way: Way, found: list[dict[str, Any]], *words: str) -> None:
     """A move, with each blocker that the check found."""
-    done = vmacro("migrate", "web", "--to", way.there)
+    done = vmacro("migrate", "web", "--to", way.there, *words)
     assert done.returncode == 3, done.stdout + done.stderr
     for f in found:
         if f["severity"] == "blocker":
