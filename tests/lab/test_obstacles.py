@@ -4,6 +4,7 @@ is told at once, and nothing is touched."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.lab.domains import FILE, defined_as_before, hosts_as_they_are, told
-from tests.support import Vmacro, Way, address_of, eventually, site_of, virsh
+from tests.support import Vmacro, Way, address_of, eventually, site_of, virsh, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -73,6 +74,15 @@ def test_a_filter_that_would_drop_its_new_address_is_told(lab: Lab, vmacro: Vmac
             assert blocking(found) == {"anti-spoofing"}
             refused(vmacro, way, found)
         assert hosts_as_they_are(lab) == before
+        (new,) = re.findall(r"from ([0-9.]+)(?: and [0-9.]+)* would be dropped", told_of["message"])
+        change_card(lab, way.here, "--live" if live else "--config", address, new)
+        allowed = findings(vmacro, way, 0)
+        assert "anti-spoofing" not in {f["code"] for f in allowed}, allowed
+        if live:
+            done = without_probers(vmacro)("migrate", "web", "--to", way.there)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "clean-traffic" in virsh(lab, way.there, "dumpxml", "web"), "and its owner's filter is with it"
+            return
     assert "anti-spoofing" not in {f["code"] for f in findings(vmacro, way, 0)}
 
 
@@ -179,18 +189,18 @@ def held_to(lab: Lab, host: str, address: str) -> Iterator[bool]:
         try:
             yield True
         finally:
-            change_card(lab, site_of(lab, "web"), "--live", "")
+            change_card(lab, site_of(lab, "web"), "--live")
 
 
-def change_card(lab: Lab, host: str, which: str, address: str) -> None:
-    """With a filter for one address, or none; `which`: of the running domain, or of the next one. The address is
+def change_card(lab: Lab, host: str, which: str, *addresses: str) -> None:
+    """With a filter for these addresses, or none; `which`: of the running domain, or of the next one. The address is
     written down: what libvirt is left to learn, it learns when it likes."""
     inactive = ["--inactive"] if which == "--config" else []
     card = ElementTree.fromstring(virsh(lab, host, "dumpxml", *inactive, "web")).find("devices/interface")
     assert card is not None
     for old in card.findall("filterref"):
         card.remove(old)
-    if address:
-        filter_ = ElementTree.SubElement(card, "filterref", filter="clean-traffic")
+    filter_ = ElementTree.SubElement(card, "filterref", filter="clean-traffic") if addresses else card
+    for address in addresses:
         ElementTree.SubElement(filter_, "parameter", name="IP", value=address)
     told(lab, host, ElementTree.tostring(card, encoding="unicode"), "update-device", "web", FILE, which)
