@@ -270,6 +270,7 @@ def connections_of(lab: Lab, vmacro: Vmacro) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow("a minute; the same in memory: test_reservations, test_dhcp_entries")
 def test_two_of_them_send_guests_to_one_site_at_once(lab: Lab, quiet: Vmacro, way: Way) -> None:
     """Each has a journal of its own, and knows of the other's move by what DHCP keeps at the destination alone."""
     if site_of(lab, "busy") != way.here:
