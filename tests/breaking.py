@@ -294,6 +294,21 @@ def agent_signalled(number: str, heal: str = "") -> Callable[[Scene], AbstractCo
     return strike
 
 
+def guest_told(key: str) -> Callable[[Scene], AbstractContextManager[None]]:
+    """By whoever is root in it (sysrq): `b` reboots it at once, `o` powers it off. One that is off is started where it
+    was."""
+
+    @contextmanager
+    def strike(scene: Scene) -> Iterator[None]:
+        in_guest(scene, f"{{ sleep 0.2; echo {key} > /proc/sysrq-trigger; }} & true")
+        yield
+        if not places(scene.lab):
+            on_host(scene.lab, scene.home, "virsh", "start", "web")
+        eventually(lambda: agent_answers(scene.lab), "the guest to be up", every_s=1, within_s=180)
+
+    return strike
+
+
 def agent_answers(lab: Lab) -> bool:
     agent = lab.guest("web").agent
     return agent is not None and agent.address != ""
@@ -341,6 +356,11 @@ FAULTS = [
     Fault("agent killed", "copying", agent_signalled("KILL"), (0, 5)),
     Fault("agent killed", "settle", agent_signalled("KILL"), (0, 5)),
     Fault("agent's channel silent", "copying", agent_signalled("STOP", "CONT"), (5,)),
+]
+# What the guest does itself, its connections end with.
+ENDS = [
+    Fault("guest powered off", "copying", guest_told("o"), (4,)),
+    Fault("guest rebooted", "copying", guest_told("b"), (5,)),
 ]
 # Each kind where it tells most: these `make test` breaks, the others `make test-all`.
 _USUAL = {

@@ -4,11 +4,13 @@ its definition."""
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.lab.domains import at_the_next_start, hosts_as_they_are
-from tests.support import Vmacro, Way, on_host, site_of, virsh, without_probers
+from tests.lab.domains import FILE, at_the_next_start, hosts_as_they_are, told
+from tests.support import Vmacro, Way, address_of, clients, on_host, site_of, verdicts, virsh, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -17,6 +19,12 @@ CD = f"""<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><sourc
 <target dev='sda' bus='sata'/><readonly/></disk>"""
 CARD = """<interface type='network'><mac address='52:54:00:0d:00:01'/><source network='office'/>
 <model type='virtio'/><filterref filter='office-only'/></interface>"""
+
+
+OTHER_MAC = "52:54:00:0d:00:09"
+OFFICE = "<network><name>office</name><bridge name='office0' stp='off' delay='0'/></network>"
+OTHER_CARD = f"""<interface type='network'><mac address='{OTHER_MAC}'/><source network='office'/>
+<model type='virtio'/></interface>"""
 
 
 def stored(lab: Lab, host: str) -> str:
@@ -76,3 +84,29 @@ def test_all_of_a_domain_moves_with_it(lab: Lab, vmacro: Vmacro, way: Way) -> No
         for host in (way.here, way.there):
             on_host(lab, host, "rm", "-f", ISO)
         virsh(lab, site_of(lab, "web"), "autostart", "web", "--disable")
+
+
+@pytest.mark.slow("a move, ten seconds; which card moves with its addresses is decided in test_seamless, test_planner")
+def test_a_second_card_that_runs_goes_along(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """On a network that both sites have, and not the one for guests: nobody is reached by it."""
+    old, quiet = address_of(lab, "web"), without_probers(vmacro)
+    with second_card(lab, way), clients(lab, "client", old, "chatter", "tcp-chatter") as process:
+        checked = vmacro("check", "web", "--to", way.there, "--json")
+        assert checked.returncode == 0 and "cards-several" in checked.stdout, checked.stdout + checked.stderr
+        done = quiet("migrate", "web", "--to", way.there)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        cards = [row.split() for row in virsh(lab, way.there, "domiflist", "web").splitlines() if "network" in row]
+        assert {(card[2], card[4]) for card in cards} == {("front", lab.topology.mac("web")), ("office", OTHER_MAC)}
+        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    quiet("carry")
+
+
+@contextmanager
+def second_card(lab: Lab, way: Way) -> Iterator[None]:
+    with ExitStack() as undo:
+        for host in (way.here, way.there):
+            told(lab, host, OFFICE, "net-create", FILE)
+            undo.callback(virsh, lab, host, "net-destroy", "office")
+        told(lab, way.here, OTHER_CARD, "attach-device", "web", FILE, "--live", "--config")
+        undo.callback(lambda: told(lab, site_of(lab, "web"), OTHER_CARD, "detach-device", "web", FILE, "--persistent"))
+        yield

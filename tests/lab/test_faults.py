@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.breaking import FAULTS, IMPATIENT, Fault, Row, ordeal, telling
-from tests.support import Vmacro, lab_of_topology, without_probers
+from tests.breaking import ENDS, FAULTS, IMPATIENT, Fault, Row, ordeal, telling
+from tests.support import Vmacro, lab_of_topology, site_of, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -40,12 +40,37 @@ def test_nobody_is_lost(lab: Lab, impatient: Vmacro, fault: Fault) -> None:
     held(ordeal(lab, impatient, fault), fault)
 
 
-def held(row: Row, fault: Fault) -> None:
-    """What docs/reliability.md promises of each."""
+@pytest.mark.slow("each of them has the guest boot once more")
+@pytest.mark.parametrize(
+    ("fault", "at", "then", "said"),
+    [
+        (ENDS[0], "source", (), "it is shut off at {home}, since it was shut off before it had left"),
+        (ENDS[1], "destination", (5,), "the guest rebooted during the move"),
+    ],
+    ids=[fault.title for fault in ENDS],
+)
+def test_a_guest_that_ends_in_the_copy_is_no_doubt(
+    lab: Lab, impatient: Vmacro, fault: Fault, at: str, then: tuple[int, ...], said: str
+) -> None:
+    """Whoever was connected is not any more. Of the rest nothing is left, and it is said where the guest is."""
+    home = site_of(lab, "web")
+    row = ordeal(lab, impatient, fault, kinds=())
+    noted(row)
+    assert (row.code, row.at, row.then, row.left) == (*fault.exits, at, then, ()), row
+    assert said.format(home=home) in row.said, row.said
+
+
+def noted(row: Row) -> None:
+    """For the table of docs/reliability.md."""
     table = os.environ.get("VMACRO_FAULTS_TABLE")
     if table:
         with Path(table).open("a") as out:
             out.write(json.dumps(asdict(row)) + "\n")
+
+
+def held(row: Row, fault: Fault) -> None:
+    """What docs/reliability.md promises of each."""
+    noted(row)
     assert row.code in fault.exits, row
     assert row.runs_at in ("bucharest", "berlin"), row
     assert row.lost == (), row

@@ -4,6 +4,7 @@ is told at once, and nothing is touched."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.lab.domains import FILE, defined_as_before, hosts_as_they_are, told
-from tests.support import Vmacro, Way, address_of, site_of, virsh
+from tests.support import Vmacro, Way, address_of, eventually, site_of, virsh, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -73,12 +74,49 @@ def test_a_filter_that_would_drop_its_new_address_is_told(lab: Lab, vmacro: Vmac
             assert blocking(found) == {"anti-spoofing"}
             refused(vmacro, way, found)
         assert hosts_as_they_are(lab) == before
+        (new,) = re.findall(r"from ([0-9.]+)(?: and [0-9.]+)* would be dropped", told_of["message"])
+        change_card(lab, way.here, "--live" if live else "--config", address, new)
+        allowed = findings(vmacro, way, 0)
+        assert "anti-spoofing" not in {f["code"] for f in allowed}, allowed
+        if live:
+            done = without_probers(vmacro)("migrate", "web", "--to", way.there)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "clean-traffic" in virsh(lab, way.there, "dumpxml", "web"), "and its owner's filter is with it"
+            return
     assert "anti-spoofing" not in {f["code"] for f in findings(vmacro, way, 0)}
 
 
-def findings(vmacro: Vmacro, way: Way, code: int) -> list[dict[str, Any]]:
+def test_a_migration_by_hand_is_seen(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Somebody moves it with libvirt alone. What the destination has of it so far is no other domain."""
+    before = hosts_as_they_are(lab)
+    with migrated_by_hand(lab, way):
+        found = findings(vmacro, way, 3)
+        assert "guest-busy" in blocking(found), found
+        (busy,) = (f for f in found if f["code"] == "guest-busy")
+        assert "migration" in busy["message"], busy
+        refused(vmacro, way, found)
+    assert hosts_as_they_are(lab) == before
+    assert blocking(findings(vmacro, way, 0)) == set()
+
+
+@contextmanager
+def migrated_by_hand(lab: Lab, way: Way) -> Iterator[None]:
+    """A copy is under way, at a pace at which it never ends; afterwards it is aborted."""
+    leader, uri = lab.host(way.here).leader, f"qemu+tls://{way.there}/system"
+    assert leader is not None
+    words = ["migrate", "web", uri, "--live", "--p2p", "--tls", "--bandwidth", "1"]
+    process = subprocess.Popen(["nsenter", "-t", str(leader.pid), "-a", "virsh", *words], stdin=subprocess.DEVNULL)
+    try:
+        eventually(lambda: "Memory remaining" in virsh(lab, way.here, "domjobinfo", "web"), "the copy")
+        yield
+    finally:
+        virsh(lab, way.here, "domjobabort", "web")
+        assert process.wait(60) != 0
+
+
+def findings(vmacro: Vmacro, way: Way, code: int, *words: str) -> list[dict[str, Any]]:
     """Of `vmacro check`, which exits with `code`."""
-    checked = vmacro("check", "web", "--to", way.there, "--json")
+    checked = vmacro("check", "web", "--to", way.there, "--json", *words)
     assert checked.returncode == code, checked.stdout + checked.stderr
     found: list[dict[str, Any]] = json.loads(checked.stdout)
     return found
@@ -88,9 +126,9 @@ def blocking(found: list[dict[str, Any]]) -> set[str]:
     return {f["code"] for f in found if f["severity"] == "blocker"}
 
 
-def refused(vmacro: Vmacro, way: Way, found: list[dict[str, Any]]) -> None:
+def refused(vmacro: Vmacro, way: Way, found: list[dict[str, Any]], *words: str) -> None:
     """A move, with each blocker that the check found."""
-    done = vmacro("migrate", "web", "--to", way.there)
+    done = vmacro("migrate", "web", "--to", way.there, *words)
     assert done.returncode == 3, done.stdout + done.stderr
     for f in found:
         if f["severity"] == "blocker":
@@ -151,18 +189,18 @@ def held_to(lab: Lab, host: str, address: str) -> Iterator[bool]:
         try:
             yield True
         finally:
-            change_card(lab, site_of(lab, "web"), "--live", "")
+            change_card(lab, site_of(lab, "web"), "--live")
 
 
-def change_card(lab: Lab, host: str, which: str, address: str) -> None:
-    """With a filter for one address, or none; `which`: of the running domain, or of the next one. The address is
+def change_card(lab: Lab, host: str, which: str, *addresses: str) -> None:
+    """With a filter for these addresses, or none; `which`: of the running domain, or of the next one. The address is
     written down: what libvirt is left to learn, it learns when it likes."""
     inactive = ["--inactive"] if which == "--config" else []
     card = ElementTree.fromstring(virsh(lab, host, "dumpxml", *inactive, "web")).find("devices/interface")
     assert card is not None
     for old in card.findall("filterref"):
         card.remove(old)
-    if address:
-        filter_ = ElementTree.SubElement(card, "filterref", filter="clean-traffic")
+    filter_ = ElementTree.SubElement(card, "filterref", filter="clean-traffic") if addresses else card
+    for address in addresses:
         ElementTree.SubElement(filter_, "parameter", name="IP", value=address)
     told(lab, host, ElementTree.tostring(card, encoding="unicode"), "update-device", "web", FILE, which)

@@ -290,3 +290,19 @@ def connections_of(lab: Lab, vmacro: Vmacro) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
+
+
+@pytest.mark.slow("a minute; the same in memory: test_reservations, test_dhcp_entries")
+def test_two_of_them_send_guests_to_one_site_at_once(lab: Lab, quiet: Vmacro, way: Way) -> None:
+    """Each has a journal of its own, and knows of the other's move by what DHCP keeps at the destination alone."""
+    if site_of(lab, "busy") != way.here:
+        assert quiet("migrate", "busy", "--to", way.here, "--json").returncode == 0
+    own = f'state_dir = "{quiet.folder / "other"}"'
+    (quiet.folder / "other").mkdir()
+    other = quiet.altered("other.toml", lambda t: t.replace(f'state_dir = "{lab.folder}"', own))
+    before = traces_of_moves(lab)
+    moves = [v.start("migrate", guest, "--to", way.there, "--json") for v, guest in ((quiet, "web"), (other, "busy"))]
+    said = [move.communicate(timeout=300) for move in moves]
+    assert [move.returncode for move in moves] == [0, 0], said
+    assert site_of(lab, "busy") == site_of(lab, "web") == way.there
+    assert address_of(lab, "busy") != address_of(lab, "web") and traces_of_moves(lab) == before

@@ -159,9 +159,11 @@ class Server:
         return ""
 
     def _mtu_towards(self, peer: str) -> int:
+        """What the way takes, by all that this kernel knows: its device, and its route (RTAX_MTU)."""
         (route,) = self._ip.route("get", dst=peer)
-        index = route.get("RTA_OIF")
-        return int(self._ip.get_links(index)[0].get("IFLA_MTU"))
+        device = int(self._ip.get_links(route.get("RTA_OIF"))[0].get("IFLA_MTU"))
+        metrics = route.get("RTA_METRICS")
+        return min(device, metrics.get("RTAX_MTU") or device) if metrics is not None else device
 
 
 def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:

@@ -1,0 +1,219 @@
+"""Hosts, networks, reservations and guests that are in the way of a move, for real: `check` names each by its code, and
+`migrate` touches nothing. What domains themselves have is in test_obstacles.py and test_definitions.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import pytest
+
+from tests.breaking import Scene, in_guest
+from tests.lab.domains import FILE, hosts_as_they_are, told
+from tests.lab.test_obstacles import STRANGER, blocking, findings, refused
+from tests.support import Vmacro, Way, address_of, clients, on_host, other_site, site_of, traces_of_moves, virsh
+from vmacro.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+MORE = pytest.mark.slow("as its neighbours, in another way: ten to twenty seconds each")
+# Nobody has this address of the lab's transit network.
+SILENT = """
+[sites.nowhere]
+
+[hosts.nowhere]
+site = "nowhere"
+ssh = "root@10.19.250.9"
+uri = "qemu+tls://10.19.250.9/system"
+address = "10.19.250.9"
+"""
+CARD = "<interface type='network'><mac address='{}'/><source network='front'/></interface>"
+ENTRY = "<host mac='{}' ip='{}'/>"
+RP_FILTERS = {name: f"/proc/sys/net/ipv4/conf/{name}/rp_filter" for name in ("all", "eth0")}
+# Networks that the destination does not offer to guests, whatever the inventory says.
+ODD = """<network><name>odd</name><bridge name='odd0' stp='on' delay='4'/><mac address='52:54:00:99:99:99'/>
+<forward mode='nat'/><ip address='{}' prefix='24'/></network>"""
+ODD_CODES = ("bridge-stp", "dhcp-missing", "network-differs", "network-filters", "subnet-differs")
+FULL = """<network><name>full</name><bridge name='full0' stp='off' delay='0'/><forward mode='open'/>
+<ip address='10.60.7.1' prefix='24'><dhcp><host mac='52:54:00:dd:ff:01' ip='10.60.7.5'/></dhcp></ip></network>"""
+
+
+def saying(host: str, **lines: str) -> Callable[[str], str]:
+    """A change of the inventory: what it says of a host; '' for nothing."""
+
+    def change(text: str) -> str:
+        before, section, rest = text.partition(f"[hosts.{host}]\n")
+        for key, value in lines.items():
+            kept = re.sub(rf"^{key} = .*\n", "", rest.partition("\n[")[0], count=1, flags=re.M)
+            rest = (f"{key} = {value}\n" if value else "") + kept + "".join(rest.partition("\n[")[1:])
+        return before + section + rest
+
+    return change
+
+
+def stopped(lab: Lab, vmacro: Vmacro, way: Way, *codes: str, warned: tuple[str, ...] = ()) -> None:
+    """By these blockers, at once, and nothing is touched."""
+    before = hosts_as_they_are(lab), traces_of_moves(lab)
+    found = findings(vmacro, way, 3)
+    assert blocking(found) == set(codes), found
+    assert {f["code"] for f in found if f["severity"] == "warning"} >= set(warned), found
+    refused(vmacro, way, found)
+    assert (hosts_as_they_are(lab), traces_of_moves(lab)) == before
+
+
+def test_a_destination_that_is_out_of_order(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """All of its troubles at once; another host does not answer at all."""
+    reserve = saying(way.there, memory_reserve_mib="1000000")
+    far = vmacro.altered("far.toml", lambda t: reserve(t) + SILENT)
+    with ExitStack() as broken:
+        for breaking in (unguarded, without_programs, without_forwarding, without_a_name, with_a_narrow_path):
+            broken.enter_context(breaking(lab, way))
+        broken.enter_context(twin_of_the_card(lab, way))
+        codes = ("no-filter", "no-tunnel", "no-forwarding", "tunnel-mtu", "memory-short", "mac-shared")
+        stopped(lab, far, way, *codes, warned=("own-name", "guests-unguarded", "host-unreachable"))
+
+
+@contextmanager
+def done_there(lab: Lab, way: Way, make: str, undo: str) -> Iterator[None]:
+    on_host(lab, way.there, "sh", "-ec", make)
+    try:
+        yield
+    finally:
+        on_host(lab, way.there, "sh", "-ec", undo)
+
+
+def without_programs(lab: Lab, way: Way) -> AbstractContextManager[None]:
+    """What cannot be executed is not there."""
+    programs = "/usr/sbin/nft /usr/bin/wireguard-go"
+    return done_there(lab, way, f"for p in {programs}; do mount --bind /dev/null $p; done", f"umount {programs}")
+
+
+def without_forwarding(lab: Lab, way: Way) -> AbstractContextManager[None]:
+    return done_there(lab, way, "sysctl -q net.ipv4.ip_forward=0", "sysctl -q net.ipv4.ip_forward=1")
+
+
+def without_a_name(lab: Lab, way: Way) -> AbstractContextManager[None]:
+    return done_there(lab, way, "echo > /run/hosts; mount --bind /run/hosts /etc/hosts", "umount /etc/hosts")
+
+
+def unguarded(lab: Lab, way: Way) -> AbstractContextManager[None]:
+    return done_there(lab, way, "systemctl stop vmacro-guard", "systemctl start vmacro-guard")
+
+
+def with_a_narrow_path(lab: Lab, way: Way) -> AbstractContextManager[None]:
+    """From there to the guest's host."""
+    to = f"{lab.host(way.here).address}/32"
+    way_out = f"ip route add {to} $(ip route show default | grep -o 'via.*uplink') mtu 1300"
+    return done_there(lab, way, way_out, f"ip route del {to}")
+
+
+@contextmanager
+def twin_of_the_card(lab: Lab, way: Way) -> Iterator[None]:
+    """A domain that is about to run, paused, with the MAC of `web`."""
+    card = CARD.format(lab.topology.mac("web"))
+    twin = STRANGER.format("twin", "5ca1ab1e-0000-4000-8000-000000000002")
+    twin = twin.replace("</os>", f"</os><devices>{card}</devices>")
+    told(lab, way.there, twin, "create", FILE, "--paused")
+    try:
+        yield
+    finally:
+        virsh(lab, way.there, "destroy", "twin")
+
+
+@pytest.mark.parametrize(
+    ("network", "says", "codes", "warned"),
+    [
+        ("odd", "source's", (*ODD_CODES, "subnet-occupied"), ("gateway-mac", "guests-unguarded")),
+        pytest.param("odd", "10.60.9.1", ODD_CODES, (), marks=MORE),
+        pytest.param("full", "", ("dhcp-exhausted", "network-differs", "subnet-differs"), (), marks=MORE),
+        pytest.param("none", "", ("network-missing", "no-host-side"), (), marks=MORE),
+    ],
+)
+def test_a_network_that_takes_no_guest(
+    lab: Lab, vmacro: Vmacro, way: Way, network: str, says: str, codes: tuple[str, ...], warned: tuple[str, ...]
+) -> None:
+    there = vmacro.altered("odd.toml", saying(way.there, network=f'"{network}"'))
+    own = lab.topology.sites[way.here].subnet
+    with other_network(lab, way, network, str(own[1]) if says == "source's" else says):
+        stopped(lab, there, way, *codes, warned=warned)
+
+
+@contextmanager
+def other_network(lab: Lab, way: Way, name: str, address: str) -> Iterator[None]:
+    """Beside the one for guests, which goes on."""
+    texts = {"odd": ODD.format(address), "full": FULL}
+    if name not in texts:
+        yield
+        return
+    told(lab, way.there, texts[name], "net-create", FILE)
+    try:
+        yield
+    finally:
+        virsh(lab, way.there, "net-destroy", name)
+
+
+@MORE
+def test_a_guest_whose_kernel_is_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Root in it has set all this."""
+    scene = Scene(lab, vmacro, way.here, way.there)
+    more = " ".join(f"10.78.0.{n}" for n in range(1, 9))
+    taken = f"for a in {more}; do ip address add $a/32 dev lo; ip mptcp endpoint add $a signal; done"
+    strict = "; ".join(f"{name}=$(cat {file}); echo 1 > {file}" for name, file in RP_FILTERS.items())
+    in_guest(scene, f"{strict}; ip address add 10.78.1.1/32 dev eth0; {taken}")
+    try:
+        stopped(lab, vmacro, way, "guest-rp-filter", "endpoints-full", warned=("addresses-stay",))
+    finally:
+        freed = f"for a in {more}; do ip address del $a/32 dev lo; done; ip mptcp endpoint flush"
+        before = "; ".join(f"echo ${name} > {file}" for name, file in RP_FILTERS.items())
+        in_guest(scene, f"{before}; ip address del 10.78.1.1/32 dev eth0; {freed}")
+
+
+@contextmanager
+def reserved(lab: Lab, host: str, mac: str, address: str) -> Iterator[None]:
+    """By its operator."""
+    entry = ENTRY.format(mac, address)
+    virsh(lab, host, "net-update", "front", "add", "ip-dhcp-host", entry, "--live")
+    try:
+        yield
+    finally:
+        virsh(lab, host, "net-update", "front", "delete", "ip-dhcp-host", entry, "--live")
+
+
+@MORE
+def test_reservations_that_are_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """An operator has promised the guest's address to somebody else's card."""
+    with reserved(lab, way.here, "52:54:00:dd:ff:02", address_of(lab, "web")):
+        stopped(lab, vmacro, way, "reservation-collides", "address-unknown")
+
+
+@MORE
+def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Clients of plain TCP, of datagrams, and one that refuses addresses; and who knows the old address alone. Nobody
+    asks host sides, which would know of files."""
+    old, lingers = (
+        address_of(lab, "web"),
+        vmacro.altered("l.toml", lambda t: t.replace("linger_s = 0", "linger_s = 60")),
+    )
+    before = hosts_as_they_are(lab)
+    with clients(lab, "client", old, "tcp-idle", "datagrams"), clients(lab, "deaf", old, "idle"):
+        found = findings(lingers, way, 3, "--handoff", "renumber")
+        assert blocking(found) >= {"client-plain-tcp", "client-refuses-add-addr"}, found
+        assert {"datagrams-end", "linger-missing", "file-unknown"} <= {
+            f["code"] for f in found if f["severity"] == "warning"
+        }, found
+        done = lingers("migrate", "web", "--to", way.there, "--handoff", "renumber")
+        assert done.returncode == 3 and "speaks plain TCP" in done.stderr, done.stdout + done.stderr
+    assert hosts_as_they_are(lab) == before
+
+
+@MORE
+def test_a_guest_without_an_agent(lab: Lab, vmacro: Vmacro) -> None:
+    done = vmacro("check", "mute", "--to", other_site(site_of(lab, "mute")), "--json")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert {f["code"] for f in json.loads(done.stdout) if f["severity"] == "blocker"} == {"no-agent"}
+
+
+@MORE
+def test_a_destination_whose_host_side_cannot_be_asked(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    stopped(lab, vmacro.altered("mute.toml", saying(way.there, ssh="")), way, "no-host-side")
