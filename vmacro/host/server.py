@@ -17,7 +17,7 @@ import libvirt
 from pyroute2.iproute.linux import IPRoute
 
 from vmacro import __version__
-from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels
+from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels, ways
 from vmacro.host import wireguard as wireguards
 from vmacro.host.dispatch import Dispatcher, Handler, handler
 from vmacro.host.domains import LibvirtDomains
@@ -39,6 +39,7 @@ from vmacro.wire.host_verbs import (
     LinkFacts,
     Offer,
     Open,
+    Peer,
     Point,
     Reach,
     Tracked,
@@ -68,6 +69,7 @@ class Server:
             handler(host_verbs.CLOSE, self._close),
             handler(host_verbs.FLOWS, self._flows),
             handler(host_verbs.REACH, self._reach),
+            handler(host_verbs.WIDEN, self._widen),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:
@@ -146,6 +148,10 @@ class Server:
         own = frozenset(str(a) for own in here for a in (own.ip, own.network.broadcast_address))
         return Tracked(True, tuple(flows.of(address, own) for address in args.addresses))
 
+    def _widen(self, args: Peer) -> Nothing:
+        ways.widen(self._ip, args.address)
+        return Nothing()
+
     def _end(self, move: str, address: str) -> LegEnd:
         for end in tunnels.ends(self._ip):
             if (end.move, end.address) == (move, address):
@@ -174,7 +180,7 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str) -> Dispatcher:
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input."""
+    """Until end of input. What was widened ends with it."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     answers, reader, open_ = dispatcher(ip, hypervisor_uri), LineReader(MAX_REQUEST_BYTES), [True]
@@ -187,8 +193,11 @@ def serve(ip: IPRoute, hypervisor_uri: str) -> None:
 
     wanted = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, wanted, readable, None)
-    while open_[0]:
-        libvirt.virEventRunDefaultImpl()
+    try:
+        while open_[0]:
+            libvirt.virEventRunDefaultImpl()
+    finally:
+        ways.narrow(ip)
 
 
 def _write(data: bytes) -> None:
