@@ -4,10 +4,11 @@
     sudo .venv/bin/python -m benchmarks.copy --moves 10 --guests web busy    # and one that dirties 32 MiB at 4 MiB/s
     sudo .venv/bin/python -m benchmarks.copy --mbit 50 --jitter 20 --loss 1
 
-Of each guest there are two: one moves by `vmacro migrate`, without a prober, the other by virsh at its host, with the same bound
-on bandwidth; they take turns, so that what else the machine does meets both. `bytes` are those that the source host's
-uplink sent, `libvirt's` what the hypervisor counts; `expected` is by how much vmacro's forecast of bytes, time and
-pause was off. Brings up a lab of its own (`bench`) and removes it. --json FILE keeps every move's figures.
+Of each guest there are two: one moves by `vmacro migrate`, without a prober, the other by virsh at its host, with the
+same bound on bandwidth; they take turns, so that what else the machine does meets both. Wire bytes are those that the
+source host's uplink sent, libvirt's what the hypervisor counts; "forecast off" is by how much vmacro's forecast of
+bytes, time and pause was wrong. Brings up a lab of its own (`bench`) and removes it. --json FILE keeps every move's
+figures.
 """
 
 from __future__ import annotations
