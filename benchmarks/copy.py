@@ -1,18 +1,20 @@
 """What a copy sends and takes, beside libvirt's own: `virsh migrate --live --p2p --tls`, in one run, in one lab.
 
-    sudo .venv/bin/python -m benchmarks.copy --moves 10                     # about 8 minutes
-    sudo .venv/bin/python -m benchmarks.copy --moves 10 --guest busy        # it dirties 32 MiB at 4 MiB/s
+    sudo .venv/bin/python -m benchmarks.copy --moves 10                      # an idle guest
+    sudo .venv/bin/python -m benchmarks.copy --moves 10 --guests web busy    # and one that dirties 32 MiB at 4 MiB/s
     sudo .venv/bin/python -m benchmarks.copy --mbit 50 --jitter 20 --loss 1
 
-Two guests alike: one moves by `vmacro migrate`, without a prober, the other by virsh at its host, with the same bound
-on bandwidth; they take turns, so that what else the machine does meets both. `bytes` are those that the source host's
-uplink sent, `libvirt's` what the hypervisor counts; `expected` is by how much vmacro's forecast of bytes, time and
-pause was off. Brings up a lab of its own (`bench`) and removes it. --json FILE keeps every move's figures.
+Of each guest there are two: one moves by `vmacro migrate`, without a prober, the other by virsh at its host, with the
+same bound on bandwidth; they take turns, so that what else the machine does meets both. Wire bytes are those that the
+source host's uplink sent, libvirt's what the hypervisor counts; "forecast off" is by how much vmacro's forecast of
+bytes, time and pause was wrong. Brings up a lab of its own (`bench`) and removes it. --json FILE keeps every move's
+figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -30,7 +32,7 @@ from vmacro.lab.topology import Topology
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 WAYS = ("vmacro", "virsh")
 CALM_S = 2.0  # after a move, until the next
-BUSY_TWIN, IDLE_TWIN = "busytwin", "webtwin"
+TWIN = "twin"  # what the other's name ends with
 VIRSH = ("virsh", "-q", "migrate", "--live", "--p2p", "--tls", "--persistent", "--undefinesource", "--auto-converge")
 MIB = 1 << 20
 
@@ -40,6 +42,7 @@ class Copied:
     """One move. `wall_s`: of the whole command; `copy_s` and `downtime_ms`: of the migration, as libvirt has it. `off`:
     the forecast's share by which it was wrong, '' where there was none."""
 
+    guest: str
     way: str
     to: str
     wire_mib: float
@@ -55,45 +58,47 @@ def main() -> int:
     """Move both guests in turns; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moves", type=int, default=10, help="of each")
-    parser.add_argument("--guest", default="web", choices=["web", "busy"], help="busy: it dirties its memory")
+    parser.add_argument("--guests", nargs="+", default=["web"], choices=["web", "busy"], help="busy: it dirties memory")
     parser.add_argument("--mbit", type=float, default=200, help="of each node's link; copies may take four fifths")
     parser.add_argument("--jitter", type=float, default=0, help="ms, each way")
     parser.add_argument("--loss", type=float, default=0, help="percent")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further move after so many")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    lab, twin = Lab(shaped(options)), BUSY_TWIN if options.guest == "busy" else IDLE_TWIN
+    lab, turns = Lab(shaped(options)), list(itertools.product(options.guests, WAYS))
     end, found = time.monotonic() + options.minutes * 60, list[Copied]()
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
-        stretch.stop_agent(lab, twin)  # nobody renumbers it
+        for guest in options.guests:
+            stretch.stop_agent(lab, guest + TWIN)  # nobody renumbers it
         for number in range(options.moves):
-            for way in WAYS if number % 2 else WAYS[::-1]:
+            for guest, way in turns if number % 2 else turns[::-1]:
                 if time.monotonic() < end:
-                    found.append(moved(lab, way, options.guest if way == "vmacro" else twin))
+                    found.append(moved(lab, way, guest))
                     print(found[-1], file=sys.stderr, flush=True)
                 if options.json:
                     options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
     finally:
         for left in lab.down():
             print(f"left behind: {left}", file=sys.stderr)
-    print(table(found))
+    for guest in options.guests:
+        print(f"{guest}\n\n{table([m for m in found if m.guest == guest])}\n")
     return 0
 
 
 def shaped(options: argparse.Namespace) -> Topology:
-    """The lab with this WAN, and the guest with a twin."""
+    """The lab with this WAN, and each guest with a twin."""
     shape = topology.load(TOPOLOGY)
-    guest = shape.guests[options.guest]
     change = {"bandwidth_mbit": options.mbit, "jitter_ms": options.jitter, "loss_percent": options.loss}
-    guests = {options.guest: guest, BUSY_TWIN if options.guest == "busy" else IDLE_TWIN: guest}
+    guests = {name + end: shape.guests[name] for name in options.guests for end in ("", TWIN)}
     return shape.model_copy(update={"wan": shape.wan.model_copy(update=change), "guests": guests})
 
 
 def moved(lab: Lab, way: str, guest: str) -> Copied:
     """To the other site, and what it took."""
     time.sleep(CALM_S)
+    name, guest = guest, guest + (TWIN if way == "virsh" else "")
     here = stretch.place(lab, guest)
     to = next(site for site in lab.topology.sites if site != here)
     before, began = sent_bytes(lab, here), time.monotonic()
@@ -101,6 +106,7 @@ def moved(lab: Lab, way: str, guest: str) -> Copied:
     wall_s, wire = time.monotonic() - began, sent_bytes(lab, here) - before
     forecast = summary.get("forecast") or {}
     return Copied(
+        name,
         way,
         to,
         round(wire / MIB, 1),

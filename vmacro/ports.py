@@ -159,6 +159,11 @@ class HostNetwork(Protocol):
     def arm(self, domain: str) -> None:
         """From now on, as long as the session lasts, the host turns the domain's legs by its own libvirt's events."""
 
+    def widen(self, peer: str) -> None:
+        """As long as the session lasts, connections to another host, by its address, begin with a large window, so that
+        a pause is not spent on TCP's slow start. A host side of an older vmacro does not know this
+        (UnknownVerbError)."""
+
     def turned(self, domain: str) -> tuple[Turn, ...]:
         """Turns of a domain's legs since the last call, oldest first."""
 

@@ -71,6 +71,16 @@ def test_who_uses_an_address_is_found_out_by_asking(stage: Stage) -> None:
     assert side.facts(bridge, "", address.rpartition(".")[0] + ".242").used_by == ""
 
 
+@certifies("HostNetwork.widen")
+def test_the_way_to_another_host_is_made_wide_and_to_oneself_there_is_none(stage: Stage) -> None:
+    side = stage.world.host_network(stage.here)
+    for _ in range(2):
+        side.widen(stage.there.address)
+    for nobody in (stage.here.address, "an address"):
+        with pytest.raises(HostError, match=stage.here.name):
+            side.widen(nobody)
+
+
 @certifies("HostNetwork.flows")
 def test_flows_are_told_of_each_address_that_was_asked_about(stage: Stage) -> None:
     """contract/test_datagrams.py sends some."""

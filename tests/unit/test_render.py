@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from tests.unit.test_enumeration import stage
 from vmacro.cli import render
 from vmacro.cli.move import show_findings
-from vmacro.model.events import DomainChanged, Event, Note, PhaseBegan, PhaseEnded, What
+from vmacro.model.copies import CopyStatistics, Forecast
+from vmacro.model.events import CopyProgress, DomainChanged, Event, Note, PhaseBegan, PhaseEnded, What
 from vmacro.model.moves import Ending, Finding, Outcome, Phase, Severity
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.rtt.samples import Recording, Sample
@@ -96,3 +98,33 @@ def test_a_report_has_its_events_and_a_recording_that_was_read_before(tmp_path: 
     assert [from_plain(json.loads(x)) for x in (tmp_path / "events.ndjson").read_text().splitlines()] == events
     marked = [json.loads(x)["name"] for x in (tmp_path / "rtt.ndjson").read_text().splitlines()]
     assert marked == ["copy begins", "copy ends", "guest paused begins", "guest paused ends"]
+
+
+def test_a_report_says_how_the_copy_was_sent_what_was_expected_and_what_clients_paid(tmp_path: Path) -> None:
+    second, found = 10**9, stage(SEAMLESS).plan
+    expected = Forecast(60 << 20, 12.0, 150, None, "as its last copy went")
+    plan = replace(found, forecast=expected, compression_because="auto: the link takes 19 MiB/s")
+    outcome = Outcome(Ending.MOVED, statistics=CopyStatistics(120, 10_000, 50 << 20, 4))
+    events = [
+        Event("m", 1 * second, PhaseBegan(Phase.COPY)),
+        *(
+            Event("m", 2 * second, CopyProgress(50, 1, 2, 3, 0.5, 1.0, n, percent))
+            for n, percent in enumerate([0, 60, 20])
+        ),
+        Event("m", 4 * second, PhaseEnded(Phase.COPY)),
+    ]
+    samples = tuple(Sample(n, n * second // 10, 10**6) for n in range(60))
+    recording = Recording("t", "mptcp", 100.0, 1, 0, samples, tuple(range(60)))
+    figures, _ = report.write(tmp_path, plan, outcome, events, recording)
+    assert figures["forecast"]["off"] == {"bytes": 0.2, "time": 0.2, "pause": 0.25}
+    assert (figures["compression"], figures["slowed_percent"]) == ("zstd", 60)
+    page = (tmp_path / "report.html").read_text()
+    for said in (
+        "50.0 MiB; compression zstd (auto: the link takes 19 MiB/s)",
+        "60.0 MiB in 12.0 s, pause 150 ms; off by: bytes +20%, time +20%, pause +25%",
+        "by up to 60 %, so that its copy converged; the longest round trip meanwhile: 1.0 ms",
+    ):
+        assert said in page
+    nothing = report.summary(replace(plan, forecast=None), Outcome(Ending.ROLLED_BACK), None)
+    assert nothing["forecast"] is None and nothing["slowed_percent"] == 0
+    assert report.summary(plan, Outcome(Ending.ROLLED_BACK), None)["forecast"]["off"] is None

@@ -81,6 +81,9 @@ class SshHostSide:
     def arm(self, domain: str) -> None:
         self._ask(host_verbs.ARM, host_verbs.Domain(domain))
 
+    def widen(self, peer: str) -> None:
+        self._ask(host_verbs.WIDEN, host_verbs.Peer(peer))
+
     def turned(self, domain: str) -> tuple[Turn, ...]:
         return self._ask(host_verbs.TURNED, host_verbs.Domain(domain)).turns
 

@@ -17,7 +17,7 @@ import libvirt
 from pyroute2.iproute.linux import IPRoute
 
 from vmacro import __version__
-from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels, xen
+from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels, ways, xen
 from vmacro.host import wireguard as wireguards
 from vmacro.host.dispatch import Dispatcher, Handler, handler
 from vmacro.host.domains import LibvirtDomains
@@ -40,6 +40,7 @@ from vmacro.wire.host_verbs import (
     LinkFacts,
     Offer,
     Open,
+    Peer,
     Point,
     Reach,
     Tracked,
@@ -69,6 +70,7 @@ class Server:
             handler(host_verbs.CLOSE, self._close),
             handler(host_verbs.FLOWS, self._flows),
             handler(host_verbs.REACH, self._reach),
+            handler(host_verbs.WIDEN, self._widen),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:
@@ -147,6 +149,10 @@ class Server:
         own = frozenset(str(a) for own in here for a in (own.ip, own.network.broadcast_address))
         return Tracked(True, tuple(flows.of(address, own) for address in args.addresses))
 
+    def _widen(self, args: Peer) -> Nothing:
+        ways.widen(self._ip, args.address)
+        return Nothing()
+
     def _end(self, move: str, address: str) -> LegEnd:
         for end in tunnels.ends(self._ip):
             if (end.move, end.address) == (move, address):
@@ -181,7 +187,8 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input; where an agent was asked for, the rest of it is for that one alone."""
+    """Until end of input; where an agent was asked for, the rest of it is for that one alone. What was widened ends with
+    it."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     of_xen = xen.Xen()
@@ -196,10 +203,13 @@ def serve(ip: IPRoute, hypervisor_uri: str) -> None:
 
     wanted = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, wanted, readable, None)
-    while open_[0]:
-        libvirt.virEventRunDefaultImpl()
-    if of_xen.relay is not None:
-        of_xen.relay.run()
+    try:
+        while open_[0]:
+            libvirt.virEventRunDefaultImpl()
+        if of_xen.relay is not None:
+            of_xen.relay.run()
+    finally:
+        ways.narrow(ip)
 
 
 def _write(data: bytes) -> None:

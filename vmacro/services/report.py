@@ -10,7 +10,7 @@ from typing import Any
 
 from vmacro import private
 from vmacro.errors import JournalError
-from vmacro.model.events import DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
+from vmacro.model.events import CopyProgress, DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, Unreadable
 from vmacro.model.facts import CopyStatistics
 from vmacro.model.moves import Outcome, Phase, Plan, Verdict
 from vmacro.planning.outcome import all_counted, told
@@ -53,8 +53,13 @@ def spans(events: Iterable[Event]) -> list[Span]:
     return found
 
 
-def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
-    """What summary.json has. `felt`: what the prober measured, if it did."""
+def slowed_percent(events: Iterable[Event]) -> int:
+    """Of its processors' time the most that QEMU took from the guest so that its copy converged."""
+    return max((e.what.throttle_percent for e in events if isinstance(e.what, CopyProgress)), default=0)
+
+
+def summary(plan: Plan, outcome: Outcome, felt: Felt | None, slowed: int = 0) -> dict[str, Any]:
+    """What summary.json has. `felt`: what the prober measured, if it did; `slowed`: slowed_percent()."""
     statistics, arrival = outcome.statistics, outcome.arrival
     figures: dict[str, Any] = {
         "move_id": plan.move_id,
@@ -78,6 +83,7 @@ def summary(plan: Plan, outcome: Outcome, felt: Felt | None) -> dict[str, Any]:
         "compression": plan.policy.compression.value,
         "compression_because": plan.compression_because,
         "forecast": foretold(plan, statistics),
+        "slowed_percent": slowed,
         "migration_wall_s": outcome.wall_s,
         "connections": [
             {
@@ -157,7 +163,7 @@ def write(
     them could be written, '' where they were. The move has ended: that does not change how."""
     phases = spans(events)
     felt = report.felt(recording, phases) if recording is not None else None
-    figures = summary(plan, outcome, felt)
+    figures = summary(plan, outcome, felt, slowed_percent(events))
     try:
         _write_files(folder, figures, events, phases, recording, felt)
     except OSError as error:
@@ -211,6 +217,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         ("move, start to settled", f"{figures['migration_wall_s']} s"),
         ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB; {_compressed(figures)}"),
         *_forecast_rows(figures["forecast"]),
+        *_slowed_rows(figures["slowed_percent"], felt),
         ("hypervisor", f"{figures['hypervisor']}, {figures['accelerator']}"),
         ("ended", figures["ending"] + (f": {figures['reason']}" if figures["reason"] else "")),
     )
@@ -238,6 +245,12 @@ def _forecast_rows(forecast: dict[str, Any] | None) -> list[tuple[str, str]]:
     off = {name: by for name, by in (forecast["off"] or {}).items() if by is not None}
     said = ", ".join(f"{name} {by:+.0%}" for name, by in off.items())
     return [("expected", amounts + (f"; off by: {said}" if said else ""))]
+
+
+def _slowed_rows(percent: int, felt: Felt) -> list[tuple[str, str]]:
+    """What clients pay for a copy that converges."""
+    longest = f"; the longest round trip meanwhile: {felt.during.max} ms" if felt.during.max is not None else ""
+    return [("guest slowed down", f"by up to {percent} %, so that its copy converged{longest}")] if percent else []
 
 
 def _verdicts(figures: dict[str, Any]) -> str:

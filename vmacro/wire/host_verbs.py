@@ -268,6 +268,13 @@ class Close:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another host, by the address to which guests' memory goes."""
+
+    address: _Address
+
+
+@dataclass(frozen=True)
 class Disk:
     """One disk that moves: the path of its base, the base's format, and the id that base and overlay share."""
 
@@ -368,6 +375,7 @@ POINT = Verb("point", Point, Nothing, _NETWORK_S)
 LEAVING = Verb("leaving", Domain, Departure, _NETWORK_S)
 CLOSE = Verb("close", Close, Nothing, _NETWORK_S)
 FLOWS = Verb("flows", FlowsOf, Tracked, _NETWORK_S)
+WIDEN = Verb("widen", Peer, Nothing, _NETWORK_S)
 REACH = Verb("reach", Reach, HeardOf, _NETWORK_S)
 DISK_FILES = Verb("disk-files", Paths, Files, _DISK_S)
 DISK_LOOK = Verb("disk-look", Disk, BaseFacts, _DISK_S)
@@ -378,6 +386,7 @@ DISK_CREATE_OVERLAY = Verb("disk-create-overlay", Disk, Nothing, _DISK_S)
 DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
-_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE, FLOWS, REACH)
+_LEGS: tuple[Verb[Any, Any], ...] = (OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE)
+_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, *_LEGS, FLOWS, REACH, WIDEN)
 _DISKS = (DISK_FILES, DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

@@ -72,6 +72,14 @@ class FakeHostNetwork:
             host.paused.discard(domain)
             host.armed[domain] = [key for key, end in host.legs.items() if end.domain == domain]
 
+    def widen(self, peer: str) -> None:
+        with self._host("widen") as host:
+            self._needs_address(peer)
+            own = self._world.inventory.host(self._name)
+            if own is not None and peer == own.address:
+                raise self._refused(f"{peer} is not another host's address")
+            host.wide.add(peer)
+
     def turned(self, domain: str) -> tuple[Turn, ...]:
         with self._host("turned", domain) as host:
             return tuple(host.turned.pop(domain, []))
