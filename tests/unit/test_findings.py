@@ -494,7 +494,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
         SEAMLESS,
         with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
     ),
-    "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
+    "a hypervisor that heeds no policy": (
+        SEAMLESS,
+        lesser("bucharest", max_downtime=False, abort=False, abort_standing=False),
+    ),
     "a guest that changes memory faster than it is sent": (SEAMLESS, writing(90, bandwidth_mib_s=19)),
     "the same, not to be slowed down": (SEAMLESS, writing(90, bandwidth_mib_s=19, auto_converge=False)),
     "an agent that drops no page cache": (

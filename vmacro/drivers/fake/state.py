@@ -33,6 +33,7 @@ BASE_BYTES = 64 << 20
 QEMU = Capabilities(
     live_migration=True,
     abort=True,
+    abort_standing=True,
     bandwidth_cap=True,
     max_downtime=True,
     auto_converge=True,
@@ -45,6 +46,7 @@ QEMU = Capabilities(
 )
 XEN = replace(  # with a host side, which can abort
     QEMU,
+    abort_standing=False,
     bandwidth_cap=False,
     max_downtime=False,
     auto_converge=False,

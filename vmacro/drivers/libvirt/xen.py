@@ -43,6 +43,7 @@ class XenHypervisor(LibvirtHypervisor):
     known = Capabilities(
         live_migration=True,
         abort=False,
+        abort_standing=False,
         bandwidth_cap=False,
         max_downtime=False,
         auto_converge=False,
