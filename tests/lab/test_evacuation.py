@@ -1,4 +1,4 @@
-"""A site is emptied and filled again: guests move at once, one cannot and stays named, and no connection is lost."""
+"""A site is emptied and filled again: guests move at once, one cannot and stays named, no connection is lost."""
 
 from __future__ import annotations
 
