@@ -53,7 +53,7 @@ class ApartTable(Strict):
 class RulesTable(Strict):
     """What holds for all guests."""
 
-    most_moves_a_day: int = Field(default=2, ge=0, le=24, description="of each guest, in 24 hours")
+    most_moves_a_day: int = Field(default=2, ge=0, le=24, description="of each guest, from midnight to midnight")
     shortest_stay_hours: float = Field(default=3.0, ge=0, le=720, description="after a move")
     worth: float = Field(default=2.0, ge=1, le=1000, description="how many times its cost a move must save")
     least_gain: float = Field(default=0.0, ge=0, le=1e9, description="what it must save besides")
