@@ -13,7 +13,7 @@ from enum import StrEnum
 @dataclass(frozen=True)
 class Horizon:
     """The time that is planned, in slots of equal length. A guest is at one host for all of a slot; moves begin with a
-    slot. `start` has a time zone, whose midnights days begin at; slots are counted in elapsed time, so that no summer time
+    slot. `start` has a time zone, at whose midnights days begin; slots are counted in elapsed time: no summer time
     stretches one."""
 
     start: datetime
