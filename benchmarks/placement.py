@@ -1,7 +1,7 @@
 """How good and how fast placement is: on fleets of our own, and on the ROADEF/EURO 2012 instances of Google.
 
-.venv/bin/python benchmarks/placement.py fleet 1000 10 [--seconds 0]
-.venv/bin/python benchmarks/placement.py roadef FOLDER a1_1 a1_2 [--seconds 300]
+python -m benchmarks.placement fleet 1000 10 [--seconds 0]
+python -m benchmarks.placement roadef FOLDER a1_1 a1_2 [--seconds 300]
 
 A fleet goes through vmacro.fleet.placement as it is. The instances do not map to it: they have one moment and no
 horizon; room beyond a safety level that may be used at a price; balance between resources; spread over locations, and

@@ -183,7 +183,7 @@ def gb(values: Sequence[float], unknown: Callable[[int], bool]) -> str:
 
 
 def write(folder: Path, days: int = DAYS) -> Path:
-    """All of it; the policy's file. London's carbon is not known on days 12 to 14, Stockholm's price on day 20."""
+    """All of it; the policy's file. London's carbon is not known on days 3 to 5, Stockholm's price on day 20."""
     folder.mkdir(parents=True, exist_ok=True)
     count = days * 96
     berlin, london, stockholm = (
@@ -202,7 +202,7 @@ def write(folder: Path, days: int = DAYS) -> Path:
         "london-prices.csv": csv_lines("price", hourly(london)),
         "stockholm-prices.csv": csv_lines("price", hourly(stockholm), lambda n: 20 * 24 <= n < 21 * 24),
         "berlin-carbon.json": electricity_maps(hourly(carbon[0])),
-        "london-carbon.json": gb(halves, lambda n: 12 * 48 <= n < 15 * 48),
+        "london-carbon.json": gb(halves, lambda n: 2 * 48 <= n < 5 * 48),
         "stockholm-carbon.csv": csv_lines("carbon", hourly(carbon[2])),
     }
     for name, text in files.items():

@@ -53,7 +53,7 @@ class ApartTable(Strict):
 class RulesTable(Strict):
     """What holds for all guests."""
 
-    most_moves_a_day: int = Field(default=2, ge=0, le=24, description="of each guest, in 24 hours")
+    most_moves_a_day: int = Field(default=2, ge=0, le=24, description="of each guest, from midnight to midnight")
     shortest_stay_hours: float = Field(default=3.0, ge=0, le=720, description="after a move")
     worth: float = Field(default=2.0, ge=1, le=1000, description="how many times its cost a move must save")
     least_gain: float = Field(default=0.0, ge=0, le=1e9, description="what it must save besides")
@@ -151,14 +151,14 @@ class PolicyFile(Strict):
     slot_minutes: int = Field(default=60, ge=5, le=1440, description="moves begin with a slot; a divisor of a day")
     horizon_hours: int = Field(default=24, ge=1, le=240, description="how far is planned")
     every_minutes: int = Field(default=60, ge=1, le=1440, description="how often `follow --daemon` decides")
-    weights: WeightsTable = WeightsTable()
-    rules: RulesTable = RulesTable()
-    trust: TrustTable = TrustTable()
-    sites: dict[Name, SiteTable] = Field(min_length=1)
-    links: tuple[LinkTable, ...] = ()
-    regions: dict[Name, RegionTable] = Field(default_factory=dict)
-    hosts: dict[Name, HostTable] = Field(default_factory=dict)
-    guests: dict[Name, GuestTable] = Field(min_length=1)
+    weights: WeightsTable = Field(default=WeightsTable(), description="a table, see below; so are those that follow")
+    rules: RulesTable = Field(default=RulesTable(), description="what holds for all guests")
+    trust: TrustTable = Field(default=TrustTable(), description="when a signal is believed")
+    sites: dict[Name, SiteTable] = Field(min_length=1, description="by name")
+    links: tuple[LinkTable, ...] = Field(default=(), description="between sites; without one nobody goes there")
+    regions: dict[Name, RegionTable] = Field(default_factory=dict, description="where clients are, by name")
+    hosts: dict[Name, HostTable] = Field(default_factory=dict, description="by name; a simulation needs them")
+    guests: dict[Name, GuestTable] = Field(min_length=1, description="by name; nobody else is moved")
 
     @model_validator(mode="after")
     def _consistent(self) -> PolicyFile:

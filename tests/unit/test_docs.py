@@ -23,7 +23,7 @@ def test_the_reference_is_current() -> None:
 def test_every_key_of_the_inventory_is_explained() -> None:
     unexplained = [
         f"{table} {key}"
-        for table, model in reference.TABLES
+        for table, model in (*reference.TABLES, *reference.POLICY_TABLES)
         for key, field in model.model_fields.items()
         if not field.description
     ]
@@ -41,7 +41,9 @@ def test_the_page_of_checks_is_current() -> None:
 
 def test_every_finding_is_explained() -> None:
     """One that is not leaves its reader alone; one that the code lacks was renamed."""
-    emitted = {code for path in (reference.ROOT / "vmacro/planning").glob("*.py") for code in codes(path)}
+    fleet = [reference.ROOT / f"vmacro/fleet/{name}.py" for name in ("faults", "explain")]
+    sources = [*(reference.ROOT / "vmacro/planning").glob("*.py"), *fleet]
+    emitted = {code for path in sources for code in codes(path)}
     assert list(reference.findings()) == sorted(emitted)
 
 

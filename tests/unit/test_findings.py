@@ -9,11 +9,13 @@ from typing import TypeVar
 
 import pytest
 
+from tests.unit import test_fleet
 from tests.unit.faults import Call, Faults
 from vmacro.cli import reference
 from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connection, domain
 from vmacro.drivers.fake.state import DEFINITION, KERNEL, mac_of
 from vmacro.errors import HostError, UnsupportedError
+from vmacro.fleet.placement import place
 from vmacro.model import marks
 from vmacro.model.batches import Maintenance
 from vmacro.model.definitions import (
@@ -767,7 +769,7 @@ def test_all_words_are_as_they_were_read_last() -> None:
 def test_every_finding_is_provoked_as_it_is_explained() -> None:
     """So that what follows is about all of them."""
     seen = {(f.code, f.severity.value) for handoff, broken in CASES.values() for f in found(handoff, broken)}
-    seen |= {(code, "blocker") for code in of_batches()}
+    seen |= {(code, "blocker") for code in of_batches()} | of_policies()
     explained = {code: said["kind"] for code, said in reference.findings().items()}
     assert {code for code, _ in seen} == set(explained)
     assert [(code, severity) for code, severity in seen if severity not in explained[code]] == []
@@ -781,6 +783,12 @@ def of_batches() -> set[str]:
     seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=False)
     candidates = (Candidate(wanted, seen, (), hosts_us=us) for us in (True, False))
     return {stay.code for stay in evacuation.plan(candidates, fake.inventory, evacuation.Pace())[1]}
+
+
+def of_policies() -> set[tuple[str, str]]:
+    """Codes that only who follows a policy meets."""
+    made = [test_fleet.dear_and_cheap(**change) for change, _ in test_fleet.FAULTS] + [test_fleet.shut_in()]  # type: ignore[arg-type]
+    return {(finding.code, finding.severity.value) for fleet in made for finding in place(fleet).findings}
 
 
 def test_who_takes_over_is_only_warned() -> None:

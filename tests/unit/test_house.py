@@ -32,7 +32,7 @@ def test_linter(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["connections", "copy", "handoff", "soak", "tunnels"])
+@pytest.mark.parametrize("name", ["connections", "copy", "handoff", "placement", "soak", "tunnels"])
 def test_a_benchmark_begins_as_it_says(name: str) -> None:
     """It shares what tests have, which are not installed."""
     words = f"python -m benchmarks.{name}"

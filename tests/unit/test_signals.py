@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmacro.errors import ConfigurationError
-from vmacro.fleet import computed, recorded
+from vmacro.fleet import calendars, computed, recorded
 from vmacro.fleet.nouns import Horizon
 from vmacro.fleet.recorded import SignalError
 from vmacro.fleet.signals import Kind, Reading, Signal, State, Trust, Unit, alike, judge
@@ -150,6 +151,9 @@ KEYS = [
     "timestamp",
     "duration",
     "value",
+    "datetime",
+    "carbonIntensity",
+    "point_time",
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -161,6 +165,8 @@ READERS: dict[str, Callable[[str], Signal]] = {
     "entsoe": lambda text: recorded.entsoe_xml("x", text, NOON),
     "gb": lambda text: recorded.gb_carbon_json("x", text, NOON),
     "sdk": lambda text: recorded.carbon_aware_json("x", text, Kind.CARBON_AVERAGE),
+    "maps": lambda text: recorded.electricity_maps_json("x", text, NOON),
+    "watttime": lambda text: recorded.watttime_json("x", text, NOON),
 }
 
 
@@ -185,9 +191,11 @@ def test_any_text_is_read_or_refused(reader: str, text: str) -> None:
 @given(said=JSON)
 @settings(max_examples=200, deadline=None)
 def test_any_json_is_read_or_refused(said: object) -> None:
-    for reader in ("gb", "sdk"):
+    meta = {"signal_type": "co2_moer", "units": "lbs_co2_per_mwh", "data_point_period_seconds": said}
+    whole = {"data": said, "forecastData": said, "history": said, "generatedAt": "2026-06-01T11:00Z", "meta": meta}
+    for reader in ("gb", "sdk", "maps", "watttime"):
         read_or_refused(reader, json.dumps(said))
-        read_or_refused(reader, json.dumps({"data": said, "forecastData": said, "generatedAt": "2026-06-01T11:00Z"}))
+        read_or_refused(reader, json.dumps(whole))
 
 
 @given(
@@ -197,3 +205,124 @@ def test_any_json_is_read_or_refused(said: object) -> None:
 @settings(max_examples=150, deadline=None)
 def test_any_document_is_read_or_refused(points: list[tuple[int, float]], end: str) -> None:
     read_or_refused("entsoe", entsoe(*points, end=end))
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def hours_on(cron: str, lasts_h: float, begin: datetime, days: int = 1) -> list[tuple[str, str]]:
+    schedule = computed.Schedule(cron, timedelta(hours=lasts_h), BERLIN)
+    found = schedule.windows(begin, begin + timedelta(days=days))
+    return [(f"{w.begin.astimezone(UTC):%d %H:%M}", f"{w.end.astimezone(UTC):%d %H:%M}") for w in found]
+
+
+def test_schedules_go_by_the_clocks_of_their_zone() -> None:
+    assert hours_on("0 8 * * *", 10, datetime(2026, 3, 28, tzinfo=UTC), 2) == [
+        ("28 07:00", "28 17:00"),
+        ("29 06:00", "29 16:00"),
+    ]
+    assert hours_on("0 22 * * *", 10, datetime(2026, 6, 1, tzinfo=UTC)) == [
+        ("01 00:00", "01 06:00"),
+        ("01 20:00", "02 00:00"),
+    ]
+    assert hours_on("0 8 * * 1-5", 1, datetime(2026, 6, 6, tzinfo=UTC), 2) == []
+    assert hours_on("0 0 30 2 *", 1, NOON, 30) == []
+
+
+def test_a_schedule_in_the_hour_that_is_left_out_or_comes_twice() -> None:
+    assert hours_on("30 2 * * *", 0.5, datetime(2026, 3, 29, tzinfo=UTC)) == [("29 01:00", "29 01:30")]
+    assert hours_on("30 2 * * *", 0.5, datetime(2026, 10, 25, tzinfo=UTC)) == [
+        ("25 00:30", "25 01:00"),
+        ("25 01:30", "25 02:00"),
+    ]
+
+
+def test_what_is_computed_is_there_for_all_of_a_horizon() -> None:
+    schedule = computed.Schedule("0 14 * * *", timedelta(hours=1), BERLIN)
+    tariff = computed.by_schedule("tariff", Kind.PRICE, schedule, 0.3, 0.1, HOURS, "EUR")
+    assert judge(tariff, HOURS, NOON).values == pytest.approx((0.3, 0.1, 0.1))
+    height = computed.sun("sun", 0.0, 0.0, Horizon(NOON, 3600, 12))
+    light = computed.by_day(height, Kind.PRICE, 10.0, 0.05, 0.2)
+    values = judge(light, Horizon(NOON, 3600, 12), NOON).values
+    assert values[0] == pytest.approx(0.05) and values[-1] == pytest.approx(0.2) and 0.05 < values[5] < 0.2
+    assert judge(computed.fixed("x", Kind.LOAD, 2.0, HOURS), HOURS, NOON).values == (2.0, 2.0, 2.0)
+
+
+def test_a_signal_reaches_as_far_as_it_has_no_gap() -> None:
+    trust = Trust(least=timedelta(hours=2))
+    assert judge(signal(1, 2), HOURS, NOON, trust).values == (1, 2)
+    found = judge(signal(1), HOURS, NOON, trust)
+    assert (found.state, found.why) == (State.GAPPY, "power is gappy: 2 of 3 slots lack values, from 01 Jun 13:00 UTC")
+
+
+def test_a_horizon_over_summer_time_has_slots_of_one_length() -> None:
+    horizon = Horizon(datetime(2026, 3, 29, tzinfo=BERLIN), 3600, 4)
+    assert [horizon.at(n).hour for n in range(5)] == [0, 1, 3, 4, 5]
+    begin = horizon.start.astimezone(UTC)
+    readings = tuple(Reading(begin + timedelta(hours=n), begin + timedelta(hours=n + 1), float(n)) for n in range(4))
+    assert judge(Signal("power", Kind.PRICE, readings, begin), horizon, begin).values == (0, 1, 2, 3)
+
+
+def test_electricity_maps_and_watttime_say_what_they_are() -> None:
+    hours = [{"datetime": f"2026-06-01T{h}:00:00.000Z", "carbonIntensity": 300 + h} for h in (12, 13, 14)]
+    maps = recorded.electricity_maps_json("grid", json.dumps({"zone": "DE", "forecast": hours}), NOON)
+    assert maps.kind is Kind.CARBON_AVERAGE and judge(maps, HOURS, NOON).values == (312, 313, 314)
+    guessed = [row | {"isEstimated": True} for row in hours]
+    told = recorded.electricity_maps_json("grid", json.dumps({"history": guessed}), NOON)
+    assert judge(told, HOURS, NOON).state is State.ESTIMATED
+    points = [
+        {"point_time": f"2026-06-01T{h}:{m:02}:00+00:00", "value": 1000} for h in (12, 13, 14) for m in range(0, 60, 5)
+    ]
+    meta = {"signal_type": "co2_moer", "units": "lbs_co2_per_mwh", "data_point_period_seconds": 300}
+    watt = recorded.watttime_json("grid", json.dumps({"data": points, "meta": meta}), NOON)
+    assert watt.kind is Kind.CARBON_MARGINAL and judge(watt, HOURS, NOON).values == pytest.approx((453.59237,) * 3)
+    for wrong in ({"signal_type": "health_damage"}, {"units": "g_per_kwh"}, {"data_point_period_seconds": 0}):
+        with pytest.raises(SignalError, match="signal grid: "):
+            recorded.watttime_json("grid", json.dumps({"data": points, "meta": meta | wrong}), NOON)
+
+
+def ics(*lines: str) -> str:
+    event = "\r\n".join(("BEGIN:VEVENT", "UID:1@x", "DTSTAMP:20260101T000000Z", *lines, "END:VEVENT"))
+    return f"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:x\r\n{event}\r\nEND:VCALENDAR\r\n"
+
+
+def closed(*lines: str, days: int = 3) -> list[str]:
+    found = calendars.windows("m", ics(*lines), NOON, NOON + timedelta(days=days), BERLIN)
+    return [f"{w.begin:%d %H:%M}-{w.end:%d %H:%M}" for w in found]
+
+
+def test_maintenance_out_of_a_calendar() -> None:
+    assert closed("DTSTART:20260601T200000Z", "DTEND:20260601T220000Z") == ["01 20:00-01 22:00"]
+    assert closed("DTSTART;TZID=America/New_York:20260601T200000", "DURATION:PT1H") == ["02 00:00-02 01:00"]
+    assert closed("DTSTART:20260601T200000", "DURATION:PT1H") == ["01 18:00-01 19:00"], "without a zone: the policy's"
+    assert closed("DTSTART;VALUE=DATE:20260602") == ["01 22:00-02 22:00"]
+    assert closed("DTSTART:20260501T200000Z", "DURATION:PT1H", "RRULE:FREQ=DAILY", "EXDATE:20260602T200000Z") == [
+        "01 20:00-01 21:00",
+        "03 20:00-03 21:00",
+    ]
+    assert closed("DTSTART:20260601T200000Z", "DURATION:PT1H", "STATUS:CANCELLED") == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("DTSTART:20260601T200000Z", "RRULE:FREQ=SECONDLY"),
+        ("DTSTART:20260601T200000Z", "RRULE:FREQ=DAILY;BYHOUR=1,2,3"),
+        ("DTSTART:19000101T200000Z", "RRULE:FREQ=DAILY"),
+        ("DTSTART:nonsense",),
+        ("DTSTART:20260601T200000Z", *("RRULE:FREQ=DAILY",) * 101),
+    ],
+)
+def test_calendars_that_are_refused(lines: tuple[str, ...]) -> None:
+    with pytest.raises(SignalError, match="calendar m: "):
+        closed(*lines)
+
+
+@given(text=st.text(max_size=100), key=st.sampled_from(["DTSTART", "DTEND", "RRULE", "DURATION", "EXDATE", "TZID"]))
+@settings(max_examples=100, deadline=None)
+def test_any_calendar_is_read_or_refused(text: str, key: str) -> None:
+    for said in (text, ics("DTSTART:20260601T200000Z", f"{key}:{text}")):
+        try:
+            calendars.windows("m", said, NOON, NOON + timedelta(days=1), BERLIN)
+        except SignalError:
+            continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -99,15 +100,15 @@ def simulate(
 
 
 def _simulated(policy: FollowPolicy, start: datetime | None, days: float, seconds: float) -> Simulation:
-    feeds, epoch = wiring.feeds(fetch=False), datetime(2000, 1, 1, tzinfo=UTC)
-    if start is None:
-        start = _common_begin(policy, known.look(policy, feeds, Horizon(epoch, 3600, 1), None).known.signals)
-    slot_s, horizon = policy.timing.slot_s, policy.timing.slots
-    ahead = Horizon(start.astimezone(policy.timing.zone), slot_s, round(days * 86_400 / slot_s) + horizon)
-    looked = known.look(policy, feeds, ahead, None)
-    for told in looked.known.signals.values():
+    feeds, any_time = wiring.feeds(fetch=False), Horizon(datetime(2000, 1, 1, tzinfo=UTC), 3600, 1)
+    recorded = known.look(policy, feeds, any_time, None).known.signals
+    for told in recorded.values():
         if not isinstance(told, Signal):
             raise ConfigurationError(f"{policy.path}: {told.message}", told.hint or "a simulation needs all recordings")
+    start = start or _common_begin(policy, recorded)
+    slot_s, slots = policy.timing.slot_s, policy.timing.slots
+    ahead = Horizon(start.astimezone(policy.timing.zone), slot_s, round(days * 86_400 / slot_s) + slots)
+    looked = known.look(policy, feeds, ahead, None)
     simulator = Simulator(policy, looked.known, start, days)
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -121,9 +122,8 @@ def _simulated(policy: FollowPolicy, start: datetime | None, days: float, second
         return simulator.run(lambda n, of: bar.update(task, completed=n, total=of), time.monotonic, seconds)
 
 
-def _common_begin(policy: FollowPolicy, told: dict[str, Told] | object) -> datetime:
+def _common_begin(policy: FollowPolicy, told: Mapping[str, Told]) -> datetime:
     """When the last of its recordings begins, at a whole hour."""
-    assert isinstance(told, dict)
     recorded = {s.name for s in policy.sources if s.format not in COMPUTED}
     firsts = [s.readings[0].begin for n, s in told.items() if n in recorded and isinstance(s, Signal) and s.readings]
     if not firsts:

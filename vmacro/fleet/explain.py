@@ -109,8 +109,8 @@ class Explainer:
             return f"stays: {blocked}", blocked
         if self.grid.wait[unit] >= self.grid.slots:
             return "stays: it has not been here for long enough", "a shorter stay, or a longer horizon"
-        if self.grid.budget[unit] == 0 and self.grid.slots <= self.grid.day_slots:
-            return f"stays: it has moved {len(needs.moved)} times lately", "more moves a day, or time"
+        if self.grid.budget[unit] == 0 and self.grid.same_day(0, self.grid.slots - 1):
+            return f"stays: it has moved {len(needs.moved)} times today", "more moves a day, or time"
         return self._nothing_better(guest)
 
     def _nothing_better(self, guest: int) -> tuple[str, str]:

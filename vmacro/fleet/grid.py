@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vmacro.fleet import copying, faults
 from vmacro.fleet.copying import MIB_PER_GIB, Copies, Floats
-from vmacro.fleet.nouns import DAY_S, Apart, Fleet
+from vmacro.fleet.nouns import Apart, Fleet
 
 Ints = npt.NDArray[np.int64]
 RESOURCES = ("memory", "processors", "disk")
@@ -24,7 +24,8 @@ RESOURCES = ("memory", "processors", "disk")
 class Grid:
     """Shapes: guests G, units U, places P, hosts H, sites S, slots T. `run` is [U, P + 1, T], infinite where a unit may
     not be; `move` is [U, P + 1, P] as it is weighed (`Rules.worth`), `sends_by_site` the MiB of it, [U, S, P]. `wait`:
-    slots before which a unit may not move; `budget`: moves that it has left in the first day."""
+    slots before which a unit may not move; `budget`: moves that it has left on the first day; `day_of`: the day of each
+    slot."""
 
     fleet: Fleet
     units: tuple[tuple[int, ...], ...]
@@ -43,6 +44,7 @@ class Grid:
     penalty: Floats
     wait: Ints
     budget: Ints
+    day_of: Ints
     capacity: Floats
     licence_room: Floats
     link_room: Floats
@@ -66,10 +68,10 @@ class Grid:
         """The shortest stay."""
         return max(1, -(-self.fleet.rules.shortest_stay_s // self.fleet.horizon.slot_s))
 
-    @property
-    def day_slots(self) -> int:
-        """Slots of 24 hours."""
-        return max(1, DAY_S // self.fleet.horizon.slot_s)
+    def same_day(self, first: int, second: int) -> bool:
+        """Whether two slots begin on one day, by the clocks of the horizon's time zone; what lies beyond it begins on
+        none."""
+        return second < self.slots and bool(self.day_of[first] == self.day_of[second])
 
     def site_at(self, guest: int, place: int) -> int:
         """The site of one of a unit's guests, where the unit is at this place."""
@@ -115,6 +117,7 @@ def build(fleet: Fleet, by_host: bool) -> Grid:
         penalty=penalty,
         wait=np.array([_wait(fleet, unit, home_site) for unit in units], dtype=np.int64),
         budget=np.array([_budget(fleet, unit) for unit in units], dtype=np.int64),
+        day_of=np.array([fleet.horizon.at(t).toordinal() for t in range(fleet.horizon.slots)], dtype=np.int64),
         capacity=capacity,
         licence_room=np.array(
             [[dict(s.licences).get(name, 0) for name in licences] for s in fleet.sites], dtype=np.float64
@@ -297,6 +300,6 @@ def _wait(fleet: Fleet, unit: tuple[int, ...], home_site: Ints) -> int:
 
 def _budget(fleet: Fleet, unit: tuple[int, ...]) -> int:
     """Moves that are left of the first day's."""
-    start_s = fleet.horizon.start.timestamp()
-    lately = max(sum(0 <= start_s - m.timestamp() < DAY_S for m in fleet.guests[n].moved) for n in unit)
+    start = fleet.horizon.start
+    lately = max(sum(m.astimezone(start.tzinfo).date() == start.date() for m in fleet.guests[n].moved) for n in unit)
     return max(0, fleet.rules.most_moves_a_day - lately)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-DAY_S = 86_400
-
 
 @dataclass(frozen=True)
 class Horizon:
     """The time that is planned, in slots of equal length. A guest is at one host for all of a slot; moves begin with a
-    slot. `start` has a time zone: all days and slots are counted from it in elapsed time, so that no summer time
+    slot. `start` has a time zone, at whose midnights days begin; slots are counted in elapsed time: no summer time
     stretches one."""
 
     start: datetime
@@ -140,8 +138,8 @@ class Apart:
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for all. `together`: guests that must be at one site. `most_moves_a_day` for each guest, in each 24
-    hours of the horizon; those of the 24 hours before it count against its first. `worth`: how many times its cost a
+    """What holds for all. `together`: guests that must be at one site. `most_moves_a_day` for each guest, from
+    midnight to midnight by the clocks of the horizon's time zone. `worth`: how many times its cost a
     move must save, and `least_gain` how much besides. `most_pause_ms`: a copy that would need a longer pause is not
     begun."""
 

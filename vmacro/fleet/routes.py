@@ -52,7 +52,7 @@ def _cheapest(grid: Grid, costs: Costs) -> tuple[Ints, Floats]:
     free_at = grid.wait[costs.units].copy()
     routes = np.full((count, slots), grid.places, dtype=np.int64)
     for t in range(slots):
-        if t and t % grid.day_slots == 0:
+        if t and not grid.same_day(t - 1, t):
             left[:] = most
         who = np.flatnonzero((free_at <= t) & (left > 0))
         stay = costs.run[who, place[who], t] + table.after(t, t + 1)[left[who], place[who], who]
@@ -91,7 +91,7 @@ class _Table:
     def after(self, t: int, later: int) -> Floats:
         """`value[later]` by the moves that were left in slot t: a new day has all of them again."""
         later = min(later, self.grid.slots)
-        if later < self.grid.slots and later // self.grid.day_slots > t // self.grid.day_slots:
+        if later < self.grid.slots and not self.grid.same_day(t, later):
             return np.broadcast_to(self.value[later][-1:], self.value[later].shape)
         return self.value[later]
 

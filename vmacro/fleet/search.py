@@ -19,6 +19,7 @@ IMPROVE_ROUNDS = 3
 # Units times places: up to there a few rounds of the linear program take a second, and above it too long.
 MOST_FOR_PROGRAM = 50_000
 MOST_ROWS = 8_000  # of the linear program: what is scarce, in each slot
+MOST_BEFORE_PROGRAM = 8  # rounds of prices: its own are better
 FAST_ROUNDS = 2
 SEED, VARIATIONS = 1, 60
 
@@ -39,12 +40,14 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
     home = improve.all_at_home(grid)
     best = Found(home, float(improve.current(home).sum()), -np.inf)
     bound, wanted = -np.inf, []
-    for routes, proven in prices.search(demands, rounds_of(grid)):
+    programmed = len(grid.units) * grid.places <= MOST_FOR_PROGRAM and len(demands.room.rows) <= MOST_ROWS
+    rounds = min(rounds_of(grid), MOST_BEFORE_PROGRAM) if programmed else rounds_of(grid)
+    for routes, proven in prices.search(demands, rounds):
         if proven > bound:
             bound = proven
             best_wanted = routes
         wanted.append(routes)
-    if len(grid.units) * grid.places <= MOST_FOR_PROGRAM and len(demands.room.rows) <= MOST_ROWS:
+    if programmed:
         best, bound = _programmed(demands, best, wanted[-KEPT:], bound, seconds, clock)
     else:
         order = np.argsort(-_gains(demands, best_wanted), kind="stable")

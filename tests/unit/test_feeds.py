@@ -1,0 +1,202 @@
+"""Files of others, and their renewal: from a real server of our own, with all that a server may do."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from vmacro.drivers import feeds
+from vmacro.drivers.feeds import Files
+from vmacro.fleet.policy import Feed, Format
+from vmacro.fleet.recorded import SignalError
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.answer: Answer = text("said")
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append((self.path, dict(self.headers)))
+                outer.answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+def text(said: str, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(said.encode())
+
+    return answer
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+    thread.join()
+
+
+def read(feed: Feed, format: Format = Format.CSV, deadline_s: float = 5.0) -> tuple[str, str]:
+    found = Files(True, deadline_s).read("power", feed, format, NOON, NOON + timedelta(hours=24))
+    return found.text, found.trouble
+
+
+def test_an_old_file_is_fetched_and_a_new_one_is_not(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    feed = Feed(str(path), f"{server.url}/p?from={{begin}}&to={{end}}")
+    assert read(feed) == ("said", "")
+    assert server.asked[0][0] == "/p?from=2026-06-01T12%3A00Z&to=2026-06-02T12%3A00Z"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    server.answer = text("newer")
+    assert read(feed) == ("said", "")
+    os.utime(path, (time.time() - 3700,) * 2)
+    assert read(feed) == ("newer", "")
+    assert len(server.asked) == 2
+
+
+def test_what_cannot_be_fetched_stays_and_grows_older(server: Server, tmp_path: Path) -> None:
+    path, old = tmp_path / "p.csv", time.time() - 7200
+    path.write_text("old")
+    os.utime(path, (old, old))
+    server.answer = text("sorry", 503)
+    found = Files(True).read("power", Feed(str(path), server.url), Format.CSV, NOON, NOON)
+    assert (found.text, found.trouble) == ("old", "signal power: 127.0.0.1 answers 503 Service Unavailable")
+    assert found.told.timestamp() == pytest.approx(old)
+
+
+def test_nobody_is_asked_in_a_simulation(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(SignalError, match="cannot be read: No such file"):
+        Files(False).read("power", Feed(str(tmp_path / "p"), server.url), Format.CSV, NOON, NOON)
+    assert server.asked == []
+
+
+def slowly(handler: BaseHTTPRequestHandler, parts: Iterable[bytes]) -> None:
+    with suppress(OSError):  # who asked has gone
+        for part in parts:
+            handler.wfile.write(part)
+            time.sleep(0.05)
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    slowly(handler, [b"x"] * 100)
+
+
+def silent(_: BaseHTTPRequestHandler) -> None:
+    time.sleep(3)
+
+
+def drip_headers(handler: BaseHTTPRequestHandler) -> None:
+    slowly(handler, [b"HTTP/1.1 200 OK\r\n", *(f"X-{n}: y\r\n".encode() for n in range(60))])
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (text("", 302, {"Location": "http://127.0.0.1:1/"}), "answers 302"),
+        (silent, "has not answered within 0.5 s"),
+        (drip, "has not answered within 0.5 s|cannot be asked"),
+        (drip_headers, "has not answered within 0.5 s"),
+        (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "cannot be asked"),
+        (lambda _: None, "cannot be asked"),
+        (text("half", headers={"Content-Length": "8"}), "its answer is not whole"),
+    ],
+)
+def test_a_server_that_does_not_answer_well(server: Server, tmp_path: Path, answer: Answer, told: str) -> None:
+    server.answer = answer
+    began = time.monotonic()
+    with pytest.raises(SignalError, match=told):
+        read(Feed(str(tmp_path / "p"), server.url), deadline_s=0.5)
+    assert time.monotonic() - began < 2.5
+    assert not (tmp_path / "p").exists()
+
+
+def test_too_much_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MOST_BYTES", 1 << 20)
+    server.answer = text("x" * ((1 << 20) + 1))
+    with pytest.raises(SignalError, match="sends over 1 MiB"):
+        read(Feed(str(tmp_path / "p"), server.url))
+    (tmp_path / "p").write_text("x" * ((1 << 20) + 1))
+    with pytest.raises(SignalError, match="over 1 MiB"):
+        read(Feed(str(tmp_path / "p")))
+
+
+def test_a_port_that_nobody_listens_at(tmp_path: Path) -> None:
+    with pytest.raises(SignalError, match=r"signal power: 127\.0\.0\.1 cannot be asked: Connection refused"):
+        read(Feed(str(tmp_path / "p"), "http://127.0.0.1:1/?securityToken=hidden"))
+
+
+@pytest.mark.parametrize(
+    ("format", "where"),
+    [
+        (Format.ELECTRICITY_MAPS, ("auth-token", "s3cret")),
+        (Format.CARBON_AWARE, ("Authorization", "Bearer s3cret")),
+        (Format.ENTSOE, ("", "/?securityToken=s3cret")),
+    ],
+)
+def test_a_token_goes_where_its_server_wants_it(
+    server: Server, tmp_path: Path, format: Format, where: tuple[str, str]
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret\n")
+    key.chmod(0o600)
+    read(Feed(str(tmp_path / "p"), server.url + "/", str(key)), format)
+    path, headers = server.asked[0]
+    assert (headers[where[0]] if where[0] else path) == where[1]
+
+
+def test_watttime_is_logged_in_to(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATTTIME", "me:pass")
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        text('{"token": "abc.def"}' if handler.path == "/login" else "said")(handler)
+
+    server.answer = answer
+    assert (
+        read(Feed(str(tmp_path / "p"), f"{server.url}/v3/forecast", token_env="WATTTIME"), Format.WATTTIME)[0] == "said"
+    )
+    assert [path for path, _ in server.asked] == ["/login", "/v3/forecast"]
+    assert server.asked[0][1]["Authorization"] == "Basic bWU6cGFzcw=="
+    assert server.asked[1][1]["Authorization"] == "Bearer abc.def"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_a_token_is_kept_and_never_shown(server: Server, tmp_path: Path, mode: int) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret\nand more")
+    key.chmod(mode)
+    with pytest.raises(SignalError) as caught:
+        read(Feed(str(tmp_path / "p"), server.url, str(key)))
+    told = "everybody can read it" if mode == 0o644 else "no line of printable characters"
+    assert told in caught.value.message and "s3cret" not in str(caught.value) and server.asked == []
