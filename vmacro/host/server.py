@@ -187,8 +187,8 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input; where an agent was asked for, the rest of it is for that one alone. What was widened ends with
-    it."""
+    """Until end of input; where an agent was asked for, the rest of it is for that one alone. What was widened ends
+    with it."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     of_xen = xen.Xen()

@@ -2,7 +2,7 @@
 
 At the pause QEMU sends the state of the guest's devices, some 340 KiB, by a connection that has sent next to nothing
 until then where memory goes by others (multifd, which compresses). TCP begins with 10 segments and needs five round
-trips for that (seen at 50 ms; decision 0028): this is the longer pause of a compressed copy. A route of its own to the
+trips for that (seen at 50 ms; decision 0029): this is the longer pause of a compressed copy. A route of its own to the
 other host, by the very way that it has anyway, lets connections begin with more (ip-route(8), initcwnd).
 """
 

@@ -193,7 +193,7 @@ class Topology(Strict):
 
     @property
     def as_containers(self) -> Topology:
-        """The same, with hosts that are containers: what boots Xen is first provisioned as one, which takes less time."""
+        """The same, with hosts that are containers: what boots Xen is first provisioned as one, which is faster."""
         return self.model_copy(update={"hypervisor": "kvm"})
 
     def runs_xen(self, machine: str) -> bool:

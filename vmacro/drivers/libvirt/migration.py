@@ -245,7 +245,7 @@ class Started(threading.Thread):
             parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{destination.address}"
         if self._can.bandwidth_cap and self._policy.bandwidth_mib_s:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = self._policy.bandwidth_mib_s
-        if self._compressed:  # QEMU compresses what it sends by multifd alone; its level is 1 (decision 0028)
+        if self._compressed:  # QEMU compresses what it sends by multifd alone; its level is 1 (decision 0029)
             parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = self._policy.compression.value
             parameters[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = 1
         if self._order.disks:
