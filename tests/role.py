@@ -19,7 +19,7 @@ _GIVEN: dict[str, object] = {
 }
 
 
-def rendered(name: str, role: str = "hypervisor", **variables: object) -> str:
+def rendered(name: str, role: str = "hypervisor", /, **variables: object) -> str:
     """A template of a role."""
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     environment.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None

@@ -12,23 +12,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from vmacro import addresses, config
 from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain, PublicAddress, PublicSubnet
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError, reason_of
-from vmacro.limits import Fleet
+from vmacro.limits import Fleet, Policy
 from vmacro.model import nouns
 from vmacro.outside import Dns, Hooks, Probe, Prober
 from vmacro.pki.store import OPERATOR
-from vmacro.wire.agent_verbs import LONGEST_CLAIM_S
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 DATABASE_URL = "VMACRO_DATABASE_URL"  # of the environment
 DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
-DEFAULTS = nouns.Policy()  # the one place of a policy's defaults
-LONGEST_CARRIAGE_S = 366 * 86_400
 
 
 class GuestNetwork(Strict):
@@ -128,60 +125,6 @@ class Guest(Strict):
         if ssh and not ssh.partition("@")[1]:
             raise ValueError("must be USER@ADDRESS, or USER@ where its address is to be asked of its host")
         return ssh
-
-
-class Policy(Strict):
-    """Bounds of a move."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    bandwidth_mib_s: int = Field(default=DEFAULTS.bandwidth_mib_s, ge=0, le=1 << 20)
-    """Most that a copy may send; 0: as fast as the link goes."""
-    max_downtime_ms: int = Field(default=DEFAULTS.max_downtime_ms, ge=1, le=60_000)
-    """Longest pause that QEMU may plan for. A copy asks for 20 ms first, for more only if it does not converge."""
-    downtime_limit_ms: int = Field(default=DEFAULTS.downtime_limit_ms, ge=100, le=600_000)
-    """A pause that lasts longer is given up: the copy is aborted."""
-    copy_timeout_s: float = Field(default=DEFAULTS.copy_timeout_s, gt=0, le=LONGEST_CLAIM_S)
-    """Longest copy of the memory; then the move rolls back."""
-    arrival_timeout_s: float = Field(default=DEFAULTS.arrival_timeout_s, gt=0, le=LONGEST_CLAIM_S)
-    """Longest wait for the agent to answer at the destination with its new address."""
-    settle_timeout_s: float = Field(default=DEFAULTS.settle_timeout_s, gt=0, le=LONGEST_CLAIM_S)
-    """Longest wait for connections to use the new address."""
-    consent_timeout_ms: int = Field(default=DEFAULTS.consent_timeout_ms, ge=1, le=10_000)
-    """How long the checks wait to see whether a client joins an address that is announced to it."""
-    join_timeout_s: float = Field(default=DEFAULTS.join_timeout_s, ge=0, le=60)
-    """How long clients have to join the new address before a seamless copy begins."""
-    phase_timeout_s: float = Field(default=DEFAULTS.phase_timeout_s, gt=0, le=LONGEST_CLAIM_S)
-    """Longest that a phase may take, besides the wait that has a limit of its own."""
-    move_timeout_s: float = Field(default=DEFAULTS.move_timeout_s, gt=0, le=LONGEST_CLAIM_S)
-    """Longest that a move may take until the guest has arrived."""
-    carry_deadline_s: float = Field(default=DEFAULTS.carry_deadline_s, ge=0, le=LONGEST_CARRIAGE_S)
-    """Longest that an old address is carried for connections that still use it."""
-    linger_s: float | None = Field(default=DEFAULTS.linger_s, ge=0, le=LONGEST_CARRIAGE_S)
-    """How long an old address takes new connections after a seamless move; default: as long as others may keep the
-    guest's names (their TTL), 60 s at least and an hour at most."""
-    compression: nouns.Compression = DEFAULTS.compression
-    """Whether memory is sent compressed; auto: over links that are slower than a processor compresses."""
-    drop_page_cache: bool = DEFAULTS.drop_page_cache
-    """Whether the guest forgets what it keeps of files before its copy, and reads it again at the destination."""
-    auto_converge: bool = DEFAULTS.auto_converge
-    """Whether QEMU may slow the guest down so that its copy converges."""
-    allow_connection_loss: bool = DEFAULTS.allow_connection_loss
-    """Whether to move although connections will be cut."""
-    allow_standstill: bool = DEFAULTS.allow_standstill
-    """Whether to move a guest that cannot be copied while it runs: it stands still all through its copy. Today: PV
-    guests of a Xen without shadow paging."""
-    remove_source_disks: bool = DEFAULTS.remove_source_disks
-    """Whether a guest's own disks are removed from the source once it runs well at the destination."""
-
-    @model_validator(mode="after")
-    def _can_be_claimed(self) -> Policy:
-        """The agent refuses other claims, and no move survives that."""
-        claim_s = nouns.Policy(**self.model_dump()).claim_s
-        if not 1 <= claim_s <= LONGEST_CLAIM_S:
-            parts = "move_timeout_s, arrival_timeout_s, settle_timeout_s and phase_timeout_s"
-            raise ValueError(f"{parts} are {claim_s:g} s together: must be 1 to {LONGEST_CLAIM_S}")
-        return self
 
 
 class Orchestrator(Strict):

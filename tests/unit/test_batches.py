@@ -13,8 +13,9 @@ from tests.support import eventually
 from tests.unit.town import Town
 from vmacro import crews, wiring
 from vmacro.errors import ConfigurationError, CopyError, PlanRejectedError
+from vmacro.model.batch_events import BatchChanged, TryBegan, TryEnded
 from vmacro.model.batches import Batch, Became, Purpose, Wish
-from vmacro.model.events import BatchChanged, Event, TryBegan, TryEnded
+from vmacro.model.events import Event
 from vmacro.model.moves import Ending
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, Progress

@@ -10,7 +10,7 @@ import typer
 import vmacro.errors
 from vmacro.cli import reference
 from vmacro.cli.app import app
-from vmacro.inventory import Policy
+from vmacro.limits import Policy
 from vmacro.model import nouns
 from vmacro.model.moves import EXIT_CODES
 

@@ -18,7 +18,7 @@ from tests.unit.town import Town, Vmacro
 from vmacro.cli import fleet
 from vmacro.cli.batch_view import View
 from vmacro.cli.metrics import Metrics
-from vmacro.model import events
+from vmacro.model import batch_events, events
 from vmacro.model.batches import Became, PlannedMove, Try
 from vmacro.model.moves import Ending, Phase
 from vmacro.provisioning import ansible_inventory
@@ -165,7 +165,7 @@ def test_the_view_tells_phase_percent_and_outage_so_far() -> None:
 
     happens("g1-20261128-1-a", 0, events.PhaseBegan(Phase.COPY))
     assert view.moving == {}, "a move that nobody has begun for this batch"
-    happens("batch-1", 1, events.TryBegan("g1", "a", "b", "x", "y", 1, "worker-1"))
+    happens("batch-1", 1, batch_events.TryBegan("g1", "a", "b", "x", "y", 1, "worker-1"))
     happens("g1-20261128-1-a", 2, events.PhaseBegan(Phase.COPY))
     happens("g1-20261128-1-a", 3, events.CopyProgress(40, 1, 1, 2, 0.0, 1.0, 1))
     seen = view.moving["g1"]
@@ -174,7 +174,7 @@ def test_the_view_tells_phase_percent_and_outage_so_far() -> None:
     assert seen.outage_ms(int(4.25e9)) == 250
     happens("g1-20261128-1-a", 4.3, events.DomainChanged("destination", "b", "resumed", "0"))
     assert seen.outage_ms(int(9e9)) == 300
-    happens("batch-1", 5, events.TryEnded("g1", "a", "b", "x", "y", 1, "worker-1", "moved", "g1-1", 300, ""))
+    happens("batch-1", 5, batch_events.TryEnded("g1", "a", "b", "x", "y", 1, "worker-1", "moved", "g1-1", 300, ""))
     assert view.moving == {} and view.done == {"g1": "moved"}
 
 

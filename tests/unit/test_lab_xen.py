@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_same_topology_with_other_hosts() -> None:
 
 def test_only_hosts_are_vms() -> None:
     text = topology.DEFAULT.read_text().replace("[clients.client]", "[clients.client]\nmachine = true")
-    shape = topology.Topology.model_validate({**topology.tomllib.loads(text), "hypervisor": "xen"})
+    shape = topology.Topology.model_validate({**tomllib.loads(text), "hypervisor": "xen"})
     assert [name for name in shape.nodes if shape.runs_xen(name)] == ["bucharest", "berlin"]
     assert shape.image("client") == "host"
     machines = {name: preparation.machine(shape, name, Path("/nowhere")) for name in shape.machines}

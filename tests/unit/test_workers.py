@@ -16,8 +16,9 @@ from tests.support import eventually
 from vmacro import crews, wiring
 from vmacro.drivers.fake.wide import inventory_text
 from vmacro.inventory import Settings
+from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Batch
-from vmacro.model.events import Event, TryBegan, TryEnded
+from vmacro.model.events import Event
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, Progress
 from vmacro.services.event_log import DatabaseEventLog, everything

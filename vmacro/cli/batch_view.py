@@ -12,16 +12,8 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from vmacro.cli import render
-from vmacro.model.events import (
-    BatchChanged,
-    CopyProgress,
-    DiskProgress,
-    DomainChanged,
-    Event,
-    PhaseBegan,
-    TryBegan,
-    TryEnded,
-)
+from vmacro.model.batch_events import BatchChanged, TryBegan, TryEnded
+from vmacro.model.events import CopyProgress, DiskProgress, DomainChanged, Event, PhaseBegan
 from vmacro.ports import EventLog
 from vmacro.services.event_json import as_plain
 from vmacro.wire.text import escaped

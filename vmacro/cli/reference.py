@@ -49,7 +49,7 @@ CHECKS_HEAD = """# What is checked
 | --- | --- | --- | --- |
 """
 TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("[policy]", inventory.Policy),
+    ("[policy]", limits.Policy),
     ("[orchestrator]", inventory.Orchestrator),
     ("[sites.NAME]", inventory.Site),
     ("[sites.NAME.network]` and `[hosts.NAME.guest_network]", inventory.GuestNetwork),

@@ -1,4 +1,5 @@
-"""What happens during a move, one type per kind. The live view, JSON lines, the log and the report all render these.
+"""What happens during a move, or to a batch of them, one type per kind. The live view, JSON lines, the log and the
+report all render these.
 
 Every kind is in KINDS, and in docs/events.md; services/event_json.py writes and reads them as JSON.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from vmacro.model.batch_events import BatchChanged, TryBegan, TryEnded
 from vmacro.model.moves import Phase
 
 Side = Literal["source", "destination"]
@@ -232,58 +234,6 @@ class CarryTrouble:
     @property
     def text(self) -> str:
         return f"{self.address}: {self.reason}; asking again"
-
-
-@dataclass(frozen=True)
-class TryBegan:
-    """A worker has begun a move of a batch; the event's move is the batch. `attempt` counts from 1."""
-
-    guest: str
-    source: str
-    destination: str
-    source_site: str
-    destination_site: str
-    attempt: int
-    worker: str
-
-    @property
-    def text(self) -> str:
-        again = f", try {self.attempt}" if self.attempt > 1 else ""
-        return f"{self.guest}: from {self.source} to {self.destination}{again}, by {self.worker}"
-
-
-@dataclass(frozen=True)
-class TryEnded:
-    """And it has ended, or was not begun after all. `ending`: the move's, or `refused` or `put off`; `move` is its
-    name, '' where it got none."""
-
-    guest: str
-    source: str
-    destination: str
-    source_site: str
-    destination_site: str
-    attempt: int
-    worker: str
-    ending: str
-    move: str
-    outage_ms: int
-    reason: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.guest}: {self.ending}{f': {self.reason}' if self.reason else ''}"
-
-
-@dataclass(frozen=True)
-class BatchChanged:
-    """A batch is `planned`, `paused`, `resumed`, `aborted` or `ended`; `detail` says more."""
-
-    state: str
-    detail: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.state}{f': {self.detail}' if self.detail else ''}"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Guest:
 @dataclass(frozen=True)
 class Policy:
     """Bounds of a move, with their defaults. The end of a name is its unit: MiB/s, milliseconds, seconds. What each one
-    means, and its limits, stand where users give them: inventory.Policy, and docs/reference.md made from it."""
+    means, and its limits, stand where users give them: limits.Policy, and docs/reference.md made from it."""
 
     bandwidth_mib_s: Annotated[int, Number(0, 1 << 20)] = 0
     max_downtime_ms: _Milliseconds = 300

@@ -15,8 +15,9 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro.errors import ConfigurationError, RolledBackError, VmacroError
+from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Became, PlannedMove, Try, Wish
-from vmacro.model.events import Event, TryBegan, TryEnded
+from vmacro.model.events import Event
 from vmacro.model.moves import Ending
 from vmacro.planning.request import Request
 from vmacro.services.archive import Archive

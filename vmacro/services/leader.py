@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro.errors import ClaimedError, JournalError, VmacroError, reason_of
+from vmacro.model.batch_events import BatchChanged
 from vmacro.model.batches import Batch, Became, Limits, Try, Wish
-from vmacro.model.events import BatchChanged, Event
+from vmacro.model.events import Event
 from vmacro.planning.dispatch import Load, Waiting
 from vmacro.services import claims, journal, workflows
 from vmacro.services.fleet_tables import FleetTables
