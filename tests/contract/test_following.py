@@ -21,7 +21,7 @@ from guest_agent.kernel_events import KernelEvents
 from guest_agent.ports import Leases
 from guest_agent.retirement import retire
 from guest_agent.state import State
-from tests.contract.test_kernel_events import HOME, KINDS, MPTCP, Scene, ask, places, scene
+from tests.contract.test_kernel_events import HOME, HOME6, KINDS, MPTCP, Kind, Scene, ask, places, scene
 from tests.contract.towns import Place
 from tests.support import eventually
 from vmacro.lab import forwarder, namespaces, process
@@ -50,7 +50,8 @@ async def joined(address: str, token: int, within_s: float = 3.0) -> bool:
 def longer_way(place: Place, address: str, folder: Path) -> Iterator[None]:
     """What goes out from an address arrives later than from others, as by a leg."""
     rule = ["-s", address, "-j", "NFQUEUE", "--queue-num", "0"]
-    tables = ["ip", "netns", "exec", place.name, namespaces.ip_tables(4), "-w", "-t", "mangle"]
+    version = 6 if ":" in address else 4
+    tables = ["ip", "netns", "exec", place.name, namespaces.ip_tables(version), "-w", "-t", "mangle"]
     config, log = folder / "forwarder.json", folder / "forwarder.log"
     forwarder.write_config([forwarder.Link(0, LONGER_MS)], config)
     process.run([*tables, "-A", "OUTPUT", *rule])
@@ -71,6 +72,11 @@ def test_it_follows_ten_of_ten_moves(scene: Scene, tmp_path: Path, limit: int, w
         follow(scene, tmp_path, limit)
 
 
+async def guest_at_home(folder: Path) -> Guest:
+    card, events, leases = await link.find_link("eth0"), KernelEvents(), cast(Leases, None)
+    return Guest(card, mptcp, connections, events, leases, BootClock(), State(lease(HOME)), folder / "state.json")
+
+
 def follow(scene: Scene, tmp_path: Path, limit: int) -> None:
     scene.client.ip("mptcp", "limits", "set", "subflows", "2", "add_addr_accepted", str(limit))
     near, far = scene.opened(MPTCP)
@@ -78,16 +84,7 @@ def follow(scene: Scene, tmp_path: Path, limit: int) -> None:
     token = next(c.token for c in scene.there() if c.mptcp)
 
     async def moves() -> list[int]:
-        guest = Guest(
-            await link.find_link("eth0"),
-            mptcp,
-            connections,
-            KernelEvents(),
-            cast(Leases, None),
-            BootClock(),
-            State(lease(HOME)),
-            tmp_path / "state.json",
-        )
+        guest = await guest_at_home(tmp_path)
         followed, old = [], HOME
         for number in range(MOVES):
             new = f"10.72.0.{100 + number}"
@@ -109,6 +106,40 @@ def follow(scene: Scene, tmp_path: Path, limit: int) -> None:
     with scene.server.inside():
         followed = asyncio.run(moves())
     assert followed == list(range(MOVES))
+
+
+def test_it_follows_in_both_families(scene: Scene, tmp_path: Path) -> None:
+    """Of two addresses a move, each takes a slot; both come back, though both would be overtaken."""
+    for place in (scene.client, scene.server):
+        place.ip("mptcp", "limits", "set", "subflows", "8", "add_addr_accepted", "4")
+    near, far = scene.opened(KINDS["mptcp, ipv6"])
+    plain_near, plain_far = scene.opened(Kind(HOME6, server=KINDS["mptcp, ipv6"].server))
+    token = next(c.token for c in scene.there() if c.mptcp)
+
+    async def moves() -> list[tuple[bool, bool]]:
+        guest = await guest_at_home(tmp_path)
+        guest._current6, old, found = HOME6, (HOME, HOME6), []
+        for number in range(MOVES):
+            new = (f"10.72.0.{100 + number}", f"fd72::{100 + number}")
+            await prepare(guest, PrepareArgs(*new))
+            found.append((await joined(new[0], token), await joined(new[1], token)))
+            await guest.prefer((new[0], ""), (old[0], ""))
+            # Without the routes of a new site, as all addresses have one here.
+            await mptcp.prefer(new[1], True)
+            await mptcp.prefer(old[1], False)
+            guest.state.lease, guest.state.prepared, guest._current6 = lease(new[0]), ("", ""), new[1]
+            left = {a: (await retire(guest, a)).retired for a in dict.fromkeys((HOME6, *old)) if a != HOME}
+            assert left == {a: a != HOME6 for a in left}, "only the carried one stays"
+            for one, other in ((far, near), (plain_far, plain_near)):
+                ask(one, other)
+            old = new
+        for address in old:
+            await guest.withdraw_all(address)
+            await guest.link.move_out(address)
+        return found
+
+    with longer_way(scene.server, HOME6, tmp_path), scene.server.inside():
+        assert asyncio.run(moves()) == [(True, True)] * MOVES
 
 
 def test_an_address_that_is_withdrawn_takes_along_who_has_no_other(scene: Scene) -> None:

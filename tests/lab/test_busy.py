@@ -24,7 +24,9 @@ LINGER_S = 20
 PAUSE_S = 0.5  # between programs
 WANTED = ("curl", "wget", "ab", "iperf3", "mptcpize", "ssh")
 BY_PROXY, IPERF = 8080, 5201
-SERVERS = f"systemctl start haproxy && systemd-run -q --collect -u iperf mptcpize run iperf3 -s -p {IPERF}"
+SERVERS = f"""systemctl restart haproxy
+systemctl stop -q iperf
+systemd-run -q --collect -u iperf mptcpize run iperf3 -s -p {IPERF}"""
 TIRED = "three minutes, in which all else in its lab waits"
 TWO = pytest.param(2, marks=pytest.mark.slow(TIRED))
 TEN = pytest.param(10, marks=pytest.mark.slow("the same again, five times"))
