@@ -121,6 +121,49 @@ def test_an_old_address_that_a_carriage_has_closed_meanwhile_is_asked_for_no_mor
     assert NEW in found.fake.guest.present and moved(found).ending != Ending.INCOMPLETE
 
 
+def hears_late(monkeypatch: pytest.MonkeyPatch, late_s: dict[bool, float]) -> list[tuple[str, float]]:
+    """A host hears nobody until so many seconds after its first question: at the guest's bridge (True), from elsewhere.
+    Returns by which name it was asked, and when."""
+    asked: list[tuple[str, float]] = []
+    began: dict[bool, float] = {}
+    hear = FakeHostNetwork.reach
+
+    def late(side: FakeHostNetwork, wanted: Reach) -> tuple[Heard, ...]:
+        at_bridge, now_s = wanted.bridge != "", side._world.now_s
+        asked.append((wanted.name, now_s))
+        if now_s - began.setdefault(at_bridge, now_s) >= late_s[at_bridge]:
+            return hear(side, wanted)
+        return tuple(Heard(address, (), 0, 64) for address in wanted.addresses)
+
+    monkeypatch.setattr(FakeHostNetwork, "reach", late)
+    return asked
+
+
+def test_a_guest_whose_card_and_packets_are_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = stage(SEAMLESS)
+    asked = hears_late(monkeypatch, {True: 4.8, False: 1.4})
+    assert moved(found).ending == Ending.MOVED and notes(found) == []
+    assert {name for name, _ in asked} == {found.plan.move_id}
+    assert 4.8 <= asked[-1][1] - asked[0][1] < 5
+
+
+def test_a_card_that_is_never_heard_is_waited_for_no_longer_than_it_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = stage(SEAMLESS)
+    asked = hears_late(monkeypatch, {True: 99, False: 0})
+    outcome = moved(found)
+    assert outcome.ending == Ending.INCOMPLETE
+    assert f"answers for {NEW} (ARP); nobody at front0 answers for {OLD} (ARP)" in outcome.reason
+    assert 5 <= asked[-1][1] - asked[0][1] < 5.2
+
+
+def test_packets_that_never_come_back_are_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = stage(SEAMLESS)
+    asked = hears_late(monkeypatch, {True: 0, False: 99})
+    assert moved(found).ending == Ending.MOVED and len(notes(found)) == 1
+    assert {e.move_id for e in found.fake.events if "not known whether" in e.text} == {found.plan.move_id}
+    assert 1.5 <= asked[-1][1] - asked[0][1] < 1.7
+
+
 def test_somebody_else_who_answers_is_named() -> None:
     found = stage(SEAMLESS)
     found.fake.hosts["berlin"].used[NEW] = OTHER
