@@ -138,7 +138,7 @@ def defined(lab: Lab, host: str, number: int, name: str, kind: str) -> Iterator[
     domain, here, live = domain_of(number), lab.host(host).address, DOMAINS / f"{name}.xml"
     backing = ["-b", GOLDEN, "-F", "qcow2"] if name == "cloud-image" else []
     on_host(lab, host, "qemu-img", "create", "-q", "-f", "qcow2", *backing, disk_of(number), "16M")
-    gone = f"virsh undefine {domain} --nvram --snapshots-metadata --managed-save"
+    gone = f"virsh undefine {domain} --nvram --snapshots-metadata --checkpoints-metadata --managed-save"
     after, why = live.with_suffix(".next.xml"), ""
     try:
         try:

@@ -154,6 +154,14 @@ def other_network(lab: Lab, way: Way, name: str, address: str) -> Iterator[None]
 
 
 @MORE
+def test_a_path_that_loses_large_packets_without_a_word(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    chain = "chain all { type filter hook prerouting priority -300; ip saddr %s ip length > 1400 drop; }"
+    make = "echo 'table inet narrow { %s }' | nft -f -" % (chain % lab.host(way.here).address)
+    with done_there(lab, way, make, "nft delete table inet narrow"):
+        stopped(lab, vmacro, way, "path-mtu")
+
+
+@MORE
 def test_a_guest_whose_kernel_is_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """Root in it has set all this."""
     scene = Scene(lab, vmacro, way.here, way.there)
@@ -204,6 +212,9 @@ def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way:
         }, found
         done = lingers("migrate", "web", "--to", way.there, "--handoff", "renumber")
         assert done.returncode == 3 and "speaks plain TCP" in done.stderr, done.stdout + done.stderr
+        with reserved(lab, way.here, lab.topology.mac("web"), old):  # DHCP has no second one for that card then
+            found = findings(lingers, way, 3, "--handoff", "renumber")
+            assert "clients-unasked" in blocking(found), found
     assert hosts_as_they_are(lab) == before
 
 
