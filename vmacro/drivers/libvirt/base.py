@@ -103,6 +103,7 @@ class LibvirtHypervisor:
                 disks=described.disks,
                 has_agent_channel=AGENT_CHANNEL in described.channels,
                 job=job(domain) or xml.block_jobs(described),
+                reports_free_pages=described.reports_free_pages,
             )
 
     def definition(self, name: str) -> Definition | None:
