@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld
+from vmacro.drivers.libvirt import xml
 from vmacro.errors import AgentError
 from vmacro.model.copies import CopyStatistics, Forecast, PastCopy
 from vmacro.model.events import Event, Note
@@ -176,3 +177,18 @@ def dropping(wanted: bool, broken: str = "") -> tuple[FakeWorld, list[str]]:
     outcome = migrate.run_move(plan, replace(fake.world, publish=publish), Straight())
     assert outcome.ending == Ending.MOVED
     return fake, notes
+
+
+@pytest.mark.parametrize(
+    ("balloon", "reports"),
+    [
+        ("<memballoon model='virtio' freePageReporting='on'/>", True),
+        ("<memballoon model='virtio' freePageReporting='off'/>", False),
+        ("<memballoon model='virtio'/>", False),
+        ("<memballoon model='none'/>", False),
+        ("", False),
+    ],
+)
+def test_which_domains_report_free_pages(balloon: str, reports: bool) -> None:
+    described = xml.domain(f"<domain type='kvm'><memory>1024</memory><devices>{balloon}</devices></domain>")
+    assert described.reports_free_pages == reports

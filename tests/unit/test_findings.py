@@ -504,8 +504,12 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "the same, not to be slowed down": (SEAMLESS, writing(90, bandwidth_mib_s=19, auto_converge=False)),
     "an agent that drops no page cache": (
         SEAMLESS,
-        both(writing(1, drop_page_cache=True), lambda fake: _without_verb(fake, "drop")),
+        both(
+            both(writing(1, drop_page_cache=True), web(reports_free_pages=True)),
+            lambda fake: _without_verb(fake, "drop"),
+        ),
     ),
+    "pages that are let go and sent": (SEAMLESS, writing(1, drop_page_cache=True)),
     "compression that a host lacks": (
         SEAMLESS,
         both(lesser("berlin", compressed_copy=False), writing(1, compression=Compression.ZSTD)),

@@ -55,7 +55,8 @@ class Card:
 class DomainFacts:
     """`state` is libvirt's word, or a bare number where it is none that we know; `reason` says why. `accelerator` is
     libvirt's domain type: kvm, qemu (TCG) or xen. Sizes in MiB. `job`: what its libvirt is at work on, whoever has
-    asked for it; '' where that is nothing."""
+    asked for it; '' where that is nothing. `reports_free_pages`: its balloon gives memory that the guest frees back to
+    the host, so that it is zero."""
 
     name: Name
     uuid: Word
@@ -69,6 +70,7 @@ class DomainFacts:
     disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     has_agent_channel: bool
     job: Word = ""
+    reports_free_pages: bool = False
 
     @property
     def migrating(self) -> bool:

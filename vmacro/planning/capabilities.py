@@ -32,6 +32,10 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         text = "its agent is older, and does not heed this of the policy: drop_page_cache"
         hint = "vmacro provision guests"
         yield Finding("policy-unheeded", Severity.WARNING, f"guest {request.guest.name}", text, hint)
+    if request.policy.drop_page_cache and not source.domain.reports_free_pages:
+        text = "its domain has no balloon that reports free pages: those that it lets go are sent, if not cleared"
+        hint = "<memballoon model='virtio' freePageReporting='on'/>; or init_on_free=1 for the guest's kernel"
+        yield Finding("free-pages-sent", Severity.WARNING, f"guest {request.guest.name}", text, hint)
     if unheeded:
         text = f"its {source.facts.hypervisor} does not heed these of the policy: {', '.join(unheeded)}"
         yield Finding("policy-unheeded", Severity.WARNING, f"host {source.host}", text)

@@ -118,6 +118,7 @@ class LibvirtHypervisor:
                 disks=described.disks,
                 has_agent_channel=self.has_agent_channel(described),
                 job=self.job(domain) or xml.block_jobs(described),
+                reports_free_pages=described.reports_free_pages,
             )
 
     def definition(self, name: str) -> Definition | None:

@@ -27,7 +27,7 @@ _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 @dataclass(frozen=True)
 class DomainDescription:
     """What a domain is made of. `channels`: names of its virtio-serial ports. `mirrored`: disks at which a block job
-    copies or commits."""
+    copies or commits. `reports_free_pages`: see DomainFacts."""
 
     accelerator: Annotated[str, Text(40)]
     machine: Annotated[str, Text(100)]
@@ -36,6 +36,7 @@ class DomainDescription:
     disks: Annotated[tuple[Disk, ...], Items(MOST_DISKS)]
     channels: Annotated[tuple[str, ...], Items(MOST_DISKS)]
     mirrored: Annotated[tuple[Annotated[str, Text(20)], ...], Items(MOST_DISKS)]
+    reports_free_pages: bool
 
 
 def domain(text: str) -> DomainDescription:
@@ -49,6 +50,7 @@ def domain(text: str) -> DomainDescription:
         "cards": [_card(c) for c in root.iterfind("./devices/interface")],
         "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
         "channels": [attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
+        "reports_free_pages": root.find("./devices/memballoon[@freePageReporting='on']") is not None,
         "mirrored": [attribute(m, "target", "dev") for m in root.iterfind("./devices/disk[mirror]")],
     }
     return fields.decode(DomainDescription, found, "domain")
