@@ -121,7 +121,8 @@ def _xl(word: str) -> str:
 
 
 def _helpers(number: int) -> Iterator[int]:
-    """Processes that send the memory of this very domain: HELPER --save-domain STREAM DOMID and more numbers."""
+    """Processes that send the memory of this very domain: HELPER --save-domain STREAM BACK DOMID and more numbers, the
+    first two of them descriptors (seen with 4.17)."""
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
@@ -130,7 +131,7 @@ def _helpers(number: int) -> Iterator[int]:
         except OSError:
             continue  # it has ended
         named = Path(os.fsdecode(words[0])).name == HELPER
-        if named and words[1:2] == [b"--save-domain"] and words[3:4] == [str(number).encode()]:
+        if named and words[1:2] == [b"--save-domain"] and words[4:5] == [str(number).encode()]:
             yield int(entry.name)
 
 

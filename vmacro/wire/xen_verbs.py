@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from vmacro.wire.fields import Items, Number, Text, Word
 from vmacro.wire.host_verbs import Domain
 from vmacro.wire.messages import Nothing, Verb
 
-# What xl says of a domain (xl.c: list_domains), in the order of its letters.
-RUNNING, BLOCKED, PAUSED, SHUT, CRASHED, DYING = "r", "b", "p", "s", "c", "d"
-_Size = Annotated[int, Number(0, 1 << 62)]
+# Letters by which xl tells of a domain (xl.c: list_domains).
+SHUT, CRASHED = "s", "c"
 _WITHIN_S = 15.0
 
 
@@ -47,26 +46,8 @@ class Aborted:
     why_not: Annotated[str, Text(300)] = ""
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Most that libvirt may send to another host's at once, by each connection; 0: as fast as it goes."""
-
-    address: Annotated[str, Text(50)]
-    port: Annotated[int, Number(1, 65535)]
-    bytes_s: _Size
-
-
-@dataclass(frozen=True)
-class Paced:
-    """Of how many connections that is true now, and how many bytes their peers have acknowledged."""
-
-    connections: Annotated[int, Number(0, 10_000)]
-    sent: _Size
-
-
 AGENT = Verb("agent", AgentOf, Nothing, _WITHIN_S)
 XEN = Verb("xen", Nothing, XenFacts, _WITHIN_S)
 XEN_SAVING = Verb("xen-saving", Domain, Saving, _WITHIN_S)
 XEN_ABORT = Verb("xen-abort", Domain, Aborted, _WITHIN_S)
-XEN_PACE = Verb("xen-pace", Pace, Paced, _WITHIN_S)
-VERBS = {verb.name: verb for verb in (AGENT, XEN, XEN_SAVING, XEN_ABORT, XEN_PACE)}
+VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (AGENT, XEN, XEN_SAVING, XEN_ABORT)}
