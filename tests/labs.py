@@ -16,6 +16,7 @@ OWN = {
     "test_ring": "ring",
     "test_many": "many",
     "test_debian13": "nested",
+    "test_xen": "xen",
     "test_spoofing": "namespaces",
     "test_tunnels": "namespaces",
     "test_tunnel_ends": "namespaces",
@@ -28,7 +29,7 @@ OWN = {
     "test_remembered_paths": "namespaces",
 }
 # Workers take the labs in this order, the longest first, and then the unit tests one by one.
-ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "namespaces", UNIT)
+ORDER = ("nested", SHARED, "people", "bare", "faults", "ring", "many", "namespaces", "xen", UNIT)
 
 
 def lab_of(nodeid: str) -> str:

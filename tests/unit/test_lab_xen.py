@@ -181,8 +181,8 @@ def test_one_that_does_not_run(tmp_path: Path) -> None:
 def test_it_is_entered_by_ssh(tmp_path: Path) -> None:
     machine = host(tmp_path)
     pretend_to_run(machine.folder, os.getpid())
-    command = machine.inside(["ls", Path("/etc")])
+    command = machine.inside(["ls", Path("/a folder")])
     assert command[:4] == ["ip", "netns", "exec", "vmacro-demo-operator"]
-    assert command[-3:] == [f"root@{machine.address}", "ls", "/etc"]
+    assert command[-2:] == [f"root@{machine.address}", "ls '/a folder'"], "a shell reads it there"
     assert f"UserKnownHostsFile={tmp_path}/ssh/known_hosts" in command
     assert "-t" in access.by_ssh(SHAPE, machine.address, tmp_path, [], terminal=True)
