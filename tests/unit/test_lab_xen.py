@@ -34,6 +34,14 @@ def test_the_same_topology_with_other_hosts() -> None:
     assert {plain.image(host) for host in plain.hosts} == {"host"} and plain.guest_image("web") == "guest"
 
 
+def test_two_versions_of_xen() -> None:
+    shadow = SHAPE.model_copy(update={"shadow_paging": True})
+    plain, other = (images.image(shape.image("berlin")).recipe for shape in (SHAPE, shadow))
+    assert plain.base_key == other.base_key and plain.repository_key != other.repository_key
+    assert {topology.debian(r.name) for r in (plain, other)} == {12}
+    assert set(other.repository) - set(plain.repository) == {"xen-hypervisor-4.17-amd64/bookworm"}
+
+
 def test_only_hosts_are_vms() -> None:
     text = topology.DEFAULT.read_text().replace("[clients.client]", "[clients.client]\nmachine = true")
     shape = topology.Topology.model_validate({**topology.tomllib.loads(text), "hypervisor": "xen"})
