@@ -14,7 +14,7 @@ TEST_PACKAGES := apache2-utils curl iperf3 mptcpize postgresql wget
 # Two labs side by side, and beside them unit tests, with what processor time labs leave: tests/labs.py.
 WORKERS := -n 3 --durations 20 --durations-min 1
 
-.PHONY: help demo test test-all mutants lint bench setup lock sbom packages test-packages clean
+.PHONY: help demo test test-all test-xen mutants lint bench setup lock sbom packages test-packages clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -25,10 +25,13 @@ demo: setup ## build what is missing, bring the lab up, move a VM, show and save
 TEST_SETUP := test-packages setup .venv/knot/ready
 
 test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 40 minutes
-	$(BIN)/pytest -m "not slow" $(WORKERS)
+	$(BIN)/pytest -m "not slow and not xen" $(WORKERS)
 
-test-all: $(TEST_SETUP) ## all tests there are; docs/testing.md says what is slow
-	$(BIN)/pytest -m "" $(WORKERS)
+test-all: $(TEST_SETUP) ## all tests there are, but for Xen's; docs/testing.md says what is slow
+	$(BIN)/pytest -m "not xen" $(WORKERS)
+
+test-xen: setup ## moves on real Xen, under emulation: its hosts are VMs that boot it
+	$(BIN)/pytest -m xen tests/xen
 
 mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
 	nice -n 19 $(BIN)/mutmut run --max-children 2 && $(BIN)/mutmut results

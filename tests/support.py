@@ -117,10 +117,7 @@ def other_site(site: str) -> str:
 
 def virsh(lab: Lab, host: str, *words: str) -> str:
     """On the host itself, by its own shell: an opinion independent of our driver."""
-    leader = lab.host(host).leader
-    assert leader is not None
-    command = ["nsenter", "-t", str(leader.pid), "-a", "virsh", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return on_host(lab, host, "virsh", *words)
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -151,10 +148,8 @@ def eventually(condition: Callable[[], bool], what: str, every_s: float = 0.05, 
 
 
 def on_host(lab: Lab, host: str, *command: str) -> str:
-    """A command in the host, by its init: an opinion independent of our host side."""
-    leader = lab.host(host).leader
-    assert leader is not None
-    inside = ["nsenter", "-t", str(leader.pid), "-a", *command]
+    """A command in the host, not by our host side: an opinion independent of it."""
+    inside = lab.host(host).inside(command)
     return subprocess.run(inside, capture_output=True, text=True, check=True).stdout
 
 

@@ -35,6 +35,14 @@ def test_the_same_topology_with_other_hosts() -> None:
     assert {plain.image(host) for host in plain.hosts} == {"host"} and plain.guest_image("web") == "guest"
 
 
+def test_two_versions_of_xen() -> None:
+    shadow = SHAPE.model_copy(update={"shadow_paging": True})
+    plain, other = (images.image(shape.image("berlin")).recipe for shape in (SHAPE, shadow))
+    assert plain.base_key == other.base_key and plain.repository_key != other.repository_key
+    assert {topology.debian(r.name) for r in (plain, other)} == {12}
+    assert set(other.repository) - set(plain.repository) == {"xen-hypervisor-4.17-amd64/bookworm"}
+
+
 def test_only_hosts_are_vms() -> None:
     text = topology.DEFAULT.read_text().replace("[clients.client]", "[clients.client]\nmachine = true")
     shape = topology.Topology.model_validate({**tomllib.loads(text), "hypervisor": "xen"})
@@ -182,8 +190,8 @@ def test_one_that_does_not_run(tmp_path: Path) -> None:
 def test_it_is_entered_by_ssh(tmp_path: Path) -> None:
     machine = host(tmp_path)
     pretend_to_run(machine.folder, os.getpid())
-    command = machine.inside(["ls", Path("/etc")])
+    command = machine.inside(["ls", Path("/a folder")])
     assert command[:4] == ["ip", "netns", "exec", "vmacro-demo-operator"]
-    assert command[-3:] == [f"root@{machine.address}", "ls", "/etc"]
+    assert command[-2:] == [f"root@{machine.address}", "ls '/a folder'"], "a shell reads it there"
     assert f"UserKnownHostsFile={tmp_path}/ssh/known_hosts" in command
     assert "-t" in access.by_ssh(SHAPE, machine.address, tmp_path, [], terminal=True)

@@ -15,7 +15,7 @@ from vmacro import wiring
 from vmacro.cli import move, render
 from vmacro.errors import ConfigurationError, LabError
 from vmacro.lab import lab as labs
-from vmacro.lab import requirements, seat, topology
+from vmacro.lab import accelerator, requirements, seat, topology
 from vmacro.lab.lab import Lab
 from vmacro.lab.machines import access
 from vmacro.lab.topology import OPERATOR, WAN
@@ -62,7 +62,8 @@ def status(name: NameArgument = "demo", json: Annotated[bool, typer.Option("--js
     if json:
         render.as_json(asdict(found))
         return
-    render.say(f"delay by {found.delay_by}; guests run under {'KVM' if found.accelerator == 'kvm' else 'TCG'}")
+    under = {accelerator.KVM: "KVM", accelerator.XEN: "Xen, under TCG"}.get(found.accelerator, "TCG")
+    render.say(f"delay by {found.delay_by}; guests run under {under}")
     trips = [(f"{m.one} - {m.other}", m.asked_ms, m.median_ms, m.error_ms, m.spread_ms) for m in found.measured]
     columns = ("round trip", "asked ms", "measured ms", "error ms", "spread ms")
     render.table(render.rows("WAN", columns, [(a, b, *(round(x, 2) for x in rest)) for a, b, *rest in trips]))

@@ -21,7 +21,7 @@ from vmacro.inventory import parts_of
 DEFAULT = Path(__file__).with_name("two-sites.toml")
 WAN, OPERATOR = "wan", "operator"
 HOST_IMAGES = {13: "host", 12: "debian12"}
-XEN_IMAGES = {12: "xen12"}
+XEN_IMAGES, XEN_DEBIAN = {False: "xen12", True: "xen12shadow"}, 12  # by whether it has shadow paging
 Kind = Literal["kvm", "xen"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,11}$")]
 
@@ -103,6 +103,7 @@ class Topology(Strict):
 
     name: Name
     hypervisor: Kind = Field(default="kvm", description="xen: hosts are VMs under emulation, which boot Xen")
+    shadow_paging: bool = Field(default=False, description="Xen 4.17.5, which copies PV guests while they run")
     wan: Wan = Wan()
     sites: dict[Name, Site] = Field(min_length=1)
     clients: dict[Name, Client] = Field(default_factory=dict)
@@ -131,7 +132,7 @@ class Topology(Strict):
         problems = [f"guests.{g}.image: {x.image!r}, and Xen has `guest`" for g, x in self.guests.items() if x.own_disk]
         problems += [f"sites.{n}.subnet6: not with Xen yet" for n, x in self.sites.items() if x.subnet6 is not None]
         sites = [(f"sites.{n}.debian", x.debian) for n, x in self.sites.items()]
-        return problems + [f"{key}: {d}, and Xen has 12" for key, d in sites if d not in (None, *XEN_IMAGES)]
+        return problems + [f"{key}: {d}, and Xen has 12" for key, d in sites if d not in (None, XEN_DEBIAN)]
 
     def _overlaps(self) -> list[str]:
         nets = [("wan.transit", self.wan.transit), *((f"sites.{n}.subnet", s.subnet) for n, s in self.sites.items())]
@@ -184,7 +185,7 @@ class Topology(Strict):
         if machine not in self.hosts:
             return HOST_IMAGES[13]
         debian = self.sites[self.hosts[machine].site].debian
-        return XEN_IMAGES[debian or 12] if self.runs_xen(machine) else HOST_IMAGES[debian or 13]
+        return XEN_IMAGES[self.shadow_paging] if self.runs_xen(machine) else HOST_IMAGES[debian or 13]
 
     def guest_image(self, guest: str) -> str:
         """The recipe that a guest boots from."""
@@ -193,7 +194,7 @@ class Topology(Strict):
 
     @property
     def as_containers(self) -> Topology:
-        """The same, with hosts that are containers: what boots Xen is first provisioned as one, which is faster."""
+        """The same, with hosts that are containers: what boots Xen is provisioned as one first, in less time."""
         return self.model_copy(update={"hypervisor": "kvm"})
 
     def runs_xen(self, machine: str) -> bool:
@@ -267,7 +268,7 @@ class Uplink:
 
 def debian(image: str) -> int:
     """The Debian release of a host's image."""
-    known = [*HOST_IMAGES.items(), *XEN_IMAGES.items()]
+    known = [*HOST_IMAGES.items(), *((XEN_DEBIAN, name) for name in XEN_IMAGES.values())]
     return next(release for release, name in known if name == image)
 
 

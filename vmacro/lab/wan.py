@@ -151,10 +151,14 @@ def _buffer_bytes(rate: int) -> int:
 
 
 def measure(topology: Topology, count: int = 20) -> list[Measured]:
-    """Ping between the nodes of each configured round trip, from one's namespace to the other's uplink."""
+    """Ping between the nodes of each configured round trip, from one's namespace to the other's uplink. A VM is pinged;
+    its namespace has no address to ping from."""
     found = []
     for trip in topology.wan.round_trips:
-        for one, other in itertools.product(*map(topology.nodes_of, trip.between)):
+        for pair in itertools.product(*map(topology.nodes_of, trip.between)):
+            one, other = sorted(pair, key=topology.runs_xen)
+            if topology.runs_xen(one):
+                continue
             with namespaces.inside(topology.network_namespace(one)):
                 times = _ping(str(topology.uplink(other).node.ip), count)
             if not times:

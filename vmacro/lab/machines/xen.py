@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import uuid
@@ -146,7 +147,7 @@ class XenHost:
         """See Machine. By SSH."""
         if self.leader is None:
             raise LabError(f"machine {self.name}: does not run", f"its console ends with: {self.console()[-400:]}")
-        return access.by_ssh(self._topology, self.address, self.folder.parents[1], command)
+        return access.by_ssh(self._topology, self.address, self.folder.parents[1], [shlex.join(map(str, command))])
 
     def put(self, file: Path, path: Path) -> None:
         """See Machine."""
