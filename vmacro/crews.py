@@ -83,6 +83,7 @@ def working(
     way. Raises ConfigurationError, JournalError."""
     name = _new_name()
     with ExitStack() as stack:
+        stack.callback(wiring.forget_old, settings, reports)  # once all has ended
         tables = FleetTables(settings.database_url)
         stack.callback(tables.close)
         moves = wiring.moves_on(settings, worlds, log, lambda: None)

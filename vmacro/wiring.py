@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -239,12 +239,8 @@ def moves_on(settings: Settings, worlds: Worlds, log: EventLog, open_journal: Ca
 
 def maintenance(settings: Settings) -> tuple[Maintenance, ...]:
     """Hosts and sites that get no guests, as all orchestrators of the journal know them. Raises ConfigurationError."""
-    with journal.explained(settings.database_url):
-        tables = FleetTables(settings.database_url)
-        try:
-            return tables.maintenance()
-        finally:
-            tables.close()
+    with journal.explained(settings.database_url), closing(FleetTables(settings.database_url)) as tables:
+        return tables.maintenance()
 
 
 @contextmanager
@@ -327,8 +323,8 @@ def forget_old(settings: Settings, reports: Path | None = None) -> None:
         retention.of_playbooks(settings.orchestrator.state_dir / PLAYBOOK_RUNS, before_s)
         if reports is not None:
             retention.of_reports(reports, before_s)
-        with archive(settings) as opened_archive:
-            retention.of_database(opened_archive, event_log(settings, complain), before_s)
+        with archive(settings) as opened_archive, closing(FleetTables(settings.database_url)) as tables:
+            retention.of_database(opened_archive, event_log(settings, complain), tables, before_s)
     except (VmacroError, OSError, SQLAlchemyError) as error:
         complain("what is older than keep_days cannot be removed: %s", str(error).splitlines()[0])
 
