@@ -86,7 +86,7 @@ def working(
         stack.callback(wiring.forget_old, settings, reports)  # once all has ended
         tables = FleetTables(settings.database_url)
         stack.callback(tables.close)
-        moves = wiring.moves_on(settings, worlds, log, lambda: None)
+        moves = wiring.moves_on(settings, worlds, log, lambda: None, tables)
         archive = partial(wiring.archive, settings)
         means = Means(name, tables, moves, archive, partial(_request, settings), _folders(reports), publish, watches)
         crew = Crew(means)

@@ -211,11 +211,18 @@ def moves(settings: Settings, worlds: Worlds, log: EventLog, reports: Path = REP
                     stack.enter_context(opened_journal(settings, worlds, executor, lambda _event: None, lambda: False))
                     opened.set()
 
-        yield moves_on(settings, worlds, log, open_journal)
+        tables = stack.enter_context(closing(FleetTables(settings.database_url)))
+        yield moves_on(settings, worlds, log, open_journal, tables)
 
 
-def moves_on(settings: Settings, worlds: Worlds, log: EventLog, open_journal: Callable[[], None]) -> Moves:
+def moves_on(
+    settings: Settings, worlds: Worlds, log: EventLog, open_journal: Callable[[], None], tables: FleetTables
+) -> Moves:
     """The use cases, on a journal that `open_journal` opens unless it is open."""
+
+    def maintenance() -> tuple[Maintenance, ...]:
+        with journal.explained(settings.database_url):
+            return tables.maintenance()
 
     def run(plan: Plan, world: World, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
         with journal.explained(settings.database_url):
@@ -232,15 +239,9 @@ def moves_on(settings: Settings, worlds: Worlds, log: EventLog, open_journal: Ca
             partial(prober, settings),
             new_move_id,
             log,
-            partial(maintenance, settings),
+            maintenance,
         )
     )
-
-
-def maintenance(settings: Settings) -> tuple[Maintenance, ...]:
-    """Hosts and sites that get no guests, as all orchestrators of the journal know them. Raises ConfigurationError."""
-    with journal.explained(settings.database_url), closing(FleetTables(settings.database_url)) as tables:
-        return tables.maintenance()
 
 
 @contextmanager
