@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -184,6 +186,26 @@ def test_a_guest_has_one_batch_at_a_time_and_one_move_in_it(town: Town, tmp_path
         work.wait_for_the_end(batch)
         with pytest.raises(ConfigurationError, match="guest g1: named twice"):
             work.batches.planned(Purpose.FOLLOW, "policy", [batch.moves[0], batch.moves[0]])
+
+
+def test_of_two_who_begin_at_once_one_is_refused(town: Town, tmp_path: Path) -> None:
+    with at_work(town, tmp_path) as work:
+        plans = [work.batches.plan_evacuation("bucharest") for _ in range(2)]
+        together = threading.Barrier(2)
+
+        def begin(batch: Batch) -> str:
+            together.wait(PATIENCE_S)
+            try:
+                work.batches.begin(batch)
+            except PlanRejectedError as error:
+                return error.message
+            return ""
+
+        with ThreadPoolExecutor(2) as pool:
+            said = [*pool.map(begin, plans)]
+        assert sorted(map(bool, said)) == [False, True], said
+        work.wait_for_the_end(plans[said.index("")])
+        assert sorted(work.begun()) == [*town.guests]
 
 
 def test_limits_hold_as_the_events_say(town: Town, tmp_path: Path) -> None:

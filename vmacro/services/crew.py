@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro.errors import ConfigurationError, RolledBackError, VmacroError
+from vmacro.errors import RolledBackError, VmacroError
 from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Became, PlannedMove, Try, Wish
 from vmacro.model.events import Event
@@ -147,8 +147,7 @@ class Crew:
             return self._of(self._moved(tried, control), control)
         except VmacroError as error:
             cancelled = isinstance(error, RolledBackError)  # before anything began
-            again = not isinstance(error, ConfigurationError) and not control.cancelled()
-            name = self._means.name
+            again, name = not control.cancelled(), self._means.name
             return Became(None, error.message, error.hint, worker=name, put_off=cancelled, again=again)
 
     def _moved(self, tried: Try, control: Control) -> Report:

@@ -166,8 +166,9 @@ class Moves:
         """What there is to know of each guest before a move, guests side by side. Changes nothing."""
         wanted, pool, same = [*requests], ThreadPoolExecutor(LOOKED_AT_ONCE), _Same()
         try:
-            looking = [pool.submit(lambda asked: same.of(self._seen(asked)), request) for request in wanted]
-            return [(asked, waiting.until_done(found).result()) for asked, found in zip(wanted, looking, strict=True)]
+            with self._tools.archive() as archive:  # one for all: each would open a connection of its own
+                looking = [pool.submit(lambda asked: same.of(self._seen(asked, archive)), r) for r in wanted]
+                return [(r, waiting.until_done(found).result()) for r, found in zip(wanted, looking, strict=True)]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -238,9 +239,9 @@ class Moves:
             raise ConfigurationError(f"which move? {', '.join(found) or 'no move is unfinished'}", "name it")
         return found[0]
 
-    def _seen(self, request: Request) -> Survey:
+    def _seen(self, request: Request, archive: Archive | None = None) -> Survey:
         """As it is now, less what moves under way count on."""
-        past = self._past(request.guest)
+        past = archive.past(request.guest) if archive is not None else self._past(request.guest)
         with self._tools.worlds(_nobody, _never) as world:
             return measured.look(self._tools.inventory, request, world, True, self._reservations.counted, past)
 
