@@ -1,4 +1,4 @@
-"""Templates of the role `hypervisor`, filled in as Ansible does it."""
+"""Templates of roles, filled in as Ansible does it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _GIVEN: dict[str, object] = {
 }
 
 
-def rendered(name: str, **variables: object) -> str:
-    """A template of the role."""
+def rendered(name: str, role: str = "hypervisor", **variables: object) -> str:
+    """A template of a role."""
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     environment.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None
-    text = (ansible_inventory.playbooks() / "roles/hypervisor/templates" / name).read_text()
+    text = (ansible_inventory.playbooks() / f"roles/{role}/templates" / name).read_text()
     return environment.from_string(text).render(**(_GIVEN | variables))

@@ -15,29 +15,35 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from vmacro import wiring
+from vmacro import crews, wiring
+from vmacro.crews import Working
 from vmacro.errors import ClaimedError, ConfigurationError, PlanRejectedError, RolledBackError, VmacroError
 from vmacro.inventory import Settings
+from vmacro.model.batches import Batch, Maintenance, PlannedMove, Purpose, Wish
 from vmacro.model.events import Event
 from vmacro.model.facts import Connection
 from vmacro.model.moves import Ending, Finding, Outcome, Plan
 from vmacro.model.nouns import PolicyChanges
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
-from vmacro.services import waiting
+from vmacro.services import journal, waiting
 from vmacro.services.archive import see_that_it_may_name_a_move
+from vmacro.services.batches import Batches, Progress
 from vmacro.services.event_log import everything
 from vmacro.services.moves import Checked, Control, Moves, Report, Worlds
 from vmacro.services.survey import HostState, connections_of, overview
 
 __all__ = [
+    "Batch",
+    "BatchRun",
     "Checked",
     "ClaimedError",
     "ConfigurationError",
@@ -46,17 +52,23 @@ __all__ = [
     "Event",
     "Finding",
     "HostState",
+    "Maintenance",
     "Move",
     "Outcome",
     "Plan",
     "PlanRejectedError",
+    "PlannedMove",
     "PolicyChanges",
+    "Progress",
+    "Purpose",
     "Report",
     "RolledBackError",
     "Session",
     "VmacroError",
+    "Wish",
     "open",
 ]
+BATCH_LOOK_S = 0.2
 
 Result = TypeVar("Result")
 
@@ -88,21 +100,69 @@ class Move:
         return tuple(self._control.events)
 
 
+class BatchRun:
+    """A batch that has begun: workers carry it out, those of other machines too, and the session's own if it works."""
+
+    def __init__(self, batch_id: str, here: Callable[[Callable[[Batches], Any]], Any]) -> None:
+        self.batch_id, self._here = batch_id, here
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is. Raises JournalError."""
+        found: Progress = self._here(lambda batches: batches.progress(self.batch_id))
+        return found
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do. A batch that is paused is not done."""
+        return bool(self._here(lambda batches: self.batch_id not in batches.wishes()))
+
+    def result(self, timeout_s: float = math.inf) -> Progress:
+        """Waits for the end. Raises TimeoutError if it still goes on after so many seconds, which does not stop it."""
+        until = time.monotonic() + timeout_s
+        while not self.done:
+            if time.monotonic() >= until:
+                raise TimeoutError(f"batch {self.batch_id} still goes on")
+            time.sleep(BATCH_LOOK_S)
+        return self.progress
+
+    def pause(self) -> None:
+        """Nothing more begins; what is under way goes on. Raises ConfigurationError where the batch has ended."""
+        self._here(lambda batches: batches.want(self.batch_id, Wish.PAUSE))
+
+    def resume(self) -> None:
+        """Go on after a pause. Raises ConfigurationError where the batch was aborted, or has ended."""
+        self._here(lambda batches: batches.want(self.batch_id, Wish.RUN))
+
+    def abort(self) -> None:
+        """Nothing more begins, ever; what is under way is undone where it can be. Raises ConfigurationError where the
+        batch has ended."""
+        self._here(lambda batches: batches.want(self.batch_id, Wish.ABORT))
+
+
 class Session:
     """Moves of one inventory, any number of them at once; one session with moves per process. Safe to use from any
     thread. As a context manager it waits for its moves; left by an exception, KeyboardInterrupt for one, it cancels
     them all first, and so it does where KeyboardInterrupt ends the waiting. Once it is closed, all raise VmacroError.
 
     All work is done in threads of its own: with an inventory that names a network namespace only they enter it.
+
+    One that `works` carries out batches as long as it is open, with all other workers of its journal. As it is closed
+    it begins nothing more of them, and waits for what it has under way; a batch that goes on is left to others.
     """
 
-    def __init__(self, settings: Settings, reports: Path = wiring.REPORTS) -> None:
-        self._settings, self._reports = settings, reports
+    def __init__(self, settings: Settings, reports: Path = wiring.REPORTS, works: bool = False) -> None:
+        self._settings, self._reports, self._works = settings, reports, works
+        self._working: Working | None = None
         self._stack = ExitStack()
         self._under_way: list[tuple[Future[Any], Control]] = []
         self._beginning, self._closed = threading.Lock(), False
         self._log = wiring.event_log(settings, logging.getLogger("vmacro").warning)
-        self._worlds, self._moves = self._here(self._opened)
+        try:
+            self._worlds, self._moves, self._batches = self._here(self._opened)
+        except BaseException:
+            self._stack.close()
+            raise
 
     def sites(self) -> list[HostState]:
         """All hosts as they are now, and which guests run there; asked side by side."""
@@ -146,6 +206,45 @@ class Session:
         unfinished. Move.cancel() is for one that this session has begun."""
         return self._begin(lambda control: self._moves.abort(self._named(move_id), control, self._folder))
 
+    def plan_evacuation(self, site: str, to: Sequence[str] = (), deadline_s: float = 0.0) -> Batch:
+        """What it takes to empty a site: who moves where, and who stays and why; changes nothing. `to`: SITE or
+        SITE/HOST each, by default all other sites; `deadline_s`: in seconds since 1970, 0 for none. Raises
+        ConfigurationError."""
+        wiring.site_named(self._settings, site)
+        return self._of_batches(lambda batches: batches.plan_evacuation(site, to, deadline_s))
+
+    def plan_drain(self, host: str, to: Sequence[str] = (), deadline_s: float = 0.0) -> Batch:
+        """As plan_evacuation(), of one host."""
+        return self._of_batches(lambda batches: batches.plan_drain(host, to, deadline_s))
+
+    def plan_restore(self, subject: str, deadline_s: float = 0.0) -> Batch:
+        """Bring back what was moved away from a site or host. Raises ConfigurationError where nothing was."""
+        return self._of_batches(lambda batches: batches.plan_restore(subject, deadline_s))
+
+    def plan_moves(self, subject: str, moves: Sequence[PlannedMove], deadline_s: float = 0.0) -> Batch:
+        """A batch of moves that the caller has chosen, to be begun in their order; `subject` says what for. Raises
+        ConfigurationError."""
+        return self._of_batches(lambda batches: batches.planned(Purpose.FOLLOW, subject, moves, deadline_s))
+
+    def begin(self, batch: Batch) -> BatchRun:
+        """Have a batch carried out, and return at once. Raises PlanRejectedError where one of its guests has a move in
+        another batch."""
+        self._of_batches(lambda batches: batches.begin(batch))
+        return BatchRun(batch.batch_id, self._of_batches)
+
+    def batch(self, batch_id: str) -> BatchRun:
+        """One that was begun, here or elsewhere. Raises ConfigurationError where there is none."""
+        self._of_batches(lambda batches: batches.progress(batch_id))
+        return BatchRun(batch_id, self._of_batches)
+
+    def batches(self) -> list[tuple[Batch, Wish]]:
+        """The newest ones, and what is wanted of them."""
+        return self._of_batches(lambda batches: batches.newest())
+
+    def maintenance(self) -> tuple[Maintenance, ...]:
+        """Hosts and sites that get no guests until they are restored."""
+        return self._of_batches(lambda batches: batches.maintenance())
+
     def connections(self, guest: str) -> tuple[Connection, ...]:
         """The guest's connections, and by which subflows they run. Raises ClaimedError while it is being moved: to ask
         its agent then would cut off who moves it; AgentError, HostError."""
@@ -177,10 +276,24 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._end(cancel=kind is not None)
 
-    def _opened(self) -> tuple[Worlds, Moves]:
-        self._stack.enter_context(self._log)
-        worlds = self._stack.enter_context(wiring.drivers(self._settings))
-        return worlds, self._stack.enter_context(wiring.moves(self._settings, worlds, self._log, self._reports))
+    def _opened(self) -> tuple[Worlds, Moves, Batches]:
+        enter, settings, log = self._stack.enter_context, self._settings, self._log
+        enter(log)
+        worlds = enter(wiring.drivers(settings))
+        if self._works:
+            complain = logging.getLogger("vmacro").warning
+            self._working = enter(crews.working(settings, worlds, log, log.append, complain, self._reports))
+            moves = self._working.moves
+        else:
+            moves = enter(wiring.moves(settings, worlds, log, self._reports))
+        return worlds, moves, enter(crews.batches(settings, moves, log.append))
+
+    def _of_batches(self, ask: Callable[[Batches], Result]) -> Result:
+        def asked() -> Result:
+            with journal.explained(self._settings.database_url):
+                return ask(self._batches)
+
+        return self._here(asked)
 
     def _end(self, cancel: bool) -> None:
         try:
@@ -198,6 +311,9 @@ class Session:
         for _, control in self._under_way:
             if cancel:
                 control.cancel()
+        if cancel and self._working is not None:
+            self._working.crew.leave()
+            self._working.crew.cancel()
         for future, _ in self._under_way:
             waiting.until_done(future)
 
@@ -242,7 +358,8 @@ class Session:
         return self._reports / move_id
 
 
-def open(inventory: Path | str | None = None, reports: Path | str = "report") -> Session:
+def open(inventory: Path | str | None = None, reports: Path | str = "report", works: bool = False) -> Session:
     """A session with an inventory: its TOML file, by default the system's or that of the one lab that is up. Reports go
-    to a folder per move below `reports`. Contacts nobody yet. Raises ConfigurationError."""
-    return Session(wiring.load(Path(inventory) if inventory is not None else None), Path(reports))
+    to a folder per move below `reports`. `works`: it carries out batches, its own and those of others. Contacts no host
+    yet. Raises ConfigurationError; with `works` JournalError too."""
+    return Session(wiring.load(Path(inventory) if inventory is not None else None), Path(reports), works)

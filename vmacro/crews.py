@@ -18,6 +18,7 @@ from pyroute2 import IPRoute
 from sqlalchemy import make_url
 
 from vmacro import wiring
+from vmacro.errors import ClaimedError
 from vmacro.inventory import Settings
 from vmacro.model.batches import PlannedMove
 from vmacro.planning.request import Request
@@ -62,6 +63,7 @@ def batches(settings: Settings, moves: Moves, publish: Publish) -> Iterator[Batc
                     publish,
                     claims.operator(),
                     ourselves(),
+                    partial(_alone, settings),
                     lambda: (time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2)),
                 )
             )
@@ -83,9 +85,10 @@ def working(
     way. Raises ConfigurationError, JournalError."""
     name = _new_name()
     with ExitStack() as stack:
+        stack.callback(wiring.forget_old, settings, reports)  # once all has ended
         tables = FleetTables(settings.database_url)
         stack.callback(tables.close)
-        moves = wiring.moves_on(settings, worlds, log, lambda: None)
+        moves = wiring.moves_on(settings, worlds, log, lambda: None, tables)
         archive = partial(wiring.archive, settings)
         means = Means(name, tables, moves, archive, partial(_request, settings), _folders(reports), publish, watches)
         crew = Crew(means)
@@ -114,6 +117,22 @@ def ourselves() -> Ourselves:
         found = (dict(answer["attrs"]).get("IFA_ADDRESS", "") for answer in routes.get_addr())
         addresses = frozenset(a for a in found if a and not a.startswith(("127.", "::1", "fe80:")))
     return Ourselves(uuid, addresses)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Of two who begin a batch at once, the second one sees what the first has begun. Raises ClaimedError where
+    somebody takes too long."""
+    until_s = time.monotonic() + JOIN_S
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(claims.held(settings.database_url, "begins", claims.WORKERS))
+                break
+            except ClaimedError:
+                if time.monotonic() > until_s:
+                    raise
+        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -217,11 +217,18 @@ def moves(settings: Settings, worlds: Worlds, log: EventLog, reports: Path = REP
                     stack.enter_context(opened_journal(settings, worlds, executor, lambda _event: None, lambda: False))
                     opened.set()
 
-        yield moves_on(settings, worlds, log, open_journal)
+        tables = stack.enter_context(closing(FleetTables(settings.database_url)))
+        yield moves_on(settings, worlds, log, open_journal, tables)
 
 
-def moves_on(settings: Settings, worlds: Worlds, log: EventLog, open_journal: Callable[[], None]) -> Moves:
+def moves_on(
+    settings: Settings, worlds: Worlds, log: EventLog, open_journal: Callable[[], None], tables: FleetTables
+) -> Moves:
     """The use cases, on a journal that `open_journal` opens unless it is open."""
+
+    def maintenance() -> tuple[Maintenance, ...]:
+        with journal.explained(settings.database_url):
+            return tables.maintenance()
 
     def run(plan: Plan, world: World, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
         with journal.explained(settings.database_url):
@@ -238,19 +245,9 @@ def moves_on(settings: Settings, worlds: Worlds, log: EventLog, open_journal: Ca
             partial(prober, settings),
             new_move_id,
             log,
-            partial(maintenance, settings),
+            maintenance,
         )
     )
-
-
-def maintenance(settings: Settings) -> tuple[Maintenance, ...]:
-    """Hosts and sites that get no guests, as all orchestrators of the journal know them. Raises ConfigurationError."""
-    with journal.explained(settings.database_url):
-        tables = FleetTables(settings.database_url)
-        try:
-            return tables.maintenance()
-        finally:
-            tables.close()
 
 
 @contextmanager
@@ -333,8 +330,8 @@ def forget_old(settings: Settings, reports: Path | None = None) -> None:
         retention.of_playbooks(settings.orchestrator.state_dir / PLAYBOOK_RUNS, before_s)
         if reports is not None:
             retention.of_reports(reports, before_s)
-        with archive(settings) as opened_archive:
-            retention.of_database(opened_archive, event_log(settings, complain), before_s)
+        with archive(settings) as opened_archive, closing(FleetTables(settings.database_url)) as tables:
+            retention.of_database(opened_archive, event_log(settings, complain), tables, before_s)
     except (VmacroError, OSError, SQLAlchemyError) as error:
         complain("what is older than keep_days cannot be removed: %s", str(error).splitlines()[0])
 

@@ -1,9 +1,10 @@
 """Four guests at once, both ways, in one process by vmacro.api: first all well, then one with a dead destination and
-one that is cancelled.
+one that is cancelled. Then a site that is emptied by a program that is killed: a worker goes on.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 
 import vmacro.api
 from tests.support import (
+    Vmacro,
     address_of,
     clients,
     eventually,
     lab_of_topology,
+    on_host,
     other_site,
     site_of,
     traces_of_moves,
@@ -116,6 +119,44 @@ def test_one_dead_and_one_cancelled_delay_nobody(many: Lab, inventory: Path, tmp
         assert not late, f"{guest}: slower than alone, {lone}"
     where = {guest: site_of(many, guest) for guest in GUESTS}
     assert where == homes | {"dan": other_site(homes["dan"])}
+
+
+def test_who_empties_a_site_is_killed_and_a_worker_goes_on(many: Lab, inventory: Path, tmp_path: Path) -> None:
+    """Two of four guests are under way as the program dies that moves them, and the destination's libvirtd is restarted
+    after that: all come to the other site in the end, and keep their connections."""
+    vmacro = Vmacro(tmp_path, inventory)
+    home = site_of(many, "ada")
+    away = other_site(home)
+    for guest in GUESTS:
+        if site_of(many, guest) != home:
+            assert vmacro("migrate", guest, "--to", home).returncode == 0
+    with ExitStack() as connected:
+        held = {g: connected.enter_context(clients(many, "client", address_of(many, g), "chatter")) for g in GUESTS}
+        doomed = vmacro.start("evacuate", home, "--yes", "--json")
+        assert doomed.stdout is not None
+        for line in doomed.stdout:
+            if '"copy.progress"' in line:
+                break
+        doomed.kill()
+        doomed.communicate()
+        on_host(many, away, "systemctl", "restart", "libvirtd")
+        batch = json.loads(vmacro("batch", "list", "--json").stdout)["batches"][0]
+        assert batch["wanted"] == "run" and batch["moved"] < len(GUESTS)
+        worker = vmacro.start("worker")
+        try:
+            watched = vmacro("batch", "watch", batch["batch"])
+        finally:
+            worker.terminate()
+            said = worker.communicate(timeout=PATIENCE_S)
+        shown = vmacro("batch", "show", batch["batch"], "--json")
+        assert watched.returncode == 0, (watched.stdout, watched.stderr, said, shown.stdout)
+        assert {guest: site_of(many, guest) for guest in GUESTS} == dict.fromkeys(GUESTS, away)
+        wrong = {guest: verdicts(process) for guest, process in held.items()}
+    assert wrong == {guest: {"chatter": ""} for guest in GUESTS}
+    told = json.loads(shown.stdout.splitlines()[-1])
+    assert told["moved"] == len(GUESTS) and told["most_at_once"]["host"] <= 2, told
+    assert vmacro("restore", home, "--yes", "--json").returncode == 0
+    assert {guest: site_of(many, guest) for guest in GUESTS} == dict.fromkeys(GUESTS, home)
 
 
 def _cancel_in_the_copy(move: vmacro.api.Move) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -100,6 +103,27 @@ def probes(
     addresses = _addresses(settings, [name for name in _unsaid(settings) if name in probed])
     machines = ansible_inventory.derived(settings, artifacts, addresses)
     _provision(settings, "probes", machines, Options(check, diff, _list(tags), names), json)
+
+
+@app.command()
+def orchestrator(
+    check: CheckOption = False,
+    diff: DiffOption = False,
+    inventory: InventoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """This machine: `vmacro worker` and `vmacro carry` as services, by systemd. Idempotent; root alone."""
+    settings = wiring.load(inventory)
+    command = shutil.which("vmacro", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    if command is None:
+        raise ConfigurationError("vmacro: there is no command of this name beside its Python", "make setup")
+    _provision(
+        settings,
+        "orchestrator",
+        ansible_inventory.of_this_machine(settings, command),
+        Options(check, diff, (), ()),
+        json,
+    )
 
 
 def inventory(inventory: InventoryOption = None) -> None:

@@ -15,6 +15,7 @@ from vmacro.pki import store as pki
 from vmacro.provisioning import agent_package, rtt_program, wheels
 
 HOSTS, GUESTS, RESPONDERS, PROBERS = "hypervisors", "guests", "responders", "probers"
+ORCHESTRATORS = "orchestrators"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,17 @@ def derived(
         PROBERS: {n: _prober(settings, n, addresses) for n, p in settings.raw_inventory.probers.items() if p.ssh},
     }
     return {"all": {"vars": common, "children": {name: {"hosts": members} for name, members in groups.items()}}}
+
+
+def of_this_machine(settings: Settings, command: str) -> dict[str, Any]:
+    """A static inventory of the machine that we are on, as an orchestrator; `command`: vmacro's."""
+    told = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "orchestrator_vmacro": command,
+        "orchestrator_inventory": str(settings.path.resolve()),
+    }
+    return {"all": {"children": {ORCHESTRATORS: {"hosts": {"localhost": told}}}}}
 
 
 def target_address(guest: Guest, asked: str) -> str:

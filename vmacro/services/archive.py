@@ -16,7 +16,7 @@ from vmacro.model.facts import NO_PAST, HomedAddress, Lingering, Past
 from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
 from vmacro.model.nouns import Guest
 from vmacro.services import journal_json
-from vmacro.services.journal import CARRY, MIGRATE
+from vmacro.services.journal import CARRY, MIGRATE, TRY
 from vmacro.services.journal_json import Json
 from vmacro.services.journal_rows import ENDED, WAITING, Rows, StepRow, WorkflowRow
 from vmacro.wire.messages import is_identifier
@@ -235,8 +235,9 @@ class Archive:
         lingering = [(c.address, 0.0 if c.named else c.lingers_until_s) for c in mine if c.named or c.lingers_until_s]
         return Past(legs, tuple(carried), tuple(Lingering(*item) for item in lingering))
 
-    def forget(self, before_ms: int) -> int:
-        """Delete moves that ended before then, with their attempts, and carriages. Returns how many moves.
+    def forget(self, before_ms: int, batches: frozenset[str] = frozenset()) -> int:
+        """Delete moves that ended before then, with their attempts, carriages, and tries of all batches but these.
+        Returns how many moves.
 
         What is not finished or cannot be read stays, and the last move of each guest; so do moves of which a carriage
         is under way or a move that stays has legs, since only the journal tells whose a leg is. Raises what the
@@ -251,6 +252,8 @@ class Archive:
         doomed = [row.name for row in attempts if row.name.partition("+")[0] in old]
         carried = self._rows.workflows(CARRY, statuses=ENDED)
         doomed += [row.name for row in carried if 0 < row.ended_ms < before_ms]
+        tried = self._rows.workflows(TRY, statuses=ENDED)
+        doomed += [row.name for row in tried if 0 < row.ended_ms < before_ms and _batch_of(row.name) not in batches]
         if doomed:
             with self._client() as client:
                 for first in range(0, len(doomed), 100):  # a statement has so many parameters at most
@@ -335,6 +338,11 @@ def _carriage(row: WorkflowRow) -> Carriage | UnreadableCarriage:
         address, _, attempt = row.name.removeprefix("carry-").partition("-")
         move_id = attempt.partition("+")[0]
         return UnreadableCarriage(printable(move_id), printable(address), f"{printable(row.name)}: {error.message}")
+
+
+def _batch_of(tried: str) -> str:
+    """Whose a try is, by its own name (model.batches.Try)."""
+    return tried.rpartition("+")[0].rpartition("-")[0]
 
 
 def _guest_of(move_id: str) -> str:

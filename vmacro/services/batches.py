@@ -80,7 +80,7 @@ class Progress:
 @dataclass(frozen=True)
 class Tools:
     """What batches need of the process that they are planned in. `request`: a move of a guest to a site, by default
-    bounds; `rows` reads the journal."""
+    bounds; `rows` reads the journal; `alone`: nobody else begins a batch meanwhile."""
 
     inventory: Inventory
     limits: Limits
@@ -92,6 +92,7 @@ class Tools:
     publish: Publish
     operator: str
     ourselves: Ourselves
+    alone: Callable[[], AbstractContextManager[None]]
     stamp: Callable[[], tuple[str, str]]
 
 
@@ -141,6 +142,10 @@ class Batches:
         """Have it carried out by whichever workers there are. A site or host that is to be emptied is in maintenance
         from now on, one that is restored no longer. Raises PlanRejectedError where a guest has a move in another batch
         that goes on, or was planned a while ago."""
+        with self._tools.alone():
+            self._begin(batch)
+
+    def _begin(self, batch: Batch) -> None:
         tools, names = self._tools, {move.guest for move in batch.moves}
         for other, _ in tools.tables.open():
             shared = sorted(names & {move.guest for move in other.moves})

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro.errors import ConfigurationError, PlanRejectedError, RolledBackError, VmacroError
+from vmacro.errors import RolledBackError, VmacroError
 from vmacro.model.batches import Became, PlannedMove, Try, Wish
 from vmacro.model.events import Event, TryBegan, TryEnded
 from vmacro.model.moves import Ending
@@ -73,7 +73,9 @@ class Crew:
         self._leaving.set()
 
     def cancel(self) -> None:
-        """Have what is under way end in good order: undone where it can be, else finished."""
+        """Leave, and have what is under way end in good order: undone where it can be, for others to try again; else
+        finished."""
+        self.leave()
         with self._lock:
             controls = [control for _, control in self._under_way.values()]
         for control in controls:
@@ -139,16 +141,13 @@ class Crew:
         return last.move_id if by == f"batch {tried.name}" or (of_this_batch and last.unfinished) else ""
 
     def _tried(self, tried: Try, control: Control) -> Became:
+        """The move itself; where it never began, nothing was changed."""
         try:
             return self._of(self._moved(tried, control), control)
-        except RolledBackError as error:  # cancelled before anything began
-            return Became(None, error.message, error.hint, worker=self._means.name, put_off=True)
-        except ConfigurationError as error:
-            return Became(None, error.message, error.hint, worker=self._means.name)
-        except PlanRejectedError as error:
-            return Became(None, error.message, error.hint, worker=self._means.name, again=not control.cancelled())
         except VmacroError as error:
-            return Became(None, error.message, error.hint, worker=self._means.name, again=not control.cancelled())
+            cancelled = isinstance(error, RolledBackError)  # before anything began
+            again, name = not control.cancelled(), self._means.name
+            return Became(None, error.message, error.hint, worker=name, put_off=cancelled, again=again)
 
     def _moved(self, tried: Try, control: Control) -> Report:
         if move_id := self._begun(tried):
@@ -168,6 +167,7 @@ class Crew:
             outcome.wall_s,
             self._means.name,
             again=outcome.ending in _AGAIN and not control.cancelled(),
+            put_off=outcome.ending == Ending.ROLLED_BACK and control.cancelled() and self._leaving.is_set(),
         )
 
     @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,15 @@ class FleetTables:
         return _readable(self._read(wanted.order_by(_BATCHES.c.made_s, _BATCHES.c.batch_id).limit(MOST_LISTED)))
 
     def wishes(self) -> dict[str, Wish]:
-        """What is wanted of those that have not ended, by their names: without their plans, which are large."""
+        """What is wanted of those that have not ended, by their names: without their plans, which are large. What
+        cannot be read is left out: it is nobody's to carry out."""
         columns = sqlalchemy.select(_BATCHES.c.batch_id, _BATCHES.c.wish).where(_BATCHES.c.wish != Wish.ENDED.value)
         rows = self._read(columns.order_by(_BATCHES.c.made_s).limit(MOST_LISTED))
-        return {str(row.batch_id): _wish(row) for row in rows}
+        found: dict[str, Wish] = {}
+        for row in rows:
+            with suppress(JournalError):
+                found[str(row.batch_id)] = _wish(row)
+        return found
 
     def want(self, batch_id: str, wish: Wish) -> None:
         """Say what is wanted of it. What was aborted or has ended stays so. Raises ConfigurationError then, and where
@@ -107,13 +113,21 @@ class FleetTables:
             still = _BATCHES.c.batch_id == batch_id, _BATCHES.c.wish != Wish.ENDED.value
             connection.execute(_BATCHES.update().where(*still).values(wish=wish.value))
 
-    def forget(self, before_s: float) -> int:
-        """Delete batches that have ended, and were made before then. Returns how many."""
-        if not self._exists():
-            return 0
-        with self._engine.begin() as connection:
-            old = _BATCHES.c.made_s < before_s, _BATCHES.c.wish == Wish.ENDED.value
-            return int(connection.execute(_BATCHES.delete().where(*old)).rowcount)
+    def forget(self, before_s: float) -> frozenset[str]:
+        """Delete batches that have ended, and were made before then; but not those that have emptied what is in
+        maintenance still, since only they tell what is to be brought back. Returns the names of those that stay."""
+        emptied = {mark.subject for mark in self.maintenance()}
+        gone, kept = [], set()
+        for row in self._read(sqlalchemy.select(_BATCHES.c.batch_id, _BATCHES.c.wish, _BATCHES.c.made_s)):
+            of_it = any(f"-{subject[:30]}-" in str(row.batch_id) for subject in emptied)
+            if row.wish == Wish.ENDED.value and float(row.made_s) < before_s and not of_it:
+                gone.append(row.batch_id)
+            else:
+                kept.add(str(row.batch_id))
+        for first in range(0, len(gone), 100):
+            with self._engine.begin() as connection:
+                connection.execute(_BATCHES.delete().where(_BATCHES.c.batch_id.in_(gone[first : first + 100])))
+        return frozenset(kept)
 
     def close_for_guests(self, mark: Maintenance) -> None:
         """A host or site gets no guests from now on. One that is in maintenance already stays so, since then."""
@@ -133,10 +147,14 @@ class FleetTables:
                 connection.execute(_MAINTENANCE.delete().where(*this))
 
     def maintenance(self) -> tuple[Maintenance, ...]:
-        """All hosts and sites that get no guests."""
+        """All hosts and sites that get no guests. What cannot be read is left out."""
         rows = self._read(_MAINTENANCE.select().order_by(_MAINTENANCE.c.subject).limit(MOST_HOSTS))
         plain = [{"subject": r.subject, "is_site": bool(r.is_site), "by": r.by, "since_s": r.since_s} for r in rows]
-        return tuple(decoded(Maintenance, item, "a host in maintenance") for item in plain)
+        found: list[Maintenance] = []
+        for item in plain:
+            with suppress(JournalError):
+                found.append(decoded(Maintenance, item, "a host in maintenance"))
+        return tuple(found)
 
     def close(self) -> None:
         """Let go of the database."""

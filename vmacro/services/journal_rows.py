@@ -86,7 +86,7 @@ class Rows:
         status = self._tables.status
         wanted = self._tables.workflows.where(status.c.name == kind)
         if prefix:
-            wanted = wanted.where(status.c.workflow_uuid.startswith(prefix, autoescape=True))
+            wanted = wanted.where(self._begins(prefix))
         if statuses:
             wanted = wanted.where(status.c.status.in_(statuses))
         return self._newest(wanted, newest)
@@ -101,7 +101,7 @@ class Rows:
     def executions(self, kind: str, name: str) -> Iterator[WorkflowRow]:
         """The one of this id, and those of `NAME+2` and so on, the newest first."""
         of, status = self._tables.status.c.workflow_uuid, self._tables.status
-        these = sqlalchemy.or_(of == name, of.startswith(f"{name}+", autoescape=True))
+        these = sqlalchemy.or_(of == name, self._begins(f"{name}+"))
         return self._newest(self._tables.workflows.where(status.c.name == kind, these), MOST_ROWS)
 
     def steps(self, name: str) -> Iterator[StepRow]:
@@ -114,6 +114,15 @@ class Rows:
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
+
+    def _begins(self, prefix: str) -> ColumnElement[bool]:
+        """Ids that begin so. SQLite takes its index for a range, but not for LIKE; an order of PostgreSQL's depends on
+        its language, so that it has no such range."""
+        of = self._tables.status.c.workflow_uuid
+        begins = of.startswith(prefix, autoescape=True)
+        if self._engine.dialect.name != "sqlite":
+            return begins
+        return sqlalchemy.and_(begins, of >= prefix, of < prefix[:-1] + chr(ord(prefix[-1]) + 1))
 
     def _newest(self, wanted: Select[Any], most: int) -> Iterator[WorkflowRow]:
         # Of two that began in the same millisecond the longer id is the later attempt's.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro.errors import ClaimedError, JournalError, VmacroError, reason_of
+from vmacro.errors import ClaimedError, ConfigurationError, JournalError, VmacroError, reason_of
 from vmacro.model.batches import Batch, Became, Limits, Try, Wish
 from vmacro.model.events import BatchChanged, Event
 from vmacro.planning.dispatch import Load, Waiting
@@ -151,7 +151,10 @@ class Leader:
         rows = [*self._rows.workflows(journal.TRY, statuses=WAITING)]
         under_way = {row.name: tried for row in rows if (tried := self._tried(row)) is not None}
         for batch_id in wishes.keys() - self._open.keys():
-            self._take_up(batch_id, under_way.values())
+            try:
+                self._take_up(batch_id, under_way.values())
+            except (JournalError, ConfigurationError) as error:
+                self._tell_once(f"batches: {error.message}; it is left alone")
         self._see_what_ended(under_way, now_s)
         self._take_from_the_dead(rows)
         self._begin(under_way, wishes, now_s)

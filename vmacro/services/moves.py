@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from vmacro.errors import ClaimedError, ConfigurationError
 from vmacro.model.batches import Maintenance
@@ -32,6 +32,7 @@ from vmacro.services.archive import Archive, Record
 from vmacro.services.measured import Prober
 from vmacro.services.reservations import Reservations
 
+Part = TypeVar("Part")
 Publish = Callable[[Event], None]
 Folder = Callable[[str], Path]
 LOOKED_AT_ONCE = 8  # guests, each by connections of its own: a libvirtd greets 20 at a time (max_anonymous_clients)
@@ -160,12 +161,11 @@ class Moves:
 
     def look_at(self, requests: Iterable[Request]) -> list[tuple[Request, Survey]]:
         """What there is to know of each guest before a move, guests side by side. Changes nothing."""
-        wanted, pool = [*requests], ThreadPoolExecutor(LOOKED_AT_ONCE)
+        wanted, pool, same = [*requests], ThreadPoolExecutor(LOOKED_AT_ONCE), _Same()
         try:
-            looking = [pool.submit(self._seen, request) for request in wanted]
-            return [
-                (request, waiting.until_done(future).result()) for request, future in zip(wanted, looking, strict=True)
-            ]
+            with self._tools.archive() as archive:  # one for all: each would open a connection of its own
+                looking = [pool.submit(lambda asked: same.of(self._seen(asked, archive)), r) for r in wanted]
+                return [(r, waiting.until_done(found).result()) for r, found in zip(wanted, looking, strict=True)]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -236,9 +236,9 @@ class Moves:
             raise ConfigurationError(f"which move? {', '.join(found) or 'no move is unfinished'}", "name it")
         return found[0]
 
-    def _seen(self, request: Request) -> Survey:
+    def _seen(self, request: Request, archive: Archive | None = None) -> Survey:
         """As it is now, less what moves under way count on."""
-        past = self._past(request.guest)
+        past = archive.past(request.guest) if archive is not None else self._past(request.guest)
         with self._tools.worlds(_nobody, _never) as world:
             return measured.look(self._tools.inventory, request, world, True, self._reservations.counted, past)
 
@@ -274,6 +274,25 @@ class Moves:
                     how = "has not ended, and nobody works on it" if record.outcome is None else "left it uncertain"
                     text = f"guest {guest}: move {move_id}, begun by {by} at {began}, {how}; nothing was changed"
                     raise ClaimedError(text, f"vmacro resume {move_id}, or vmacro abort {move_id}")
+
+
+class _Same:
+    """Thousands of surveys have the same to say of hosts, with all their leases: what is equal is kept once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Any] = {}
+
+    def of(self, survey: Survey) -> Survey:
+        """The same survey. Safe to use from any thread."""
+        views = (
+            replace(v, facts=self._once(v.facts), network=self._once(v.network), pools=self._once(v.pools))
+            for v in survey.views
+        )
+        return replace(survey, views=tuple(views))
+
+    def _once(self, found: Part) -> Part:
+        same: Part = self._known.setdefault(found, found)
+        return same
 
 
 def _checked(request: Request, seen: Survey) -> Checked:

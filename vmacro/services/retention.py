@@ -10,17 +10,18 @@ from pathlib import Path
 
 from vmacro.services.archive import Archive
 from vmacro.services.event_log import DatabaseEventLog
+from vmacro.services.fleet_tables import FleetTables
 
 REPORT = "summary.json"  # what a folder has that is a report of ours
-_REPORT_FILES = (REPORT, "events.ndjson", "rtt.ndjson", "rtt.log", "rtt.png", "report.html")
+_REPORT_FILES = (REPORT, "events.ndjson", "rtt.ndjson", "rtt.log", "rtt.png", "batch.png", "report.html")
 _RUN = re.compile(r"\d{8}-\d{6}\Z")  # as `vmacro provision` names the folder of a run
 
 
-def of_database(archive: Archive, log: DatabaseEventLog, before_s: float) -> int:
-    """Moves of the journal that ended before then, and events of that age. Returns how many moves. Raises what the
-    database raises."""
+def of_database(archive: Archive, log: DatabaseEventLog, tables: FleetTables, before_s: float) -> int:
+    """Moves of the journal and batches that ended before then, and events of that age. Returns how many moves. Raises
+    what the database raises."""
     log.forget(int(before_s * 1e9))
-    return archive.forget(int(before_s * 1000))
+    return archive.forget(int(before_s * 1000), tables.forget(before_s))
 
 
 def of_playbooks(folder: Path, before_s: float) -> int:

@@ -172,7 +172,8 @@ def _may_begin(domain: DomainFacts, there: FakeDisks, disks: tuple[str, ...], wh
 
 def _with_leases(network: NetworkFacts, leases: dict[str, str]) -> NetworkFacts:
     """What libvirt's DHCP server has given away besides; it takes nothing back, as leases are longer than moves."""
-    fresh = [(a, m) for m, a in leases.items() if (a, m) not in network.taken]
+    known = set(network.taken)
+    fresh = [(a, m) for m, a in leases.items() if (a, m) not in known]
     more = {a for a, _ in fresh} - {a for a, _ in network.taken}
     free = max(0, network.dhcp_free - len(more)) if network.dhcp_free is not None else None
     return replace(network, taken=(*network.taken, *fresh), dhcp_free=free)

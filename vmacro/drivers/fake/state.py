@@ -224,7 +224,7 @@ def card(mac: str, network: str = "front", bridge: str = "front0") -> Card:
 
 def mac_of(number: int) -> str:
     """The MAC of the guest with this number."""
-    return f"52:54:00:00:00:{number:02x}"
+    return f"52:54:00:00:{number >> 8:02x}:{number & 0xFF:02x}"
 
 
 def connection(token: int, local: str, willing: bool) -> Connection:

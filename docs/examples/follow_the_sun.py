@@ -1,0 +1,24 @@
+"""Keep all guests where it is day: python follow_the_sun.py INVENTORY EAST WEST. Run it every ten minutes, by cron."""
+
+import sys
+from datetime import UTC, datetime
+
+import vmacro.api
+
+
+def follow(inventory: str, east: str, west: str, now: datetime) -> str:
+    """The site where it is day has all guests; what became of it, in a line."""
+    day, night = (east, west) if now.hour < 12 else (west, east)
+    with vmacro.api.open(inventory, works=True) as session:
+        if any(mark.subject == day for mark in session.maintenance()):
+            session.begin(session.plan_restore(day)).result()
+        plan = session.plan_evacuation(night, [day])
+        if not plan.moves:
+            return f"{len(plan.stays)} guests stay at {night}"
+        done = session.begin(plan).result()
+        return f"{done.moved} of {len(plan.moves)} guests moved to {day}, {len(plan.stays)} cannot"
+
+
+if __name__ == "__main__":
+    file, east, west = sys.argv[1:]
+    print(follow(file, east, west, datetime.now(UTC)))

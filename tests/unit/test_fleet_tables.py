@@ -1,0 +1,142 @@
+"""What all orchestrators share of the fleet, on SQLite and PostgreSQL: batches, wishes, maintenance; and rows that a
+stranger wrote there."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from tests.unit.town import Town
+from vmacro import wiring
+from vmacro.addresses import with_psycopg
+from vmacro.errors import ConfigurationError, JournalError
+from vmacro.model.batches import Batch, Maintenance, PlannedMove, Purpose, Wish
+from vmacro.services.fleet_tables import FleetTables
+
+MOVE = PlannedMove("g1", "a", "x", "b", "y", 256.0, 2.0, 10.0, "there is room")
+
+
+@pytest.fixture
+def url(database_url: str) -> str:
+    return with_psycopg(database_url)
+
+
+@pytest.fixture
+def tables(url: str) -> Iterator[FleetTables]:
+    made = FleetTables(url)
+    yield made
+    for batch_id in made.wishes():
+        made.want(batch_id, Wish.ENDED)
+    for mark in made.maintenance():
+        made.open_for_guests(mark.subject, mark.is_site)
+    made.close()
+
+
+def batch(subject: str = "x", made_s: float = 1000.0, purpose: Purpose = Purpose.EVACUATE) -> Batch:
+    name = f"{purpose.value}-{subject}-{uuid.uuid4().hex[:8]}"
+    return Batch(name, purpose, subject, (MOVE,), (), made_s, operator="ada@desk")
+
+
+def write(url: str, **row: object) -> None:
+    """As somebody who may write to the database."""
+    names = ", ".join(f":{key}" for key in row)
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        statement = f"INSERT INTO vmacro_batches ({', '.join(row)}) VALUES ({names})"
+        connection.execute(sqlalchemy.text(statement), row)
+    engine.dispose()
+
+
+def test_who_looks_first_leaves_nothing_behind(tmp_path: Path) -> None:
+    tables = FleetTables(f"sqlite:///{tmp_path}/journal.sqlite")
+    assert tables.wishes() == {} and tables.maintenance() == () and tables.batches() == [] and tables.open() == []
+    tables.open_for_guests("x", True)
+    assert tables.forget(1e10) == frozenset() and [*tmp_path.iterdir()] == []
+
+
+def test_a_batch_is_kept_as_it_was_planned(tables: FleetTables) -> None:
+    made = batch()
+    tables.add(made)
+    assert tables.batch(made.batch_id) == (made, Wish.RUN) and tables.wishes()[made.batch_id] == Wish.RUN
+    with pytest.raises(JournalError, match="there is one of this name already"):
+        tables.add(made)
+    tables.want(made.batch_id, Wish.PAUSE)
+    tables.want(made.batch_id, Wish.RUN)
+    tables.want(made.batch_id, Wish.ABORT)
+    with pytest.raises(ConfigurationError, match="was aborted"):
+        tables.want(made.batch_id, Wish.RUN)
+    tables.want(made.batch_id, Wish.ENDED)
+    with pytest.raises(ConfigurationError, match="has ended"):
+        tables.want(made.batch_id, Wish.ABORT)
+    assert made.batch_id not in tables.wishes() and made in [b for b, _ in tables.batches(1000)]
+
+
+def test_maintenance_is_marked_once_and_since_then(tables: FleetTables) -> None:
+    first, again = Maintenance("x", True, "ada@desk", 1.0), Maintenance("x", True, "bob@desk", 2.0)
+    tables.close_for_guests(first)
+    tables.close_for_guests(again)
+    tables.close_for_guests(Maintenance("x", False, "bob@desk", 3.0))
+    assert first in tables.maintenance() and len(tables.maintenance()) == 2
+    tables.open_for_guests("x", True)
+    tables.open_for_guests("x", True)
+    assert [m.is_site for m in tables.maintenance()] == [False]
+
+
+def test_old_batches_are_forgotten_but_not_those_that_tell_what_to_bring_back(tables: FleetTables) -> None:
+    old, new, needed, open_one = batch("a"), batch("a", made_s=1e9), batch("b"), batch("c")
+    for made in (old, new, needed, open_one):
+        tables.add(made)
+    for made in (old, new, needed):
+        tables.want(made.batch_id, Wish.ENDED)
+    tables.close_for_guests(Maintenance("b", True, "ada@desk", 1.0))
+    kept = tables.forget(before_s=2000.0)
+    names = {b.batch_id for b, _ in tables.batches(1000)}
+    assert old.batch_id not in names and {new.batch_id, needed.batch_id, open_one.batch_id} <= names & kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"plan": "not JSON"},
+        {"plan": json.dumps({"batch_id": "evil"})},
+        {"plan": "[" * 100_000},
+        {"wish": "rule the world"},
+        {"plan": None},
+    ],
+    ids=["no JSON", "another's", "deep", "wish", "of another batch"],
+)
+def test_a_strangers_row_hides_no_other(tables: FleetTables, url: str, change: dict[str, str | None]) -> None:
+    good, other = batch(), batch()
+    tables.add(good)
+    named = f"evil-{uuid.uuid4().hex[:8]}"
+    row = {"batch_id": named, "made_s": 1.0, "wish": "run", "plan": "{}"} | change
+    if row["plan"] is None:
+        row["plan"] = json.dumps({**_plain(other), "batch_id": other.batch_id})
+    write(url, **row)
+    assert (good, Wish.RUN) in tables.batches(1000) and (good, Wish.RUN) in tables.open()
+    assert tables.wishes()[good.batch_id] == Wish.RUN
+    with pytest.raises((JournalError, ConfigurationError), match=named):
+        tables.batch(named)
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("DELETE FROM vmacro_batches WHERE batch_id = :name"), {"name": named})
+    engine.dispose()
+
+
+def _plain(made: Batch) -> dict[str, object]:
+    return json.loads(json.dumps({"purpose": "evacuate", "subject": made.subject, "moves": []}))  # type: ignore[no-any-return]
+
+
+def test_what_is_older_than_the_inventory_says_goes_with_its_tries(town: Town) -> None:
+    settings = wiring.load(town.file)
+    tables = FleetTables(settings.database_url)
+    made = batch()
+    tables.add(made)
+    tables.want(made.batch_id, Wish.ENDED)
+    wiring.forget_old(settings)
+    assert tables.batches() == []
