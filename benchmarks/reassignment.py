@@ -1,7 +1,8 @@
 """The machine reassignment problem of the ROADEF/EURO challenge 2012, and a local search for it.
 
-One process after another goes to another machine; what it would cost at each of them is found at once.
-Costs that grow for a while are let pass, less and less (great deluge: Dueck, 1993).
+One process after another goes to another machine; what it would cost at each of them is found at once. Where there is
+no room for it, it changes places with one that is there. Costs that grow for a while are let pass, less and less (great
+deluge: Dueck, 1993).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+SWAPS = 0.7  # of so many processes it is tried, after each one's own move
+CANDIDATES = 6  # machines that one looks at
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,10 @@ class Search:
             for number, process in enumerate(order):
                 if number % 256 == 0 and not more():
                     break
-                self._step(process, self.best_cost * (1 + level))
+                ceiling = self.best_cost * (1 + level)
+                self._step(process, ceiling)
+                if self.chance.random() < SWAPS:
+                    self._swap(process, ceiling)
             level = level / 2 if self.best_cost == before else level * 0.9
 
     def checked_cost(self) -> int:
@@ -178,13 +184,66 @@ class Search:
             if self.cost < self.best_cost:
                 self.best, self.best_cost = self.at.copy(), self.cost
 
+    def _swap(self, process: int, ceiling: float) -> None:
+        """Change places with a process of a machine at which this one would be cheaper, if there were room. What the
+        rules say of the other one is known only once this one has gone: then it is undone."""
+        here, service = int(self.at[process]), int(self.of.service[process])
+        wanted = np.where(self._allowed(process), self._delta(process), np.iinfo(np.int64).max)
+        few = self.chance.sample(range(len(wanted)), min(CANDIDATES, len(wanted)))
+        target = min(few, key=lambda machine: int(wanted[machine]))
+        if wanted[target] == np.iinfo(np.int64).max or self.present[service, target]:
+            return
+        there = np.flatnonzero(self.at == target)
+        change = self._changed(process, there, here, target)
+        if not len(there) or self.cost + (least := int(change.min())) > ceiling or least >= np.iinfo(np.int64).max // 2:
+            return
+        other, before = int(there[change.argmin()]), self.cost
+        self._move(process, target)
+        if self._open(other)[here]:
+            self._move(other, here)
+            full = (self.usage[target] + self.held[target] > self.of.capacity[target]).any()
+            if not full and (self.cost < before or self.cost <= ceiling):
+                if self.cost < self.best_cost:
+                    self.best, self.best_cost = self.at.copy(), self.cost
+                return
+            self._move(other, target)
+        self._move(process, here)
+
+    def _changed(self, process: int, there: Ints, here: int, target: int) -> Ints:
+        """What the cost becomes more by if a process changes places with each of those that are at `target`; as good as
+        infinite where there is no room. Without what the largest number of moves of a service costs."""
+        of, need, needs = self.of, self.of.requires[process], self.of.requires[there]
+        first, firsts = int(of.first[process]), of.first[there]
+        at_here, at_target = self.usage[here] - need + needs, self.usage[target] + need - needs
+        room_here = self.held[here] + ((here == first) * need - (firsts == here)[:, None] * needs) * of.transient
+        room_target = (
+            self.held[target] + ((firsts == target)[:, None] * needs - (target == first) * need) * of.transient
+        )
+        fits = ((at_here + room_here <= of.capacity[here]) & (at_target + room_target <= of.capacity[target])).all(
+            axis=1
+        )
+        change = of.cost_of(at_here, of.capacity[here], of.safety[here]) - self.load[here]
+        change = change + of.cost_of(at_target, of.capacity[target], of.safety[target]) - self.load[target]
+        process_weight, _, machine_weight = of.weights
+        change += machine_weight * int(of.distance[first, target] - of.distance[first, here])
+        change += machine_weight * (of.distance[firsts, here] - of.distance[firsts, target])
+        change += process_weight * (int(here == first) - int(target == first)) * int(of.move_cost[process])
+        change += process_weight * ((firsts == target).astype(np.int64) - (firsts == here)) * of.move_cost[there]
+        return np.where(fits, change, np.iinfo(np.int64).max // 2)
+
     def _open(self, process: int) -> Bools:
-        of, here, service = self.of, int(self.at[process]), int(self.of.service[process])
+        """Machines that a process may go to, and that have room for it."""
+        of, here, first = self.of, int(self.at[process]), int(self.of.first[process])
         need = np.broadcast_to(of.requires[process], self.usage.shape).copy()
-        first = int(of.first[process])
         if here != first:
             need[first, of.transient] = 0  # there it keeps its room
-        open_: Bools = ((self.usage + self.held + need) <= of.capacity).all(axis=1) & ~self.present[service]
+        fits: Bools = ((self.usage + self.held + need) <= of.capacity).all(axis=1)
+        return self._allowed(process) & fits
+
+    def _allowed(self, process: int) -> Bools:
+        """By all rules but that there must be room."""
+        of, here, service = self.of, int(self.at[process]), int(self.of.service[process])
+        open_: Bools = ~self.present[service]
         place = int(of.location[here])
         if self.places[service, place] == 1 and int((self.places[service] > 0).sum()) <= of.spread[service]:
             open_ &= (self.places[service][of.location] == 0) | (of.location == place)

@@ -170,16 +170,17 @@ def test_it_says_who_was_held_and_who_must_leave(week: Simulation) -> None:
     assert week.left_out == 72
 
 
-def test_the_command_shows_it_all(vmacro: Vmacro, month: Path, tmp_path: Path) -> None:
-    png, page = tmp_path / "a.png", tmp_path / "a.html"
-    done = vmacro("simulate", str(month), "--days", "1", "--png", str(png), "--html", str(page))
+def test_the_command_shows_it_all(vmacro: Vmacro, tmp_path: Path) -> None:
+    simulated(tmp_path, day, night, 1.0)
+    png, page, policy = tmp_path / "a.png", tmp_path / "a.html", tmp_path / "policy.toml"
+    done = vmacro("simulate", str(policy), "--days", "1", "--png", str(png), "--html", str(page))
     assert done.returncode == 0, done.stderr
-    for words in ("always the best site now", "offline optimum", "nothing is below", "A berlin, B london, C stockholm"):
+    for words in ("always the best site now", "offline optimum", "nothing is below", "web  AAAAAAAAAAAABBBBBBBBBBBB"):
         assert words in done.stdout
     assert png.read_bytes().startswith(b"\x89PNG") and "<svg" in page.read_text()
-    plain = json.loads(vmacro("simulate", str(month), "--days", "1", "--json").stdout)
+    plain = json.loads(vmacro("simulate", str(policy), "--days", "1", "--json").stdout)
     assert [way["name"] for way in plain["ways"]] == [STAY, BEST_NOW, RULE, PLANNED, OPTIMUM]
-    assert plain["ways"][0]["money"] > 0 and plain["start"] == "2026-10-01T00:00:00+02:00"
+    assert plain["ways"][3]["moves"][0]["at"] == "2026-06-01T12:00:00+00:00"
 
 
 def test_a_simulation_that_cannot_be(vmacro: Vmacro, month: Path, tmp_path: Path) -> None:

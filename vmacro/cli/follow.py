@@ -15,7 +15,7 @@ from vmacro import policies, private, wiring
 from vmacro.cli import fleet, render
 from vmacro.cli.following import Follower
 from vmacro.cli.move import InventoryOption, JsonOption
-from vmacro.errors import ConfigurationError, PlanRejectedError, VmacroError
+from vmacro.errors import ConfigurationError, PlanRejectedError
 from vmacro.fleet.assemble import Told, whole_horizon
 from vmacro.fleet.nouns import Horizon
 from vmacro.fleet.policy import COMPUTED, FollowPolicy, Source
@@ -146,7 +146,7 @@ def _refuse(policy: FollowPolicy, found: Simulation) -> None:
         render.warn(f"{finding.code}: {finding.subject}: {finding.message}")
         if finding.hint:
             render.warn(f"  hint: {finding.hint}")
-    raise VmacroError(f"{policy.path}: cannot be followed: nothing was decided")
+    raise PlanRejectedError(f"{policy.path}: cannot be followed: nothing was decided")
 
 
 def follow(

@@ -58,7 +58,7 @@ def find(grid: Grid, seconds: float, clock: Callable[[], float]) -> Found:
 def rounds_of(grid: Grid) -> int:
     """Rounds of prices that fit into seconds, whatever the size."""
     work = len(grid.units) * grid.places * grid.places * grid.slots
-    return int(np.clip(3e7 / work, 6, 30))
+    return int(np.clip(2.4e9 / work, 8, 30))
 
 
 def _gains(demands: Demands, wanted: Ints) -> Floats:
