@@ -2,6 +2,7 @@
 
     sudo .venv/bin/python -m benchmarks.copy --moves 10                      # an idle guest
     sudo .venv/bin/python -m benchmarks.copy --moves 10 --guests web busy    # and one that dirties 32 MiB at 4 MiB/s
+    sudo .venv/bin/python -m benchmarks.copy --policy 'drop_page_cache = true'
     sudo .venv/bin/python -m benchmarks.copy --mbit 50 --jitter 20 --loss 1
 
 Of each guest there are two: one moves by `vmacro migrate`, without a prober, the other by virsh at its host, with the
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--mbit", type=float, default=200, help="of each node's link; copies may take four fifths")
     parser.add_argument("--jitter", type=float, default=0, help="ms, each way")
     parser.add_argument("--loss", type=float, default=0, help="percent")
+    parser.add_argument("--policy", nargs="*", default=[], help="lines of [policy] for vmacro's moves")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further move after so many")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -75,7 +77,7 @@ def main() -> int:
         for number in range(options.moves):
             for guest, way in turns if number % 2 else turns[::-1]:
                 if time.monotonic() < end:
-                    found.append(moved(lab, way, guest))
+                    found.append(moved(lab, way, guest, options.policy))
                     print(found[-1], file=sys.stderr, flush=True)
                 if options.json:
                     options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
@@ -95,14 +97,14 @@ def shaped(options: argparse.Namespace) -> Topology:
     return shape.model_copy(update={"wan": shape.wan.model_copy(update=change), "guests": guests})
 
 
-def moved(lab: Lab, way: str, guest: str) -> Copied:
+def moved(lab: Lab, way: str, guest: str, policy: list[str]) -> Copied:
     """To the other site, and what it took."""
     time.sleep(CALM_S)
     name, guest = guest, guest + (TWIN if way == "virsh" else "")
     here = stretch.place(lab, guest)
     to = next(site for site in lab.topology.sites if site != here)
     before, began = sent_bytes(lab, here), time.monotonic()
-    summary = by_vmacro(lab, guest, to) if way == "vmacro" else by_virsh(lab, guest, here, to)
+    summary = by_vmacro(lab, guest, to, policy) if way == "vmacro" else by_virsh(lab, guest, here, to)
     wall_s, wire = time.monotonic() - began, sent_bytes(lab, here) - before
     forecast = summary.get("forecast") or {}
     return Copied(
@@ -119,10 +121,12 @@ def moved(lab: Lab, way: str, guest: str) -> Copied:
     )
 
 
-def by_vmacro(lab: Lab, guest: str, to: str) -> dict[str, Any]:
+def by_vmacro(lab: Lab, guest: str, to: str, policy: list[str]) -> dict[str, Any]:
     """Without probers: nothing is measured before and after. Returns summary.json."""
     quiet, report = lab.folder / "quiet.toml", lab.folder / "copy-report"
-    quiet.write_text("".join(x for x in lab.inventory_file.read_text().splitlines(True) if not x.startswith("probe")))
+    lines = [line for line in lab.inventory_file.read_text().splitlines() if not line.startswith("probe")]
+    at = lines.index("[policy]") + 1
+    quiet.write_text("\n".join([*lines[:at], *policy, *lines[at:]]) + "\n")
     words = ["migrate", guest, "--to", to, "--json", "--report", str(report), "-i", str(quiet)]
     subprocess.run([sys.executable, "-m", "vmacro.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
     summary: dict[str, Any] = json.loads((report / "summary.json").read_text())

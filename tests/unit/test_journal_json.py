@@ -15,6 +15,7 @@ from tests.hostile import is_harmless, replaced, whole
 from tests.unit.test_agent_driver import ARRIVAL, CONNECTIONS, ENDINGS
 from tests.unit.test_enumeration import WITH_DISK, stage
 from vmacro.errors import AgentError, ClaimedError, JournalError, VmacroError
+from vmacro.model.copies import Forecast
 from vmacro.model.facts import CopyStatistics, Flows, Lingering
 from vmacro.model.moves import (
     After,
@@ -50,7 +51,8 @@ def translated(found: Any) -> Any:
 
 
 NAMED = replace(STAGE.plan, guest=GUEST, address6="fd00:1::9", linger_s=60.0, lingering=(Lingering("10.1.0.7", 9.5),))
-PLAN = translated(replace(NAMED, earlier_legs=NAMED.old_legs))
+FORECAST = Forecast(1, 2.5, 3, 4.5, "why")
+PLAN = translated(replace(NAMED, earlier_legs=NAMED.old_legs, forecast=FORECAST))
 FLOWS = Flows("10.1.0.7", 3, 1)
 KEPT = ConnectionOutcome("0x1", "10.9.0.14:4000", True, Verdict.FOLLOWED, "why")
 OUTCOME = Outcome(Ending.MOVED, "why", "what", CopyStatistics(1, 2, 3, 4), ARRIVAL, (KEPT,), 1.5, ("10.1.0.7",), True)
