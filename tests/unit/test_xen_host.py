@@ -53,7 +53,7 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproce
         for pid, words in (
             (process.pid, "--save-domain 48 36 7 1 136 0"),
             (1, "--save-domain 7 7 4 1 136 0"),
-            (2, "--restore-domain 48 36 7 1"),
+            (2, "--restore-domain 43 -1 5 1 0 2 0 768 0"),
         ):
             folder = tmp_path / "proc" / str(pid)
             folder.mkdir(parents=True)
@@ -98,18 +98,28 @@ def test_what_sends_a_domains_memory_is_found_and_ended_and_nothing_else(
     xl: Path, helper: subprocess.Popen[bytes]
 ) -> None:
     assert look("web").saving
-    assert ask("xen-abort") == {"why_not": ""}
+    assert ask("xen-abort") == {"outcome": "ended"}
+    assert helper.wait(5) == -signal.SIGTERM
+
+
+def test_at_the_destination_what_receives_it_is_ended(
+    xl: Path, helper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    words = f"/usr/lib/xen-4.17/bin/{xen.HELPER} --restore-domain 43 -1 7 1 0 2 0 768 0"
+    (tmp_path / "proc" / str(helper.pid) / "cmdline").write_bytes(words.replace(" ", "\0").encode())
+    xl.write_text(LIST.format(state="--p---"))
+    assert look("web").saving and ask("xen-abort") == {"outcome": "ended"}
     assert helper.wait(5) == -signal.SIGTERM
 
 
 def test_a_guest_that_is_suspended_already_is_left_alone(xl: Path, helper: subprocess.Popen[bytes]) -> None:
     xl.write_text(LIST.format(state="---s--"))
-    assert "suspended already" in str(ask("xen-abort"))
+    assert ask("xen-abort") == {"outcome": "suspended"}
     assert helper.poll() is None
 
 
 def test_nothing_is_ended_where_nothing_is_sent(xl: Path) -> None:
-    assert "not being sent" in str(ask("xen-abort"))
+    assert ask("xen-abort") == {"outcome": "nothing"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

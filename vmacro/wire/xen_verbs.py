@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vmacro.wire.fields import Items, Number, Text, Word
+from vmacro.wire.fields import Choice, Items, Number, Text, Word
 from vmacro.wire.host_verbs import Domain
 from vmacro.wire.messages import Nothing, Verb
 
 # Letters by which xl tells of a domain (xl.c: list_domains).
 SHUT, CRASHED = "s", "c"
+ENDED, NOTHING, SUSPENDED = "ended", "nothing", "suspended"
 _WITHIN_S = 15.0
 
 
@@ -32,7 +33,7 @@ class XenFacts:
 @dataclass(frozen=True)
 class Saving:
     """Of a domain as Xen itself sees it; libvirt says `running` all through a migration. `number`: its domid, -1 where
-    it is none. `suspended`: it has stopped to be moved, and waits. `saving`: its memory is being sent."""
+    it is none. `suspended`: it has stopped to be moved, and waits. `saving`: its memory is being sent, or received."""
 
     number: Annotated[int, Number(-1, 1 << 16)]
     suspended: bool
@@ -41,9 +42,10 @@ class Saving:
 
 @dataclass(frozen=True)
 class Aborted:
-    """`why_not` is '' where the sending of its memory was ended."""
+    """What became of what sends a domain's memory here, or receives it. `suspended`: left alone, since the guest is
+    suspended already: the rest is sent in a moment."""
 
-    why_not: Annotated[str, Text(300)] = ""
+    outcome: Annotated[str, Choice((ENDED, NOTHING, SUSPENDED))]
 
 
 AGENT = Verb("agent", AgentOf, Nothing, _WITHIN_S)

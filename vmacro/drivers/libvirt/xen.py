@@ -18,7 +18,7 @@ from vmacro.drivers.libvirt.migration import Order
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import ARRIVING, LEAVING, PV, Capabilities, CopyProgress, DomainFacts, HostFacts
 from vmacro.model.nouns import Host, Policy
-from vmacro.wire.xen_verbs import Saving, XenFacts
+from vmacro.wire.xen_verbs import SUSPENDED, Saving, XenFacts
 
 SHADOW = "shadow"
 NO_SHADOW = "it is a PV guest, and this Xen has no shadow paging, by which one is copied while it runs"
@@ -32,7 +32,7 @@ class XenSide(Protocol):
     def saving(self, domain: str) -> Saving: ...
 
     def abort_saving(self, domain: str) -> str:
-        """Why not; '' where it was ended."""
+        """What became of it: ENDED, NOTHING or SUSPENDED."""
 
 
 class XenHypervisor(LibvirtHypervisor):
@@ -57,7 +57,7 @@ class XenHypervisor(LibvirtHypervisor):
 
     def __init__(self, host: Host, connections: Connections, side: Callable[[Host], XenSide] | None = None) -> None:
         super().__init__(host, connections)
-        self._side = partial(side, host) if side is not None else None
+        self._sides, self._side = side, partial(side, host) if side is not None else None
 
     def facts(self) -> HostFacts:
         """Without a host side some of it is not known, and less can be done."""
@@ -94,15 +94,20 @@ class XenHypervisor(LibvirtHypervisor):
         if not live and not policy.allow_standstill:
             text = f"host {self._host.name}: migration of {domain} to {destination.name} failed: {NO_SHADOW}"
             raise CopyError(text, "policy allow_standstill; or make it a PVH guest")
-        order = Order(destination, policy, disks, facts.capabilities, True, self.job, self._abort, live)
+        order = Order(
+            destination, policy, disks, facts.capabilities, True, self.job, partial(self._abort, destination), live
+        )
         self.carry_out(domain, order, report, cancelled)
 
-    def _abort(self, domain: Any) -> None:
-        """Ends what sends its memory. libvirt's driver cannot: and were its connection to the destination cut, it would
-        wait for ever (libxl_migration.c: libxlTunnel3MigrationSrcFunc leaves the pipe open). Asked again and again."""
-        if self._side is not None:
-            with suppress(HostError):
-                self._side().abort_saving(str(domain.name()))
+    def _abort(self, destination: Host, domain: Any) -> None:
+        """Ends what sends its memory, and what receives it: libvirt cannot, and waits for the latter for ever. Asked
+        again and again."""
+        if self._sides is None:
+            return
+        name = str(domain.name())
+        with suppress(HostError):
+            if self._sides(self._host).abort_saving(name) != SUSPENDED:
+                self._sides(destination).abort_saving(name)
 
     @staticmethod
     def job(domain: Any) -> str:
