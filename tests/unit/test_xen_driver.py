@@ -124,6 +124,12 @@ class Side:
         self.suspended = False
         self.aborted: list[str] = []
         self.silent = False
+        self.paced: list[tuple[str, int, int]] = []
+
+    def pace(self, address: str, port: int, bytes_s: int) -> int:
+        """The connection is there at the second look."""
+        self.paced.append((address, port, bytes_s))
+        return len(self.paced) - 1
 
     def xen(self) -> XenFacts:
         if self.silent:
@@ -244,6 +250,15 @@ def test_it_stands_still_only_where_it_must_and_may(words: tuple[str, ...], allo
 
 def arrives_once_asked(libxl: Libxl) -> None:
     assert libxl.ended.wait(10)
+
+
+@pytest.mark.parametrize(("mib_s", "times"), [(5, 2), (0, 0)])
+def test_its_bandwidth_is_the_host_sides_to_hold_it_to(mib_s: int, times: int) -> None:
+    libxl = Libxl(migrates=lambda _libxl: time.sleep(1.2))
+    side = Side(libxl)
+    copied(driven(libxl, side), Policy(bandwidth_mib_s=mib_s))
+    assert side.paced == [(PEER.address, 16514, mib_s << 20)] * times
+    assert libxl.asked[0][1] == {}
 
 
 def fails_once_ended(libxl: Libxl) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
@@ -64,9 +65,12 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproce
         process.kill()
 
 
+ARGS: dict[str, dict[str, Any]] = {"xen": {}, "xen-pace": {"address": "192.0.2.1", "port": 16514, "bytes_s": 9}}
+
+
 def ask(verb: str) -> object:
     (found,) = [h for h in xen.Xen().handlers() if h.verb == verb]
-    return found.answer(Request("a", verb, {} if verb == "xen" else {"domain": "web"}))
+    return found.answer(Request("a", verb, ARGS.get(verb, {"domain": "web"})))
 
 
 def test_what_this_xen_can_is_what_xl_says() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from vmacro.host.agents import AgentRelay
 from vmacro.host.dispatch import Handler, handler
 from vmacro.host.errors import RefusedError
+from vmacro.host.pace import pace
 from vmacro.host.xenbus import opened
 from vmacro.wire import xen_verbs
 from vmacro.wire.host_verbs import Domain
@@ -50,6 +51,7 @@ class Xen:
             handler(xen_verbs.XEN, _on_xen(lambda _args: facts(_xl("info")))),
             handler(xen_verbs.XEN_SAVING, _on_xen(self._saving)),
             handler(xen_verbs.XEN_ABORT, _on_xen(self._abort)),
+            handler(xen_verbs.XEN_PACE, _on_xen(pace)),
         )
 
     def _agent(self, args: AgentOf) -> Nothing:

@@ -43,10 +43,9 @@ QEMU = Capabilities(
     local_disks=True,
     agent_channel=True,
 )
-XEN = replace(  # with a host side, which can abort
+XEN = replace(  # with a host side, which can abort and pace
     QEMU,
     abort_standing=False,
-    bandwidth_cap=False,
     max_downtime=False,
     auto_converge=False,
     progress=False,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import libvirt
 
@@ -21,6 +22,7 @@ from vmacro.model.nouns import Host, Policy
 from vmacro.wire.xen_verbs import SUSPENDED, Saving, XenFacts
 
 SHADOW = "shadow"
+LIBVIRT_TLS_PORT = 16514
 NO_SHADOW = "it is a PV guest, and this Xen has no shadow paging, by which one is copied while it runs"
 
 
@@ -33,6 +35,23 @@ class XenSide(Protocol):
 
     def abort_saving(self, domain: str) -> str:
         """What became of it: ENDED, NOTHING or SUSPENDED."""
+
+    def pace(self, address: str, port: int, bytes_s: int) -> int:
+        """Of how many connections to there that is true now."""
+
+
+class _Pacing:
+    """Once the connection is there by which a copy goes, it may send so much and no more."""
+
+    def __init__(self, side: Callable[[], XenSide], destination: Host, bytes_s: int) -> None:
+        self._side, self._bytes_s = side, bytes_s
+        self._there = (destination.address, urlsplit(destination.peer_uri).port or LIBVIRT_TLS_PORT)
+        self._done = False
+
+    def see_to(self) -> None:
+        if not self._done:
+            with suppress(HostError):
+                self._done = self._side().pace(*self._there, self._bytes_s) > 0
 
 
 class XenHypervisor(LibvirtHypervisor):
@@ -66,7 +85,7 @@ class XenHypervisor(LibvirtHypervisor):
             return found
         with suppress(HostError):
             words = self._side().xen().virtualisation
-            can = replace(found.capabilities, abort=True)
+            can = replace(found.capabilities, abort=True, bandwidth_cap=True)
             return replace(found, capabilities=can, shadow_paging=SHADOW in words)
         return found
 
@@ -95,8 +114,17 @@ class XenHypervisor(LibvirtHypervisor):
             text = f"host {self._host.name}: migration of {domain} to {destination.name} failed: {NO_SHADOW}"
             raise CopyError(text, "policy allow_standstill; or make it a PVH guest")
         order = Order(
-            destination, policy, disks, facts.capabilities, True, self.job, partial(self._abort, destination), live
+            destination,
+            policy,
+            disks,
+            replace(facts.capabilities, bandwidth_cap=False),  # libvirt has no parameter for it
+            tunnelled=True,
+            job=self.job,
+            abort=partial(self._abort, destination),
+            live=live,
         )
+        if self._side is not None and policy.bandwidth_mib_s:
+            order = replace(order, see_to=_Pacing(self._side, destination, policy.bandwidth_mib_s << 20).see_to)
         self.carry_out(domain, order, report, cancelled)
 
     def _abort(self, destination: Host, domain: Any) -> None:
