@@ -227,6 +227,8 @@ def test_a_crash_at_any_call_and_then_abort(handoff: str) -> None:
 @pytest.mark.parametrize("arrives", [True, False])
 def test_a_copy_that_goes_on_without_its_orchestrator(handoff: str, arrives: bool) -> None:
     """The crash is in the middle of it; libvirt ends it by itself, well or not, or `resume` finds it running."""
+    if handoff == ON_XEN:
+        pytest.skip("it dies as it is told of progress, which there is none of")
     for waits in (False, True):
         found = stage(handoff)
         world = Faults().world(found.fake)
