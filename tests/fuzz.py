@@ -282,7 +282,7 @@ SEEDS = {
             _FACTS,
             xen_verbs.XenFacts(("pv", "shadow")),
             xen_verbs.Saving(7, False, True),
-            xen_verbs.Aborted("x"),
+            xen_verbs.Aborted("ended"),
         )
     ],
     "reply": [

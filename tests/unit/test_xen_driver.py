@@ -23,7 +23,7 @@ from vmacro.model.facts import ARRIVING, LEAVING
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import messages
 from vmacro.wire.messages import Reply
-from vmacro.wire.xen_verbs import Saving, XenFacts
+from vmacro.wire.xen_verbs import ENDED, SUSPENDED, Saving, XenFacts
 
 CAPABILITIES = """<capabilities><host><uuid>8d1a</uuid><cpu><arch>x86_64</arch></cpu>
 <migration_features><live/></migration_features></host><guest><os_type>xen</os_type><arch name='x86_64'>
@@ -124,6 +124,12 @@ class Side:
         self.suspended = False
         self.aborted: list[str] = []
         self.silent = False
+        self.paced: list[tuple[str, int, int]] = []
+
+    def pace(self, address: str, port: int, bytes_s: int) -> int:
+        """The connection is there at the second look."""
+        self.paced.append((address, port, bytes_s))
+        return len(self.paced) - 1
 
     def xen(self) -> XenFacts:
         if self.silent:
@@ -138,10 +144,10 @@ class Side:
     def abort_saving(self, domain: str) -> str:
         self.aborted.append(domain)
         self.libxl.ended.set()
-        return ""
+        return SUSPENDED if self.suspended else ENDED
 
 
-def driven(libxl: Libxl, side: Side | None) -> XenHypervisor:
+def driven(libxl: Libxl, side: Side | None, there: Side | None = None) -> XenHypervisor:
     class Known:
         def get(self, _host: Host) -> Libxl:
             return libxl
@@ -151,7 +157,12 @@ def driven(libxl: Libxl, side: Side | None) -> XenHypervisor:
         def certificate_days_left(self, _host: Host) -> None:
             return None
 
-    return XenHypervisor(host("b1"), cast(Connections, Known()), None if side is None else lambda _host: side)
+    def sides(asked: Host) -> Side:
+        found = there if asked.name == PEER.name else side
+        assert found is not None
+        return found
+
+    return XenHypervisor(host("b1"), cast(Connections, Known()), sides if side is not None else None)
 
 
 def copied(hypervisor: XenHypervisor, policy: Policy = PATIENT, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -237,6 +248,19 @@ def test_it_stands_still_only_where_it_must_and_may(words: tuple[str, ...], allo
     assert bool(libxl.asked[0][2] & libvirt.VIR_MIGRATE_LIVE) == live
 
 
+def arrives_once_asked(libxl: Libxl) -> None:
+    assert libxl.ended.wait(10)
+
+
+@pytest.mark.parametrize(("mib_s", "times"), [(5, 2), (0, 0)])
+def test_its_bandwidth_is_the_host_sides_to_hold_it_to(mib_s: int, times: int) -> None:
+    libxl = Libxl(migrates=lambda _libxl: time.sleep(1.2))
+    side = Side(libxl)
+    copied(driven(libxl, side), Policy(bandwidth_mib_s=mib_s))
+    assert side.paced == [(PEER.address, 16514, mib_s << 20)] * times
+    assert libxl.asked[0][1] == {}
+
+
 def fails_once_ended(libxl: Libxl) -> None:
     assert libxl.ended.wait(10)
     raise libvirt.libvirtError("Failed to send migration data to destination host")
@@ -248,11 +272,20 @@ def fails_once_ended(libxl: Libxl) -> None:
 )
 def test_a_copy_is_ended_by_the_host_side(policy: Policy, cancelled: bool, why: str) -> None:
     libxl = Libxl(migrates=fails_once_ended)
-    side = Side(libxl)
+    here, there = Side(libxl), Side(Libxl())
     began_s = time.monotonic()
     with pytest.raises(CopyError, match=why):
-        copied(driven(libxl, side), policy, lambda: cancelled and time.monotonic() - began_s > 0.2)
-    assert set(side.aborted) == {"web"}
+        copied(driven(libxl, here, there), policy, lambda: cancelled and time.monotonic() - began_s > 0.2)
+    assert set(here.aborted) == set(there.aborted) == {"web"}
+
+
+def test_a_guest_that_is_suspended_already_arrives() -> None:
+    """To end what receives it then would leave it suspended at the source."""
+    libxl = Libxl(migrates=arrives_once_asked)
+    here, there = Side(libxl), Side(Libxl())
+    here.suspended = True
+    copied(driven(libxl, here, there), Policy(copy_timeout_s=0.01))
+    assert set(here.aborted) == {"web"} and not there.aborted
 
 
 class Way:

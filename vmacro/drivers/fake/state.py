@@ -44,10 +44,9 @@ QEMU = Capabilities(
     agent_channel=True,
     compressed_copy=True,
 )
-XEN = replace(  # with a host side, which can abort
+XEN = replace(  # with a host side, which can abort and pace
     QEMU,
     abort_standing=False,
-    bandwidth_cap=False,
     max_downtime=False,
     auto_converge=False,
     progress=False,
