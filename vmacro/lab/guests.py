@@ -80,7 +80,6 @@ _XEN_DOMAIN_XML = """\
       <source network='{network}'/>
     </interface>
     <console type='pty'><target type='xen' port='0'/></console>
-    <memballoon model='none'/>
   </devices>
 </domain>
 """
