@@ -41,7 +41,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from vmacro.host.switchover import Switchover
     from vmacro.model.definitions import Device
     from vmacro.rtt import wire
-    from vmacro.wire import agent_verbs, fields, host_verbs, messages
+    from vmacro.wire import agent_verbs, fields, host_verbs, messages, xen_verbs
 
 
 class _Nothing:
@@ -105,7 +105,7 @@ def host_reply(data: bytes) -> None:
         answered = messages.decode_reply(data)
     except messages.ProtocolError:
         return
-    for verb in host_verbs.VERBS.values():
+    for verb in (*host_verbs.VERBS.values(), *xen_verbs.VERBS.values()):
         try:
             verb.decode_result(answered)
         except messages.ProtocolError:
@@ -276,7 +276,15 @@ SEEDS = {
         agent_verbs.RETIRE.request("a", agent_verbs.RetireArgs("10.0.0.1")),
     ],
     "host": [messages.encode_request(messages.Request("a", verb, {"domain": "web"})) for verb in host_verbs.VERBS],
-    "host_reply": [messages.encode_reply(messages.Reply("a", fields.encode(_FACTS)))],
+    "host_reply": [
+        messages.encode_reply(messages.Reply("a", fields.encode(said)))
+        for said in (
+            _FACTS,
+            xen_verbs.XenFacts(("pv", "shadow")),
+            xen_verbs.Saving(7, False, True),
+            xen_verbs.Aborted("ended"),
+        )
+    ],
     "reply": [
         messages.encode_reply(messages.Reply("a", {"connections": [], "total": 0})),
         messages.encode_reply(messages.Reply("a", {"retired": True, "stuck": 0})),

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 import pytest
 
 from tests.unit.faults import Call, Crash, Faults, Logbook
-from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake import XEN, FakeWorld, connection
 from vmacro.model.events import Event
 from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.model.nouns import Hooks
@@ -26,6 +26,7 @@ WHENS = ("before", "after")
 NAME = "www.example.net"
 WITH_DISK = "seamless, with a disk of its own"
 OUTSIDE = "seamless, with a name, hooks and an address that lingers"
+ON_XEN = "seamless, on Xen"
 OUTSIDE_VERBS = {"run", "look", "replace"}
 DISK_VERBS = {"freeze", "serve", "fetch", "fetched", "create_overlay", "stop"}
 ENOUGH = 4  # attempts, after which nothing may remain once the fault has gone
@@ -69,6 +70,13 @@ class Stage:
         raise AssertionError(f"still not over: {outcome}")
 
 
+def put_on_xen(fake: FakeWorld) -> None:
+    """Both hosts: a hypervisor that can do less."""
+    for each in fake.hosts.values():
+        each.facts = replace(each.facts, hypervisor="Xen", capabilities=XEN, machine_types=("xenpv", "xenpvh"))
+        each.domains = {n: replace(d, machine="xenpvh", accelerator="xen") for n, d in each.domains.items()}
+
+
 def stage(handoff: str) -> Stage:
     """One client that follows; for `seamless` another that must be carried."""
     fake = FakeWorld()
@@ -82,6 +90,9 @@ def stage(handoff: str) -> Stage:
         policy = replace(fake.inventory.policy, linger_s=60.0)
         fake.inventory = replace(fake.inventory, guests=guests, policy=policy, hooks=Hooks(("/before",), ("/after",)))
         handoff = SEAMLESS
+    if handoff == ON_XEN:
+        put_on_xen(fake)
+        handoff = SEAMLESS
     if handoff == SEAMLESS:
         fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
     wanted = Request(fake.inventory.guests[0], fake.inventory.sites[1], handoff, fake.inventory.policy, "me@here")
@@ -94,11 +105,11 @@ def figures() -> Iterator[None]:
     """For docs/reliability.md; shown by pytest's -s."""
     began_s = time.monotonic()
     yield
-    calls = {handoff: len(calls_of(handoff)) for handoff in (*HANDOFFS, WITH_DISK, OUTSIDE)}
+    calls = {handoff: len(calls_of(handoff)) for handoff in (*HANDOFFS, WITH_DISK, OUTSIDE, ON_XEN)}
     print(f"\ncalls: {calls}; moves: {Stage.moves} in {time.monotonic() - began_s:.0f} s")
 
 
-@pytest.fixture(params=[*HANDOFFS, WITH_DISK, OUTSIDE])
+@pytest.fixture(params=[*HANDOFFS, WITH_DISK, OUTSIDE, ON_XEN])
 def handoff(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -470,7 +470,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
         SEAMLESS,
         with_disk(lesser("berlin", live_migration=False, encrypted_copy=False, agent_channel=False, local_disks=False)),
     ),
-    "a hypervisor that heeds no policy": (SEAMLESS, lesser("bucharest", max_downtime=False, abort=False)),
+    "a hypervisor that heeds no policy": (
+        SEAMLESS,
+        lesser("bucharest", max_downtime=False, abort=False, abort_standing=False),
+    ),
     "a PV guest, and no shadow paging": (RENUMBER, both(web(machine="xenpv"), facts("bucharest", shadow_paging=False))),
     "a PV guest, and nobody knows of shadow paging": (RENUMBER, web(machine="xenpv")),
     "a PV guest that may stand still": (

@@ -152,7 +152,8 @@ def test_disks_need_a_hypervisor_that_freezes_them_and_guests_without_need_none(
         ("max_downtime", {}, "max_downtime_ms"),
         ("auto_converge", {}, "auto_converge"),
         ("auto_converge", {"auto_converge": False}, ""),
-        ("abort", {}, "copy_timeout_s, downtime_limit_ms"),
+        ("abort", {}, "copy_timeout_s"),
+        ("abort_standing", {}, "downtime_limit_ms"),
     ],
 )
 def test_what_the_source_does_not_heed_of_the_policy_is_told(lacks: str, policy: dict[str, Any], named: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -28,6 +29,11 @@ class Kernel:
     fences: set[str] = field(default_factory=set)
     overheard: list[Ear] = field(default_factory=list)
     error: Exception | None = None
+    holds: list[Held] = field(default_factory=list)
+
+    def hold(self, bridge: str, mac: str) -> Held:
+        self.holds.append(Held(bridge, mac))
+        return self.holds[-1]
 
     def ends(self, domain: str) -> list[LegEnd]:
         return [leg for leg in self.legs if leg.domain == domain]
@@ -68,12 +74,35 @@ class Ear:
 
 
 @dataclass
+class Held:
+    """Implements Holding: three packets."""
+
+    bridge: str
+    mac: str
+    device: str = ""
+    open: bool = True
+
+    def release(self, device: str, told: Callable[[int], None]) -> None:
+        assert self.open
+        self.device, self.open = device, False
+        told(3)
+
+    def close(self) -> None:
+        self.open = False
+
+
+@dataclass
 class Libvirt:
     """Implements Domains."""
 
     devices: dict[str, list[Tap]]
     listening: bool = False
     cards: dict[str, str] = field(default_factory=dict)
+    late: bool = False
+    expected: list[str] = field(default_factory=list)
+
+    def expect(self, domain: str) -> None:
+        self.expected.append(domain)
 
     def listen(self) -> bool:
         heard, self.listening = self.listening, True
@@ -279,3 +308,57 @@ def test_the_oldest_turns_are_dropped_and_that_is_said(host: Host) -> None:
     assert len(told) == MOST_TURNS
     assert told[0].trouble == "10 earlier turns were dropped: nobody asked"
     assert not any(turn.trouble for turn in told[1:])
+
+
+# On Xen, where a guest that arrives has no queue yet
+
+
+@pytest.fixture
+def destination() -> Host:
+    host = Host()
+    host.libvirt.late = True
+    del host.libvirt.devices["web"]
+    return host
+
+
+def test_what_comes_for_a_guest_before_its_card_is_up_is_held_and_then_given_to_it(destination: Host) -> None:
+    destination.switchover.arm("web")
+    (held,) = destination.kernel.holds
+    assert (held.bridge, held.mac, held.open) == (LEG.bridge, LEG.mac, True)
+    destination.libvirt.devices["web"] = DEVICES["web"]
+    destination.resume()
+    assert held.device == "tap2", "the card that its legs are of"
+    first, second = destination.switchover.turned("web").turns
+    assert first.to == GUEST and second.to == GUEST and sorted((first.rescued, second.rescued)) == [0, 3]
+
+
+def test_it_is_released_too_where_the_orchestrator_turns(destination: Host) -> None:
+    destination.switchover.arm("web")
+    destination.libvirt.devices["web"] = DEVICES["web"]
+    destination.switchover.turn("web", GUEST)
+    assert destination.kernel.holds[0].device == "tap2"
+
+
+def test_nothing_is_held_for_whom_is_here_or_has_a_queue_or_no_legs(host: Host, destination: Host) -> None:
+    host.switchover.arm("web")
+    destination.libvirt.devices["web"] = DEVICES["web"]
+    destination.switchover.arm("web")
+    destination.switchover.arm("nobody")
+    assert not host.kernel.holds and not destination.kernel.holds
+
+
+def test_to_arm_again_holds_once(destination: Host) -> None:
+    destination.switchover.arm("web")
+    destination.switchover.arm("web")
+    assert [held.open for held in destination.kernel.holds] == [False, True]
+
+
+def test_a_guest_without_that_card_is_given_nothing(destination: Host) -> None:
+    destination.switchover.arm("web")
+    destination.resume()
+    assert [(held.device, held.open) for held in destination.kernel.holds] == [("", False)]
+
+
+def test_whoever_is_armed_is_expected_to_pause(host: Host) -> None:
+    host.switchover.arm("web")
+    assert host.libvirt.expected == ["web"]

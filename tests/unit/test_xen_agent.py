@@ -7,10 +7,13 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from guest_agent import xen
+from guest_agent import __main__, xen, xenbus
+from guest_agent.agent import Agent
 from guest_agent.detect import Sighting
 from guest_agent.xen import XenstoreDetector, XenstoreServer
 from tests.unit.guest_fakes import FakeClock
@@ -288,3 +291,18 @@ def test_pieces_wait_for_each_other() -> None:
 def test_another_session_is_no_news() -> None:
     box = Mailbox("0" * 16)
     assert box.hear(b"1" * 16 + b" 7 7\nx") == b"" and box.record() is not None
+
+
+def test_the_guest_finds_out_what_it_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the first of the two devices that is there; a virtio channel comes first, where there is one."""
+    new, old = tmp_path / "xenbus", tmp_path / "xenfs"
+    monkeypatch.setattr(xenbus, "PATHS", (new, old))
+    assert [type(d).__name__ for d in __main__._detectors("eth0")] == ["AnnounceDetector"]
+    with pytest.raises(FileNotFoundError):
+        __main__._server(cast(Agent, SimpleNamespace(handle=echo)))
+    old.touch()
+    assert xenbus.device() == old
+    new.touch()
+    assert xenbus.device() == new
+    assert [type(d).__name__ for d in __main__._detectors("eth0")] == ["AnnounceDetector", "XenstoreDetector"]
+    assert isinstance(__main__._server(cast(Agent, SimpleNamespace(handle=echo))), XenstoreServer)

@@ -137,7 +137,7 @@ class FakeXenstore:
     def _changed(self, name: str) -> None:
         for client in self._clients:
             for path, token in client.watches:
-                whole = path if path.startswith("/") else f"{client.home}/{path}"
+                whole = path if path.startswith(("/", "@")) else f"{client.home}/{path}"
                 if name == whole or name.startswith(f"{whole}/") or whole.startswith(f"{name}/"):
                     self._fire(client, path, token)
 

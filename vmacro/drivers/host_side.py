@@ -143,7 +143,10 @@ class SshHostSide:
         return self._ask(xen_verbs.XEN_SAVING, host_verbs.Domain(domain))
 
     def abort_saving(self, domain: str) -> str:
-        return self._ask(xen_verbs.XEN_ABORT, host_verbs.Domain(domain)).why_not
+        return self._ask(xen_verbs.XEN_ABORT, host_verbs.Domain(domain)).outcome
+
+    def pace(self, address: str, port: int, bytes_s: int) -> int:
+        return self._ask(xen_verbs.XEN_PACE, xen_verbs.Pace(address, port, bytes_s)).connections
 
     def _end(self, leg: Leg) -> host_verbs.End:
         home = self._host.name == leg.home.name

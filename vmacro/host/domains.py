@@ -19,6 +19,8 @@ _CARDS = "./devices/interface"
 class LibvirtDomains:
     """Opened when first asked. `happened` gets a domain, where to turn its legs, and whether it has left."""
 
+    late = False
+
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._connection: Any = None
@@ -43,6 +45,18 @@ class LibvirtDomains:
                 return []
             raise
         return [card for card in cards if card.device]
+
+    def expect(self, domain: str) -> None:
+        """See switchover.Domains: libvirt's events of QEMU tell all."""
+
+    def number(self, domain: str) -> int:
+        """What its hypervisor calls it; -1 where it does not run here. Raises libvirtError."""
+        try:
+            return int(self._connection.lookupByName(domain).ID())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return -1
+            raise
 
     def with_card(self, mac: str) -> list[MacUser]:
         """Raises libvirtError where libvirt cannot be asked."""

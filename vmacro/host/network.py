@@ -6,6 +6,7 @@ import libvirt
 from pyroute2.iproute.linux import IPRoute
 
 from vmacro.host import fence, rescue, routing, tunnels
+from vmacro.host.hold import Hold, Holding
 from vmacro.host.legs import LegEnd
 
 
@@ -26,6 +27,10 @@ class KernelNetwork:
     def overhear(self, tap: str) -> Watched:
         """See switchover.Network."""
         return Watched(rescue.Overheard(tap))
+
+    def hold(self, bridge: str, mac: str) -> Holding:
+        """See switchover.Network."""
+        return Holding(Hold(bridge, mac))
 
     def put_up_fence(self, tap: str) -> None:
         """See switchover.Network."""

@@ -26,6 +26,7 @@ from vmacro.host.legs import LegEnd
 from vmacro.host.network import KernelNetwork
 from vmacro.host.reach import Reaching
 from vmacro.host.switchover import Switchover
+from vmacro.host.xen_domains import XenDomains
 from vmacro.wire import host_verbs
 from vmacro.wire.framing import LineReader
 from vmacro.wire.host_verbs import (
@@ -165,7 +166,7 @@ class Server:
 
 def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
     """All verbs, by this kernel and that libvirt."""
-    domains = LibvirtDomains(hypervisor_uri)
+    domains = XenDomains(hypervisor_uri) if hypervisor_uri.startswith("xen") else LibvirtDomains(hypervisor_uri)
     switchover = Switchover(KernelNetwork(ip), domains)
     domains.happened = switchover.happened
     return Dispatcher(

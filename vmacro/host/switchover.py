@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -39,6 +39,16 @@ class Overheard(Protocol):
         """Stop overhearing."""
 
 
+class Holding(Protocol):
+    """What is held for a guest that has no card yet; see hold.Holding."""
+
+    def release(self, device: str, told: Callable[[int], None]) -> None:
+        """To the guest's device, once that is up; `told` how many packets."""
+
+    def close(self) -> None:
+        """Hold no more. Idempotent."""
+
+
 class Network(Protocol):
     """The kernel's part. Every method may raise NetlinkError, OSError or RefusedError."""
 
@@ -50,6 +60,9 @@ class Network(Protocol):
 
     def overhear(self, tap: str) -> Overheard:
         """Overhear a tap from now on, until the result is closed."""
+
+    def hold(self, bridge: str, mac: str) -> Holding:
+        """Hold what is sent to a MAC by a bridge, until the result is closed or released."""
 
     def put_up_fence(self, tap: str) -> None:
         """Cut a tap off from the network."""
@@ -66,6 +79,13 @@ class Domains(Protocol):
 
     def listen(self) -> bool:
         """Make sure that events come. False: they did not come before, so that earlier ones were missed."""
+
+    @property
+    def late(self) -> bool:
+        """Whether a guest that arrives has no queue yet for packets."""
+
+    def expect(self, domain: str) -> None:
+        """See that its pauses are told, if it runs here. May raise OSError, too."""
 
     def taps(self, domain: str) -> list[Tap]:
         """The devices of all of the domain's cards on this host; none where it does not exist here."""
@@ -109,6 +129,7 @@ class Switchover:
         self._network, self._domains = network, domains
         self._armed: dict[str, _Armed] = {}
         self._overheard: dict[str, tuple[str, Overheard]] = {}  # by domain, with the tap
+        self._held: dict[str, Holding] = {}
         self._fenced: set[str] = set()
         self._told: dict[str, _Told] = {}
 
@@ -118,12 +139,16 @@ class Switchover:
         self._armed.pop(domain, None)
         self._overhear(domain, next((tap.device for tap in taps if tap.mac in {leg.mac for leg in legs}), ""))
         self._armed[domain] = _Armed(legs, [tap.device for tap in taps])
+        self._domains.expect(domain)
+        if self._domains.late:
+            self._hold(domain, [] if taps else legs)
 
     def turn(self, domain: str, to: str) -> None:
         """All ends of the domain's legs, as its event would have done; to the guest, its fence goes too. Idempotent."""
         for end in self._network.ends(domain):
             self._network.point(end, to)
         if to == GUEST:
+            self._release(domain)
             for tap in self._taps(domain):
                 self._network.take_down_fence(tap.device)
             self._fenced.discard(domain)
@@ -165,6 +190,8 @@ class Switchover:
             took_us, at_ns = (time.monotonic_ns() - began_ns) // 1000, time.time_ns()
             if to == TUNNEL:
                 rescued = self._rescue(domain, armed.legs)
+            else:
+                self._release(domain)
             if left:
                 self._fence(domain, armed.taps)
         except (NetlinkError, OSError, RefusedError) as error:
@@ -197,6 +224,26 @@ class Switchover:
             return overheard.send_on(legs)
         finally:
             overheard.close()
+
+    def _hold(self, domain: str, legs: list[LegEnd]) -> None:
+        """Of a domain that may come: what goes to its card."""
+        before = self._held.pop(domain, None)
+        if before is not None:
+            before.close()
+        if legs:
+            self._held[domain] = self._network.hold(legs[0].bridge, legs[0].mac)
+
+    def _release(self, domain: str) -> None:
+        """It runs here now: to the card that its legs are of, as soon as that is up."""
+        held = self._held.pop(domain, None)
+        if held is None:
+            return
+        macs = {leg.mac for leg in self._network.ends(domain)}
+        card = next((tap.device for tap in self._domains.taps(domain) if tap.mac in macs), "")
+        if not card:
+            held.close()
+            return
+        held.release(card, lambda count: self._tell(domain, Turn(GUEST, time.time_ns(), 0, count)))
 
     def _fence(self, domain: str, taps: Iterable[str]) -> None:
         """All of them: a copy that libvirt resumes here must reach nobody, by whatever card."""

@@ -1,5 +1,5 @@
 """A host of Xen: what libvirt's driver for it does not know, or cannot do. By xl, and by the helper of libxl that sends
-a domain's memory (libxl_save_callout.c): its own process, with the domain's number among its arguments."""
+or receives a domain's memory (libxl_save_callout.c): its own process, with the domain's number among its words."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 from vmacro.host.agents import AgentRelay
 from vmacro.host.dispatch import Handler, handler
 from vmacro.host.errors import RefusedError
+from vmacro.host.pace import pace
 from vmacro.host.xenbus import opened
 from vmacro.wire import xen_verbs
 from vmacro.wire.host_verbs import Domain
 from vmacro.wire.messages import Args, Nothing, Result
-from vmacro.wire.xen_verbs import CRASHED, SHUT, Aborted, AgentOf, Saving, XenFacts
+from vmacro.wire.xen_verbs import CRASHED, ENDED, NOTHING, SHUT, SUSPENDED, Aborted, AgentOf, Saving, XenFacts
 
 CAPABILITIES = Path("/proc/xen/capabilities")
 PROC = Path("/proc")
@@ -50,6 +51,7 @@ class Xen:
             handler(xen_verbs.XEN, _on_xen(lambda _args: facts(_xl("info")))),
             handler(xen_verbs.XEN_SAVING, _on_xen(self._saving)),
             handler(xen_verbs.XEN_ABORT, _on_xen(self._abort)),
+            handler(xen_verbs.XEN_PACE, _on_xen(pace)),
         )
 
     def _agent(self, args: AgentOf) -> Nothing:
@@ -63,14 +65,12 @@ class Xen:
 
     def _abort(self, args: Domain) -> Aborted:
         seen = look(args.domain)
-        helpers = list(_helpers(seen.number)) if seen.number >= 0 else []
-        if not helpers:
-            return Aborted("its memory is not being sent just now")
         if seen.suspended:
-            return Aborted("it is suspended already: the rest is sent in a moment, or never")
+            return Aborted(SUSPENDED)
+        helpers = list(_helpers(seen.number)) if seen.number >= 0 else []
         for pid in helpers:
             _end(pid)
-        return Aborted()
+        return Aborted(ENDED if helpers else NOTHING)
 
 
 def facts(text: str) -> XenFacts:
@@ -121,7 +121,8 @@ def _xl(word: str) -> str:
 
 
 def _helpers(number: int) -> Iterator[int]:
-    """Processes that send the memory of this very domain: HELPER --save-domain STREAM DOMID and more numbers."""
+    """Processes that send or receive the memory of this very domain: HELPER --save-domain STREAM BACK DOMID and more
+    numbers, the first two of them descriptors; --restore-domain likewise (both seen with 4.17.5)."""
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
@@ -130,12 +131,12 @@ def _helpers(number: int) -> Iterator[int]:
         except OSError:
             continue  # it has ended
         named = Path(os.fsdecode(words[0])).name == HELPER
-        if named and words[1:2] == [b"--save-domain"] and words[3:4] == [str(number).encode()]:
+        if named and words[1:2] in ([b"--save-domain"], [b"--restore-domain"]) and words[4:5] == [str(number).encode()]:
             yield int(entry.name)
 
 
 def _end(pid: int) -> None:
-    """On SIGTERM it tidies up, and libxl takes the migration for failed (libxl_save_helper.c: save_signal_handler)."""
+    """libxl takes the migration for failed then, at this end."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

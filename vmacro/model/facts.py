@@ -68,7 +68,8 @@ class Capabilities:
     """What a host's hypervisor can do, as it says or as its driver knows; never assumed.
 
     live_migration: of a running guest to another host. abort: a migration that runs can be ended, and the guest goes
-    on at the source. bandwidth_cap, max_downtime, auto_converge: it heeds these of a migration's policy.
+    on at the source; abort_standing: also while the guest stands still for the last of it. bandwidth_cap, max_downtime,
+    auto_converge: it heeds these of a migration's policy.
     encrypted_copy: it sends memory and disks by TLS. progress: it tells how much of a migration is left.
     completed_statistics: it keeps the figures of one that has ended. local_disks: it freezes a running guest's disks
     and sends what was written since. agent_channel: it gives a guest's agent a byte stream that needs no network.
@@ -76,6 +77,7 @@ class Capabilities:
 
     live_migration: bool
     abort: bool
+    abort_standing: bool
     bandwidth_cap: bool
     max_downtime: bool
     auto_converge: bool

@@ -64,6 +64,6 @@ def _unheeded(facts: HostFacts, policy: Policy) -> list[str]:
         "max_downtime_ms": can.max_downtime,
         "auto_converge": can.auto_converge or not policy.auto_converge,
         "copy_timeout_s": can.abort,
-        "downtime_limit_ms": can.abort,
+        "downtime_limit_ms": can.abort_standing,
     }
     return [name for name, is_heeded in heeded.items() if not is_heeded]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from vmacro.wire.fields import Items, Number, Text, Word
+from vmacro.wire.fields import Choice, Items, Number, Text, Unicast, Word
 from vmacro.wire.host_verbs import Domain
 from vmacro.wire.messages import Nothing, Verb
 
-# What xl says of a domain (xl.c: list_domains), in the order of its letters.
-RUNNING, BLOCKED, PAUSED, SHUT, CRASHED, DYING = "r", "b", "p", "s", "c", "d"
+# Letters by which xl tells of a domain (xl.c: list_domains).
+SHUT, CRASHED = "s", "c"
+ENDED, NOTHING, SUSPENDED = "ended", "nothing", "suspended"
 _Size = Annotated[int, Number(0, 1 << 62)]
 _WITHIN_S = 15.0
 
@@ -33,7 +34,7 @@ class XenFacts:
 @dataclass(frozen=True)
 class Saving:
     """Of a domain as Xen itself sees it; libvirt says `running` all through a migration. `number`: its domid, -1 where
-    it is none. `suspended`: it has stopped to be moved, and waits. `saving`: its memory is being sent."""
+    it is none. `suspended`: it has stopped to be moved, and waits. `saving`: its memory is being sent, or received."""
 
     number: Annotated[int, Number(-1, 1 << 16)]
     suspended: bool
@@ -42,16 +43,17 @@ class Saving:
 
 @dataclass(frozen=True)
 class Aborted:
-    """`why_not` is '' where the sending of its memory was ended."""
+    """What became of what sends a domain's memory here, or receives it. `suspended`: left alone, since the guest is
+    suspended already: the rest is sent in a moment."""
 
-    why_not: Annotated[str, Text(300)] = ""
+    outcome: Annotated[str, Choice((ENDED, NOTHING, SUSPENDED))]
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Most that libvirt may send to another host's at once, by each connection; 0: as fast as it goes."""
+    """Most that libvirt may send to another host's in a second, by each connection; 0: as fast as it goes."""
 
-    address: Annotated[str, Text(50)]
+    address: Annotated[str, Unicast()]
     port: Annotated[int, Number(1, 65535)]
     bytes_s: _Size
 
@@ -67,6 +69,6 @@ class Paced:
 AGENT = Verb("agent", AgentOf, Nothing, _WITHIN_S)
 XEN = Verb("xen", Nothing, XenFacts, _WITHIN_S)
 XEN_SAVING = Verb("xen-saving", Domain, Saving, _WITHIN_S)
-XEN_ABORT = Verb("xen-abort", Domain, Aborted, _WITHIN_S)
 XEN_PACE = Verb("xen-pace", Pace, Paced, _WITHIN_S)
-VERBS = {verb.name: verb for verb in (AGENT, XEN, XEN_SAVING, XEN_ABORT, XEN_PACE)}
+XEN_ABORT = Verb("xen-abort", Domain, Aborted, _WITHIN_S)
+VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (AGENT, XEN, XEN_SAVING, XEN_ABORT, XEN_PACE)}

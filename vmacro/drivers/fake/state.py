@@ -33,6 +33,7 @@ BASE_BYTES = 64 << 20
 QEMU = Capabilities(
     live_migration=True,
     abort=True,
+    abort_standing=True,
     bandwidth_cap=True,
     max_downtime=True,
     auto_converge=True,
@@ -42,9 +43,9 @@ QEMU = Capabilities(
     local_disks=True,
     agent_channel=True,
 )
-XEN = replace(  # with a host side, which can abort
+XEN = replace(  # with a host side, which can abort and pace
     QEMU,
-    bandwidth_cap=False,
+    abort_standing=False,
     max_downtime=False,
     auto_converge=False,
     progress=False,

@@ -27,7 +27,7 @@ FORGOTTEN_WITHIN_S = 10.0
 class Order:
     """What to do, and what the source's hypervisor can do of it. `disks`: targets whose overlays go along. `tunnelled`:
     through libvirt's own connection. `job`: what libvirt is at work on with a domain (states.job). `abort`: ends a
-    migration. `live`: the guest runs while it is copied."""
+    migration. `live`: the guest runs while it is copied. `see_to`: called again and again meanwhile."""
 
     destination: Host
     policy: Policy
@@ -37,6 +37,7 @@ class Order:
     job: Callable[[Any], str] = job
     abort: Callable[[Any], None] = lambda domain: domain.abortJob()
     live: bool = True
+    see_to: Callable[[], None] = lambda: None
 
     def under_way(self, domain: Any) -> bool:
         """Whether a migration of the domain to elsewhere runs, whoever began it: it goes on after its orchestrator has
@@ -87,7 +88,7 @@ class _Watch:
         self, domain: Any, order: Order, report: Callable[[CopyProgress], None], cancelled: Callable[[], bool]
     ) -> None:
         self._domain, self._policy, self._report, self._cancelled = domain, order.policy, report, cancelled
-        self._can, self._abort = order.capabilities, order.abort
+        self._can, self._abort, self._see_to = order.capabilities, order.abort, order.see_to
         self._began_s = time.monotonic()
         self._paused_s: float | None = None
         self._allowed_ms = 0
@@ -96,6 +97,7 @@ class _Watch:
         self.reason = ""
 
     def look(self) -> None:
+        self._see_to()
         progress = _progress(self._domain) if self._can.progress else None
         if progress is not None:
             self._allow(allowed_downtime_ms(progress.iteration, self._policy.max_downtime_ms))

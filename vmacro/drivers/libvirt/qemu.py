@@ -12,6 +12,7 @@ class QemuHypervisor(LibvirtHypervisor):
     known = Capabilities(
         live_migration=True,
         abort=True,
+        abort_standing=True,
         bandwidth_cap=True,
         max_downtime=True,
         auto_converge=True,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import libvirt
 
@@ -18,9 +19,10 @@ from vmacro.drivers.libvirt.migration import Order
 from vmacro.errors import CopyError, HostError
 from vmacro.model.facts import ARRIVING, LEAVING, PV, Capabilities, CopyProgress, DomainFacts, HostFacts
 from vmacro.model.nouns import Host, Policy
-from vmacro.wire.xen_verbs import Saving, XenFacts
+from vmacro.wire.xen_verbs import SUSPENDED, Saving, XenFacts
 
 SHADOW = "shadow"
+LIBVIRT_TLS_PORT = 16514
 NO_SHADOW = "it is a PV guest, and this Xen has no shadow paging, by which one is copied while it runs"
 
 
@@ -32,7 +34,24 @@ class XenSide(Protocol):
     def saving(self, domain: str) -> Saving: ...
 
     def abort_saving(self, domain: str) -> str:
-        """Why not; '' where it was ended."""
+        """What became of it: ENDED, NOTHING or SUSPENDED."""
+
+    def pace(self, address: str, port: int, bytes_s: int) -> int:
+        """Of how many connections to there that is true now."""
+
+
+class _Pacing:
+    """Once the connection is there by which a copy goes, it may send so much and no more."""
+
+    def __init__(self, side: Callable[[], XenSide], destination: Host, bytes_s: int) -> None:
+        self._side, self._bytes_s = side, bytes_s
+        self._there = (destination.address, urlsplit(destination.peer_uri).port or LIBVIRT_TLS_PORT)
+        self._done = False
+
+    def see_to(self) -> None:
+        if not self._done:
+            with suppress(HostError):
+                self._done = self._side().pace(*self._there, self._bytes_s) > 0
 
 
 class XenHypervisor(LibvirtHypervisor):
@@ -43,6 +62,7 @@ class XenHypervisor(LibvirtHypervisor):
     known = Capabilities(
         live_migration=True,
         abort=False,
+        abort_standing=False,
         bandwidth_cap=False,
         max_downtime=False,
         auto_converge=False,
@@ -56,7 +76,7 @@ class XenHypervisor(LibvirtHypervisor):
 
     def __init__(self, host: Host, connections: Connections, side: Callable[[Host], XenSide] | None = None) -> None:
         super().__init__(host, connections)
-        self._side = partial(side, host) if side is not None else None
+        self._sides, self._side = side, partial(side, host) if side is not None else None
 
     def facts(self) -> HostFacts:
         """Without a host side some of it is not known, and less can be done."""
@@ -65,7 +85,7 @@ class XenHypervisor(LibvirtHypervisor):
             return found
         with suppress(HostError):
             words = self._side().xen().virtualisation
-            can = replace(found.capabilities, abort=True)
+            can = replace(found.capabilities, abort=True, bandwidth_cap=True)
             return replace(found, capabilities=can, shadow_paging=SHADOW in words)
         return found
 
@@ -93,15 +113,29 @@ class XenHypervisor(LibvirtHypervisor):
         if not live and not policy.allow_standstill:
             text = f"host {self._host.name}: migration of {domain} to {destination.name} failed: {NO_SHADOW}"
             raise CopyError(text, "policy allow_standstill; or make it a PVH guest")
-        order = Order(destination, policy, disks, facts.capabilities, True, self.job, self._abort, live)
+        order = Order(
+            destination,
+            policy,
+            disks,
+            replace(facts.capabilities, bandwidth_cap=False),  # libvirt has no parameter for it
+            tunnelled=True,
+            job=self.job,
+            abort=partial(self._abort, destination),
+            live=live,
+        )
+        if self._side is not None and policy.bandwidth_mib_s:
+            order = replace(order, see_to=_Pacing(self._side, destination, policy.bandwidth_mib_s << 20).see_to)
         self.carry_out(domain, order, report, cancelled)
 
-    def _abort(self, domain: Any) -> None:
-        """Ends what sends its memory. libvirt's driver cannot: and were its connection to the destination cut, it would
-        wait for ever (libxl_migration.c: libxlTunnel3MigrationSrcFunc leaves the pipe open). Asked again and again."""
-        if self._side is not None:
-            with suppress(HostError):
-                self._side().abort_saving(str(domain.name()))
+    def _abort(self, destination: Host, domain: Any) -> None:
+        """Ends what sends its memory, and what receives it: libvirt cannot, and waits for the latter for ever. Asked
+        again and again."""
+        if self._sides is None:
+            return
+        name = str(domain.name())
+        with suppress(HostError):
+            if self._sides(self._host).abort_saving(name) != SUSPENDED:
+                self._sides(destination).abort_saving(name)
 
     @staticmethod
     def job(domain: Any) -> str:
