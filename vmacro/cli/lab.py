@@ -14,8 +14,8 @@ from vmacro import inventory as inventories
 from vmacro import wiring
 from vmacro.cli import move, render
 from vmacro.errors import ConfigurationError, LabError
-from vmacro.lab import lab as labs
 from vmacro.lab import accelerator, requirements, seat, topology
+from vmacro.lab import lab as labs
 from vmacro.lab.lab import Lab
 from vmacro.lab.machines import access
 from vmacro.lab.topology import OPERATOR, WAN

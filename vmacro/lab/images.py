@@ -2,8 +2,8 @@
 
 An image is a folder `CACHE/NAME-HASH`. A host's has a tree `root`, the lower layer of overlays, and beside it are the
 `packages` that it can install. A guest's has `vmlinuz`, `initrd.gz` and a `root.ext4`, which is read-only for the kind
-`guest`, and copied and written to for the kind `cloud`. The kind `xen` is a host with a kernel of its own: it has the tree,
-`vmlinuz` and `initrd.gz`.
+`guest`, and copied and written to for the kind `cloud`. The kind `xen` is a host with a kernel of its own: it has the
+tree, `vmlinuz` and `initrd.gz`.
 """
 
 from __future__ import annotations
