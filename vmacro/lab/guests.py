@@ -11,7 +11,7 @@ import libvirt
 
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.errors import AgentError, HostError, LabError, without_subject
-from vmacro.lab import cloud
+from vmacro.lab import cloud, process
 from vmacro.lab.machines import GUEST_IMAGES
 from vmacro.lab.topology import Guest, Topology
 from vmacro.model.facts import AgentFacts
@@ -20,6 +20,8 @@ from vmacro.wire.names import AGENT_CHANNEL
 
 NETWORK = "front"
 XEN_TYPES = {"pvh": ("xenpvh", "xenpvh"), "pv": ("xenpv", "linux")}  # machine and type of libvirt's os element
+
+XEN_SHARES = 64  # of the one processor; dom0, without which no guest gets anywhere, has 256
 
 _DOMAIN_XML = """\
 <domain type='{accelerator}'>
@@ -68,6 +70,7 @@ _XEN_DOMAIN_XML = """\
   </os>
   <features><acpi/><apic/></features>
   <on_crash>destroy</on_crash>
+  <cputune><shares>{shares}</shares></cputune>
   <devices>
     <disk type='block' device='disk'>
       <source dev='{disk}'/>
@@ -80,7 +83,6 @@ _XEN_DOMAIN_XML = """\
       <source network='{network}'/>
     </interface>
     <console type='pty'><target type='xen' port='0'/></console>
-    <memballoon model='none'/>
   </devices>
 </domain>
 """
@@ -149,6 +151,7 @@ def _xen_domain_xml(topology: Topology, name: str) -> str:
         cmdline=" ".join(["console=hvc0", *(w for w in _command_line(topology.guests[name]) if "ttyS0" not in w)]),
         mac=topology.mac(name),
         network=NETWORK,
+        shares=XEN_SHARES,
     )
 
 
@@ -186,6 +189,16 @@ def find(connections: dict[str, Any], name: str) -> str | None:
         except libvirt.libvirtError:
             continue
     return None
+
+
+def wait_for_lease(connection: Any, topology: Topology, name: str, timeout_s: float) -> None:
+    """Until its host's DHCP has given it an address. Raises LabError."""
+    deadline = process.Deadline(timeout_s)
+    while not any(x["mac"] == topology.mac(name) for x in connection.networkLookupByName(NETWORK).DHCPLeases()):
+        if deadline.over:
+            hint = f"look at its console: vmacro lab shell {name} --lab {topology.name}"
+            raise LabError(f"guest {name}: has no lease after {timeout_s:g} s", hint)
+        deadline.nap(1)
 
 
 def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: float) -> Ready:

@@ -240,6 +240,8 @@ class Lab:
             place = guests.find(opened, name)
             if place is None:
                 raise LabError(f"guest {name}: stopped while it booted", "see its console log on the host")
+            if guest.agent and self.topology.hypervisor == "xen":  # each question costs dom0 seconds
+                guests.wait_for_lease(opened[place], self.topology, name, GUEST_DEADLINE_S)
             if guest.agent:
                 ready = self._ready(connections, hosts[place], name, GUEST_DEADLINE_S)
                 up = f"{ready.agent.uptime_s:.0f} s after boot"

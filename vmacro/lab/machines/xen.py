@@ -171,7 +171,10 @@ class XenHost:
         addresses = f"[Network]\nAddress={uplink.node}\nGateway={uplink.router.ip}\nLinkLocalAddressing=no\n"
         identity.put(units / "10-uplink.network", f"[Match]\nName={UPLINK}\n{addresses}")
         mounted = {"packages": PACKAGES} | {f"files-{number}": path for number, path in enumerate(seen)}
-        lines = [f"/dev/disk/by-id/virtio-{disk} {path} ext4 ro,nofail 0 0\n" for disk, path in mounted.items()]
+        lines = [
+            f"/dev/disk/by-id/virtio-{disk} {path} ext4 ro,nofail,x-systemd.device-timeout=900 0 0\n"
+            for disk, path in mounted.items()
+        ]
         identity.put(upper / "etc/fstab", "".join(lines))
         for path, text in OWN_FILES.items():
             identity.put(upper / path, text)
