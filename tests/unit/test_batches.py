@@ -19,7 +19,7 @@ from vmacro.model.batches import Batch, Became, PlannedMove, Purpose, Wish
 from vmacro.model.events import BatchChanged, Event, TryBegan, TryEnded
 from vmacro.model.moves import Ending
 from vmacro.services import batch_report
-from vmacro.services.batches import Batches, Progress
+from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.crew import Crew
 
 PATIENCE_S = 60.0
@@ -33,7 +33,7 @@ class AtWork:
     crew: Crew
     seen: list[Event] = field(default_factory=list)
 
-    def wait_for_the_end(self, batch: Batch) -> Progress:
+    def wait_for_the_end(self, batch: Batch) -> BatchProgress:
         eventually(lambda: batch.batch_id not in self.batches.wishes(), "the end", within_s=PATIENCE_S)
         return self.batches.progress(batch.batch_id)
 

@@ -23,7 +23,7 @@ from vmacro.inventory import Settings
 from vmacro.model.batches import Batch, Wish
 from vmacro.model.events import Event
 from vmacro.services import batch_report
-from vmacro.services.batches import Batches, Progress
+from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
 
 batch = typer.Typer(help="Batches: what evacuate, drain, restore and follow have begun.", no_args_is_help=True)
@@ -351,7 +351,7 @@ def _show_report(figures: dict[str, Any], trouble: str, json: bool, batch_id: st
     render.say(f"report: {wiring.REPORTS / batch_id}/report.html")
 
 
-def _code(progress: Progress) -> int:
+def _code(progress: BatchProgress) -> int:
     return 0 if not progress.unmoved and not progress.batch.stays else 5
 
 

@@ -49,7 +49,7 @@ class Ourselves:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BatchProgress:
     """How far a batch is. `under_way`: numbers of moves that a worker has, or is about to take."""
 
     batch: Batch
@@ -169,13 +169,13 @@ class Batches:
         if wish in told:
             self._tell(batch_id, told[wish], f"by {self._tools.operator}")
 
-    def progress(self, batch_id: str) -> Progress:
+    def progress(self, batch_id: str) -> BatchProgress:
         """How far a batch is. Raises ConfigurationError where there is none, JournalError."""
         batch, wish = self._tools.tables.batch(batch_id)
         with self._tools.rows() as rows:
             waiting = list(rows.workflows(journal.TRY, prefix=f"{batch_id}-", statuses=WAITING))
             tally = tally_of(rows, batch_id, {row.name for row in waiting})
-        return Progress(batch, wish, tally, frozenset(try_of(row).number for row in waiting))
+        return BatchProgress(batch, wish, tally, frozenset(try_of(row).number for row in waiting))
 
     def newest(self, limit: int = 50) -> list[tuple[Batch, Wish]]:
         """The newest first."""
