@@ -155,7 +155,7 @@ class Batches:
                 raise PlanRejectedError(text, f"wait for it, or: vmacro batch abort {other.batch_id}")
         is_site = tools.inventory.site(batch.subject) is not None and batch.purpose != Purpose.DRAIN
         if batch.purpose in (Purpose.EVACUATE, Purpose.DRAIN):
-            tools.tables.close_for_guests(Maintenance(batch.subject, is_site, tools.operator, time.time()))
+            tools.tables.close_for_guests(Maintenance(batch.subject, is_site, tools.operator, batch.made_s))
         elif batch.purpose == Purpose.RESTORE:
             tools.tables.open_for_guests(batch.subject, True)
             tools.tables.open_for_guests(batch.subject, False)
@@ -282,7 +282,8 @@ class Batches:
         taken = [b for b, _ in self._tools.tables.batches(1000) if b.subject == subject and b.purpose in purposes]
         if not taken:
             raise ConfigurationError(f"restore {subject}: no batch has emptied it", "vmacro batch list")
-        chosen = [b for b in taken if b.made_s >= min(since) - 3600] if since else taken[:1]
+        # What went before an earlier `restore` is not brought back by this one: it began when the first of these did.
+        chosen = [b for b in taken if b.made_s >= min(since)] if since else taken[:1]
         origins: dict[str, str] = {}
         with self._tools.rows() as rows:
             for batch in sorted(chosen, key=lambda b: b.made_s):
