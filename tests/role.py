@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import jinja2
 
@@ -19,9 +20,14 @@ _GIVEN: dict[str, object] = {
 }
 
 
-def rendered(name: str, role: str = "hypervisor", **variables: object) -> str:
-    """A template of a role."""
+def rendered(name: str, **variables: object) -> str:
+    """A template of the role `hypervisor`."""
+    return of_role("hypervisor", name, _GIVEN | variables)
+
+
+def of_role(role: str, name: str, variables: Mapping[str, object]) -> str:
+    """A template of any role."""
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     environment.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None
     text = (ansible_inventory.playbooks() / f"roles/{role}/templates" / name).read_text()
-    return environment.from_string(text).render(**(_GIVEN | variables))
+    return environment.from_string(text).render(**{"ansible_managed": "by a test"} | dict(variables))

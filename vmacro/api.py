@@ -36,13 +36,14 @@ from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
 from vmacro.services import journal, waiting
 from vmacro.services.archive import see_that_it_may_name_a_move
-from vmacro.services.batches import Batches, Progress
+from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import everything
 from vmacro.services.moves import Checked, Control, Moves, Report, Worlds
 from vmacro.services.survey import HostState, connections_of, overview
 
 __all__ = [
     "Batch",
+    "BatchProgress",
     "BatchRun",
     "Checked",
     "ClaimedError",
@@ -59,7 +60,6 @@ __all__ = [
     "PlanRejectedError",
     "PlannedMove",
     "PolicyChanges",
-    "Progress",
     "Purpose",
     "Report",
     "RolledBackError",
@@ -107,9 +107,9 @@ class BatchRun:
         self.batch_id, self._here = batch_id, here
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> BatchProgress:
         """How far it is. Raises JournalError."""
-        found: Progress = self._here(lambda batches: batches.progress(self.batch_id))
+        found: BatchProgress = self._here(lambda batches: batches.progress(self.batch_id))
         return found
 
     @property
@@ -117,7 +117,7 @@ class BatchRun:
         """Whether nothing is left to do. A batch that is paused is not done."""
         return bool(self._here(lambda batches: self.batch_id not in batches.wishes()))
 
-    def result(self, timeout_s: float = math.inf) -> Progress:
+    def result(self, timeout_s: float = math.inf) -> BatchProgress:
         """Waits for the end. Raises TimeoutError if it still goes on after so many seconds, which does not stop it."""
         until = time.monotonic() + timeout_s
         while not self.done:

@@ -23,7 +23,7 @@ def test_a_site_is_evacuated_and_restored(lab: Lab, vmacro: Vmacro) -> None:
     with ExitStack() as connected:
         held = {g: connected.enter_context(clients(lab, "client", address_of(lab, g), "chatter")) for g in MOVERS}
         dry = quiet("evacuate", home, "--dry-run")
-        assert dry.returncode == 3 and STAYS in dry.stdout and "no-channel" in dry.stdout, dry.stdout + dry.stderr
+        assert dry.returncode == 3 and STAYS in dry.stdout and "no-agent" in dry.stdout, dry.stdout + dry.stderr
         assert {site_of(lab, guest) for guest in MOVERS} == {home}, "a plan changes nothing"
 
         done = quiet("evacuate", home, "--yes", "--deadline", "10m", "--json")

@@ -15,11 +15,11 @@ from tests.support import eventually
 from tests.unit.town import Town
 from vmacro import crews, wiring
 from vmacro.errors import ConfigurationError, CopyError, PlanRejectedError
-from vmacro.model.batches import Batch, Became, Purpose, Wish
+from vmacro.model.batches import Batch, Became, PlannedMove, Purpose, Wish
 from vmacro.model.events import BatchChanged, Event, TryBegan, TryEnded
 from vmacro.model.moves import Ending
 from vmacro.services import batch_report
-from vmacro.services.batches import Batches, Progress
+from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.crew import Crew
 
 PATIENCE_S = 60.0
@@ -33,7 +33,7 @@ class AtWork:
     crew: Crew
     seen: list[Event] = field(default_factory=list)
 
-    def wait_for_the_end(self, batch: Batch) -> Progress:
+    def wait_for_the_end(self, batch: Batch) -> BatchProgress:
         eventually(lambda: batch.batch_id not in self.batches.wishes(), "the end", within_s=PATIENCE_S)
         return self.batches.progress(batch.batch_id)
 
@@ -85,6 +85,28 @@ def test_a_site_is_evacuated_and_restored(town: Town, tmp_path: Path) -> None:
         work.batches.begin(back)
         assert work.wait_for_the_end(back).moved == 4 and at_home(town) == [*town.guests]
         assert work.batches.maintenance() == ()
+
+
+def test_what_was_restored_and_moved_on_purpose_since_stays_there(town: Town, tmp_path: Path) -> None:
+    """Of two evacuations only the one that has not been restored counts."""
+    with at_work(town, tmp_path) as work:
+        for act in (work.batches.plan_evacuation, work.batches.plan_restore):
+            first = act("bucharest")
+            work.batches.begin(first)
+            work.wait_for_the_end(first)
+        chosen = work.batches.planned(Purpose.FOLLOW, "by-hand", first_of(town, work))
+        work.batches.begin(chosen)
+        work.wait_for_the_end(chosen)
+        assert at_home(town) == ["g2", "g3", "g4"]
+        second = work.batches.plan_evacuation("bucharest")
+        work.batches.begin(second)
+        work.wait_for_the_end(second)
+        assert sorted(m.guest for m in work.batches.plan_restore("bucharest").moves) == ["g2", "g3", "g4"]
+
+
+def first_of(town: Town, work: AtWork) -> list[PlannedMove]:
+    """A move of g1 alone."""
+    return [move for move in work.batches.plan_evacuation("bucharest").moves if move.guest == town.guests[0]]
 
 
 def test_maintenance_keeps_single_moves_away_too(town: Town, tmp_path: Path) -> None:

@@ -196,11 +196,9 @@ def test_metrics_count_what_ended() -> None:
 def test_the_services_run_what_they_say() -> None:
     defaults = ansible_inventory.playbooks() / "roles/orchestrator/defaults/main.yml"
     known = yaml.safe_load(defaults.read_text())
-    worker, carry = (
-        role.rendered(f"{unit}.service.j2", "orchestrator", **known) for unit in known["orchestrator_units"]
-    )
+    worker, carry = (role.of_role("orchestrator", f"{unit}.service.j2", known) for unit in known["orchestrator_units"])
     assert "worker --inventory /etc/vmacro/inventory.toml --metrics 127.0.0.1:9437\n" in worker
     assert "TimeoutStopSec=7200\n" in worker and "KillMode=mixed\n" in worker and "\nUser=root\n" in worker
     assert "carry --forever --inventory /etc/vmacro/inventory.toml\n" in carry
     nowhere = known | {"orchestrator_metrics_address": ""}
-    assert "--metrics" not in role.rendered("vmacro-worker.service.j2", "orchestrator", **nowhere)
+    assert "--metrics" not in role.of_role("orchestrator", "vmacro-worker.service.j2", nowhere)

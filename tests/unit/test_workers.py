@@ -19,7 +19,7 @@ from vmacro.inventory import Settings
 from vmacro.model.batches import Batch
 from vmacro.model.events import Event, TryBegan, TryEnded
 from vmacro.services import batch_report
-from vmacro.services.batches import Batches, Progress
+from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
 
 PATIENCE_S = 120.0
@@ -64,7 +64,7 @@ def planning(settings: Settings) -> Iterator[tuple[Batches, DatabaseEventLog]]:
         yield stack.enter_context(crews.batches(settings, moves, log.append)), log
 
 
-def ended(batches: Batches, batch: Batch) -> Progress:
+def ended(batches: Batches, batch: Batch) -> BatchProgress:
     eventually(lambda: batch.batch_id not in batches.wishes(), "the end", within_s=PATIENCE_S)
     return batches.progress(batch.batch_id)
 

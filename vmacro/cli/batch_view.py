@@ -123,7 +123,7 @@ def shown(view: View, json: bool) -> Iterator[Callable[[list[Event]], None]]:
         def print_lines(events: list[Event]) -> None:
             for event in _of(view, events):
                 if isinstance(event.what, TryBegan | TryEnded | BatchChanged):
-                    print(f"{event.kind:10} {escaped(event.text)}", flush=True)
+                    render.say(f"{event.kind:10} {escaped(event.text)}")
 
         yield print_lines
 

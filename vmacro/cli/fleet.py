@@ -11,22 +11,24 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import crews, wiring
 from vmacro.cli import batch_view, render, telling
 from vmacro.cli import metrics as serving
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.crews import Working
-from vmacro.errors import ConfigurationError
+from vmacro.errors import ConfigurationError, JournalError, reason_of
 from vmacro.inventory import Settings
 from vmacro.model.batches import Batch, Wish
 from vmacro.model.events import Event
 from vmacro.services import batch_report
-from vmacro.services.batches import Batches, Progress
+from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
 
 batch = typer.Typer(help="Batches: what evacuate, drain, restore and follow have begun.", no_args_is_help=True)
 POLL_S = 0.3
+SHOWN_PLANNED = 200  # moves of a plan on a terminal
 SHOWN = 40  # guests that moved well, in a report on a terminal
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -260,23 +262,29 @@ def carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
 
 
 def leave(working: Working, asked: Asked) -> None:
-    """Begin nothing more, and wait for what is under way; asked once more, undo it where it can be undone."""
+    """Begin nothing more. What is under way goes on to its end, unless somebody asks a second time."""
     working.crew.leave()
-    before, cancelled = asked.times, False
+    cancelled = False
     while working.crew.under_way:
-        if asked.times > before and not cancelled:
+        if asked.times > 1 and not cancelled:
             cancelled = True
             working.crew.cancel()
         time.sleep(POLL_S)
 
 
 def _watch(batches: Batches, log: DatabaseEventLog, made: Batch, json: bool, stopped: Callable[[], bool]) -> bool:
-    """Show what happens until the batch ends; whether it has."""
-    view, after = batch_view.View(made.batch_id, len(made.moves)), 0
+    """Show what happens until the batch ends; whether it has. A database that does not answer ends no watching: moves
+    go on meanwhile."""
+    view, after, told = batch_view.View(made.batch_id, len(made.moves)), 0, False
     with batch_view.shown(view, json) as show:
         while not stopped():
-            ended = made.batch_id not in batches.wishes()
-            after, events = batch_view.new_events(log, after)
+            try:
+                ended = made.batch_id not in batches.wishes()
+                after, events = batch_view.new_events(log, after)
+            except (SQLAlchemyError, JournalError) as error:
+                if not told:
+                    render.warn(f"journal: {reason_of(error)}; looking again")
+                told, ended, events = True, False, []
             show(events)
             if ended and not events:
                 return True
@@ -312,10 +320,11 @@ def _story(log: DatabaseEventLog, batch_id: str) -> list[Event]:
 def _show_plan(made: Batch) -> None:
     rows = [
         (n, m.guest, m.source, f"{m.destination_site}/{m.destination}", m.mib, m.seconds, m.because)
-        for n, m in enumerate(made.moves, 1)
+        for n, m in enumerate(made.moves[:SHOWN_PLANNED], 1)
     ]
     total = sum(m.mib for m in made.moves)
-    note = f"{len(rows)} moves, {total:.0f} MiB, about {_minutes(made.expected_s)} in all"
+    note = f"{len(made.moves)} moves, {total:.0f} MiB, about {_minutes(made.expected_s)} in all"
+    note += f"; the first {SHOWN_PLANNED} are shown, --json has all" if len(rows) < len(made.moves) else ""
     render.table(render.rows("Moves", ("", "guest", "from", "to", "MiB", "s", "why there"), rows, note))
     if made.stays:
         stays = [(s.guest, s.at, s.code, s.why, s.hint) for s in made.stays]
@@ -342,7 +351,7 @@ def _show_report(figures: dict[str, Any], trouble: str, json: bool, batch_id: st
     render.say(f"report: {wiring.REPORTS / batch_id}/report.html")
 
 
-def _code(progress: Progress) -> int:
+def _code(progress: BatchProgress) -> int:
     return 0 if not progress.unmoved and not progress.batch.stays else 5
 
 

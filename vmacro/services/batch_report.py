@@ -16,7 +16,7 @@ from vmacro.model.batches import Became
 from vmacro.model.events import Event, TryBegan, TryEnded
 from vmacro.rtt import report
 from vmacro.rtt.report import Table
-from vmacro.services.batches import Progress
+from vmacro.services.batches import BatchProgress
 from vmacro.services.event_json import as_plain
 
 MOST_BARS = 60  # guests that a picture has room for, each with a bar
@@ -87,7 +87,7 @@ def peaks(found: Iterable[Bar]) -> Peaks:
     return Peaks(host, link, most)
 
 
-def summary(progress: Progress, events: Iterable[Event]) -> dict[str, Any]:
+def summary(progress: BatchProgress, events: Iterable[Event]) -> dict[str, Any]:
     """What summary.json has."""
     batch, found = progress.batch, bars(events)
     ended = {n: b for n, b in progress.tally.last.items() if n not in progress.under_way and not b.put_off}
@@ -114,7 +114,7 @@ def summary(progress: Progress, events: Iterable[Event]) -> dict[str, Any]:
     }
 
 
-def _of_move(progress: Progress, number: int) -> dict[str, Any]:
+def _of_move(progress: BatchProgress, number: int) -> dict[str, Any]:
     move, last = progress.batch.moves[number], progress.tally.last.get(number, Became(None, put_off=True))
     return {
         "guest": move.guest,
@@ -158,7 +158,7 @@ def tables(figures: dict[str, Any], most: int | None = None) -> list[Table]:
     return made + ([Table("Who stays", ("guest", "at", "finding", "why", "hint"), stays)] if stays else [])
 
 
-def write(folder: Path, progress: Progress, events: list[Event]) -> tuple[dict[str, Any], str]:
+def write(folder: Path, progress: BatchProgress, events: list[Event]) -> tuple[dict[str, Any], str]:
     """All files into one folder; returns the summary, and why not all of them could be written."""
     figures = summary(progress, events)
     title = f"{progress.batch.purpose.value} {progress.batch.subject}"

@@ -49,7 +49,7 @@ class Ourselves:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BatchProgress:
     """How far a batch is. `under_way`: numbers of moves that a worker has, or is about to take."""
 
     batch: Batch
@@ -154,7 +154,7 @@ class Batches:
                 raise PlanRejectedError(text, f"wait for it, or: vmacro batch abort {other.batch_id}")
         is_site = tools.inventory.site(batch.subject) is not None and batch.purpose != Purpose.DRAIN
         if batch.purpose in (Purpose.EVACUATE, Purpose.DRAIN):
-            tools.tables.close_for_guests(Maintenance(batch.subject, is_site, tools.operator, time.time()))
+            tools.tables.close_for_guests(Maintenance(batch.subject, is_site, tools.operator, batch.made_s))
         elif batch.purpose == Purpose.RESTORE:
             tools.tables.open_for_guests(batch.subject, True)
             tools.tables.open_for_guests(batch.subject, False)
@@ -169,13 +169,13 @@ class Batches:
         if wish in told:
             self._tell(batch_id, told[wish], f"by {self._tools.operator}")
 
-    def progress(self, batch_id: str) -> Progress:
+    def progress(self, batch_id: str) -> BatchProgress:
         """How far a batch is. Raises ConfigurationError where there is none, JournalError."""
         batch, wish = self._tools.tables.batch(batch_id)
         with self._tools.rows() as rows:
             waiting = list(rows.workflows(journal.TRY, prefix=f"{batch_id}-", statuses=WAITING))
             tally = tally_of(rows, batch_id, {row.name for row in waiting})
-        return Progress(batch, wish, tally, frozenset(try_of(row).number for row in waiting))
+        return BatchProgress(batch, wish, tally, frozenset(try_of(row).number for row in waiting))
 
     def newest(self, limit: int = 50) -> list[tuple[Batch, Wish]]:
         """The newest first."""
@@ -281,7 +281,8 @@ class Batches:
         taken = [b for b, _ in self._tools.tables.batches(1000) if b.subject == subject and b.purpose in purposes]
         if not taken:
             raise ConfigurationError(f"restore {subject}: no batch has emptied it", "vmacro batch list")
-        chosen = [b for b in taken if b.made_s >= min(since) - 3600] if since else taken[:1]
+        # What went before an earlier `restore` is not brought back by this one: it began when the first of these did.
+        chosen = [b for b in taken if b.made_s >= min(since)] if since else taken[:1]
         origins: dict[str, str] = {}
         with self._tools.rows() as rows:
             for batch in sorted(chosen, key=lambda b: b.made_s):
