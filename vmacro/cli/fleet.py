@@ -262,7 +262,7 @@ def carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
 
 
 def leave(working: Working, asked: Asked) -> None:
-    """What is under way goes on to its end, unless somebody asks a second time."""
+    """Begin nothing more. What is under way goes on to its end, unless somebody asks a second time."""
     working.crew.leave()
     cancelled = False
     while working.crew.under_way:

@@ -9,9 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from vmacro import crews, policies, wiring
 from vmacro.cli import fleet, render, telling
-from vmacro.errors import ConfigurationError, PlanRejectedError, VmacroError
+from vmacro.errors import VmacroError, reason_of
 from vmacro.fleet.assemble import whole_horizon
 from vmacro.inventory import Settings
 from vmacro.model.batches import Purpose, Wish
@@ -22,6 +24,7 @@ from vmacro.services.follow import Decided, Past
 from vmacro.services.moves import Moves
 
 POLL_S = 0.5
+AFTER_TROUBLE_S = 60.0
 MOST_TRIES = 4  # to decide, while a move's checks stand against what was decided
 
 
@@ -89,9 +92,10 @@ class Follower:
                 batches.begin(batch)
                 self._wait(batches, batch.batch_id, asked)
             return policies.load(self._path).timing.every.total_seconds()
-        except (ConfigurationError, PlanRejectedError, VmacroError) as error:
-            render.warn(f"vmacro: {error}; nothing was moved")
-            return 60.0
+        except (VmacroError, SQLAlchemyError) as error:
+            said = str(error) if isinstance(error, VmacroError) else f"journal: {reason_of(error)}"
+            render.warn(f"vmacro: {said}; this round has ended, the next one is in {AFTER_TROUBLE_S:g} s")
+            return AFTER_TROUBLE_S
 
     def _wait(self, batches: Batches, name: str, asked: fleet.Asked) -> None:
         while name in batches.wishes() and not asked.times:
