@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,9 @@ def stand_back_if_spare(config: pytest.Config) -> None:
         return
     os.nice(NICE)
     os.setsid()
+    # A session's leader gets every terminal that it opens as its own, and the end of one would be its end; no test's
+    # program inherits a handler.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     group = Path("/proc/self/autogroup")
     if group.exists():
         group.write_text(str(NICE))

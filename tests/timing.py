@@ -20,7 +20,8 @@ class Phase:
 
     def add(self, report: pytest.TestReport) -> None:
         self.begin, self.end = min(self.begin, report.start), max(self.end, report.stop)
-        self.spent[report.when or "call"] += report.duration
+        # pytest-xdist knows no phase of a test whose worker died
+        self.spent[report.when if report.when in self.spent else "call"] += report.duration
         self.tests += report.when == "call"
 
 
