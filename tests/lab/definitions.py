@@ -34,7 +34,7 @@ LISTEN, ANOTHER = "10.9.0.1", "192.0.2.7"
 NETWORK = "<network><name>{}</name><forward mode='bridge'/><bridge name='br-lan'/></network>"
 # What runs instead of one that this host cannot start.
 BARE = """<domain type='{kind}'><name>{name}</name><memory unit='MiB'>{memory}</memory>
-<os><type arch='x86_64' machine='q35'>hvm</type></os><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/>
 <target dev='vda' bus='virtio'/></disk>
 <interface type='network'><mac address='{mac}'/><source network='front'/><model type='virtio'/></interface>
@@ -70,6 +70,13 @@ def domain_of(number: int) -> str:
 def disk_of(number: int) -> str:
     """Its own."""
     return f"/images/{domain_of(number)}.qcow2"
+
+
+def machine_of(text: str) -> str:
+    """Of which machine type its devices are: what one has, another may lack."""
+    found = ElementTree.fromstring(text).find("os/type")
+    assert found is not None
+    return found.get("machine", "q35")
 
 
 def adapted(text: str, number: int, kind: str, here: str) -> str:
@@ -148,7 +155,8 @@ def defined(lab: Lab, host: str, number: int, name: str, kind: str) -> Iterator[
             why = str(error.stderr).strip() or "no reason was given"
             on_host(lab, host, "sh", "-c", f"{gone}; true")
             bare = {"kind": kind, "name": domain, "memory": MEMORY_MIB, "mac": mac(number), "disk": disk_of(number)}
-            told(lab, host, BARE.format(channel=AGENT_CHANNEL, **bare), "define", FILE)
+            bare |= {"machine": machine_of(live.read_text()), "channel": AGENT_CHANNEL}
+            told(lab, host, BARE.format(**bare), "define", FILE)
             virsh(lab, host, "start", domain, "--paused")
         if why or after.exists():
             uuid = virsh(lab, host, "domuuid", domain).strip()

@@ -16,8 +16,7 @@ from tests.lab.test_obstacles import STRANGER, blocking, findings, refused
 from tests.support import Vmacro, Way, address_of, clients, on_host, other_site, site_of, traces_of_moves, virsh
 from vmacro.lab.lab import Lab
 
-pytestmark = pytest.mark.lab
-MORE = pytest.mark.slow("as its neighbours, in another way: ten to twenty seconds each")
+pytestmark = [pytest.mark.lab, pytest.mark.slow("two minutes; each finding is a unit test, too")]
 # Nobody has this address of the lab's transit network.
 SILENT = """
 [sites.nowhere]
@@ -125,9 +124,9 @@ def twin_of_the_card(lab: Lab, way: Way) -> Iterator[None]:
     ("network", "says", "codes", "warned"),
     [
         ("odd", "source's", (*ODD_CODES, "subnet-occupied"), ("gateway-mac", "guests-unguarded")),
-        pytest.param("odd", "10.60.9.1", ODD_CODES, (), marks=MORE),
-        pytest.param("full", "", ("dhcp-exhausted", "network-differs", "subnet-differs"), (), marks=MORE),
-        pytest.param("none", "", ("network-missing", "no-host-side"), (), marks=MORE),
+        ("odd", "10.60.9.1", ODD_CODES, ()),
+        ("full", "", ("dhcp-exhausted", "network-differs", "subnet-differs"), ()),
+        ("none", "", ("network-missing", "no-host-side"), ()),
     ],
 )
 def test_a_network_that_takes_no_guest(
@@ -153,7 +152,6 @@ def other_network(lab: Lab, way: Way, name: str, address: str) -> Iterator[None]
         virsh(lab, way.there, "net-destroy", name)
 
 
-@MORE
 def test_a_path_that_loses_large_packets_without_a_word(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     chain = "chain all { type filter hook prerouting priority -300; ip saddr %s ip length > 1400 drop; }"
     make = "echo 'table inet narrow { %s }' | nft -f -" % (chain % lab.host(way.here).address)
@@ -161,7 +159,6 @@ def test_a_path_that_loses_large_packets_without_a_word(lab: Lab, vmacro: Vmacro
         stopped(lab, vmacro, way, "path-mtu")
 
 
-@MORE
 def test_a_guest_whose_kernel_is_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """Root in it has set all this."""
     scene = Scene(lab, vmacro, way.here, way.there)
@@ -188,14 +185,12 @@ def reserved(lab: Lab, host: str, mac: str, address: str) -> Iterator[None]:
         virsh(lab, host, "net-update", "front", "delete", "ip-dhcp-host", entry, "--live")
 
 
-@MORE
 def test_reservations_that_are_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """An operator has promised the guest's address to somebody else's card."""
     with reserved(lab, way.here, "52:54:00:dd:ff:02", address_of(lab, "web")):
         stopped(lab, vmacro, way, "reservation-collides", "address-unknown")
 
 
-@MORE
 def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """Clients of plain TCP, of datagrams, and one that refuses addresses; and who knows the old address alone. Nobody
     asks host sides, which would know of files."""
@@ -218,13 +213,11 @@ def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way:
     assert hosts_as_they_are(lab) == before
 
 
-@MORE
 def test_a_guest_without_an_agent(lab: Lab, vmacro: Vmacro) -> None:
     done = vmacro("check", "mute", "--to", other_site(site_of(lab, "mute")), "--json")
     assert done.returncode == 3, done.stdout + done.stderr
     assert {f["code"] for f in json.loads(done.stdout) if f["severity"] == "blocker"} == {"no-agent"}
 
 
-@MORE
 def test_a_destination_whose_host_side_cannot_be_asked(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     stopped(lab, vmacro.altered("mute.toml", saying(way.there, ssh="")), way, "no-host-side")
