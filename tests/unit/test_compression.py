@@ -72,6 +72,9 @@ def test_the_fastest_of_the_earlier_copies_over_this_link_counts() -> None:
     fast = copied(statistics=CopyStatistics(180, 1000, 400 * MIB, 3), source="berlin", destination="bucharest")
     chosen = compression.between(asked(fake), seen(fake, copied(), fast))
     assert chosen is not None and (chosen.method, "400 MiB/s" in chosen.because) == (Compression.OFF, True)
+    fast_processor = replace(fast, compression=Compression.ZSTD)
+    chosen = compression.between(asked(fake), seen(fake, copied(), fast_processor))
+    assert chosen is not None and (chosen.method, "15 MiB/s" in chosen.because) == (Compression.ZSTD, True)
     elsewhere = replace(fast, source="berlin", destination="paris")
     chosen = compression.between(asked(fake), seen(fake, copied(), elsewhere))
     assert chosen is not None and chosen.method == Compression.ZSTD
