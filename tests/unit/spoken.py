@@ -191,6 +191,9 @@ class _HostSide:
             return host_verbs.HeardOf(self._network.reach(args))
         if verb.startswith("disk-"):
             return self._of_disk(verb, args)
+        return self._without_result(verb, args)
+
+    def _without_result(self, verb: str, args: Any) -> messages.Nothing:
         if verb == "join":
             self._network.join(self._known(args), args.far)
         elif verb == "point":
@@ -199,6 +202,8 @@ class _HostSide:
             self._network.turn(args.domain, args.to == host_verbs.GUEST)
         elif verb == "close":
             self._network.close(args.move, args.address)
+        elif verb == "widen":
+            self._network.widen(args.address)
         else:
             self._network.arm(args.domain)
         return messages.Nothing()

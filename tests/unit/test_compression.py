@@ -10,14 +10,14 @@ import pytest
 from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld
 from vmacro.drivers.libvirt import xml
-from vmacro.errors import AgentError
+from vmacro.errors import AgentError, HostError
 from vmacro.model.copies import CopyStatistics, Forecast, PastCopy
 from vmacro.model.events import Event, Note
 from vmacro.model.facts import Past, Survey
 from vmacro.model.moves import Ending, Finding
 from vmacro.model.nouns import Compression, Policy
 from vmacro.planning import capabilities, compression, forecast
-from vmacro.planning.handoffs import RENUMBER
+from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
 from vmacro.services.survey import survey
@@ -72,6 +72,9 @@ def test_the_fastest_of_the_earlier_copies_over_this_link_counts() -> None:
     fast = copied(statistics=CopyStatistics(180, 1000, 400 * MIB, 3), source="berlin", destination="bucharest")
     chosen = compression.between(asked(fake), seen(fake, copied(), fast))
     assert chosen is not None and (chosen.method, "400 MiB/s" in chosen.because) == (Compression.OFF, True)
+    fast_processor = replace(fast, compression=Compression.ZSTD)
+    chosen = compression.between(asked(fake), seen(fake, copied(), fast_processor))
+    assert chosen is not None and (chosen.method, "15 MiB/s" in chosen.because) == (Compression.ZSTD, True)
     elsewhere = replace(fast, source="berlin", destination="paris")
     chosen = compression.between(asked(fake), seen(fake, copied(), elsewhere))
     assert chosen is not None and chosen.method == Compression.ZSTD
@@ -192,3 +195,30 @@ def dropping(wanted: bool, broken: str = "") -> tuple[FakeWorld, list[str]]:
 def test_which_domains_report_free_pages(balloon: str, reports: bool) -> None:
     described = xml.domain(f"<domain type='kvm'><memory>1024</memory><devices>{balloon}</devices></domain>")
     assert described.reports_free_pages == reports
+
+
+@pytest.mark.parametrize(("method", "wide"), [(Compression.ZSTD, {"10.9.0.2"}), (Compression.OFF, set[str]())])
+def test_the_sources_way_to_the_destination_is_wide_where_memory_is_compressed(
+    method: Compression, wide: set[str]
+) -> None:
+    fake = FakeWorld()
+    assert moved_seamlessly(fake, method) == Ending.MOVED
+    assert fake.hosts["bucharest"].wide == wide and fake.hosts["berlin"].wide == set()
+
+
+def test_a_way_that_stays_narrow_stops_no_move() -> None:
+    fake = FakeWorld()
+
+    def before(effect: str) -> None:
+        if effect == "link.widen bucharest":
+            raise HostError("host bucharest: does not know this")
+
+    fake.before = before
+    assert moved_seamlessly(fake, Compression.ZSTD) == Ending.MOVED and fake.hosts["bucharest"].wide == set()
+
+
+def moved_seamlessly(fake: FakeWorld, method: Compression) -> Ending:
+    request = replace(asked(fake, compression=method), handoff=SEAMLESS)
+    now = measured.look(fake.inventory, request, fake.world, ask_clients=False)
+    plan = measured.planned("web-1", fake.inventory, request, now)
+    return migrate.run_move(plan, fake.world, Straight()).ending

@@ -70,8 +70,9 @@ def lacks(source: HostFacts, destination: HostFacts) -> str:
 
 def link_mib_s(policy: Policy, copies: tuple[PastCopy, ...]) -> tuple[float, str]:
     """What a copy may send, and whence that is known: the policy's cap, or less where earlier copies got less; 0.0
-    where neither is known."""
-    cap, seen = float(policy.bandwidth_mib_s), max((copy.rate_mib_s for copy in copies), default=0.0)
+    where neither is known. Compressed ones tell of processors, not of the link."""
+    plain = [copy.rate_mib_s for copy in copies if copy.compression == Compression.OFF]
+    cap, seen = float(policy.bandwidth_mib_s), max(plain, default=0.0)
     if cap and not 0 < seen < cap:
         return cap, "policy bandwidth_mib_s"
     return seen, "as earlier copies went"
