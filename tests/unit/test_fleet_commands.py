@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests import role
 from tests.unit.town import Town, Vmacro
-from vmacro.cli import batch_view, fleet
+from vmacro.cli import batch_view, fleet, render
 from vmacro.cli.batch_view import View
 from vmacro.cli.metrics import Metrics
 from vmacro.model import events
@@ -184,7 +184,7 @@ def test_a_terminal_has_a_table_of_what_moves_just_now(monkeypatch: pytest.Monke
     """What hosts and guests said is no markup in it."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160, highlight=False, emoji=False, markup=False)
-    monkeypatch.setattr(batch_view.render, "out", console)
+    monkeypatch.setattr(render, "out", console)
     view = View("batch-1", 2)
     began = events.TryBegan("g1", "a[/b]", "b", "x", "y", 1, "worker-1")
     with batch_view.shown(view, json=False) as show:
