@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import threading
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tests import role
 from tests.unit.town import Town, Vmacro
-from vmacro.cli import fleet
+from vmacro.cli import batch_view, fleet, render
 from vmacro.cli.batch_view import View
 from vmacro.cli.metrics import Metrics
 from vmacro.model import events
@@ -176,6 +178,26 @@ def test_the_view_tells_phase_percent_and_outage_so_far() -> None:
     assert seen.outage_ms(int(9e9)) == 300
     happens("batch-1", 5, events.TryEnded("g1", "a", "b", "x", "y", 1, "worker-1", "moved", "g1-1", 300, ""))
     assert view.moving == {} and view.done == {"g1": "moved"}
+
+
+def test_a_terminal_has_a_table_of_what_moves_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hosts and guests said is no markup in it."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, highlight=False, emoji=False, markup=False)
+    monkeypatch.setattr(render, "out", console)
+    view = View("batch-1", 2)
+    began = events.TryBegan("g1", "a[/b]", "b", "x", "y", 1, "worker-1")
+    with batch_view.shown(view, json=False) as show:
+        show([events.Event("batch-1", time.time_ns(), began)])
+        show([events.Event("g1-20261128-1-a", time.time_ns(), events.PhaseBegan(Phase.COPY))])
+        show([events.Event("g1-20261128-1-a", time.time_ns(), events.CopyProgress(40, 1, 1, 2, 0.0, 1.0, 1))])
+        show([events.Event("g1-20261128-1-a", time.time_ns(), events.DomainChanged("source", "a", "suspended", "0"))])
+        show([events.Event("another", time.time_ns(), events.Note("not of this batch"))])
+        show([events.Event("batch-1", time.time_ns(), events.BatchChanged("paused", "by ada"))])
+    told = screen.getvalue()
+    assert "0 of 2 moved, 1 under way; paused" in told and "not of this batch" not in told
+    for cell in ("g1", "a[/b] → b", "copy", "40 %", " ms", "worker-1"):
+        assert cell in told, told
 
 
 def test_metrics_count_what_ended() -> None:

@@ -240,7 +240,16 @@ def test_what_is_no_table_is_given_up(sqlite: str, tmp_path: Path, monkeypatch: 
     moved(sqlite)
     monkeypatch.setattr("vmacro.services.journal_rows.PATIENCE_S", 0.1)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT 'migrate' AS name"
-    columns = ("workflow_uuid", "status", "serialization", "created_at", "updated_at", "inputs", "output")
+    columns = (
+        "workflow_uuid",
+        "status",
+        "serialization",
+        "executor_id",
+        "created_at",
+        "updated_at",
+        "inputs",
+        "output",
+    )
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database, database:
         database.execute("DROP TABLE workflow_status")
         columns_of_it = ", ".join(f"i AS {column}" for column in columns)

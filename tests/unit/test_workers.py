@@ -1,4 +1,4 @@
-"""Several workers on one PostgreSQL, each a process: never over the limits, and nothing lost where one is killed."""
+"""Several workers on one journal, each a process: never over the limits, and nothing lost where one is killed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ LIMITS = "[fleet]\nmoves_per_host = 2\nmoves_per_link = 3\nmoves_in_all = 4\nmov
 Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture
-def settings(postgres: postgres_server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+@pytest.fixture(params=["postgres"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     made = world(GUESTS)
     monkeypatch.setattr(wiring, "drivers", made.drivers)
     text = inventory_text(made, f"{tmp_path}/state", LIMITS)
-    text = text.replace("[orchestrator]", f'[orchestrator]\ndatabase_url = "{postgres.url}"')
+    if request.param == "postgres":
+        server: postgres_server.Server = request.getfixturevalue("postgres")
+        text = text.replace("[orchestrator]", f'[orchestrator]\ndatabase_url = "{server.url}"')
     (tmp_path / "inventory.toml").write_text(text)
     return wiring.load(tmp_path / "inventory.toml")
 
@@ -89,6 +91,7 @@ def test_two_workers_share_the_work_and_keep_the_limits(settings: Settings, star
     assert [worker.communicate("", timeout=60) and worker.returncode for worker in workers] == [0, 0]
 
 
+@pytest.mark.parametrize("settings", ["postgres", "sqlite"], indirect=True)
 def test_what_a_killed_worker_had_begun_is_gone_on_with(settings: Settings, start: Start) -> None:
     """It is killed in the copy of g3, as it leads: another one leads then, goes on with that move, and does the rest,
     with no more at once than may be."""
