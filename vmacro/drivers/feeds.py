@@ -89,10 +89,10 @@ class Files:
                 raise SignalError(f"{subject} answers {response.status} {printable(response.reason, 60)}", "its token?")
             body = _body(subject, response, deadline)
             if late.is_set() or response.length:  # it was cut off: what there is of it is no answer
-                raise TimeoutError("its answer is not whole")
+                raise ConnectionError("its answer is not whole")
             return body
         except (OSError, ValueError, http.client.HTTPException) as error:
-            if late.is_set():
+            if late.is_set() or isinstance(error, TimeoutError):
                 raise SignalError(f"{subject} has not answered within {self._deadline_s:g} s") from None
             raise SignalError(f"{subject} cannot be asked: {reason_of(error)}") from error
         finally:
@@ -113,7 +113,7 @@ def _body(subject: str, response: http.client.HTTPResponse, deadline: float) -> 
         if len(found) > MOST_BYTES:
             raise SignalError(f"{subject} sends over {MOST_BYTES >> 20} MiB")
         if time.monotonic() > deadline:
-            raise TimeoutError("its answer does not end")
+            raise TimeoutError
     return found
 
 
