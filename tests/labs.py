@@ -31,6 +31,7 @@ OWN = {
     "test_kernel_events": "namespaces",
     "test_following": "namespaces",
     "test_muting": "namespaces",
+    "test_feeds": "namespaces",  # a server on loopback alone
     "test_remembered_paths": "namespaces",
 }
 LABS_AT_ONCE = 2  # with more, guests that boot under emulation starve

@@ -279,9 +279,10 @@ def free(stage: Stage) -> Iterator[tuple[str, str]]:
     known = stage.world.hypervisor(stage.here)
     before = known.network(stage.here.network)
     assert before is not None and before.dhcp_range is not None
-    last = ipaddress.IPv4Address(before.dhcp_range[1])
-    addresses = str(last), str(last - 1)
-    assert not set(addresses) & {address for address, _ in before.taken}
+    first, last = (int(ipaddress.IPv4Address(address)) for address in before.dhcp_range)
+    taken = {address for address, _ in before.taken}
+    free = [a for n in range(last, first - 1, -1) if (a := str(ipaddress.IPv4Address(n))) not in taken]
+    addresses = free[0], free[1]
     yield addresses
     now = known.network(stage.here.network)
     assert now is not None

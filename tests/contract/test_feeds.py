@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract import certifies
 from vmacro.drivers import feeds
 from vmacro.drivers.feeds import Files
 from vmacro.fleet.policy import Feed, Format
@@ -71,6 +72,7 @@ def read(feed: Feed, format: Format = Format.CSV, deadline_s: float = 5.0) -> tu
     return found.text, found.trouble
 
 
+@certifies("Feeds.read")
 def test_an_old_file_is_fetched_and_a_new_one_is_not(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     feed = Feed(str(path), f"{server.url}/p?from={{begin}}&to={{end}}")
