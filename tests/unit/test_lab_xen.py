@@ -31,13 +31,13 @@ def test_the_same_topology_with_other_hosts() -> None:
     plain = topology.load(topology.DEFAULT)
     assert (plain.hypervisor, SHAPE.hypervisor) == ("kvm", "xen")
     assert SHAPE.model_copy(update={"hypervisor": "kvm"}) == plain
-    assert {SHAPE.image(host) for host in SHAPE.hosts} == {"xen12"} and SHAPE.guest_image("web") == "xenguest"
+    assert {SHAPE.image(host) for host in SHAPE.hosts} == {"xen12shadow"} and SHAPE.guest_image("web") == "xenguest"
     assert {plain.image(host) for host in plain.hosts} == {"host"} and plain.guest_image("web") == "guest"
 
 
 def test_two_versions_of_xen() -> None:
-    shadow = SHAPE.model_copy(update={"shadow_paging": True})
-    plain, other = (images.image(shape.image("berlin")).recipe for shape in (SHAPE, shadow))
+    without = SHAPE.model_copy(update={"shadow_paging": False})
+    plain, other = (images.image(shape.image("berlin")).recipe for shape in (without, SHAPE))
     assert plain.base_key == other.base_key and plain.repository_key != other.repository_key
     assert {topology.debian(r.name) for r in (plain, other)} == {12}
     assert set(other.repository) - set(plain.repository) == {"xen-hypervisor-4.17-amd64/bookworm"}

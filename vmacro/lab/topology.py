@@ -87,7 +87,7 @@ class Guest(Strict):
     )
     servers: tuple[str, ...] = Field(default=("nginx",), description="that are to speak MPTCP, in the image cloud")
     disk: Literal["qcow2", "raw"] = Field(default="qcow2", description="how it is stored, in the image cloud")
-    xen: Literal["pvh", "pv"] = Field(default="pvh", description="what it is with Xen")
+    xen: Literal["pv", "pvh"] = Field(default="pv", description="what it is with Xen")
     agent: bool = Field(default=True, description="false: a guest without one, as before it is provisioned")
     dirty_ballast_mib: int = Field(default=0, ge=0)
     dirty_mib_s: float = Field(default=0, ge=0)
@@ -103,7 +103,9 @@ class Topology(Strict):
 
     name: Name
     hypervisor: Kind = Field(default="kvm", description="xen: hosts are VMs under emulation, which boot Xen")
-    shadow_paging: bool = Field(default=False, description="Xen 4.17.5, which copies PV guests while they run")
+    shadow_paging: bool = Field(
+        default=True, description="Xen 4.17.5, which copies PV guests while they run; else 4.17.7"
+    )
     wan: Wan = Wan()
     sites: dict[Name, Site] = Field(min_length=1)
     clients: dict[Name, Client] = Field(default_factory=dict)

@@ -34,7 +34,7 @@ DOM0_WORDS = (
     "console=hvc0 quiet systemd.show_status=0 panic=1 mitigations=off net.ifnames=0 "
     "systemd.default_timeout_start_sec=900 systemd.default_device_timeout_sec=900"
 )
-# QEMU emulates AMD's virtualisation and no other, which PVH guests need; newer models than this one crash Xen.
+# QEMU emulates AMD's virtualisation and no other. Under EPYC Xen panics; under this one PVH guests stop at once.
 PROCESSOR = "Opteron_G3,-misalignsse,+svm,+npt"
 # libvirt 9 wants a model of which the host has every feature. Each has `sep` or `vme`: Xen hides the first on AMD's
 # processors, and QEMU does not emulate the second.
