@@ -186,14 +186,14 @@ def test_a_terminal_has_a_table_of_what_moves_just_now(monkeypatch: pytest.Monke
     console = Console(file=screen, force_terminal=True, width=160, highlight=False, emoji=False, markup=False)
     monkeypatch.setattr(render, "out", console)
     view = View("batch-1", 2)
-    began = events.TryBegan("g1", "a[/b]", "b", "x", "y", 1, "worker-1")
+    began = batch_events.TryBegan("g1", "a[/b]", "b", "x", "y", 1, "worker-1")
     with batch_view.shown(view, json=False) as show:
         show([events.Event("batch-1", time.time_ns(), began)])
         show([events.Event("g1-20261128-1-a", time.time_ns(), events.PhaseBegan(Phase.COPY))])
         show([events.Event("g1-20261128-1-a", time.time_ns(), events.CopyProgress(40, 1, 1, 2, 0.0, 1.0, 1))])
         show([events.Event("g1-20261128-1-a", time.time_ns(), events.DomainChanged("source", "a", "suspended", "0"))])
         show([events.Event("another", time.time_ns(), events.Note("not of this batch"))])
-        show([events.Event("batch-1", time.time_ns(), events.BatchChanged("paused", "by ada"))])
+        show([events.Event("batch-1", time.time_ns(), batch_events.BatchChanged("paused", "by ada"))])
     told = screen.getvalue()
     assert "0 of 2 moved, 1 under way; paused" in told and "not of this batch" not in told
     for cell in ("g1", "a[/b] → b", "copy", "40 %", " ms", "worker-1"):
