@@ -15,7 +15,7 @@ from vmacro.model.nouns import Compression, Policy
 from vmacro.planning.request import Request, source_view, target_view
 from vmacro.wire.fields import Said
 
-# Half of what the slowest processor compressed that was measured (decision 0029): guests need it, too.
+# A choice (decision 0029): below what a processor compresses by level 1 here, since guests need it, too.
 FAST_MIB_S = 150.0
 
 
