@@ -299,7 +299,12 @@ def test_few_bytes_that_say_many_values_are_refused_at_once(monkeypatch: pytest.
     head, _, tail = entsoe((1, 80)).partition("<Period>")
     whole = head + period * 300 + "</TimeSeries>" + tail.partition("</TimeSeries>")[2]
     made: list[Reading] = []
-    monkeypatch.setattr(recorded, "Reading", lambda *args: made.append(Reading(*args)) or made[-1])
+
+    def counted(begin: datetime, end: datetime, value: float) -> Reading:
+        made.append(Reading(begin, end, value))
+        return made[-1]
+
+    monkeypatch.setattr(recorded, "Reading", counted)
     with pytest.raises(SignalError, match=r"has [0-9]+ values"):
         recorded.entsoe_xml("power", whole, NOON)
     assert len(made) < 2 * recorded.MOST_READINGS
