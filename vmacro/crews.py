@@ -98,7 +98,7 @@ def working(
         stack.enter_context(opening)
         rows = stack.enter_context(_rows(settings))
         limits = settings.raw_inventory.fleet.limits
-        leader = Leader(settings.database_url, tables, rows, limits, publish, complain)
+        leader = Leader(settings.database_url, tables, rows, limits, publish, complain, lambda: crew.leaving)
         stack.enter_context(_threads(settings, leader.run, crew.heed))
         try:
             yield Working(name, crew, leader, moves)

@@ -291,6 +291,25 @@ def closed(*lines: str, days: int = 3) -> list[str]:
     return [f"{w.begin:%d %H:%M}-{w.end:%d %H:%M}" for w in found]
 
 
+def test_few_bytes_that_say_many_values_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 MiB of periods with a point each would be 10 thousand million values in memory."""
+    period = (
+        "<Period>" + entsoe((1, 80), end="2026-06-21T12:00Z").split("<Period>")[1].split("</Period>")[0] + "</Period>"
+    )
+    head, _, tail = entsoe((1, 80)).partition("<Period>")
+    whole = head + period * 300 + "</TimeSeries>" + tail.partition("</TimeSeries>")[2]
+    made: list[Reading] = []
+
+    def counted(begin: datetime, end: datetime, value: float) -> Reading:
+        made.append(Reading(begin, end, value))
+        return made[-1]
+
+    monkeypatch.setattr(recorded, "Reading", counted)
+    with pytest.raises(SignalError, match=r"has [0-9]+ values"):
+        recorded.entsoe_xml("power", whole, NOON)
+    assert len(made) < 2 * recorded.MOST_READINGS
+
+
 def test_maintenance_out_of_a_calendar() -> None:
     assert closed("DTSTART:20260601T200000Z", "DTEND:20260601T220000Z") == ["01 20:00-01 22:00"]
     assert closed("DTSTART;TZID=America/New_York:20260601T200000", "DURATION:PT1H") == ["02 00:00-02 01:00"]
@@ -315,6 +334,22 @@ def test_maintenance_out_of_a_calendar() -> None:
 )
 def test_calendars_that_are_refused(lines: tuple[str, ...]) -> None:
     with pytest.raises(SignalError, match="calendar m: "):
+        closed(*lines)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("DTSTART:20000101T000000Z", "DURATION:PT1H", "RRULE:FREQ=DAILY;INTERVAL=0"),
+        ('DTSTART;X="a:2026":00010101T000000Z', "DURATION:PT1H", "RRULE:FREQ=DAILY"),
+        (
+            *("DTSTART:20260101T000000Z", "DESCRIPTION:BEGIN:VTIMEZONE", "END:VEVENT", "BEGIN:VEVENT"),
+            *("DTSTART:20260101T000000Z", "RRULE:FREQ=SECONDLY", "DESCRIPTION:END:VTIMEZONE"),
+        ),
+    ],
+)
+def test_calendars_that_would_never_be_read_to_their_end(lines: tuple[str, ...]) -> None:
+    with pytest.raises(SignalError, match="calendar m: an event "):
         closed(*lines)
 
 

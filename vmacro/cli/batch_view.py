@@ -13,12 +13,15 @@ from rich.table import Table as RichTable
 
 from vmacro.cli import render
 from vmacro.model.batch_events import BatchChanged, TryBegan, TryEnded
+from vmacro.model.batches import Became
 from vmacro.model.events import CopyProgress, DiskProgress, DomainChanged, Event, PhaseBegan
+from vmacro.model.moves import Ending
 from vmacro.ports import EventLog
 from vmacro.services.event_json import as_plain
 from vmacro.wire.text import escaped
 
 MOST_ROWS = 30
+ENDED_MOVED = {ending.value for ending in Ending if Became(ending).moved}
 
 
 @dataclass
@@ -130,7 +133,7 @@ def _of(view: View, events: list[Event]) -> list[Event]:
 
 
 def _table(view: View) -> RichTable:
-    moved = sum(ending not in ("refused", "put off", "rolled back") for ending in view.done.values())
+    moved = sum(ending in ENDED_MOVED for ending in view.done.values())
     head = f"{view.batch_id}: {moved} of {view.total} moved, {len(view.moving)} under way"
     drawn = RichTable(title=render.literal(f"{head}{f'; {view.state}' if view.state else ''}"), title_justify="left")
     for name in ("guest", "route", "phase", "percent", "outage so far", "for s", "worker"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,9 @@ from vmacro.cli import batch_view, render, telling
 from vmacro.cli import metrics as serving
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.crews import Working
-from vmacro.errors import ConfigurationError, JournalError, reason_of
+from vmacro.errors import ConfigurationError, JournalError, VmacroError, reason_of
 from vmacro.inventory import Settings
-from vmacro.model.batches import Batch, Wish
+from vmacro.model.batches import LATEST_S, Batch, Wish
 from vmacro.model.events import Event
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, BatchProgress
@@ -229,11 +230,15 @@ def _perform(
         if not yes and not (render.out.is_terminal and typer.confirm("Begin?")):
             raise ConfigurationError("nothing was begun", "--yes, where nobody can be asked")
         batches.begin(made)
-    carry_on(settings, made.batch_id, detach, json)
+    carry_on(settings, made.batch_id, detach, json, begun=True)
 
 
-def carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
-    """Have a batch carried out, here as well unless `detach`; exits with its code."""
+def carry_on(settings: Settings, name: str, detach: bool, json: bool, begun: bool = False) -> None:
+    """Have a batch carried out, here as well unless `detach`; exits with its code. `begun`: just now, so that others
+    may have ended it already."""
+    if detach and begun:
+        render.say(f"{name}: is left to workers: vmacro batch watch")
+        return
     if detach:
         _wanted_of(settings, name, Wish.RUN, "is left to workers: vmacro batch watch")
         return
@@ -247,18 +252,32 @@ def carry_on(settings: Settings, name: str, detach: bool, json: bool) -> None:
         batches = stack.enter_context(crews.batches(settings, working.moves, log.append))
         batch_id = name or batches.the_open_one()
         progress = batches.progress(batch_id)
-        if progress.wish != Wish.RUN:
+        if progress.wish != Wish.RUN and not (begun and progress.wish == Wish.ENDED):
             batches.want(batch_id, Wish.RUN)
         ended = _watch(batches, log, progress.batch, json, lambda: asked.times > 0)
         if not ended:
-            batches.want(batch_id, Wish.PAUSE)
-            render.warn("paused: what is under way goes on to its end; once more Ctrl-C undoes it where it can be")
+            paused = pause(batches, batch_id)
+            render.warn("what is under way goes on to its end; once more Ctrl-C undoes it where it can be")
             leave(working, asked)
-            render.warn(f"go on with it: vmacro batch resume {batch_id}; or give it up: vmacro batch abort {batch_id}")
+            if paused:
+                hint = f"go on with it: vmacro batch resume {batch_id}; or give it up: vmacro batch abort {batch_id}"
+                render.warn(hint)
         progress = batches.progress(batch_id)
         figures, trouble = batch_report.write(wiring.REPORTS / batch_id, progress, _story(log, batch_id))
     _show_report(figures, trouble, json, batch_id)
     raise typer.Exit(_code(progress))
+
+
+def pause(batches: Batches, batch_id: str) -> bool:
+    """Whether it is paused. Somebody else may have ended or aborted it, and the journal may be out of reach: that keeps
+    nobody from leaving."""
+    try:
+        batches.want(batch_id, Wish.PAUSE)
+    except (VmacroError, SQLAlchemyError) as error:
+        render.warn(f"batch {batch_id}: is not paused: {reason_of(error)}")
+        return False
+    render.warn(f"{batch_id}: paused")
+    return True
 
 
 def leave(working: Working, asked: Asked) -> None:
@@ -363,13 +382,15 @@ def _deadline_s(text: str) -> float:
     """In seconds since 1970; 0: none. Raises ConfigurationError."""
     if not text:
         return 0.0
-    number, unit = text[:-1], _UNITS.get(text[-1])
-    if unit is not None and number.isascii() and number.isdecimal():
-        return time.time() + int(number) * unit
+    number, unit, now_s = text[:-1], _UNITS.get(text[-1]), time.time()
     try:
-        found = datetime.fromisoformat(text).timestamp()
+        if unit is not None and re.fullmatch(r"[0-9]{1,12}", number):
+            found = now_s + int(number) * unit
+        else:
+            found = datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise ConfigurationError(f"--deadline {text!r}: no time", "90m, 2h, or 2026-11-28T04:00") from None
-    if found <= time.time():
-        raise ConfigurationError(f"--deadline {text!r}: has passed", "a time to come")
+        raise ConfigurationError(f"--deadline {text[:40]!r}: no time", "90m, 2h, or 2026-11-28T04:00") from None
+    if not now_s < found < LATEST_S:
+        when = "has passed" if found <= now_s else "is too far away"
+        raise ConfigurationError(f"--deadline {text!r}: {when}", "a time to come, such as 2h")
     return found

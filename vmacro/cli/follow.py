@@ -171,4 +171,4 @@ def follow(
     if decided.is_wrong:
         raise typer.Exit(PlanRejectedError.exit_code)
     if not dry_run and decided.moves:
-        fleet.carry_on(settings, follower.begin(decided), False, json)
+        fleet.carry_on(settings, follower.begin(decided), False, json, begun=True)

@@ -75,9 +75,11 @@ class Follower:
                 until = time.monotonic() + every_s
                 while not asked.times and time.monotonic() < until:
                     time.sleep(POLL_S)
-            for name in self._mine(batches):
-                batches.want(name, Wish.PAUSE)
-            fleet.leave(working, asked)
+            try:
+                for name in self._mine(batches):
+                    fleet.pause(batches, name)
+            finally:  # whether or not the journal can be reached
+                fleet.leave(working, asked)
             self._give_up(batches)
         return 0
 

@@ -16,8 +16,10 @@ MOST_CHARACTERS = 1 << 20
 MOST_EVENTS, MOST_RULES, FIRST_YEAR = 2_000, 100, 2000
 # Each occurrence is looked at: what repeats every minute since 1970 would take hours.
 _TOO_OFTEN = re.compile(r"FREQ=(SECONDLY|MINUTELY|HOURLY)|BY(SECOND|MINUTE|HOUR)=", re.IGNORECASE)
-_BEGUN = re.compile(r"^DTSTART[^:\r\n]*:([0-9]{4})", re.IGNORECASE | re.MULTILINE)
-_ZONE = re.compile(r"BEGIN:VTIMEZONE.*?END:VTIMEZONE", re.IGNORECASE | re.DOTALL)
+_NO_STEP = re.compile(r"INTERVAL=(?!0*[1-9])", re.IGNORECASE)  # by which dateutil never gets on
+# A parameter in quotes may have a colon; a date has none.
+_BEGUN = re.compile(r"^DTSTART[^\r\n]*:([0-9]{4})", re.IGNORECASE | re.MULTILINE)
+_ZONE = re.compile(r"^BEGIN:VTIMEZONE\s*$.*?^END:VTIMEZONE\s*$", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 _CANCELLED = "CANCELLED"
 
 
@@ -36,6 +38,8 @@ def windows(name: str, text: str, begin: datetime, end: datetime, zone: tzinfo) 
         raise SignalError(f"calendar {name}: an event begins before {FIRST_YEAR}")
     if _TOO_OFTEN.search(unfolded):
         raise SignalError(f"calendar {name}: an event repeats within a day", "DAILY is as often as one may")
+    if _NO_STEP.search(unfolded):
+        raise SignalError(f"calendar {name}: an event repeats at no interval", "INTERVAL is 1 or more")
     try:
         calendar = icalendar.Calendar.from_ical(text)
         events = recurring_ical_events.of(calendar).between(begin - timedelta(days=1), end + timedelta(days=1))

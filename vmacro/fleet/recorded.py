@@ -70,6 +70,7 @@ def entsoe_xml(name: str, text: str, told: datetime | None) -> Signal:
             raise SignalError(f"signal {name}: prices are not for MWh")
         for period in series.iterfind("{*}Period"):
             found += _period(name, period)
+            _few_enough(name, found)  # at once: few bytes of XML say many values
     if len(currencies) > 1:
         raise SignalError(f"signal {name}: has several currencies: {_shown(sorted(currencies))}")
     return in_order(name, Kind.PRICE, found, told, printable(next(iter(currencies), ""), 10))
@@ -180,8 +181,7 @@ def watttime_token(name: str, text: str) -> str:
 
 def in_order(name: str, kind: Kind, found: list[Reading], told: datetime | None, currency: str = "") -> Signal:
     """A signal, if its readings make one."""
-    if len(found) > MOST_READINGS:
-        raise SignalError(f"signal {name}: has {len(found)} values", f"{MOST_READINGS} at most")
+    _few_enough(name, found)
     if told is not None and told.tzinfo is None:
         raise SignalError(f"signal {name}: was told at {told}, of no time zone")
     readings = sorted(found, key=lambda reading: reading.begin)
@@ -192,6 +192,11 @@ def in_order(name: str, kind: Kind, found: list[Reading], told: datetime | None,
         if after.begin < before.end:
             raise SignalError(f"signal {name}: two values for {after.begin}", "each time once")
     return Signal(name, kind, tuple(readings), told, currency)
+
+
+def _few_enough(name: str, found: list[Reading]) -> None:
+    if len(found) > MOST_READINGS:
+        raise SignalError(f"signal {name}: has {len(found)} values", f"{MOST_READINGS} at most")
 
 
 def _bounded(name: str, text: str) -> None:

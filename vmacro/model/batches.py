@@ -5,6 +5,7 @@ The fleet's tables and the journal keep these as JSON; the bounds on the fields 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -13,9 +14,10 @@ from vmacro.model.moves import Ending
 from vmacro.wire.fields import Items, Number, Said, Text, Word
 
 MOST_MOVES = 20_000  # of one batch
+LATEST_S = 1e11  # since 1970
 _Name = Annotated[str, Word()]
 _Id = Annotated[str, Word()]
-_Time = Annotated[float, Number(0, 1e11)]
+_Time = Annotated[float, Number(0, LATEST_S)]
 _Seconds = Annotated[float, Number(0, 1e9)]
 _Mib = Annotated[float, Number(0, 1e12)]
 _Why = Annotated[str, Said(400)]
@@ -117,7 +119,7 @@ class Try:
 
     batch_id: _Id
     number: Annotated[int, Number(0, MOST_MOVES)]
-    attempt: Annotated[int, Number(1, 1000)]
+    attempt: Annotated[int, Number(1, 1_000_000)]
     made_s: _Time
     deadline_s: _Time
     move: PlannedMove
@@ -174,4 +176,4 @@ class Maintenance:
 
 def batch_id(purpose: Purpose, subject: str, stamp: str, salt: str) -> str:
     """The name of a batch everywhere, such as `evacuate-berlin-20261128-020000-3f9a`."""
-    return f"{purpose.value}-{subject[:30]}-{stamp}-{salt}"
+    return f"{purpose.value}-{re.sub('[^A-Za-z0-9._-]', '-', subject[:30])}-{stamp}-{salt}"

@@ -25,11 +25,12 @@ from vmacro.planning.evacuation import Candidate, Pace
 from vmacro.planning.request import Request, may_be_of
 from vmacro.services import journal
 from vmacro.services.archive import Archive
-from vmacro.services.fleet_tables import FleetTables
+from vmacro.services.fleet_tables import FleetTables, written
 from vmacro.services.journal_rows import WAITING, Rows
-from vmacro.services.leader import Tally, tally_of, try_of
+from vmacro.services.leader import Tally, tally_of, tries_of
 from vmacro.services.moves import Moves, Publish
 
+_AGAINST_EACH_OTHER = ({Purpose.EVACUATE, Purpose.RESTORE}, {Purpose.DRAIN, Purpose.RESTORE})
 MEASURED = 200  # of so many of the last moves it is known how fast they were
 
 
@@ -142,13 +143,17 @@ class Batches:
     def begin(self, batch: Batch) -> None:
         """Have it carried out by whichever workers there are. A site or host that is to be emptied is in maintenance
         from now on, one that is restored no longer. Raises PlanRejectedError where a guest has a move in another batch
-        that goes on, or was planned a while ago."""
+        that goes on; JournalError where nobody could read the batch: nothing was changed."""
         with self._tools.alone():
             self._begin(batch)
 
     def _begin(self, batch: Batch) -> None:
+        written(batch)  # before anything is changed
         tools, names = self._tools, {move.guest for move in batch.moves}
         for other, _ in tools.tables.open():
+            if batch.subject == other.subject and {batch.purpose, other.purpose} in _AGAINST_EACH_OTHER:
+                text = f"{batch.purpose.value} {batch.subject}: batch {other.batch_id} goes on; nothing was changed"
+                raise PlanRejectedError(text, f"wait for it, or: vmacro batch abort {other.batch_id}")
             shared = sorted(names & {move.guest for move in other.moves})
             if shared:
                 text = f"guest {shared[0]}: has a move in batch {other.batch_id}, which goes on; nothing was changed"
@@ -176,7 +181,7 @@ class Batches:
         with self._tools.rows() as rows:
             waiting = list(rows.workflows(journal.TRY, prefix=f"{batch_id}-", statuses=WAITING))
             tally = tally_of(rows, batch_id, {row.name for row in waiting})
-        return BatchProgress(batch, wish, tally, frozenset(try_of(row).number for row in waiting))
+        return BatchProgress(batch, wish, tally, frozenset(tried.number for tried in tries_of(waiting)))
 
     def newest(self, limit: int = 50) -> list[tuple[Batch, Wish]]:
         """The newest first."""

@@ -69,6 +69,11 @@ class Crew:
         with self._lock:
             return len(self._under_way)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it begins nothing more."""
+        return self._leaving.is_set()
+
     def leave(self) -> None:
         """Begin nothing more; what is under way goes on."""
         self._leaving.set()

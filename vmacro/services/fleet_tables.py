@@ -62,10 +62,8 @@ class FleetTables:
 
     def add(self, batch: Batch) -> None:
         """Keep a batch: from now on it is to be carried out, by whoever works on batches. Raises JournalError where
-        there is one of this name."""
-        text = json.dumps(encoded(batch))
-        if len(text) > MAX_CHARACTERS:
-            raise JournalError(f"batch {batch.batch_id}: {len(text)} characters of JSON: too many moves for one batch")
+        there is one of this name, or nobody could read it."""
+        text = written(batch)
         row = {"batch_id": batch.batch_id, "made_s": batch.made_s, "wish": Wish.RUN.value, "plan": text}
         self._create()
         try:
@@ -105,13 +103,14 @@ class FleetTables:
     def want(self, batch_id: str, wish: Wish) -> None:
         """Say what is wanted of it. What was aborted or has ended stays so. Raises ConfigurationError then, and where
         there is none."""
-        _, now = self.batch(batch_id)
-        if now == Wish.ENDED or (now == Wish.ABORT and wish not in (Wish.ABORT, Wish.ENDED)):
-            state = "has ended" if now == Wish.ENDED else "was aborted"
+        self.batch(batch_id)
+        over = (Wish.ENDED,) if wish in (Wish.ABORT, Wish.ENDED) else (Wish.ENDED, Wish.ABORT)
+        with self._engine.begin() as connection:  # by one statement: somebody else may say something at this moment
+            still = _BATCHES.c.batch_id == batch_id, _BATCHES.c.wish.not_in([end.value for end in over])
+            changed = connection.execute(_BATCHES.update().where(*still).values(wish=wish.value)).rowcount
+        if not changed:
+            state = "has ended" if self.batch(batch_id)[1] == Wish.ENDED else "was aborted"
             raise ConfigurationError(f"batch {batch_id}: {state}", "plan another: vmacro evacuate")
-        with self._engine.begin() as connection:
-            still = _BATCHES.c.batch_id == batch_id, _BATCHES.c.wish != Wish.ENDED.value
-            connection.execute(_BATCHES.update().where(*still).values(wish=wish.value))
 
     def forget(self, before_s: float) -> frozenset[str]:
         """Delete batches that have ended, and were made before then; but not those that have emptied what is in
@@ -130,14 +129,18 @@ class FleetTables:
         return frozenset(kept)
 
     def close_for_guests(self, mark: Maintenance) -> None:
-        """A host or site gets no guests from now on. One that is in maintenance already stays so, since then."""
+        """A host or site gets no guests from now on. One that is in maintenance already stays so, since the earlier
+        time: clocks of machines differ, and some plan is begun long after it was made."""
         self._create()
         row = {"subject": mark.subject, "is_site": mark.is_site, "by": mark.by, "since_s": mark.since_s}
         try:
             with self._engine.begin() as connection:
                 connection.execute(_MAINTENANCE.insert(), [row])
         except sqlalchemy.exc.IntegrityError:
-            pass  # it is
+            this = _MAINTENANCE.c.subject == mark.subject, _MAINTENANCE.c.is_site == mark.is_site
+            with self._engine.begin() as connection:
+                later = _MAINTENANCE.update().where(*this, _MAINTENANCE.c.since_s > mark.since_s)
+                connection.execute(later.values(since_s=mark.since_s))
 
     def open_for_guests(self, subject: str, is_site: bool) -> None:
         """It gets guests again. Idempotent."""
@@ -186,6 +189,18 @@ class FleetTables:
 
 
 _LOCK = 0x766D62617463  # of PostgreSQL's advisory locks; "vmbatc"
+
+
+def written(batch: Batch) -> str:
+    """A batch as its row has it. Raises JournalError where nobody could read that: who begins it could neither carry it
+    out nor end it."""
+    text = json.dumps(encoded(batch))
+    if len(text) > MAX_CHARACTERS:
+        raise JournalError(f"batch {batch.batch_id}: {len(text)} characters of JSON: too many moves for one batch")
+    if not is_identifier(batch.batch_id):
+        raise JournalError(f"batch {printable(batch.batch_id, 100)}: is no name of a batch")
+    decoded(Batch, json.loads(text), f"batch {batch.batch_id}")
+    return text
 
 
 def _readable(rows: Iterable[Any]) -> list[tuple[Batch, Wish]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +30,7 @@ LEADER = "leader"
 LOOK_EVERY_S = 0.2
 LIVES_EVERY_S = 2.0  # how often it is looked whether workers live
 ELECTION_EVERY_S = 1.0
+LEAVING_EVERY_S = 3.0  # how often one that leaves sees what has ended, where nobody else leads
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ class Open:
         self.later: list[tuple[float, int]] = []
 
     def ended(self, tried: Try, became: Became, now_s: float) -> None:
-        """A try has ended: it is over for its move, or it waits for the next."""
+        """A try has ended: it is over for its move, or it waits for the next. One at a move that the batch does not
+        have is nobody's of us."""
         self.begun.discard(tried.number)
+        if tried.number >= len(self.batch.moves):
+            return
         self.tally.note(tried, became)
         if self._may_begin(tried.number):
             self.later.append((now_s + (0 if became.put_off else self._limits.retry_after_s), tried.number))
@@ -98,7 +103,8 @@ class Open:
 
 
 class Leader:
-    """`limits` hold for all batches together. `complain` is told once of each kind of trouble."""
+    """`limits` hold for all batches together. `complain` is told once of each kind of trouble. Who is `leaving` leaves
+    it to others, and begins nothing: it would give moves to itself again and again, as long as its last one takes."""
 
     def __init__(
         self,
@@ -108,7 +114,9 @@ class Leader:
         limits: Limits,
         publish: Publish,
         complain: Callable[[str], None],
+        leaving: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._leaving = leaving
         self._url, self._tables, self._rows, self._limits = database_url, tables, rows, limits
         self._publish, self._complain = publish, complain
         self._complained: set[str] = set()
@@ -134,13 +142,15 @@ class Leader:
                 self._tell_once(f"batches: {reason_of(error)}; trying again")
             finally:
                 self.leads = False
-            stopped.wait(ELECTION_EVERY_S)
+            stopped.wait(LEAVING_EVERY_S if self._leaving() else ELECTION_EVERY_S)
 
     def _lead(self, stopped: threading.Event, still: Callable[[], object]) -> None:
         self._open, self._watched, self.leads = {}, {}, True
         while not stopped.is_set():
             still()
             self.look()
+            if self._leaving():
+                return
             stopped.wait(LOOK_EVERY_S)
 
     def look(self) -> None:
@@ -158,7 +168,8 @@ class Leader:
                 self._tell_once(f"batches: {error.message}; it is left alone")
         self._see_what_ended(under_way, now_s)
         self._take_from_the_dead(rows)
-        self._begin(under_way, wishes, now_s)
+        if not self._leaving():
+            self._begin(under_way, wishes, now_s)
         self._end(wishes, now_s)
 
     def _take_up(self, batch_id: str, under_way: Iterable[Try]) -> None:
@@ -235,6 +246,15 @@ def try_of(row: WorkflowRow) -> Try:
     if tried.name != row.name:
         raise JournalError(f"try {row.name[:100]} cannot be read: it is {tried.name}")
     return tried
+
+
+def tries_of(rows: Iterable[WorkflowRow]) -> list[Try]:
+    """Those of them that can be read: nobody of us has written the others."""
+    found = []
+    for row in rows:
+        with suppress(JournalError):
+            found.append(try_of(row))
+    return found
 
 
 def became(row: WorkflowRow) -> Became:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from vmacro.errors import JournalError
 from vmacro.model.batches import Try
 from vmacro.model.moves import Ending, Noted, Outcome, Plan
 from vmacro.planning.resuming import as_the_inventory_has_it
@@ -49,6 +50,8 @@ def _carry(world: World, carriage: dict[str, Any]) -> str:
 @journal.work(journal.TRY)
 def _try(crew: Crew, tried: dict[str, Any]) -> dict[str, Any]:
     wanted: Try = decoded(Try, tried, "a try at a move of a batch")
+    if wanted.name != journal.present_id():  # no leader would count it
+        raise JournalError(f"try {journal.present_id()[:100]} cannot be read: it is {wanted.name}")
     plain: dict[str, Any] = encoded(crew.carry_out(wanted))
     return plain
 
