@@ -21,6 +21,7 @@ from vmacro.host.xenbus import Xenbus
 from vmacro.wire.host_verbs import TUNNEL
 from vmacro.wire.messages import Request
 from vmacro.wire.xen_verbs import VERBS, Saving, XenFacts
+from vmacro.wire.xenstore import Xenstore
 
 INFO = """host                   : xen1
 release                : 6.1.0-56-amd64
@@ -199,6 +200,64 @@ def test_one_that_is_not_here_is_not_watched_and_one_that_is_once(fake: FakeXens
     host.expect("web")
     host.expect("web")
     assert sorted(fake.watched("")) == sorted([SHUTDOWN, "@releaseDomain"])
+
+
+def test_another_ones_end_cuts_off_nobody_that_was_asked_in_vain(
+    fake: FakeXenstore, xl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libxl gives up a guest that does not suspend itself; its move is rolled back, and it goes on here."""
+    host = Told()
+    host.expect("web")
+    fake.write(SHUTDOWN, b"suspend")
+    host.becomes(ASKED)
+    monkeypatch.setattr(xen_domains, "SUSPENDS_WITHIN_S", 0.0)
+    fake.write(SHUTDOWN, b"")
+    fake.write("@releaseDomain", b"")  # a neighbour's reboot
+    for _ in range(10):
+        libvirt.virEventRunDefaultImpl()
+    host.becomes(ASKED)
+    xl.write_text(LIST.format(state="---s--"))
+    fake.write("@releaseDomain", b"")
+    host.becomes(ASKED, LEFT)
+
+
+def test_one_that_was_asked_in_vain_is_seen_when_it_is_asked_again(fake: FakeXenstore) -> None:
+    host = Told()
+    host.expect("web")
+    fake.write(SHUTDOWN, b"suspend")
+    host.becomes(ASKED)
+    fake.write(SHUTDOWN, b"")
+    host.expect("web")
+    fake.write(SHUTDOWN, b"suspend")
+    host.becomes(ASKED, ASKED)
+
+
+def test_a_guest_that_writes_without_end_keeps_nobody_elses_turn_waiting(
+    fake: FakeXenstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread does everything. libxl lets a guest write its own control/shutdown (libxl__domain_make)."""
+    reads = 0
+
+    def read_while_it_goes_on(store: Xenstore, node: str) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert reads < 1000, "it never comes back"
+        fake.write(SHUTDOWN, b"")
+        return Xenstore.read(store, node)
+
+    class Flooded(Xenstore):
+        read = read_while_it_goes_on
+
+    monkeypatch.setattr(xen_domains, "Xenstore", Flooded)
+    host = Told()
+    host.expect("web")
+    fake.write(SHUTDOWN, b"")
+    deadline_s = time.monotonic() + 5
+    while reads < 50:
+        assert time.monotonic() < deadline_s
+        before = reads
+        libvirt.virEventRunDefaultImpl()
+        assert reads - before < 20, "others have their turn"
 
 
 def test_a_connection_that_breaks_is_made_again_by_who_arms_again(fake: FakeXenstore) -> None:
