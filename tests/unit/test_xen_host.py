@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -115,6 +116,22 @@ def test_at_the_destination_what_receives_it_is_ended(
     xl.write_text(LIST.format(state="--p---"))
     assert look("web").saving and ask("xen-abort") == {"outcome": "ended"}
     assert helper.wait(5) == -signal.SIGTERM
+
+
+def test_whoever_has_the_helpers_number_since_is_left_alone(
+    xl: Path, helper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended as it was found, and another process began."""
+    opened = os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        (tmp_path / "proc" / str(pid) / "cmdline").write_bytes(b"/usr/bin/qemu-system-x86_64\0")
+        return opened(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    assert ask("xen-abort") == {"outcome": "nothing"}
+    with pytest.raises(subprocess.TimeoutExpired):
+        helper.wait(0.3)
 
 
 def test_a_guest_that_is_suspended_already_is_left_alone(xl: Path, helper: subprocess.Popen[bytes]) -> None:

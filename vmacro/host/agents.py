@@ -48,7 +48,8 @@ class AgentRelay:
         """What has come. False: it is over."""
         waiting = select.poll()
         waiting.register(self._bus.fileno(), select.POLLIN)
-        # More is not read than the guest takes. It may take nothing, for ever: who has asked and left is seen all the same.
+        # More is not read than the guest takes. It may take nothing, for ever: who has asked and left is seen all the
+        # same.
         waiting.register(given, select.POLLIN if self._box.idle else select.POLLRDHUP)
         ready = dict(waiting.poll(0 if self._store.pending else None))
         if given in ready:

@@ -18,7 +18,7 @@ from vmacro.wire.xenstore import Xenstore, XenstoreError
 
 LOG = logging.getLogger("vmacro-host")
 GONE = "@releaseDomain"  # fires as a domain shuts down, to be suspended too (docs/misc/xenstore.txt)
-# A guest that was asked longer ago may never have done it: libxl gives up (libxl_dom_suspend.c), and it goes on running.
+# A guest that was asked longer ago may never have done it: libxl gives up (libxl_dom_suspend.c), and it goes on.
 SUSPENDS_WITHIN_S = 10.0
 
 
