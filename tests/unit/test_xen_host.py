@@ -249,6 +249,24 @@ def test_one_that_was_asked_in_vain_is_seen_when_it_is_asked_again(fake: FakeXen
     host.becomes(ASKED, ASKED)
 
 
+def test_a_pause_that_was_read_too_late_is_in_doubt_until_it_is_armed_again(fake: FakeXenstore) -> None:
+    """The guest has cleared the node before this thread came to it."""
+    host = Told()
+    host.expect("web")
+    for _ in range(10):
+        libvirt.virEventRunDefaultImpl()
+    assert host.sees_pauses("web"), "a watch fires once as it is set"
+    fake.write(SHUTDOWN, b"suspend")
+    fake.write(SHUTDOWN, b"")
+    deadline_s = time.monotonic() + 5
+    while host.sees_pauses("web"):
+        assert time.monotonic() < deadline_s
+        libvirt.virEventRunDefaultImpl()
+    assert host.happenings == []
+    host.expect("web")
+    assert host.sees_pauses("web")
+
+
 def test_a_guest_that_writes_without_end_keeps_nobody_elses_turn_waiting(
     fake: FakeXenstore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +301,8 @@ def test_a_connection_that_breaks_is_made_again_by_who_arms_again(fake: FakeXens
     while host._bus is not None:
         assert time.monotonic() < deadline_s
         libvirt.virEventRunDefaultImpl()
+    assert not host.sees_pauses("web")
     host.expect("web")
+    assert host.sees_pauses("web")
     fake.write(SHUTDOWN, b"suspend")
     host.becomes(ASKED)

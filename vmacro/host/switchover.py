@@ -87,6 +87,9 @@ class Domains(Protocol):
     def expect(self, domain: str) -> None:
         """See that its pauses are told, if it runs here. May raise OSError, too."""
 
+    def sees_pauses(self, domain: str) -> bool:
+        """Whether a pause since it was expected would have been told."""
+
     def taps(self, domain: str) -> list[Tap]:
         """The devices of all of the domain's cards on this host; none where it does not exist here."""
 
@@ -159,7 +162,8 @@ class Switchover:
         if taps and all(self._network.fence_stands(tap.device) for tap in taps):
             return FENCED
         armed = self._armed.get(domain)
-        return STAYED if armed is not None and not armed.paused else UNKNOWN
+        seen = armed is not None and not armed.paused and self._domains.sees_pauses(domain)
+        return STAYED if seen else UNKNOWN
 
     def with_card(self, mac: str) -> list[MacUser]:
         """See Domains."""

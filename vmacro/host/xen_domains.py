@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 import libvirt
@@ -33,11 +34,14 @@ class XenDomains(LibvirtDomains):
         self._bus: Xenbus | None = None
         self._store: Xenstore | None = None
         self._watched: dict[str, str] = {}  # by node: which domain
+        self._fresh: set[str] = set()  # nodes whose watch has not fired yet, as it does once when it is set
+        self._doubted: set[str] = set()
         self._leaving: dict[str, float] = {}  # since when, by the monotonic clock
         self._handle = self._again = -1
 
     def expect(self, domain: str) -> None:
         """One that is not here is no news. Raises libvirtError; OSError where xenstore does not answer."""
+        self._doubted.discard(domain)
         self._leaving.pop(domain, None)  # what an earlier migration asked for came to nothing
         number = self.number(domain)
         if number < 0:
@@ -47,6 +51,12 @@ class XenDomains(LibvirtDomains):
             return
         self._connected().watch(node, node)
         self._watched[node] = domain
+        self._fresh.add(node)
+
+    def sees_pauses(self, domain: str) -> bool:
+        """Not if xenstore was lost, or if its node has changed and was read too late: a guest that is asked to suspend
+        itself clears what it was asked."""
+        return domain in self._watched.values() and domain not in self._doubted
 
     def _connected(self) -> Xenstore:
         if self._bus is None or self._store is None:
@@ -65,8 +75,8 @@ class XenDomains(LibvirtDomains):
         if self._store is None:
             return
         try:
-            for token in dict.fromkeys(event.token for event in self._store.events()):
-                self._fired(self._store, token)
+            for token, times in Counter(event.token for event in self._store.events()).items():
+                self._fired(self._store, token, times)
         except OSError as error:
             LOG.warning("xenstore is lost, and pauses are not seen until domains are armed again: %s", error)
             self._disconnect()
@@ -79,16 +89,21 @@ class XenDomains(LibvirtDomains):
         self._again = -1
         self._look()
 
-    def _fired(self, store: Xenstore, token: str) -> None:
+    def _fired(self, store: Xenstore, token: str, times: int) -> None:
         if token == GONE:
             for domain in [d for d, asked_s in self._leaving.items() if _has_left(d, asked_s)]:
                 del self._leaving[domain]
                 self.happened(domain, TUNNEL, True)
             return
-        domain = self._watched.get(token, "")
-        if domain and domain not in self._leaving and _asked_to_suspend(store, token):
+        domain, as_set = self._watched.get(token, ""), token in self._fresh
+        self._fresh.discard(token)
+        if not domain or domain in self._leaving:
+            return
+        if _asked_to_suspend(store, token):
             self._leaving[domain] = time.monotonic()
             self.happened(domain, TUNNEL, False)
+        elif times > as_set:
+            self._doubted.add(domain)
 
     def _disconnect(self) -> None:
         libvirt.virEventRemoveHandle(self._handle)
@@ -96,6 +111,7 @@ class XenDomains(LibvirtDomains):
             self._bus.close()
         self._bus = self._store = None
         self._watched.clear()
+        self._fresh.clear()
 
 
 def _asked_to_suspend(store: Xenstore, node: str) -> bool:
