@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import libvirt
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -374,3 +375,18 @@ def test_nobody_says_that_a_guest_has_stayed_whose_pause_would_not_have_been_see
     assert host.switchover.departure("web") == STAYED
     host.libvirt.blind.add("web")
     assert host.switchover.departure("web") == UNKNOWN
+
+
+def test_a_guest_whose_cards_libvirt_does_not_name_has_turned_all_the_same(
+    destination: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination.switchover.arm("web")
+
+    def fails(_domain: str) -> list[Tap]:
+        raise libvirt.libvirtError("connection reset")
+
+    monkeypatch.setattr(destination.libvirt, "taps", fails)
+    destination.resume()
+    (turn,) = destination.switchover.turned("web").turns
+    assert turn.to == GUEST and "connection reset" in turn.trouble
+    assert not destination.kernel.holds[0].open

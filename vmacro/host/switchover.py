@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import libvirt
 from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro.host.errors import RefusedError
@@ -198,7 +199,7 @@ class Switchover:
                 self._release(domain)
             if left:
                 self._fence(domain, armed.taps)
-        except (NetlinkError, OSError, RefusedError) as error:
+        except (NetlinkError, OSError, RefusedError, libvirt.libvirtError) as error:
             trouble = printable(f"{type(error).__name__}: {error}")
         self._tell(domain, Turn(to, at_ns, took_us, rescued, trouble))
 
@@ -242,8 +243,12 @@ class Switchover:
         held = self._held.pop(domain, None)
         if held is None:
             return
-        macs = {leg.mac for leg in self._network.ends(domain)}
-        card = next((tap.device for tap in self._domains.taps(domain) if tap.mac in macs), "")
+        try:
+            macs = {leg.mac for leg in self._network.ends(domain)}
+            card = next((tap.device for tap in self._domains.taps(domain) if tap.mac in macs), "")
+        except Exception:
+            held.close()  # nobody else knows of it any more
+            raise
         if not card:
             held.close()
             return
