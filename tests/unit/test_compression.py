@@ -21,6 +21,7 @@ from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
 from vmacro.services.survey import survey
+from vmacro.wire import fields
 
 MIB = 1 << 20
 SENT_MIB, TOOK_MS = 150, 10_000
@@ -106,6 +107,27 @@ def test_the_next_copy_is_expected_to_be_as_the_last_ones_of_its_kind() -> None:
     assert (found.bytes_sent, found.seconds, found.pause_ms) == (120 * MIB, 12.0, 120), "of the last five"
     assert found.because == "as its last 5 copies went" and found.dirty_mib_s == 1.0
     assert expected(fake, copied()).because == "as its last copy went"
+
+
+@pytest.mark.parametrize("dirty_mib_s", [1.0, float(1 << 40)])
+@pytest.mark.parametrize(
+    ("method", "figures"),
+    [
+        (Compression.OFF, CopyStatistics(180, TOOK_MS, SENT_MIB * MIB, 3)),
+        (Compression.OFF, CopyStatistics(1 << 53, 1 << 53, 1 << 53, 1 << 53)),
+        (Compression.OFF, CopyStatistics(0, 0, 0, 0)),
+        (Compression.ZSTD, CopyStatistics(1, 1 << 53, 1, 1)),
+    ],
+    ids=["usual", "most", "none", "slowest"],
+)
+def test_whatever_hosts_have_said_the_journal_reads_what_is_expected(
+    method: Compression, figures: CopyStatistics, dirty_mib_s: float
+) -> None:
+    """A plan that it could not read back would be a move that nobody can resume or abort."""
+    fake = FakeWorld()
+    fake.hosts["bucharest"].dirtied["web"] = dirty_mib_s
+    found = expected(fake, copied(statistics=figures), method=method)
+    assert fields.decode(Forecast, fields.encode(found)) == found
 
 
 def test_the_first_copy_is_reckoned_with_the_guests_memory_and_what_it_changes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -83,3 +84,32 @@ def test_daemons_are_known_by_their_names() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         assert process.pid not in module._daemons()
         process.kill()
+
+
+CALLED_SO = "printf libvirtd > /proc/self/comm; echo up; read x"
+
+
+def test_a_program_of_anybodys_that_calls_itself_so_is_none() -> None:
+    """They could have it looked through without end: one thread does all that a host side does."""
+    user = 65534 if os.geteuid() == 0 else None
+    command = ["sh", "-c", CALLED_SO]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", user=user) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+        assert (module.PROC / str(process.pid) / "comm").read_text() == "libvirtd\n"
+        assert process.pid not in module._daemons()
+        process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's own")
+def test_roots_is_one() -> None:
+    with subprocess.Popen(["sh", "-c", CALLED_SO], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+        assert process.pid in module._daemons()
+        process.kill()
+
+
+def test_one_that_has_just_ended_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    monkeypatch.setattr(module, "_daemons", lambda: iter([process.pid]))
+    assert pace(Pace("127.0.0.2", 1, SLOW)).connections == 0

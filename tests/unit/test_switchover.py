@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import libvirt
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -100,9 +101,13 @@ class Libvirt:
     cards: dict[str, str] = field(default_factory=dict)
     late: bool = False
     expected: list[str] = field(default_factory=list)
+    blind: set[str] = field(default_factory=set)
 
     def expect(self, domain: str) -> None:
         self.expected.append(domain)
+
+    def sees_pauses(self, domain: str) -> bool:
+        return domain not in self.blind
 
     def listen(self) -> bool:
         heard, self.listening = self.listening, True
@@ -362,3 +367,26 @@ def test_a_guest_without_that_card_is_given_nothing(destination: Host) -> None:
 def test_whoever_is_armed_is_expected_to_pause(host: Host) -> None:
     host.switchover.arm("web")
     assert host.libvirt.expected == ["web"]
+
+
+def test_nobody_says_that_a_guest_has_stayed_whose_pause_would_not_have_been_seen(host: Host) -> None:
+    """While the destination cannot be asked, `stayed` lets it go on here: it might run twice."""
+    host.switchover.arm("web")
+    assert host.switchover.departure("web") == STAYED
+    host.libvirt.blind.add("web")
+    assert host.switchover.departure("web") == UNKNOWN
+
+
+def test_a_guest_whose_cards_libvirt_does_not_name_has_turned_all_the_same(
+    destination: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination.switchover.arm("web")
+
+    def fails(_domain: str) -> list[Tap]:
+        raise libvirt.libvirtError("connection reset")
+
+    monkeypatch.setattr(destination.libvirt, "taps", fails)
+    destination.resume()
+    (turn,) = destination.switchover.turned("web").turns
+    assert turn.to == GUEST and "connection reset" in turn.trouble
+    assert not destination.kernel.holds[0].open

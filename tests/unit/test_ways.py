@@ -23,10 +23,12 @@ class Kernel:
     def __init__(self, kind: int = 1, gateway: str | None = "10.9.0.1") -> None:
         self.kind, self.gateway = kind, gateway
         self.routes: dict[str, dict[str, Any]] = {}
+        self.besides: dict[str, Any] = {}  # that its way there has
 
     def route(self, verb: str, dst: str, **way: Any) -> list[dict[str, Any]]:
         if verb == "get":
-            return [{"type": self.kind, "RTA_OIF": 2, "RTA_GATEWAY": self.gateway, "RTA_PREFSRC": "10.9.0.6"}]
+            way = {"type": self.kind, "RTA_OIF": 2, "RTA_GATEWAY": self.gateway, "RTA_PREFSRC": "10.9.0.6"}
+            return [{**way, **self.besides}]
         if verb == "add":
             if dst in self.routes:
                 raise NetlinkError(errno.EEXIST, "there is one")
@@ -91,3 +93,34 @@ def test_there_is_no_way_to_what_is_no_other_host(kind: int) -> None:
     with pytest.raises(RefusedError, match=PEER):
         widen(kernel)
     assert kernel.routes == {}
+
+
+def test_what_the_way_takes_is_as_it_was() -> None:
+    """As Linux 6.1 tells of `ip route add … mtu lock 1350 advmss 1310`; a path that takes no more swallows the rest."""
+    kernel = Kernel()
+    kernel.besides = {"RTA_METRICS": {"attrs": [("RTAX_LOCK", 4), ("RTAX_MTU", 1350), ("RTAX_ADVMSS", 1310)]}}
+    widen(kernel)
+    wanted = {"lock": 4, "mtu": 1350, "advmss": 1310, "initcwnd": ways.SEGMENTS}
+    assert kernel.routes[f"{PEER}/32"]["metrics"] == wanted
+
+
+@pytest.mark.parametrize(
+    "besides",
+    [{"RTA_GATEWAY": None, "RTA_VIA": {"family": 10, "addr": "fe80::1"}}, {"RTA_ENCAP": {"attrs": []}}],
+    ids=["gateway of IPv6", "encapsulated"],
+)
+def test_a_way_that_cannot_be_copied_stays(besides: dict[str, Any]) -> None:
+    """Without its gateway it would lead nowhere: this host would not reach the other one at all."""
+    kernel = Kernel()
+    kernel.besides = besides
+    with pytest.raises(RefusedError, match="stays as it is"):
+        widen(kernel)
+    assert kernel.routes == {}
+
+
+def test_nobody_fills_a_table_by_asking() -> None:
+    kernel = Kernel()
+    with pytest.raises(RefusedError, match="64 other hosts"):
+        for number in range(ways.MOST + 1):
+            widen(kernel, f"192.0.2.{number}")
+    assert len(kernel.routes) == ways.MOST

@@ -192,6 +192,14 @@ def test_a_question_is_answered(fake: FakeXenstore) -> None:
     serving(fake, told)
 
 
+def test_a_way_to_a_guest_that_is_silent_ends_with_who_has_asked(fake: FakeXenstore) -> None:
+    """Else a program of root's stays for as long as the guest says nothing, and keeps polite ones from its agent."""
+    talk = Talk(fake)
+    os.write(talk.say_to, b"is anybody there?\n")
+    talk.end()
+    Talk(fake, polite=True).end()
+
+
 def test_the_largest_answer_comes_whole_in_pieces_that_a_guest_may_write(fake: FakeXenstore) -> None:
     sizes: list[int] = []
 

@@ -14,12 +14,13 @@ import pytest
 
 from vmacro.drivers.fake import XEN as CAPABLE
 from vmacro.drivers.fake import host
+from vmacro.drivers.libvirt import xen
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.xen import XenHypervisor
 from vmacro.drivers.transports import Transports
 from vmacro.drivers.xen_channel import XenChannels
 from vmacro.errors import AgentError, CopyError, HostError, UnreachableError
-from vmacro.model.facts import ARRIVING, LEAVING
+from vmacro.model.facts import ARRIVING, LEAVING, CopyProgress
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import messages
 from vmacro.wire.messages import Reply
@@ -259,6 +260,34 @@ def test_its_bandwidth_is_the_host_sides_to_hold_it_to(mib_s: int, times: int) -
     copied(driven(libxl, side), Policy(bandwidth_mib_s=mib_s))
     assert side.paced == [(PEER.address, 16514, mib_s << 20)] * times
     assert libxl.asked[0][1] == {}
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_cap_that_nobody_holds_it_to_is_told_once(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel gives no copy of libvirt's sockets, or its connection leads elsewhere than is known."""
+    monkeypatch.setattr(xen, "UNPACED_S", 0.3)
+    libxl = Libxl(migrates=lambda _libxl: time.sleep(1.2))
+
+    class Unable(Side):
+        def pace(self, address: str, port: int, bytes_s: int) -> int:
+            if silent:
+                raise UnreachableError("host b1: no SSH")
+            return 0
+
+    told: list[CopyProgress] = []
+    driven(libxl, Unable(libxl)).copy("web", PEER, Policy(bandwidth_mib_s=5), told.append, lambda: False)
+    (found,) = told
+    assert "policy bandwidth_mib_s is not heeded" in found.warning
+    assert ("no SSH" if silent else "port 16514") in found.warning
+
+
+def test_a_connection_that_begins_later_is_slowed_down_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first may be another move's."""
+    monkeypatch.setattr(xen, "PACED_EVERY_S", 0.2)
+    libxl = Libxl(migrates=lambda _libxl: time.sleep(1.6))
+    side = Side(libxl)
+    copied(driven(libxl, side), Policy(bandwidth_mib_s=5))
+    assert len(side.paced) > 3
 
 
 def fails_once_ended(libxl: Libxl) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from vmacro.host.xenbus import Xenbus
 from vmacro.wire.host_verbs import TUNNEL
 from vmacro.wire.messages import Request
 from vmacro.wire.xen_verbs import VERBS, Saving, XenFacts
+from vmacro.wire.xenstore import Xenstore
 
 INFO = """host                   : xen1
 release                : 6.1.0-56-amd64
@@ -116,6 +118,22 @@ def test_at_the_destination_what_receives_it_is_ended(
     assert helper.wait(5) == -signal.SIGTERM
 
 
+def test_whoever_has_the_helpers_number_since_is_left_alone(
+    xl: Path, helper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended as it was found, and another process began."""
+    opened = os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        (tmp_path / "proc" / str(pid) / "cmdline").write_bytes(b"/usr/bin/qemu-system-x86_64\0")
+        return opened(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    assert ask("xen-abort") == {"outcome": "nothing"}
+    with pytest.raises(subprocess.TimeoutExpired):
+        helper.wait(0.3)
+
+
 def test_a_guest_that_is_suspended_already_is_left_alone(xl: Path, helper: subprocess.Popen[bytes]) -> None:
     xl.write_text(LIST.format(state="---s--"))
     assert ask("xen-abort") == {"outcome": "suspended"}
@@ -201,6 +219,80 @@ def test_one_that_is_not_here_is_not_watched_and_one_that_is_once(fake: FakeXens
     assert sorted(fake.watched("")) == sorted([SHUTDOWN, "@releaseDomain"])
 
 
+def test_another_ones_end_cuts_off_nobody_that_was_asked_in_vain(
+    fake: FakeXenstore, xl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libxl gives up a guest that does not suspend itself; its move is rolled back, and it goes on here."""
+    host = Told()
+    host.expect("web")
+    fake.write(SHUTDOWN, b"suspend")
+    host.becomes(ASKED)
+    monkeypatch.setattr(xen_domains, "SUSPENDS_WITHIN_S", 0.0)
+    fake.write(SHUTDOWN, b"")
+    fake.write("@releaseDomain", b"")  # a neighbour's reboot
+    for _ in range(10):
+        libvirt.virEventRunDefaultImpl()
+    host.becomes(ASKED)
+    xl.write_text(LIST.format(state="---s--"))
+    fake.write("@releaseDomain", b"")
+    host.becomes(ASKED, LEFT)
+
+
+def test_one_that_was_asked_in_vain_is_seen_when_it_is_asked_again(fake: FakeXenstore) -> None:
+    host = Told()
+    host.expect("web")
+    fake.write(SHUTDOWN, b"suspend")
+    host.becomes(ASKED)
+    fake.write(SHUTDOWN, b"")
+    host.expect("web")
+    fake.write(SHUTDOWN, b"suspend")
+    host.becomes(ASKED, ASKED)
+
+
+def test_a_pause_that_was_read_too_late_is_in_doubt_until_it_is_armed_again(fake: FakeXenstore) -> None:
+    """The guest has cleared the node before this thread came to it."""
+    host = Told()
+    host.expect("web")
+    for _ in range(10):
+        libvirt.virEventRunDefaultImpl()
+    assert host.sees_pauses("web"), "a watch fires once as it is set"
+    fake.write(SHUTDOWN, b"suspend")
+    fake.write(SHUTDOWN, b"")
+    deadline_s = time.monotonic() + 5
+    while host.sees_pauses("web"):
+        assert time.monotonic() < deadline_s
+        libvirt.virEventRunDefaultImpl()
+    assert host.happenings == []
+    host.expect("web")
+    assert host.sees_pauses("web")
+
+
+def test_a_guest_that_writes_without_end_keeps_nobody_elses_turn_waiting(
+    fake: FakeXenstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread does everything. libxl lets a guest write its own control/shutdown (libxl__domain_make)."""
+    reads = 0
+
+    class Flooded(Xenstore):
+        def read(self, path: str) -> bytes:
+            nonlocal reads
+            reads += 1
+            assert reads < 1000, "it never comes back"
+            fake.write(SHUTDOWN, b"")
+            return super().read(path)
+
+    monkeypatch.setattr(xen_domains, "Xenstore", Flooded)
+    host = Told()
+    host.expect("web")
+    fake.write(SHUTDOWN, b"")
+    deadline_s = time.monotonic() + 5
+    while reads < 50:
+        assert time.monotonic() < deadline_s
+        before = reads
+        libvirt.virEventRunDefaultImpl()
+        assert reads - before < 20, "others have their turn"
+
+
 def test_a_connection_that_breaks_is_made_again_by_who_arms_again(fake: FakeXenstore) -> None:
     host = Told()
     host.expect("web")
@@ -209,6 +301,8 @@ def test_a_connection_that_breaks_is_made_again_by_who_arms_again(fake: FakeXens
     while host._bus is not None:
         assert time.monotonic() < deadline_s
         libvirt.virEventRunDefaultImpl()
+    assert not host.sees_pauses("web")
     host.expect("web")
+    assert host.sees_pauses("web")
     fake.write(SHUTDOWN, b"suspend")
     host.becomes(ASKED)

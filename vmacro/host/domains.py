@@ -49,6 +49,10 @@ class LibvirtDomains:
     def expect(self, domain: str) -> None:
         """See switchover.Domains: libvirt's events of QEMU tell all."""
 
+    def sees_pauses(self, domain: str) -> bool:
+        """See switchover.Domains."""
+        return True
+
     def number(self, domain: str) -> int:
         """What its hypervisor calls it; -1 where it does not run here. Raises libvirtError."""
         try:

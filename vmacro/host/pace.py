@@ -36,17 +36,27 @@ def pace(args: Pace) -> Paced:
 
 
 def _daemons() -> Iterator[int]:
+    """Root's alone: anybody may call a program of theirs so, with as many descriptors as they like to look through."""
     for entry in PROC.iterdir():
         try:
-            if entry.name.isdigit() and (entry / "comm").read_text().strip() in DAEMONS:
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() in DAEMONS and _is_roots(entry):
                 yield int(entry.name)
         except OSError:
             continue  # it has ended
 
 
+def _is_roots(process: Path) -> bool:
+    """By all its users: who owns the folder says less, since it is root's where a process lets nobody look at it."""
+    lines = (process / "status").read_text().splitlines()
+    return next((line.split()[1:] for line in lines if line.startswith("Uid:")), []) == ["0"] * 4
+
+
 def _connections(pid: int, address: str, port: int) -> Iterator[socket.socket]:
     """Copies of its sockets that lead there."""
-    process = os.pidfd_open(pid)
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return  # it has ended
     try:
         for entry in (PROC / str(pid) / "fd").iterdir():
             try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import libvirt
 from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro.host.errors import RefusedError
@@ -87,6 +88,9 @@ class Domains(Protocol):
     def expect(self, domain: str) -> None:
         """See that its pauses are told, if it runs here. May raise OSError, too."""
 
+    def sees_pauses(self, domain: str) -> bool:
+        """Whether a pause since it was expected would have been told."""
+
     def taps(self, domain: str) -> list[Tap]:
         """The devices of all of the domain's cards on this host; none where it does not exist here."""
 
@@ -159,7 +163,8 @@ class Switchover:
         if taps and all(self._network.fence_stands(tap.device) for tap in taps):
             return FENCED
         armed = self._armed.get(domain)
-        return STAYED if armed is not None and not armed.paused else UNKNOWN
+        seen = armed is not None and not armed.paused and self._domains.sees_pauses(domain)
+        return STAYED if seen else UNKNOWN
 
     def with_card(self, mac: str) -> list[MacUser]:
         """See Domains."""
@@ -194,7 +199,7 @@ class Switchover:
                 self._release(domain)
             if left:
                 self._fence(domain, armed.taps)
-        except (NetlinkError, OSError, RefusedError) as error:
+        except (NetlinkError, OSError, RefusedError, libvirt.libvirtError) as error:
             trouble = printable(f"{type(error).__name__}: {error}")
         self._tell(domain, Turn(to, at_ns, took_us, rescued, trouble))
 
@@ -238,8 +243,12 @@ class Switchover:
         held = self._held.pop(domain, None)
         if held is None:
             return
-        macs = {leg.mac for leg in self._network.ends(domain)}
-        card = next((tap.device for tap in self._domains.taps(domain) if tap.mac in macs), "")
+        try:
+            macs = {leg.mac for leg in self._network.ends(domain)}
+            card = next((tap.device for tap in self._domains.taps(domain) if tap.mac in macs), "")
+        except Exception:
+            held.close()  # nobody else knows of it any more
+            raise
         if not card:
             held.close()
             return

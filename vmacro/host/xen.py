@@ -68,9 +68,8 @@ class Xen:
         if seen.suspended:
             return Aborted(SUSPENDED)
         helpers = list(_helpers(seen.number)) if seen.number >= 0 else []
-        for pid in helpers:
-            _end(pid)
-        return Aborted(ENDED if helpers else NOTHING)
+        ended = [_end(pid, seen.number) for pid in helpers]
+        return Aborted(ENDED if any(ended) else NOTHING)
 
 
 def facts(text: str) -> XenFacts:
@@ -124,29 +123,34 @@ def _helpers(number: int) -> Iterator[int]:
     """Processes that send or receive the memory of this very domain: HELPER --save-domain STREAM BACK DOMID and more
     numbers, the first two of them descriptors; --restore-domain likewise (both seen with 4.17.5)."""
     for entry in PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has ended
-        named = Path(os.fsdecode(words[0])).name == HELPER
-        if named and words[1:2] in ([b"--save-domain"], [b"--restore-domain"]) and words[4:5] == [str(number).encode()]:
+        if entry.name.isdigit() and _is_helper(int(entry.name), number):
             yield int(entry.name)
 
 
-def _end(pid: int) -> None:
-    """libxl takes the migration for failed then, at this end."""
+def _is_helper(pid: int, number: int) -> bool:
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it has ended
+    named = Path(os.fsdecode(words[0])).name == HELPER
+    return named and words[1:2] in ([b"--save-domain"], [b"--restore-domain"]) and words[4:5] == [str(number).encode()]
+
+
+def _end(pid: int, number: int) -> bool:
+    """libxl takes the migration for failed then, at this end. False: it had ended, and its number may be another's."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return False
     try:
+        if not _is_helper(pid, number):  # looked at again, now that nobody else can become what is signalled
+            return False
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
         ended = select.poll()
         ended.register(descriptor, select.POLLIN)
         ended.poll(ENDS_WITHIN_S * 1000)
     except ProcessLookupError:
-        return
+        return False
     finally:
         os.close(descriptor)
+    return True

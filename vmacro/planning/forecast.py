@@ -22,6 +22,8 @@ COMPRESSED = 0.33  # of memory's bytes are left by zstd (docs/copy.md)
 SENT_AT_FIRST = 0.6  # of a guest's memory: the rest is zero, as in the guests that were measured (docs/copy.md)
 PAUSE_MS = 150 + FIRST_DOWNTIME_MS  # libvirt's own steps at a pause over 50 ms, and what QEMU is allowed
 HOPELESS = 0.9  # of the link's rate: a guest that changes more is not caught up with
+# What hosts say may be anything, and a plan that the journal cannot read back is a move that nobody can end.
+_MOST, _MOST_S, _MOST_MIB_S = 1 << 53, 1e9, 1e9
 
 
 def forecast(request: Request, survey: Survey, method: Compression) -> Forecast | None:
@@ -40,7 +42,7 @@ def forecast(request: Request, survey: Survey, method: Compression) -> Forecast 
     share = min(HOPELESS, (source.dirty_mib_s or 0.0) * left / rate)
     mib = source.domain.memory_mib * SENT_AT_FIRST * left / (1 - share)
     because = f"no copy like it yet; {rate:.0f} MiB/s: {whence}"
-    return Forecast(int(mib * (1 << 20)), round(mib / rate, 1), PAUSE_MS, source.dirty_mib_s, because)
+    return _bounded(mib * (1 << 20), mib / rate, PAUSE_MS, source.dirty_mib_s, because)
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -68,10 +70,17 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
 
 def _as_before(alike: Sequence[PastCopy], dirty_mib_s: float | None) -> Forecast:
     seen = [copy.statistics for copy in alike]
-    return Forecast(
-        int(median(s.bytes_transferred for s in seen)),
-        round(median(s.elapsed_ms for s in seen) / 1000, 1),
-        int(median(s.downtime_ms for s in seen)),
+    return _bounded(
+        median(s.bytes_transferred for s in seen),
+        median(s.elapsed_ms for s in seen) / 1000,
+        median(s.downtime_ms for s in seen),
         dirty_mib_s,
         f"as its last {len(seen)} copies went" if len(seen) > 1 else "as its last copy went",
     )
+
+
+def _bounded(sent: float, seconds: float, pause_ms: float, dirty_mib_s: float | None, because: str) -> Forecast:
+    """As the journal takes it."""
+    dirty = dirty_mib_s if dirty_mib_s is None else min(dirty_mib_s, _MOST_MIB_S)
+    took = round(min(seconds, _MOST_S), 1)
+    return Forecast(int(min(sent, _MOST)), took, int(min(pause_ms, _MOST)), dirty, because)

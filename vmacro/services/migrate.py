@@ -215,9 +215,11 @@ def _foretell(plan: Plan, world: World) -> None:
 def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
     def report(progress: CopyProgress) -> None:
         done = progress.bytes_total - progress.bytes_remaining
-        percent = max(0, min(100, 100 * done // progress.bytes_total)) if progress.bytes_total else 0
         if progress.warning:
             world.tell(plan.move_id, events.CopyWarning(progress.warning))
+        if not progress.bytes_total:
+            return  # it was the warning that there was to tell
+        percent = max(0, min(100, 100 * done // progress.bytes_total))
         seen = events.CopyProgress(
             percent=percent,
             bytes_sent=progress.bytes_sent,

@@ -52,6 +52,7 @@ XEN = replace(  # with a host side, which can abort and pace
     progress=False,
     completed_statistics=False,
     local_disks=False,
+    compressed_copy=False,
 )
 LINKS = LinkFacts(
     "0.1.0",

@@ -27,7 +27,8 @@ FORGOTTEN_WITHIN_S = 10.0
 class Order:
     """What to do, and what the source's hypervisor can do of it. `disks`: targets whose overlays go along. `tunnelled`:
     through libvirt's own connection. `job`: what libvirt is at work on with a domain (states.job). `abort`: ends a
-    migration. `live`: the guest runs while it is copied. `see_to`: called again and again meanwhile."""
+    migration. `live`: the guest runs while it is copied. `see_to`: called again and again meanwhile; what it says
+    first is told."""
 
     destination: Host
     policy: Policy
@@ -37,7 +38,7 @@ class Order:
     job: Callable[[Any], str] = job
     abort: Callable[[Any], None] = lambda domain: domain.abortJob()
     live: bool = True
-    see_to: Callable[[], None] = lambda: None
+    see_to: Callable[[], str] = lambda: ""
 
     def under_way(self, domain: Any) -> bool:
         """Whether a migration of the domain to elsewhere runs, whoever began it: it goes on after its orchestrator has
@@ -97,7 +98,7 @@ class _Watch:
         self.reason = ""
 
     def look(self) -> None:
-        self._see_to()
+        self._warn(self._see_to())
         progress = _progress(self._domain) if self._can.progress else None
         if progress is not None:
             self._allow(allowed_downtime_ms(progress.iteration, self._policy.max_downtime_ms))
@@ -108,6 +109,12 @@ class _Watch:
                 self._abort(self._domain)
             except libvirt.libvirtError:
                 pass  # no job yet, or no job any more: asked again at the next poll
+
+    def _warn(self, text: str) -> None:
+        """Where the copy's figures are not known."""
+        if text and not self._warned:
+            self._warned = text
+            self._report(CopyProgress(0, 0, 0, 0, 0, 0.0, 0.0, warning=text))
 
     def _judged(self, progress: CopyProgress) -> CopyProgress:
         if self._passes and self._passes[-1].iteration == progress.iteration:

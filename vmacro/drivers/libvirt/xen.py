@@ -3,6 +3,7 @@ when)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,8 @@ from vmacro.wire.xen_verbs import SUSPENDED, Saving, XenFacts
 
 SHADOW = "shadow"
 LIBVIRT_TLS_PORT = 16514
+# An earlier connection may lead there, too: that one is slow says nothing of the copy's own, which begins later.
+PACED_EVERY_S, UNPACED_S = 2.0, 5.0
 NO_SHADOW = "it is a PV guest, and this Xen has no shadow paging, by which one is copied while it runs"
 
 
@@ -41,17 +44,27 @@ class XenSide(Protocol):
 
 
 class _Pacing:
-    """Once the connection is there by which a copy goes, it may send so much and no more."""
+    """What libvirt sends there may be so fast and no faster: each of its connections, whenever that has begun."""
 
     def __init__(self, side: Callable[[], XenSide], destination: Host, bytes_s: int) -> None:
         self._side, self._bytes_s = side, bytes_s
         self._there = (destination.address, urlsplit(destination.peer_uri).port or LIBVIRT_TLS_PORT)
-        self._done = False
+        self._began_s = self._next_s = time.monotonic()
+        self._heeded = False
 
-    def see_to(self) -> None:
-        if not self._done:
-            with suppress(HostError):
-                self._done = self._side().pace(*self._there, self._bytes_s) > 0
+    def see_to(self) -> str:
+        """See Order."""
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return ""
+        trouble = f"no connection of its libvirt to {self._there[0]}, port {self._there[1]}, can be slowed down"
+        try:
+            if self._side().pace(*self._there, self._bytes_s):
+                self._heeded, self._next_s = True, now_s + PACED_EVERY_S
+        except HostError as error:
+            trouble = error.message
+        late = not self._heeded and now_s - self._began_s > UNPACED_S
+        return f"the copy goes as fast as it can (policy bandwidth_mib_s is not heeded): {trouble}" if late else ""
 
 
 class XenHypervisor(LibvirtHypervisor):
