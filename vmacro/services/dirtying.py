@@ -6,16 +6,29 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vmacro.errors import HostError
-from vmacro.model.facts import HostView
-from vmacro.model.nouns import Host
+from vmacro.model.facts import HostView, Survey
+from vmacro.model.nouns import Guest, Host
 from vmacro.ports import World
 
+_LONGEST_S = 600.0  # what is looked at meanwhile has deadlines of its own
 
-def at(host: Host, domain: str, world: World) -> Callable[[HostView], HostView]:
-    """What was measured, for the view of the host where the guest runs. A forecast does without, where that fails: no
-    move depends on it."""
-    try:
-        rate = world.hypervisor(host).dirty_mib_s(domain)
-    except HostError:
-        rate = None
-    return lambda view: replace(view, dirty_mib_s=rate)
+
+def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, world: World) -> Survey:
+    """What is seen, with what was measured while it was looked at, since that takes a second. A forecast does without,
+    where that fails: no move depends on it."""
+    rates: list[float | None] = []
+
+    def measure() -> None:
+        try:
+            rates.append(world.hypervisor(host).dirty_mib_s(guest.domain))
+        except HostError:
+            rates.append(None)
+
+    _, seen = world.side_by_side([measure, look], _LONGEST_S)
+    assert seen is not None, "looked at for ten minutes"
+    rate = rates[0] if rates else None
+    return replace(seen, views=tuple(_with(rate, host.name, view) for view in seen.views))
+
+
+def _with(rate: float | None, host: str, view: HostView) -> HostView:
+    return replace(view, dirty_mib_s=rate) if view.host == host else view

@@ -11,7 +11,6 @@ from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError,
 from vmacro.model.definitions import Definition
 from vmacro.model.facts import (
     NO_PAST,
-    Connection,
     DiskCopy,
     DomainFacts,
     HostFacts,
@@ -24,9 +23,9 @@ from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs
 from vmacro.planning.addresses import next_address
-from vmacro.ports import Agent, World
-from vmacro.services import datagrams, dirtying, paths
-from vmacro.wire.agent_verbs import CLAIMED, FULL, MAX_CONNECTIONS, NO_LEASE
+from vmacro.ports import World
+from vmacro.services import datagrams, dirtying, inside, paths
+from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 from vmacro.wire.host_verbs import MOST_DEVICES
 
 # Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
@@ -80,6 +79,24 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
+    rest = partial(_rest, seen, inventory, guest, world, ask_clients, ask_host_sides, compare)
+    if measure and at.domain.running and not at.domain.migrating:
+        return dirtying.measured_meanwhile(rest, host, guest, world)
+    return rest()
+
+
+def _rest(
+    seen: Survey,
+    inventory: Inventory,
+    guest: Guest,
+    world: World,
+    ask_clients: bool,
+    ask_host_sides: bool,
+    compare: bool,
+) -> Survey:
+    """What is asked for once it is known where the guest runs."""
+    at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
+    assert at.domain is not None and host is not None
     if compare:
         seen = _with_definition(seen, host, guest, world)
     copies = disks.copies(at.domain, at.pools)
@@ -87,13 +104,11 @@ def survey(
         answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
         seen = _told(seen, [_Question(h.name, partial(_disks, h, copies, world), _mute) for h in answering], world)
     if at.domain.running and at.domain.has_agent_channel:
-        seen = _with_agent(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
+        seen = inside.look(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     coming = _coming(seen, at.domain, host)
     questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         questions += _about_links(seen, coming, inventory, world)
-    if measure and at.domain.running and not at.domain.migrating:
-        questions.append(_Question(host.name, partial(dirtying.at, host, guest.domain, world), lambda view: view))
     seen = _told(seen, questions, world)
     if compare:
         seen = _told(seen, _about_files(seen, at, inventory, world), world)
@@ -373,26 +388,3 @@ def where(hosts: Iterable[Host], guest: Guest, world: World) -> list[Host]:
         if domain is not None and domain.running:
             found.append(host)
     return found
-
-
-def _with_agent(seen: Survey, host: Host, guest: Guest, consent_timeout_ms: int, world: World) -> Survey:
-    """What the guest's agent says of it and of its connections, or why there is nothing."""
-    try:
-        with world.agent(host, guest.domain) as agent:
-            facts = agent.status()
-            if not facts.address:
-                return replace(seen, agent=facts)
-            connections, unasked = _connections(agent, consent_timeout_ms)
-    except (AgentError, HostError) as error:
-        return replace(seen, agent_trouble=error.message, agent_hint=error.hint)
-    return replace(seen, agent=facts, connections=connections, unasked=unasked)
-
-
-def _connections(agent: Agent, consent_timeout_ms: int) -> tuple[tuple[Connection, ...], str]:
-    """And why their clients could not be asked: the guest had no second address, no room for it, or a move has it."""
-    try:
-        return agent.consent(consent_timeout_ms) if consent_timeout_ms else agent.connections(), ""
-    except AgentError as error:
-        if error.code not in (NO_LEASE, FULL, CLAIMED):
-            raise
-        return agent.connections(), error.message

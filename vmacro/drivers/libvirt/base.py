@@ -57,22 +57,24 @@ class LibvirtHypervisor:
         """What one of these versions can do."""
         return self.known
 
-    def _able(self) -> Capabilities:
+    def _versions(self) -> tuple[Version, Version]:
+        """libvirt's, and the hypervisor's."""
         connection = self._connection
-        return self.able(_triple(connection.getLibVersion()), _triple(connection.getVersion()))
+        return _triple(connection.getLibVersion()), _triple(connection.getVersion())
 
     def facts(self) -> HostFacts:
         connection = self._connection
         with ThreadPoolExecutor(1) as beside, understood(self._host.name, "cannot be surveyed"):
             days = beside.submit(self._connections.certificate_days_left, self._host)  # by a connection of its own
             told = connection.getCapabilities()
-            able = self._able()
+            versions = self._versions()
+            able = self.able(*versions)
             live = able.live_migration and xml.migrates_live(told)
             found = {
                 "hostname": connection.getHostname(),
                 "hypervisor": connection.getType(),
-                "hypervisor_version": _triple(connection.getVersion()),
-                "libvirt_version": _triple(connection.getLibVersion()),
+                "hypervisor_version": versions[1],
+                "libvirt_version": versions[0],
                 "free_memory_mib": self.free_memory_mib(connection),
                 "capabilities": fields.encode(replace(able, live_migration=live)),
                 "machine_types": xml.machine_types(told),
@@ -170,7 +172,7 @@ class LibvirtHypervisor:
         disks: tuple[str, ...] = (),
     ) -> None:
         with translated(self._host.name, "its version cannot be asked for"):
-            able = self._able()
+            able = self.able(*self._versions())
         self.carry_out(domain, Order(destination, policy, disks, able), report, cancelled)
 
     def carry_out(
