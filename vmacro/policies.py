@@ -31,6 +31,8 @@ from vmacro.inventory import Name
 from vmacro.sources import CARBON, LOAD, PRICE, FeedTable, SourceTable, schedule, zone_named
 
 Zone = Annotated[str, AfterValidator(lambda name: zone_named(name).key)]
+Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -78,7 +80,7 @@ class SiteTable(Strict):
     carbon: SourceTable | None = Field(default=None, description="of electricity: a source; default: it has none")
     pue: float = Field(default=1.0, ge=1, le=10, description="kWh that the site takes for one that a guest takes")
     labels: tuple[Name, ...] = Field(default=(), description="which guests' `residency` may ask for")
-    licences: dict[Name, int] = Field(default_factory=dict, description="how many there are of each")
+    licences: dict[Name, Count] = Field(default_factory=dict, description="how many there are of each")
     maintenance: FeedTable | None = Field(default=None, description="iCalendar file: when its hosts are closed")
 
 
@@ -122,7 +124,7 @@ class LinkTable(Strict):
 class RegionTable(Strict):
     """Where clients are."""
 
-    rtt_ms: dict[Name, float | FeedTable] = Field(
+    rtt_ms: dict[Name, Milliseconds | FeedTable] = Field(
         description="to each site: milliseconds, or a recording of `vmacro rtt probe`: { file = ... }"
     )
     activity: SourceTable | None = Field(default=None, description="how busy they are, 1 is usual; default: always 1")

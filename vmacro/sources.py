@@ -136,16 +136,16 @@ class SourceTable(Fetched):
         pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?$",
         description="in simulations: when the values of the next day come out, HH:MM, instead of ahead_hours",
     )
-    value: float | None = Field(default=None, description="fixed: what it always is")
-    on: float | None = Field(default=None, description="schedule: its value while it is on")
-    off: float | None = Field(default=None, description="schedule: its value otherwise")
+    value: float | None = Field(default=None, ge=-1e7, le=1e7, description="fixed: what it always is")
+    on: float | None = Field(default=None, ge=-1e7, le=1e7, description="schedule: its value while it is on")
+    off: float | None = Field(default=None, ge=-1e7, le=1e7, description="schedule: its value otherwise")
     cron: str = Field(default="", max_length=200, description="schedule: when it goes on, five fields")
     hours: float | None = Field(default=None, gt=0, le=8784, description="schedule: how long it is on")
     time_zone: str = Field(default="", max_length=100, description="schedule: whose clocks; default: the policy's")
     latitude: float | None = Field(default=None, ge=-90, le=90, description="sun: degrees, north is positive")
     longitude: float | None = Field(default=None, ge=-180, le=180, description="sun: degrees, east is positive")
-    day: float | None = Field(default=None, description="sun: the value while it stands high enough")
-    night: float | None = Field(default=None, description="sun: the value while it does not")
+    day: float | None = Field(default=None, ge=-1e7, le=1e7, description="sun: the value while it stands high enough")
+    night: float | None = Field(default=None, ge=-1e7, le=1e7, description="sun: the value while it does not")
     above_degrees: float = Field(default=0.0, ge=-90, le=90, description="sun: how high that is")
 
     @field_validator("time_zone")

@@ -15,7 +15,7 @@ from tests.unit.town import Town, Vmacro
 from vmacro import wiring
 from vmacro.cli import batch_view, fleet
 from vmacro.cli.batch_view import View
-from vmacro.errors import ConfigurationError, JournalError, PlanRejectedError
+from vmacro.errors import ConfigurationError, CopyError, JournalError, PlanRejectedError
 from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Batch, Became, Limits, Maintenance, PlannedMove, Purpose, Try, Wish, batch_id
 from vmacro.model.events import Event
@@ -104,6 +104,26 @@ def test_a_site_is_not_filled_again_while_it_is_emptied(town: Town, tmp_path: Pa
         gate.open()
         work.wait_for_the_end(batch)
     assert at_home(town) == []
+
+
+def test_what_a_restore_has_not_brought_back_the_next_one_does(town: Town, tmp_path: Path) -> None:
+    """Of two batches that had emptied the site only the last one counted then."""
+
+    def fail() -> None:
+        raise CopyError("the link broke")
+
+    with at_work(town, tmp_path, "tries = 1") as work:
+        for guests in (("g1", "g2"), ("g3", "g4")):
+            plan = work.batches.plan_evacuation("bucharest")
+            part = replace(plan, moves=tuple(m for m in plan.moves if m.guest in guests))
+            work.batches.begin(part)
+            work.wait_for_the_end(part)
+        back = work.batches.plan_restore("bucharest")
+        (first,) = [move for move in back.moves if move.guest == "g1"]
+        town.at(f"copy {first.source}", "g1", fail)
+        work.batches.begin(back)
+        assert work.wait_for_the_end(back).moved == 3 and at_home(town) == ["g2", "g3", "g4"]
+        assert [move.guest for move in work.batches.plan_restore("bucharest").moves] == ["g1"]
 
 
 def test_a_try_at_a_move_that_the_batch_does_not_have_ends_no_leader() -> None:

@@ -145,3 +145,19 @@ TOML = st.recursive(
 def test_whatever_it_says_it_is_a_policy_or_refused(said: object) -> None:
     with pytest.raises(ConfigurationError):
         config.parse({"sites": said, "guests": said, "currency": said}, policies.PolicyFile, "x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        'price = { source = "fixed", unit = "1/kWh", value = 1e308 }',
+        'price = { source = "fixed", unit = "1/kWh", value = 0.2 }\nlicences = { db = -5 }',
+        'price = { source = "fixed", unit = "1/kWh", value = 0.2 }\n[regions.r]\nrtt_ms = { a = -3 }',
+        'price = { source = "fixed", unit = "1/kWh", value = 0.2 }\n[regions.r]\nrtt_ms = { a = 1e300 }',
+    ],
+)
+def test_figures_that_nothing_could_have_are_refused(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(f'currency = "EUR"\n[guests]\nweb = {{ watts = 1 }}\n[sites.a]\n{wrong}\n')
+    with pytest.raises(ConfigurationError, match=r"sites\.a\.(price|licences)|regions\.r"):
+        policies.load(path)

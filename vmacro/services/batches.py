@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import dropwhile, takewhile
 from statistics import median
 
 from vmacro.errors import ConfigurationError, PlanRejectedError
@@ -284,11 +285,15 @@ class Batches:
         """From which host each guest was taken first. Raises ConfigurationError."""
         since = [m.since_s for m in self._tools.tables.maintenance() if m.subject == subject]
         purposes = (Purpose.EVACUATE, Purpose.DRAIN)
-        taken = [b for b, _ in self._tools.tables.batches(1000) if b.subject == subject and b.purpose in purposes]
+        batches = self._tools.tables.batches(1000)
+        of_it = [b for b, _ in batches if b.subject == subject and b.purpose in (*purposes, Purpose.RESTORE)]
+        taken = [b for b in of_it if b.purpose in purposes]
         if not taken:
             raise ConfigurationError(f"restore {subject}: no batch has emptied it", "vmacro batch list")
         # What went before an earlier `restore` is not brought back by this one: it began when the first of these did.
-        chosen = [b for b in taken if b.made_s >= min(since)] if since else taken[:1]
+        # Once more: those that the last one was to bring back, and all that lies between it and the one before.
+        again = takewhile(lambda b: b.purpose in purposes, dropwhile(lambda b: b.purpose not in purposes, of_it))
+        chosen = [b for b in taken if b.made_s >= min(since)] if since else [*again]
         origins: dict[str, str] = {}
         with self._tools.rows() as rows:
             for batch in sorted(chosen, key=lambda b: b.made_s):

@@ -199,7 +199,7 @@ def written(batch: Batch) -> str:
         raise JournalError(f"batch {batch.batch_id}: {len(text)} characters of JSON: too many moves for one batch")
     if not is_identifier(batch.batch_id):
         raise JournalError(f"batch {printable(batch.batch_id, 100)}: is no name of a batch")
-    decoded(Batch, json.loads(text), f"batch {batch.batch_id}")
+    decoded(Batch, loaded(text, f"batch {batch.batch_id}"), f"batch {batch.batch_id}")
     return text
 
 
