@@ -16,6 +16,7 @@ import typer
 import vmacro.api
 from tests.unit.test_archive import knowing, no_world
 from tests.unit.test_enumeration import stage
+from tests.unit.test_follow import POLICY
 from tests.unit.town import PATIENCE_S, Town
 from vmacro import private, wiring
 from vmacro.cli.app import app, main
@@ -50,6 +51,7 @@ def readable_by_others(folder: Path) -> list[str]:
     return found
 
 
+SINCE = ("--from", "2026-06-01T00:00:00Z")
 # Every command that can write, with what it needs. `{}` is the folder.
 COMMANDS: dict[str, list[list[str]]] = {
     "init": [["init", "made/inventory.toml", *("--host", "a/a=10.0.0.1", "--host", "b/b=10.0.0.2")]],
@@ -74,6 +76,9 @@ COMMANDS: dict[str, list[list[str]]] = {
     "evacuate": [["evacuate", "bucharest", "--yes"]],
     "drain": [["drain", "bucharest", "--yes", "--detach"]],
     "restore": [["restore", "bucharest"]],
+    "follow": [["follow", "policy.toml", "--once"]],
+    "signals": [["signals", "policy.toml"]],
+    "simulate": [["simulate", "policy.toml", "--days", "0.1", *SINCE, "--png", "days.png", "--html", "days.html"]],
     **{f"batch {verb}": [["batch", verb]] for verb in ("list", "show", "watch", "pause", "resume", "abort")},
     "inventory": [["inventory"]],
     "provision hosts": [["provision", "hosts"]],
@@ -119,6 +124,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rtt.ndjson").write_text(recordings.header("g1", "tcp", 10, 0, 0) + samples)
     (tmp_path / "rtt.ndjson").chmod(0o600)
     town.file.chmod(0o600)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    (tmp_path / "policy.toml").chmod(0o600)
     parts = ansible_inventory.Parts((Path("/w/a.whl"),), "", Path("/w/a.deb"), Path("/w/a.pyz"), Path("/w/vmacro-rtt"))
     monkeypatch.setattr(ansible_inventory, "parts", lambda: parts)
     monkeypatch.setattr(wiring, "drivers", town.drivers)
@@ -153,6 +160,8 @@ def see_that_it_ran_and_tells_no_secret(runs: Path) -> None:
 def test_a_move_leaves_nothing_for_others_to_read(town: Town, session: vmacro.api.Session, tmp_path: Path) -> None:
     """Journal, write-ahead logs, events, locks and report, while it goes on and afterwards."""
     town.file.chmod(0o600)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    (tmp_path / "policy.toml").chmod(0o600)
     gate = town.gate("copy bucharest", "g1")
     move = session.migrate("g1", "berlin")
     gate.wait_until_reached()
