@@ -105,6 +105,11 @@ def without_probers(vmacro: Vmacro) -> Vmacro:
     return vmacro.altered("quiet.toml", lambda t: "".join(x for x in t.splitlines(True) if not x.startswith("probe =")))
 
 
+def uncompressed(vmacro: Vmacro) -> Vmacro:
+    """Its copies last for as long as it takes to do something meanwhile."""
+    return vmacro.altered("uncompressed.toml", lambda t: t.replace("[policy]\n", '[policy]\ncompression = "off"\n'))
+
+
 def site_of(lab: Lab, guest: str) -> str:
     """Where it is active, by the hosts' own virsh: at once, while drivers take a second to connect; '' if nowhere."""
     hosts = lab.topology.hosts

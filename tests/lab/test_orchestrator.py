@@ -22,6 +22,7 @@ from tests.support import (
     eventually,
     site_of,
     traces_of_moves,
+    uncompressed,
     verdicts,
     without_probers,
 )
@@ -70,7 +71,7 @@ int gettimeofday(struct timeval *now, void *zone) {
 
 @pytest.fixture
 def quiet(vmacro: Vmacro) -> Vmacro:
-    return without_probers(vmacro)
+    return uncompressed(without_probers(vmacro))
 
 
 SLOWLY = ("--bandwidth-mib-s", "4")  # a copy that lasts
