@@ -33,6 +33,7 @@ PLACES = {
     "[guests.NAME.probe]": GOOD + '[guests.db.probe]\nfrom = "p"\n{}\n',
     "[dns]": GOOD + '[dns]\n{}\nserver = "10.9.0.53"\nkey_file = "/etc/vmacro/dns.key"\n',
     "[hooks]": GOOD + "[hooks]\n{}\n",
+    "[fleet]": GOOD + "[fleet]\n{}\n",
     "[probers.NAME]": GOOD + "[probers.q]\n{}\n",
 }
 

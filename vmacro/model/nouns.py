@@ -111,7 +111,7 @@ class Policy:
     move_timeout_s: _Seconds = 3600.0
     remove_source_disks: bool = False
     linger_s: _Seconds | None = None
-    compression: Compression = Compression.AUTO
+    compression: Compression = Compression.OFF
     drop_page_cache: bool = False
 
     @property
