@@ -32,9 +32,9 @@ def copied(**change: Any) -> PastCopy:
     return replace(PastCopy("bucharest", "berlin", Compression.OFF, 256, statistics), **change)
 
 
-def asked(fake: FakeWorld, **policy: Any) -> Request:
+def asked(fake: FakeWorld, compression: Compression = Compression.AUTO, **policy: Any) -> Request:
     guest, there = fake.inventory.guests[0], fake.inventory.sites[1]
-    return Request(guest, there, RENUMBER, Policy(**policy), host="berlin")
+    return Request(guest, there, RENUMBER, Policy(compression=compression, **policy), host="berlin")
 
 
 def seen(fake: FakeWorld, *copies: PastCopy) -> Survey:
