@@ -63,7 +63,9 @@ def main() -> int:
     parser.add_argument("--mbit", type=float, default=200, help="of each node's link; copies may take four fifths")
     parser.add_argument("--jitter", type=float, default=0, help="ms, each way")
     parser.add_argument("--loss", type=float, default=0, help="percent")
-    parser.add_argument("--policy", nargs="*", default=[], help="lines of [policy] for vmacro's moves")
+    parser.add_argument(
+        "--policy", nargs="*", default=['compression = "auto"'], help="lines of [policy] for vmacro's moves"
+    )
     parser.add_argument("--minutes", type=float, default=60, help="begin no further move after so many")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -87,7 +87,7 @@ def test_two_workers_share_the_work_and_keep_the_limits(settings: Settings, star
         seen = events(log, batch)
     assert progress.moved == GUESTS
     most = batch_report.peaks(batch_report.bars(seen))
-    assert most.host <= 2 and most.link <= 3 and most.in_all == 4, most
+    assert most.host <= 2 and most.link <= 3 and 2 <= most.in_all <= 4, most
     assert len({e.what.worker for e in seen if isinstance(e.what, TryEnded)}) == 2, "both worked"
     assert [worker.communicate("", timeout=60) and worker.returncode for worker in workers] == [0, 0]
 
