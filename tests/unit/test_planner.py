@@ -7,7 +7,6 @@ from dataclasses import replace
 from vmacro.drivers.fake import FakeWorld
 from vmacro.model.facts import Claim, HomedAddress, HostView, Leg, Reservation
 from vmacro.model.moves import Plan
-from vmacro.model.nouns import Compression
 from vmacro.planning import doctor, planner
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -32,7 +31,7 @@ def test_a_plan_to_renumber() -> None:
         guest=fake.inventory.guests[0],
         source=here,
         destination=there,
-        policy=replace(fake.inventory.policy, compression=Compression.ZSTD),
+        policy=fake.inventory.policy,
         hypervisor="QEMU 10.0.0",
         accelerator="kvm",
         mac=MAC,
@@ -41,7 +40,7 @@ def test_a_plan_to_renumber() -> None:
         operator="me@here",
         chosen_because="the only host of site berlin",
         memory_mib=256,
-        compression_because="auto: nothing says how fast the link is, and it leads to another site",
+        compression_because="policy compression",
     )
 
 

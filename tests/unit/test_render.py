@@ -15,6 +15,7 @@ from vmacro.cli.move import show_findings
 from vmacro.model.copies import CopyStatistics, Forecast
 from vmacro.model.events import CopyProgress, DomainChanged, Event, Note, PhaseBegan, PhaseEnded, What
 from vmacro.model.moves import Ending, Finding, Outcome, Phase, Severity
+from vmacro.model.nouns import Compression
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.rtt.samples import Recording, Sample
 from vmacro.services import report
@@ -103,7 +104,8 @@ def test_a_report_has_its_events_and_a_recording_that_was_read_before(tmp_path: 
 def test_a_report_says_how_the_copy_was_sent_what_was_expected_and_what_clients_paid(tmp_path: Path) -> None:
     second, found = 10**9, stage(SEAMLESS).plan
     expected = Forecast(60 << 20, 12.0, 150, None, "as its last copy went")
-    plan = replace(found, forecast=expected, compression_because="auto: the link takes 19 MiB/s")
+    sent = replace(found.policy, compression=Compression.ZSTD)
+    plan = replace(found, policy=sent, forecast=expected, compression_because="auto: the link takes 19 MiB/s")
     outcome = Outcome(Ending.MOVED, statistics=CopyStatistics(120, 10_000, 50 << 20, 4))
     events = [
         Event("m", 1 * second, PhaseBegan(Phase.COPY)),
