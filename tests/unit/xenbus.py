@@ -76,8 +76,11 @@ class FakeXenstore:
 
     def remove(self, path: str) -> None:
         with self._lock:
-            self.nodes = {p: v for p, v in self.nodes.items() if p != path and not p.startswith(f"{path}/")}
+            self._drop(path)
             self._changed(path)
+
+    def _drop(self, path: str) -> None:
+        self.nodes = {p: v for p, v in self.nodes.items() if p != path and not p.startswith(f"{path}/")}
 
     def resume(self, home: str = HOME) -> None:
         """The guest has been suspended and runs again: its kernel sets all of its watches anew."""
@@ -126,8 +129,9 @@ class FakeXenstore:
             self._send(client, self.mangle(message(WRITE, request_id, b"OK\0")))
             self._changed(name)
         elif kind == RM and any(p == name or p.startswith(f"{name}/") for p in self.nodes):
+            self._drop(name)
             self._send(client, self.mangle(message(RM, request_id, b"OK\0")))
-            self.remove(name)
+            self._changed(name)
         elif kind == UNWATCH:
             client.watches.remove((path.decode(), rest.rstrip(b"\0").decode()))
             self._send(client, self.mangle(message(UNWATCH, 0, b"OK\0")))
