@@ -60,6 +60,12 @@ def test_a_guest_that_is_off_belongs_to_where_its_domain_is(vmacro: Vmacro, town
     assert checked(vmacro, "berlin") == {}
 
 
+def test_a_guest_that_runs_at_two_sites_is_not_left_out(vmacro: Vmacro, town: Town) -> None:
+    town.fake.hosts["berlin-1"].domains["g2"] = town.fake.hosts["bucharest"].domains["g2"]
+    for words in (("bucharest",), ("--to", "berlin"), ("bucharest", "--to", "berlin"), ()):
+        assert "guest-twice" in checked(vmacro, *words, code=3)["g2", "berlin"], words
+
+
 def test_a_guest_that_may_be_where_nobody_answers_is_not_left_out(vmacro: Vmacro, town: Town) -> None:
     town.fake.hosts["bucharest"].reachable = False
     found = checked(vmacro, "bucharest", code=3)

@@ -149,7 +149,7 @@ class Moves:
 
     def check_all(self, requests: Iterable[Request], at: str = "") -> list[tuple[Request, Checked]]:
         """check() of many requests of one handoff, guests side by side, each of them looked at once. Left out are those
-        of guests that are not of site `at`, if one is named, and those to a site where the guest runs already."""
+        of guests that are not of site `at`, if one is named, and those to the one site where the guest runs already."""
         by_guest: dict[Guest, list[Request]] = {}
         for request in requests:
             by_guest.setdefault(request.guest, []).append(request)
@@ -159,7 +159,7 @@ class Moves:
             for wanted, (_, seen) in zip(by_guest.values(), surveys, strict=True)
             for request in wanted
             if not at or may_be_of(at, seen)
-            if request.destination.name not in {at, *(view.site for view in seen.running_at)}
+            if request.destination.name != at and {view.site for view in seen.running_at} != {request.destination.name}
         ]
 
     def look_at(self, requests: Iterable[Request]) -> list[tuple[Request, Survey]]:
