@@ -13,7 +13,18 @@ import pytest
 from tests.breaking import Scene, in_guest
 from tests.lab.domains import FILE, hosts_as_they_are, told
 from tests.lab.test_obstacles import STRANGER, blocking, findings, refused
-from tests.support import Vmacro, Way, address_of, clients, on_host, other_site, site_of, traces_of_moves, virsh
+from tests.support import (
+    Vmacro,
+    Way,
+    address_of,
+    clients,
+    on_host,
+    other_site,
+    site_of,
+    traces_of_moves,
+    virsh,
+    without_probers,
+)
 from vmacro.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow("two minutes; each finding is a unit test, too")]
@@ -153,7 +164,7 @@ def other_network(lab: Lab, way: Way, name: str, address: str) -> Iterator[None]
 
 
 def test_a_path_that_loses_large_packets_without_a_word(lab: Lab, vmacro: Vmacro, way: Way) -> None:
-    chain = "chain all { type filter hook prerouting priority -300; ip saddr %s ip length > 1400 drop; }"
+    chain = "chain large { type filter hook prerouting priority -300; ip saddr %s ip length > 1400 drop; };"
     make = "echo 'table inet narrow { %s }' | nft -f -" % (chain % lab.host(way.here).address)
     with done_there(lab, way, make, "nft delete table inet narrow"):
         stopped(lab, vmacro, way, "path-mtu")
@@ -192,12 +203,10 @@ def test_reservations_that_are_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) ->
 
 
 def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way: Way) -> None:
-    """Clients of plain TCP, of datagrams, and one that refuses addresses; and who knows the old address alone. Nobody
-    asks host sides, which would know of files."""
-    old, lingers = (
-        address_of(lab, "web"),
-        vmacro.altered("l.toml", lambda t: t.replace("linger_s = 0", "linger_s = 60")),
-    )
+    """Clients of plain TCP, of datagrams, and one that refuses addresses; and who knows the old address alone. The
+    destination's host side, which would know of files, cannot be asked."""
+    old, unasked = address_of(lab, "web"), saying(way.there, ssh="")
+    lingers = vmacro.altered("l.toml", lambda t: unasked(t.replace("linger_s = 0", "linger_s = 60")))
     before = hosts_as_they_are(lab)
     with clients(lab, "client", old, "tcp-idle", "datagrams"), clients(lab, "deaf", old, "idle"):
         found = findings(lingers, way, 3, "--handoff", "renumber")
@@ -221,3 +230,60 @@ def test_a_guest_without_an_agent(lab: Lab, vmacro: Vmacro) -> None:
 
 def test_a_destination_whose_host_side_cannot_be_asked(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     stopped(lab, vmacro.altered("mute.toml", saying(way.there, ssh="")), way, "no-host-side")
+
+
+def test_what_an_inventory_asks_for_in_vain(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Tunnels in the clear, and pages given up by a guest whose domain does not let them go."""
+    plain = [saying(host, plain_tunnel="true") for host in (way.here, way.there)]
+    short = saying(way.there, memory_reserve_mib="1000000")
+
+    def change(text: str) -> str:
+        return short(plain[0](plain[1](text))).replace("[policy]\n", "[policy]\ndrop_page_cache = true\n")
+
+    warned = ("tunnel-plain", "free-pages-sent")
+    stopped(lab, vmacro.altered("asks.toml", change), way, "memory-short", warned=warned)
+
+
+def test_a_guest_that_changes_more_than_its_copy_may_take(lab: Lab, vmacro: Vmacro) -> None:
+    slow = vmacro.altered("slow.toml", lambda t: t.replace("[policy]\n", "[policy]\nbandwidth_mib_s = 2\n"))
+    done = slow("check", "busy", "--to", other_site(site_of(lab, "busy")), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "copy-outrun" in {f["code"] for f in json.loads(done.stdout)}, done.stdout
+
+
+def test_a_host_that_libvirt_takes_for_the_other(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """As with machines that were cloned."""
+    facts = virsh(lab, way.here, "capabilities")
+    (uuid,) = re.findall(r"<host>\s*<uuid>([^<]+)</uuid>", facts)
+    file, again = "/etc/libvirt/libvirtd.conf", "systemctl restart libvirtd"
+    make = f"echo 'host_uuid = \"{uuid}\"' >> {file}; {again}"
+    with done_there(lab, way, make, f"sed -i '/^host_uuid =/d' {file}; {again}"):
+        stopped(lab, vmacro, way, "host-twin")
+
+
+def test_an_address_that_somebody_else_uses(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """A machine on the guests' bridge has taken all of the range without asking DHCP; nobody guards the bridge."""
+    (bridge,) = re.findall("<bridge name='([^']+)'", virsh(lab, way.there, "net-dumpxml", "front"))
+    some = " ".join(f"{address}/24" for address in [*lab.topology.sites[way.there].subnet.hosts()][1:100])
+    make = f"""ip netns add squatter; ip link add squatter0 type veth peer name eth0 netns squatter
+    ip link set squatter0 master {bridge} up; ip -n squatter link set eth0 up
+    for a in {some}; do ip -n squatter address add $a dev eth0; done"""
+    with ExitStack() as undo:
+        undo.enter_context(unguarded(lab, way))
+        undo.enter_context(done_there(lab, way, make, "ip link del squatter0; ip netns del squatter"))
+        stopped(lab, vmacro, way, "address-used", warned=("guests-unguarded",))
+
+
+def test_legs_that_another_orchestrator_has_opened(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Its journal is not ours, so that we do not know what they are for."""
+    quiet = without_probers(vmacro)
+    (quiet.folder / "other").mkdir()
+    own = f'state_dir = "{quiet.folder / "other"}"'
+    other = quiet.altered("other.toml", lambda t: t.replace(f'state_dir = "{lab.folder}"', own))
+    with clients(lab, "client", address_of(lab, "web"), "tcp-idle"):
+        done = quiet("migrate", "web", "--to", way.there)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = findings(other, Way(way.there, way.here), 0)
+        assert "leg-unknown" in {f["code"] for f in found if f["severity"] == "warning"}, found
+    ended = quiet("carry")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
