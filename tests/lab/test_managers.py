@@ -19,7 +19,6 @@ from tests.support import (
     traces_of_moves,
     verdicts,
     virsh,
-    without_probers,
 )
 from vmacro.lab import topology
 from vmacro.lab.lab import Lab
@@ -81,7 +80,7 @@ def leased(lab: Lab) -> tuple[str, str]:
 
 
 def test_one_with_a_static_address_moves_there_and_back(office: Lab, tmp_path: Path) -> None:
-    vmacro = without_probers(Vmacro(tmp_path, office.inventory_file))
+    vmacro = Vmacro(tmp_path, office.inventory_file)
     mac, address = leased(office)
     entry = f"<host mac='{mac}' ip='{address}'/>"
     virsh(office, HOME, "net-update", "front", "add", "ip-dhcp-host", entry, "--live", "--config")
