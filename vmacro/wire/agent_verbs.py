@@ -19,6 +19,7 @@ MAX_ADDRESSES = 256
 MOST_MS = 600_000
 UNANSWERED = 3  # retransmissions in vain: after some 1.5 s, or 7 round trips
 LONGEST_CLAIM_S = 7 * 86_400
+BRIEF_S = 10  # what takes no time at all waits for what the agent is doing, and for a processor
 LOOK_S = 30  # a guest with no processor to spare takes long over thousands of connections
 LONGEST_CONSENT_MS = 10_000
 # How a connection has ended. closed: both sides said goodbye, or the application of the guest closed it. aborted: its
@@ -329,9 +330,9 @@ class Dropped:
     mib: _Count
 
 
-STATUS = Verb("status", Nothing, Status, deadline_s=5)
-CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=5)
-RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=5)
+STATUS = Verb("status", Nothing, Status, deadline_s=BRIEF_S)
+CLAIM = Verb("claim", ClaimArgs, Claim, deadline_s=BRIEF_S)
+RELEASE = Verb("release", ReleaseArgs, Nothing, deadline_s=BRIEF_S)
 CONNECTIONS = Verb("connections", Nothing, Connections, deadline_s=LOOK_S)
 PAGE = Verb("page", PageArgs, Page, deadline_s=LOOK_S)
 # Besides the wait for joins: the guest borrows an address from DHCP.
@@ -342,7 +343,7 @@ COUNT = Verb("count", CountArgs, Counts, deadline_s=LOOK_S)
 PREPARE = Verb("prepare", PrepareArgs, Nothing, deadline_s=LOOK_S)
 ARRIVE = Verb("arrive", ArriveArgs, Arrival, deadline_s=45)
 RETIRE = Verb("retire", RetireArgs, Retired, deadline_s=LOOK_S)
-PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=5)
+PUBLISH = Verb("publish", PublishArgs, Nothing, deadline_s=BRIEF_S)
 DROP = Verb("drop", Nothing, Dropped, deadline_s=20)
 
 _ALL: tuple[Verb[Any, Any], ...] = (
