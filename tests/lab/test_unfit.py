@@ -216,10 +216,10 @@ def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way:
         }, found
         done = lingers("migrate", "web", "--to", way.there, "--handoff", "renumber")
         assert done.returncode == 3 and "drops packets with sources" in done.stderr, "no client is asked in vain"
+        assert hosts_as_they_are(lab) == before
         with reserved(lab, way.here, lab.topology.mac("web"), old):  # DHCP has no second one for that card then
             found = findings(lingers, way, 3, "--handoff", "renumber")
             assert "clients-unasked" in blocking(found), found
-    assert hosts_as_they_are(lab) == before
 
 
 def test_a_guest_without_an_agent(lab: Lab, vmacro: Vmacro) -> None:
