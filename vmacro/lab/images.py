@@ -45,6 +45,12 @@ class Recipe:
     size_mib: int
 
     @property
+    def init(self) -> Path:
+        """What an initrd begins with: its own, or that of guests. No link in the tree: not every way keeps them."""
+        own = self.folder / "init"
+        return own if own.exists() else RECIPES / "guest/init"
+
+    @property
     def base_key(self) -> str:
         """Names the tree with its packages installed: the slow half of a build."""
         return digest([self.suite, *sorted(self.packages)])
@@ -57,7 +63,8 @@ class Recipe:
     @property
     def key(self) -> str:
         """Names the whole image: changes with anything that it is made from."""
-        files = sorted({*(p for p in self.folder.rglob("*") if p.is_file()), RECIPES / self.name / "recipe.toml"})
+        own = {p for p in self.folder.rglob("*") if p.is_file()}
+        files = sorted({*own, RECIPES / self.name / "recipe.toml", *([] if self.kind == "host" else [self.init])})
         ours = zipapps.sources() if self.kind == "guest" else []
         parts = [
             f"{p.name}:{p.stat().st_mode:o}:" + p.read_text()
@@ -196,12 +203,11 @@ def _assemble(wanted: Image, base: Path, work: Path) -> None:
     if recipe.kind == "cloud":
         process.run(["cp", "-rT", wanted.packages, root / repository.FOLDER])
     process.run([recipe.folder / "customize.sh", root])
-    init = recipe.folder / "init"
     if recipe.kind == "xen":
-        bootable.kernel(root, init, recipe.modules, work)
+        bootable.kernel(root, recipe.init, recipe.modules, work)
         shutil.rmtree(work / "initrd")
     elif recipe.kind != "host":
-        bootable.finish(root, init, recipe.modules, recipe.size_mib, recipe.kind == "cloud", work)
+        bootable.finish(root, recipe.init, recipe.modules, recipe.size_mib, recipe.kind == "cloud", work)
         for leftover in ("root", "initrd", "agent", "rtt"):
             shutil.rmtree(work / leftover, ignore_errors=True)
 
