@@ -19,7 +19,7 @@ from vmacro.cli import batch_view, render, telling
 from vmacro.cli import metrics as serving
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.crews import Working
-from vmacro.errors import ConfigurationError, JournalError, VmacroError, reason_of
+from vmacro.errors import ConfigurationError, JournalError, TakenOverError, VmacroError, reason_of
 from vmacro.inventory import Settings
 from vmacro.model.batches import LATEST_S, Batch, Wish
 from vmacro.model.events import Event
@@ -113,9 +113,11 @@ def worker(
         working = stack.enter_context(made)
         stack.enter_context(serving.served(metrics, measured, working))
         render.warn(f"{working.name}: works on batches")
-        while not asked.times:
+        while not (asked.times or working.stopped.is_set()):
             time.sleep(POLL_S)
         leave(working, asked)
+    if working.stopped.is_set():
+        raise typer.Exit(TakenOverError.exit_code)
 
 
 @batch.command("list")

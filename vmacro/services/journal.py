@@ -19,6 +19,7 @@ import dbos._dbos
 from dbos import DBOS, SetWorkflowID
 from dbos._error import DBOSBaseException, DBOSException
 from dbos._outcome import DeferredResult, NoResult
+from dbos._utils import retriable_postgres_exception
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -266,6 +267,7 @@ def run(durable: Callable[..., Any], workflow_id: str, world: World, *arguments:
         known = opened.results.get(workflow_id, said)
         return known, "" if known == said else _taken(workflow_id, "it says that the move ended otherwise").message
     except (SQLAlchemyError, JournalError) as error:
+        world.claim.see()  # who goes on with it elsewhere has taken its row
         if workflow_id not in opened.results:
             raise
         return opened.results[workflow_id], f"the journal cannot be written: {reason_of(error)}"
@@ -319,6 +321,14 @@ def take_from(executor: str, workflow_id: str) -> bool:
     which nobody takes over by itself."""
     database = dbos._dbos._get_dbos_instance()._sys_db
     return bool(database.reenqueue_for_recovery(workflow_id, [executor], TRIES))
+
+
+def was_cut_off(error: BaseException | None) -> bool:
+    """Whether the database was away when this happened, which ends by itself: DBOS tries again for as long as it
+    takes."""
+    while error is not None and not retriable_postgres_exception(error):  # type: ignore[arg-type]
+        error = error.__cause__
+    return error is not None
 
 
 def _opened() -> _Open:

@@ -134,8 +134,8 @@ class Leader:
         """Lead whenever nobody else does, until `stopped`."""
         while not stopped.is_set():
             try:
-                with claims.held(self._url, LEADER, claims.WORKERS) as still:
-                    self._lead(stopped, still)
+                with claims.held(self._url, LEADER, claims.WORKERS) as claim:
+                    self._lead(stopped, claim)
             except ClaimedError:
                 pass  # another worker leads
             except (SQLAlchemyError, VmacroError) as error:
@@ -144,10 +144,10 @@ class Leader:
                 self.leads = False
             stopped.wait(LEAVING_EVERY_S if self._leaving() else ELECTION_EVERY_S)
 
-    def _lead(self, stopped: threading.Event, still: Callable[[], object]) -> None:
+    def _lead(self, stopped: threading.Event, claim: claims.Held) -> None:
         self._open, self._watched, self.leads = {}, {}, True
         while not stopped.is_set():
-            still()
+            claim.check()
             self.look()
             if self._leaving():
                 return
