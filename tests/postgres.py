@@ -15,8 +15,8 @@ from pathlib import Path
 
 READY_WITHIN_S = 60.0
 
-# A line is a restart, as after a crash; after `stop` there is no server until the next one. Where its input ends, however
-# its holder has ended, all ends, also the folder. QUIT is PostgreSQL's immediate shutdown.
+# A line is a restart, as after a crash; after `stop` there is no server until the next line. Where its input ends,
+# however its holder has ended, all ends, also the folder. QUIT is PostgreSQL's immediate shutdown.
 _KEEPER = """
 folder=$1; shift
 while :; do

@@ -175,7 +175,7 @@ def _threads(settings: Settings, *acts: Callable[[threading.Event], None]) -> It
 
 def _request(settings: Settings, move: PlannedMove, operator: str) -> Request:
     request = wiring.request(settings, move.guest, f"{move.destination_site}/{move.destination}")
-    return replace(request, operator=operator, because=move.because)
+    return replace(request, operator=operator, because=move.because, source=move.source)
 
 
 def _folders(reports: Path) -> Callable[[str], Path]:

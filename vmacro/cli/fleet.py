@@ -21,7 +21,7 @@ from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.crews import Working
 from vmacro.errors import ConfigurationError, JournalError, TakenOverError, VmacroError, reason_of
 from vmacro.inventory import Settings
-from vmacro.model.batches import LATEST_S, Batch, Wish
+from vmacro.model.batches import LATEST_S, Batch, Purpose, Wish
 from vmacro.model.events import Event
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, BatchProgress
@@ -227,7 +227,7 @@ def _perform(
             raise typer.Exit(3 if made.stays or _is_late(made) else 0)
         if not made.moves:
             render.warn("there is nothing to move")
-            if made.stays:
+            if made.stays and made.purpose != Purpose.RESTORE:  # which ends the maintenance all the same
                 raise typer.Exit(3)
         if not yes and not (render.out.is_terminal and typer.confirm("Begin?")):
             raise ConfigurationError("nothing was begun", "--yes, where nobody can be asked")
