@@ -71,8 +71,11 @@ class FeedText:
 class Feeds(Protocol):
     """Files of others, fetched where a policy says from where."""
 
-    def read(self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime) -> FeedText:
-        """One of them; `name` is for messages, the times are those that are wanted. Raises SignalError."""
+    def read(
+        self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime, see: Callable[[FeedText], object]
+    ) -> FeedText:
+        """One of them; `name` is for messages, the times are those that are wanted. What was fetched takes the place of
+        the file only if `see` raises no SignalError. Raises SignalError."""
 
 
 class Hypervisor(Protocol):

@@ -202,6 +202,10 @@ class Batches:
         """The newest first."""
         return self._tools.tables.batches(limit)
 
+    def going_on(self) -> tuple[Batch, ...]:
+        """All that have not ended, the oldest first."""
+        return tuple(batch for batch, _ in self._tools.tables.open())
+
     def wishes(self) -> dict[str, Wish]:
         """What is wanted of all batches that have not ended."""
         return self._tools.tables.wishes()
@@ -301,13 +305,13 @@ class Batches:
         purposes = (Purpose.EVACUATE, Purpose.DRAIN)
         batches = self._tools.tables.batches(1000)
         of_it = [b for b, _ in batches if b.subject == subject and b.purpose in (*purposes, Purpose.RESTORE)]
-        taken = [b for b in of_it if b.purpose in purposes]
-        if not taken:
+        emptied = [b for b in of_it if b.purpose in purposes]
+        if not emptied:
             raise ConfigurationError(f"restore {subject}: no batch has emptied it", "vmacro batch list")
         # What went before an earlier `restore` is not brought back by this one: it began when the first of these did.
         # Once more: those that the last one was to bring back, and all that lies between it and the one before.
         again = takewhile(lambda b: b.purpose in purposes, dropwhile(lambda b: b.purpose not in purposes, of_it))
-        chosen = [b for b in taken if b.made_s >= min(since)] if since else [*again]
+        chosen = [b for b in emptied if b.made_s >= min(since)] if since else [*again]
         taken: dict[str, tuple[str, str]] = {}
         with self._tools.rows() as rows, self._tools.archive() as archive:
             for batch in sorted(chosen, key=lambda b: b.made_s):
