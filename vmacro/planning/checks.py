@@ -100,14 +100,6 @@ def _guest_is_elsewhere(request: Request, survey: Survey) -> Iterator[Finding]:
         yield blocker("already-there", f"guest {request.guest.name}", f"runs at {source.site} already ({source.host})")
 
 
-def _guest_is_where_it_was(request: Request, survey: Survey) -> Iterator[Finding]:
-    """Who has moved it since had a reason, which the plan does not know."""
-    source = source_view(survey)
-    if request.source and source is not None and source.host != request.source:
-        text = f"runs at {source.host}: it was moved there from {request.source} by somebody else, and not by this plan"
-        yield blocker("moved-since", f"guest {request.guest.name}", text, f"vmacro migrate {request.guest.name}")
-
-
 def _name_is_free(request: Request, survey: Survey) -> Iterator[Finding]:
     source, target = source_view(survey), target_view(request, survey)
     if source is None or target is None or target.domain is None or target.host == source.host:
@@ -373,7 +365,6 @@ _RULES: tuple[Rule, ...] = (
     states.findings,
     closed.findings,
     _guest_is_elsewhere,
-    _guest_is_where_it_was,
     _name_is_free,
     _hypervisors_match,
     _emulation_is_safe,
