@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -29,7 +28,7 @@ from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
 
 PATIENCE_S = 120.0
-AWAY_S = float(os.environ.get("VMACRO_AWAY_S", "12"))  # more than others leave one that was cut off (GRACE_S)
+AWAY_S = 12.0  # more than others leave one that was cut off (GRACE_S)
 GUESTS = 12
 LIMITS = "[fleet]\nmoves_per_host = 2\nmoves_per_link = 3\nmoves_in_all = 4\nmoves_per_worker = 3\nretry_after_s = 0"
 Start = Callable[..., subprocess.Popen[str]]

@@ -50,10 +50,10 @@ _TAKE = text(
 _KEEP = text("UPDATE vmacro_claims SET free_since = NULL WHERE key = :key AND holder = :holder")
 _RELEASE = text("DELETE FROM vmacro_claims WHERE key = :key AND holder = :holder")
 _SEE_FREE = text(
-    "UPDATE vmacro_claims SET free_since = coalesce(free_since, clock_timestamp()) WHERE key = :key RETURNING who,"
-    f" {_IS_OVER} AS is_over"
+    "UPDATE vmacro_claims SET free_since = coalesce(free_since, clock_timestamp()) WHERE key = :key"
+    f" RETURNING left(who, 4096) AS who, {_IS_OVER} AS is_over"
 )
-_HOLDER = text("SELECT holder, who FROM vmacro_claims WHERE key = :key")
+_HOLDER = text("SELECT holder, left(who, 4096) AS who FROM vmacro_claims WHERE key = :key")
 _FORGET = text("DELETE FROM vmacro_claims WHERE since < to_timestamp(:before) AND pg_try_advisory_xact_lock(key)")
 # Its own lock, kept by a session that the server does not know yet to be dead.
 _END_SESSION = text(
