@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
+import dbos._sys_db
 import pytest
 import sqlalchemy
 from sqlalchemy import text
@@ -18,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from tests import postgres as postgres_server
 from tests.support import eventually
 from vmacro.errors import ClaimedError, JournalError, TakenOverError
-from vmacro.services import claims, database_claims
+from vmacro.services import claims, database_claims, journal
 
 _names = iter(range(1000))
 
@@ -181,3 +183,13 @@ def test_what_the_dead_have_left_is_forgotten_in_time(url: str, guest: str) -> N
         return not left()
 
     eventually(is_forgotten, "nobody's claim to be forgotten")
+
+
+def test_a_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """DBOS took that for an error of the workflow's own, which it left without a result for ever."""
+    with pytest.raises(sqlalchemy.exc.OperationalError) as away:
+        ask(f"postgresql+psycopg://vmacro@/postgres?host={tmp_path}", "SELECT 1")
+    assert dbos._sys_db.retriable_postgres_exception(away.value)
+    told = JournalError("the journal cannot be read")
+    told.__cause__ = away.value
+    assert journal.was_cut_off(told) and not journal.was_cut_off(JournalError("a row is wrong"))
