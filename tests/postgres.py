@@ -15,13 +15,16 @@ from pathlib import Path
 
 READY_WITHIN_S = 60.0
 
-# A line is a restart, as after a crash. Where its input ends, however its holder has ended, all ends, also the folder.
-# QUIT is PostgreSQL's immediate shutdown.
+# A line is a restart, as after a crash; after `stop` there is no server until the next line. Where its input ends,
+# however its holder has ended, all ends, also the folder. QUIT is PostgreSQL's immediate shutdown.
 _KEEPER = """
 folder=$1; shift
 while :; do
     "$@" >>"$folder/log" 2>&1 &
-    if read -r _; then kill -QUIT $!; wait $!; else kill -QUIT $!; wait $!; rm -rf "$folder"; exit; fi
+    read -r how; ended=$?
+    kill -QUIT $!; wait $!
+    if [ "$ended$how" = 0stop ]; then read -r _; ended=$?; fi
+    if [ "$ended" != 0 ]; then rm -rf "$folder"; exit; fi
 done
 """
 
@@ -49,10 +52,20 @@ class Server:
     def restart(self) -> None:
         """As a crash would: sessions are cut."""
         before = self.pid
-        assert self.keeper.stdin is not None
-        self.keeper.stdin.write(b"\n")
-        self.keeper.stdin.flush()
+        self._say("")
         self.wait_until_ready(before)
+
+    def be_away(self, seconds: float) -> None:
+        """As where its machine is rebooted."""
+        self._say("stop")
+        time.sleep(seconds)
+        self._say("")
+        self.wait_until_ready()
+
+    def _say(self, line: str) -> None:
+        assert self.keeper.stdin is not None
+        self.keeper.stdin.write(f"{line}\n".encode())
+        self.keeper.stdin.flush()
 
     def wait_until_ready(self, before: int = 0) -> None:
         """`before` was an earlier server's."""

@@ -18,7 +18,7 @@ from pyroute2 import IPRoute
 from sqlalchemy import make_url
 
 from vmacro import wiring
-from vmacro.errors import ClaimedError
+from vmacro.errors import ClaimedError, TakenOverError
 from vmacro.inventory import Settings
 from vmacro.model.batches import PlannedMove
 from vmacro.planning.request import Request
@@ -33,16 +33,18 @@ from vmacro.services.moves import Moves, Publish, Worlds
 
 _MACHINE = Path("/sys/class/dmi/id/product_uuid")
 JOIN_S = 30.0
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class Working:
-    """A process that works on batches, as long as this is open. `name` is its worker's."""
+    """A process that works on batches, as long as this is open, and `stopped` is not set. `name` is its worker's."""
 
     name: str
     crew: Crew
     leader: Leader
     moves: Moves
+    stopped: threading.Event
 
 
 @contextmanager
@@ -82,8 +84,8 @@ def working(
     watches: tuple[Watches, ...] = (),
 ) -> Iterator[Working]:
     """Works on batches, and leads if nobody else does. At its end it begins nothing more, and waits for what is under
-    way. Raises ConfigurationError, JournalError."""
-    name = _new_name()
+    way; so, too, once others have taken it for dead. Raises ConfigurationError, JournalError."""
+    name, over = _new_name(), threading.Event()
     with ExitStack() as stack:
         stack.callback(wiring.forget_old, settings, reports)  # once all has ended
         tables = FleetTables(settings.database_url)
@@ -92,16 +94,28 @@ def working(
         archive = partial(wiring.archive, settings)
         means = Means(name, tables, moves, archive, partial(_request, settings), _folders(reports), publish, watches)
         crew = Crew(means)
-        stack.enter_context(claims.held(settings.database_url, name, claims.WORKERS))
+        claim = stack.enter_context(claims.held(settings.database_url, name, claims.WORKERS))
         stack.callback(_forget, settings, name)
         opening = wiring.opened_journal(settings, worlds, name, lambda _event: None, lambda: False, crew)
         stack.enter_context(opening)
         rows = stack.enter_context(_rows(settings))
         limits = settings.raw_inventory.fleet.limits
         leader = Leader(settings.database_url, tables, rows, limits, publish, complain, lambda: crew.leaving)
-        stack.enter_context(_threads(settings, leader.run, crew.heed))
+
+        def see_that_we_live(stopped: threading.Event) -> None:
+            """Who was cut off from the database for long has lost its moves to others: a new worker may begin anew."""
+            while not stopped.wait(LOOK_EVERY_S):
+                try:
+                    claim.see()
+                except TakenOverError as error:
+                    complain(error.message)
+                    crew.leave()
+                    over.set()
+                    return
+
+        stack.enter_context(_threads(settings, leader.run, crew.heed, see_that_we_live))
         try:
-            yield Working(name, crew, leader, moves)
+            yield Working(name, crew, leader, moves, over)
         finally:
             crew.leave()
             while crew.under_way:
@@ -161,7 +175,7 @@ def _threads(settings: Settings, *acts: Callable[[threading.Event], None]) -> It
 
 def _request(settings: Settings, move: PlannedMove, operator: str) -> Request:
     request = wiring.request(settings, move.guest, f"{move.destination_site}/{move.destination}")
-    return replace(request, operator=operator, because=move.because)
+    return replace(request, operator=operator, because=move.because, source=move.source)
 
 
 def _folders(reports: Path) -> Callable[[str], Path]:

@@ -108,6 +108,13 @@ class ClaimedError(PlanRejectedError):
     """Another move has the guest. Nothing was changed."""
 
 
+class TakenOverError(VmacroError):
+    """Another process has what was this one's, a guest's move for one, since this one was cut off from the journal's
+    database for too long. It goes on there; here nothing more is done."""
+
+    exit_code = 6
+
+
 class AgentError(VmacroError):
     """The guest's agent did not answer, or refused. `code` is the protocol's, or `silent`."""
 

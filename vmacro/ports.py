@@ -71,8 +71,11 @@ class FeedText:
 class Feeds(Protocol):
     """Files of others, fetched where a policy says from where."""
 
-    def read(self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime) -> FeedText:
-        """One of them; `name` is for messages, the times are those that are wanted. Raises SignalError."""
+    def read(
+        self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime, see: Callable[[FeedText], object]
+    ) -> FeedText:
+        """One of them; `name` is for messages, the times are those that are wanted. What was fetched takes the place of
+        the file only if `see` raises no SignalError. Raises SignalError."""
 
 
 class Hypervisor(Protocol):
@@ -330,6 +333,26 @@ class EventLog(Protocol):
         log cannot be read."""
 
 
+class Claim(Protocol):
+    """That something is this process's alone, such as a guest to move."""
+
+    def still(self) -> None:
+        """Wait until that is sure. Raises TakenOverError once another process has had it."""
+
+    def see(self) -> None:
+        """Raises TakenOverError where that is known already; asks nobody."""
+
+
+class Unshared:
+    """Implements Claim for what nobody can take."""
+
+    def still(self) -> None:
+        """See Claim."""
+
+    def see(self) -> None:
+        """See Claim."""
+
+
 class SideBySide(Protocol):
     """Asks several parties independently of each other."""
 
@@ -357,7 +380,7 @@ class HookEnd:
 @dataclass(frozen=True)
 class World:
     """All ports together, and the `inventory` that says which hosts and guests there are. Those to hosts and guests
-    open on demand, which may raise what their methods raise."""
+    open on demand, which may raise what their methods raise. `claim`: on the guest that is moved."""
 
     hypervisor: Callable[[Host], Hypervisor]
     agent: Callable[[Host, str], AbstractContextManager[Agent]]
@@ -370,6 +393,7 @@ class World:
     side_by_side: SideBySide = one_by_one
     names: Names = field(kw_only=True)
     hooks: Hooks = field(kw_only=True)
+    claim: Claim = field(default=Unshared(), kw_only=True)
 
     def tell(self, move_id: str, what: What) -> None:
         """Publish what has just happened; '' where it concerns no move."""

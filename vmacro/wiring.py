@@ -37,7 +37,7 @@ from vmacro.model.nouns import Guest, Site
 from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
-from vmacro.ports import EventLog, Names, World
+from vmacro.ports import Claim, EventLog, Names, World
 from vmacro.services import claims, journal, retention, workflows
 from vmacro.services.archive import Archive
 from vmacro.services.crew import Crew
@@ -273,10 +273,10 @@ def opened_journal(
 
 
 @contextmanager
-def claimed(settings: Settings, guest: str) -> Iterator[None]:
+def claimed(settings: Settings, guest: str) -> Iterator[Claim]:
     """The guest is this process's to move. Raises ClaimedError."""
-    with _of_the_journal(settings, claims.held(settings.database_url, guest)):
-        yield
+    with _of_the_journal(settings, claims.held(settings.database_url, guest)) as claim:
+        yield claim
 
 
 def see_that_nobody_moves(settings: Settings, guest: str) -> None:
@@ -333,6 +333,7 @@ def forget_old(settings: Settings, reports: Path | None = None) -> None:
             retention.of_reports(reports, before_s)
         with archive(settings) as opened_archive, closing(FleetTables(settings.database_url)) as tables:
             retention.of_database(opened_archive, event_log(settings, complain), tables, before_s)
+        claims.forget(settings.database_url, before_s)
     except (VmacroError, OSError, SQLAlchemyError) as error:
         complain("what is older than keep_days cannot be removed: %s", str(error).splitlines()[0])
 

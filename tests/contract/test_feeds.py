@@ -21,6 +21,7 @@ from vmacro.drivers import feeds
 from vmacro.drivers.feeds import Files
 from vmacro.fleet.policy import Feed, Format
 from vmacro.fleet.recorded import SignalError
+from vmacro.ports import FeedText
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -67,8 +68,13 @@ def server() -> Iterator[Server]:
     thread.join()
 
 
+def no_rubbish(found: FeedText) -> None:
+    if "rubbish" in found.text:
+        raise SignalError("signal power: heading is not one of ours")
+
+
 def read(feed: Feed, format: Format = Format.CSV, deadline_s: float = 5.0) -> tuple[str, str]:
-    found = Files(True, deadline_s).read("power", feed, format, NOON, NOON + timedelta(hours=24))
+    found = Files(True, deadline_s).read("power", feed, format, NOON, NOON + timedelta(hours=24), no_rubbish)
     return found.text, found.trouble
 
 
@@ -91,14 +97,29 @@ def test_what_cannot_be_fetched_stays_and_grows_older(server: Server, tmp_path: 
     path.write_text("old")
     os.utime(path, (old, old))
     server.answer = text("sorry", 503)
-    found = Files(True).read("power", Feed(str(path), server.url), Format.CSV, NOON, NOON)
+    found = Files(True).read("power", Feed(str(path), server.url), Format.CSV, NOON, NOON, no_rubbish)
     assert (found.text, found.trouble) == ("old", "signal power: 127.0.0.1 answers 503 Service Unavailable")
     assert found.told.timestamp() == pytest.approx(old)
 
 
+def test_an_answer_that_says_nothing_takes_no_good_files_place(server: Server, tmp_path: Path) -> None:
+    path, old = tmp_path / "p.csv", time.time() - 7200
+    path.write_text("good")
+    os.utime(path, (old, old))
+    for _ in range(2):
+        server.answer = text("<html>rubbish</html>")
+        assert read(Feed(str(path), server.url)) == ("good", "signal power: heading is not one of ours")
+    server.answer = text("better")
+    assert read(Feed(str(path), server.url)) == ("better", "")
+    path.unlink()
+    server.answer = text("rubbish")
+    with pytest.raises(SignalError, match="heading is not one of ours"):
+        read(Feed(str(path), server.url))
+
+
 def test_nobody_is_asked_in_a_simulation(server: Server, tmp_path: Path) -> None:
     with pytest.raises(SignalError, match="cannot be read: No such file"):
-        Files(False).read("power", Feed(str(tmp_path / "p"), server.url), Format.CSV, NOON, NOON)
+        Files(False).read("power", Feed(str(tmp_path / "p"), server.url), Format.CSV, NOON, NOON, no_rubbish)
     assert server.asked == []
 
 

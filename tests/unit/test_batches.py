@@ -105,6 +105,39 @@ def test_what_was_restored_and_moved_on_purpose_since_stays_there(town: Town, tm
         assert sorted(m.guest for m in work.batches.plan_restore("bucharest").moves) == ["g2", "g3", "g4"]
 
 
+def test_restore_leaves_alone_who_was_moved_on_since_and_names_him(town: Town, tmp_path: Path) -> None:
+    """By hand, after the evacuation; the others come back, and the maintenance is over."""
+    with at_work(town, tmp_path) as work:
+        batch = work.batches.plan_evacuation("bucharest")
+        work.batches.begin(batch)
+        work.wait_for_the_end(batch)
+        (at,) = town.fake.running_at("g1")
+        elsewhere = "berlin-4" if at != "berlin-4" else "berlin-3"
+        town.fake.hosts[elsewhere].domains["g1"] = town.fake.hosts[at].domains.pop("g1")
+        back = work.batches.plan_restore("bucharest")
+        assert sorted(m.guest for m in back.moves) == ["g2", "g3", "g4"]
+        (stays,) = back.stays
+        assert (stays.guest, stays.at, stays.code) == ("g1", elsewhere, "moved-since")
+        work.batches.begin(back)
+        work.wait_for_the_end(back)
+        assert at_home(town) == ["g2", "g3", "g4"] and work.batches.maintenance() == ()
+
+
+def test_a_guest_that_was_moved_before_its_turn_stays_where_it_is(town: Town, tmp_path: Path) -> None:
+    """Nor does that count as this batch's work, so that nothing brings it back."""
+    with at_work(town, tmp_path) as work:
+        batch = work.batches.plan_evacuation("bucharest")
+        town.fake.hosts["berlin-4"].domains["g1"] = town.fake.hosts["bucharest"].domains.pop("g1")
+        work.batches.begin(batch)
+        progress = work.wait_for_the_end(batch)
+        (number,) = [n for n, move in enumerate(batch.moves) if move.guest == "g1"]
+        assert (
+            progress.moved == 3 and "moved there from bucharest by somebody else" in progress.tally.last[number].reason
+        )
+        assert town.fake.running_at("g1") == ["berlin-4"]
+        assert sorted(m.guest for m in work.batches.plan_restore("bucharest").moves) == ["g2", "g3", "g4"]
+
+
 def first_of(town: Town, work: AtWork) -> list[PlannedMove]:
     """A move of g1 alone."""
     return [move for move in work.batches.plan_evacuation("bucharest").moves if move.guest == town.guests[0]]

@@ -19,6 +19,7 @@ from vmacro.errors import ConfigurationError, CopyError, JournalError, PlanRejec
 from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Batch, Became, Limits, Maintenance, PlannedMove, Purpose, Try, Wish, batch_id
 from vmacro.model.events import Event
+from vmacro.model.moves import Ending
 from vmacro.planning.dispatch import Load
 from vmacro.services import journal, workflows
 from vmacro.services.batches import Batches
@@ -131,6 +132,20 @@ def test_a_try_at_a_move_that_the_batch_does_not_have_ends_no_leader() -> None:
     found = Open(batch, Tally(), Limits(), [7])
     found.ended(Try(batch.batch_id, 7, 1, 0.0, 0.0, MOVE), Became(None, again=True, put_off=True), 0.0)
     assert [tried.number for tried in found.next_tries(Load(), 1.0)] == [0]
+
+
+def test_a_new_leader_waits_for_a_further_try_as_long_as_the_last_one() -> None:
+    """And no longer, where clocks of machines differ."""
+    batch = Batch("evacuate-x-1", Purpose.EVACUATE, "x", (MOVE,))
+    tried, failed = Try(batch.batch_id, 0, 1, 0.0, 0.0, MOVE), Became(Ending.ROLLED_BACK, again=True)
+    for ended_s, due_s in ((100.0, 130.0), (1e9, 140.0), (0.0, 110.0)):
+        tally = Tally()
+        tally.note(tried, failed, ended_s)
+        found = Open(batch, tally, Limits(retry_after_s=30.0), [], 110.0)
+        assert not found.is_over
+        assert found.next_tries(Load(), due_s - 0.1) == [] or due_s == 110.0
+        found = Open(batch, tally, Limits(retry_after_s=30.0), [], 110.0)
+        assert [tried.attempt for tried in found.next_tries(Load(), due_s)] == [2]
 
 
 def test_a_strangers_row_hides_no_batch_and_keeps_no_move_from_being_counted(town: Town, tmp_path: Path) -> None:

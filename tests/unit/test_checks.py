@@ -14,9 +14,12 @@ from vmacro.planning.request import Request
 from vmacro.services.survey import survey
 
 
-def findings(fake: FakeWorld, to: int = 1, handoff: str = RENUMBER, **bounds: object) -> list[Finding]:
+def findings(
+    fake: FakeWorld, to: int = 1, handoff: str = RENUMBER, source: str = "", **bounds: object
+) -> list[Finding]:
     guest, seamless = fake.inventory.guests[0], handoff == SEAMLESS
-    wanted = Request(guest, fake.inventory.sites[to], handoff, Policy(**bounds))  # type: ignore[arg-type]
+    policy = Policy(**bounds)  # type: ignore[arg-type]
+    wanted = Request(guest, fake.inventory.sites[to], handoff, policy, source=source)
     return checks.check(wanted, survey(fake.inventory, guest, fake.world, not seamless, seamless))
 
 
@@ -49,6 +52,12 @@ def test_a_certificate_that_expires_soon_is_told_of() -> None:
 
 def test_the_guest_is_there_already() -> None:
     assert codes(findings(FakeWorld(), to=0)) == ["already-there"]
+
+
+def test_a_guest_that_somebody_has_moved_since() -> None:
+    assert codes(findings(FakeWorld(), source="bucharest")) == []
+    (found,) = findings(FakeWorld(), source="oslo")
+    assert found.code == "moved-since" and "runs at bucharest: it was moved there from oslo" in found.message
 
 
 def test_a_guest_that_runs_nowhere() -> None:

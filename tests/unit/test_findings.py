@@ -785,7 +785,8 @@ def of_batches() -> set[str]:
     (guest,), site = fake.inventory.guests, fake.inventory.sites[1]
     wanted = Request(guest, site, SEAMLESS, fake.inventory.policy)
     seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=False)
-    candidates = (Candidate(wanted, seen, (), hosts_us=us) for us in (True, False))
+    candidates = [Candidate(wanted, seen, (), hosts_us=us) for us in (True, False)]
+    candidates.append(Candidate(replace(wanted, source="oslo"), seen, site.hosts))
     return {stay.code for stay in evacuation.plan(candidates, fake.inventory, evacuation.Pace())[1]}
 
 

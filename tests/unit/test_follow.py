@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from tests.unit.town import PATIENCE_S, Town, Vmacro
 from vmacro import wiring
+from vmacro.cli.following import Follower
+from vmacro.model.batches import Wish
 
 POLICY = """currency = "EUR"
 
@@ -183,6 +188,38 @@ def test_a_daemon_follows_a_policy_that_changes_and_ends_on_sigterm(
     thread.join()
     assert done.returncode == 0, done.stderr
     assert where and at(vmacro)["g1"] == where[0]
+
+
+def test_a_guests_moves_count_however_many_others_there_were_since(vmacro: Vmacro, town: Town, policy: Path) -> None:
+    assert vmacro("follow", str(policy), "--once").returncode == 0
+    policy.write_text(POLICY.replace("value = 1.0", "value = 0.01"))
+    journal = make_url(wiring.load(town.file).database_url).database
+    with closing(sqlite3.connect(str(journal))) as database, database:
+        known = [name for _, name, *_ in database.execute("PRAGMA table_info(workflow_status)")]
+        new = {"workflow_uuid": "'g9-20990101-000000-' || n", "created_at": "created_at + 60000 + n"}
+        values = ", ".join(new.get(name, name) for name in known)
+        numbers = "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 8100)"
+        of_g1 = "FROM workflow_status, count WHERE name = 'migrate' AND workflow_uuid LIKE 'g1-%'"
+        database.execute(f"{numbers} INSERT INTO workflow_status SELECT {values} {of_g1}")
+    said = guests(vmacro("follow", str(policy), "--dry-run", "--json").stdout)["g1"]
+    assert said["to"] is None and said["why"].startswith("goes to bucharest/bucharest at "), "after the shortest stay"
+
+
+def test_policies_of_one_file_name_in_two_folders_are_two(vmacro: Vmacro, town: Town, policy: Path) -> None:
+    """One gave up what the other had paused."""
+    other = policy.parent / "other" / policy.name
+    other.parent.mkdir()
+    other.write_text(POLICY)
+    settings = wiring.load(town.file)
+    mine, others = (Follower(settings, path, 1.0, False) for path in (policy, other))
+    name = mine.begin(mine.decide())
+    with others._tools() as (_, batches):
+        batches.want(name, Wish.PAUSE)
+        assert others._mine(batches) == [] and mine._mine(batches) == [name]
+        others._give_up(batches)
+        assert batches.wishes() == {name: Wish.PAUSE}
+        Follower(settings, policy.parent / "other" / ".." / policy.name, 1.0, False)._give_up(batches)
+        assert batches.wishes() == {name: Wish.ABORT}
 
 
 def test_a_daemon_is_not_a_dry_run(vmacro: Vmacro, town: Town, policy: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import sqlalchemy
 from sqlalchemy import make_url
+from sqlalchemy.pool import NullPool
 
 from tests.hostile import HOSTILE
 from tests.support import eventually
@@ -28,7 +31,7 @@ from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.resuming import inherited
 from vmacro.ports import World
-from vmacro.services import claims, journal, journal_json, migrate, workflows
+from vmacro.services import claims, database_claims, journal, journal_json, migrate, workflows
 from vmacro.services.archive import Archive
 
 # Processes of their own, from one that has imported everything already: starting a Python takes a second.
@@ -172,20 +175,22 @@ def test_who_only_looks_refuses_no_move(database_url: str, monkeypatch: pytest.M
     """It has the lock for a moment; here until the move has tried once."""
     with claims.held(database_url, "web"):
         pass
-    looking, succeeds, tried = ExitStack(), claims._succeeds, []
+    looking, began = ExitStack(), threading.Event()
     looking.enter_context(_looks(database_url))
+    monkeypatch.setattr(claims, "PATIENCE_S", 60)  # PostgreSQL sees that a session has ended a moment later
 
-    def succeeds_later(attempt: Callable[[], bool], _patience_s: float) -> bool:
-        def once_more() -> bool:
-            tried.append(attempt())
-            looking.close()
-            return tried[-1]
+    def claim() -> None:
+        began.set()
+        with claims.held(database_url, "web"):
+            pass
 
-        return succeeds(once_more, 60)  # PostgreSQL sees that a session has ended a moment later
-
-    monkeypatch.setattr(claims, "_succeeds", succeeds_later)
-    with claims.held(database_url, "web"):
-        assert (tried[0], tried[-1]) == (False, True)
+    with looking, ThreadPoolExecutor(1) as beside:
+        claiming = beside.submit(claim)
+        assert began.wait(60)
+        with pytest.raises(TimeoutError):
+            claiming.result(timeout=1)
+        looking.close()
+        claiming.result(timeout=60)
 
 
 @contextmanager
@@ -193,7 +198,10 @@ def _looks(database_url: str) -> Iterator[None]:
     """As see_that_nobody_has(), which lets go at once."""
     url = make_url(database_url)
     if not database_url.startswith("sqlite"):
-        with claims._by_database(url, "web", "pg_try_advisory_lock_shared", patience_s=0):
+        looking = sqlalchemy.create_engine(url, poolclass=NullPool)
+        with looking.connect() as session:
+            key = database_claims.key_of("vmacro web")
+            session.execute(sqlalchemy.text("SELECT pg_advisory_lock_shared(:key)"), {"key": key})
             yield
         return
     with claims._lock_file(url, "web").open() as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from vmacro import policies
 from vmacro.drivers.feeds import Files
 from vmacro.fleet.assemble import Assembled, Known, assemble
 from vmacro.fleet.nouns import Horizon, Window
+from vmacro.fleet.policy import Feed, Format
+from vmacro.fleet.recorded import SignalError
+from vmacro.ports import FeedText
 from vmacro.rtt import recording
 from vmacro.rtt.samples import Sample
 from vmacro.services import known
@@ -68,6 +72,40 @@ def test_all_of_it_comes_together(folder: Path) -> None:
     assert rooms == {"a1": (), "b1": (night,)}
     (window,) = made.fleet.links[0].windows
     assert (window.begin, window.end) == (BEGIN.replace(hour=20), BEGIN.replace(hour=20) + timedelta(hours=6))
+
+
+class Source:
+    """Implements ports.Feeds: what was fetched is this, and only taken if it is any good."""
+
+    def __init__(self, text: str) -> None:
+        self.found, self.refused = FeedText(text, BEGIN), ""
+
+    def read(
+        self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime, see: Callable[[FeedText], object]
+    ) -> FeedText:
+        try:
+            see(self.found)
+        except SignalError as error:
+            self.refused = error.message
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("<html>come back later</html>", "heading is"),
+        ("", "heading is"),
+        ("begin,end,price\n", "it has said nothing"),
+        ("begin,end,price\n2026-10-06T12:00Z,2026-10-06T13:00Z,1\n", ""),
+    ],
+)
+def test_an_answer_that_says_nothing_is_refused_before_it_is_kept(folder: Path, text: str, why: str) -> None:
+    price = 'price = { source = "fixed", unit = "1/kWh", value = 0.1 }\nmaintenance = { file = "b.ics" }'
+    by_file = 'price = { source = "csv", unit = "1/MWh", file = "p.csv" }'
+    (folder / "policy.toml").write_text(POLICY.replace(price, by_file).replace('{ file = "r-b.ndjson" }', "9"))
+    source = Source(text)
+    known.look(policies.load(folder / "policy.toml"), source, Horizon(BEGIN, 3600, 24), BEGIN)
+    assert why in source.refused and bool(source.refused) == bool(why)
 
 
 def test_a_link_whose_schedule_never_comes_is_never_open(folder: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from tests import postgres as postgres_server
 from tests.fleet_worker import world
@@ -24,6 +28,7 @@ from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
 
 PATIENCE_S = 120.0
+AWAY_S = 12.0  # more than others leave one that was cut off (GRACE_S)
 GUESTS = 12
 LIMITS = "[fleet]\nmoves_per_host = 2\nmoves_per_link = 3\nmoves_in_all = 4\nmoves_per_worker = 3\nretry_after_s = 0"
 Start = Callable[..., subprocess.Popen[str]]
@@ -121,3 +126,56 @@ def test_what_a_killed_worker_had_begun_is_gone_on_with(settings: Settings, star
     assert record is not None and record.attempts == 2, "the move that was begun was gone on with"
     most = batch_report.peaks(batch_report.bars(seen))
     assert most.host <= 2 and most.link <= 3 and most.in_all <= 4, most
+
+
+def end_sessions(server: postgres_server.Server) -> None:
+    """All of them, by somebody who may."""
+    engine = sqlalchemy.create_engine(server.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    with engine.connect() as session:
+        session.execute(sqlalchemy.text(f"SELECT pg_terminate_backend(pid) {others}"))
+
+
+CUTS: dict[str, Callable[[postgres_server.Server], None]] = {
+    "restarted": postgres_server.Server.restart,
+    "away": lambda server: server.be_away(AWAY_S),
+    "sessions ended": end_sessions,
+}
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_workers_that_are_cut_off_from_the_database_go_on_and_nobody_beside_them(
+    settings: Settings, start: Start, how: str, postgres: postgres_server.Server
+) -> None:
+    """In the middle of a batch, while both have moves under way: no move has a second attempt, none is refused, and
+    none is done twice."""
+    with planning(settings) as (batches, log):
+        batch = batches.plan_evacuation("bucharest")
+        workers = [start(copy_s=1.0) for _ in range(2)]
+        for worker in workers:
+            assert worker.stdout is not None and worker.stdout.readline().startswith("worker-")
+        batches.begin(batch)
+
+        def both_work() -> bool:
+            begun = [e.what for e in events(log, batch) if isinstance(e.what, (TryBegan, TryEnded))]
+            busy = Counter(what.worker for what in begun if isinstance(what, TryBegan))
+            busy.subtract(what.worker for what in begun if isinstance(what, TryEnded))
+            return sum(count > 0 for count in busy.values()) == 2
+
+        eventually(both_work, "moves at both", every_s=0.2, within_s=PATIENCE_S)
+        CUTS[how](postgres)
+        eventually(lambda: is_over(batches, batch), "the end", every_s=1.0, within_s=3 * PATIENCE_S)
+        progress = batches.progress(batch.batch_id)
+    assert progress.moved == GUESTS, progress.tally
+    moves = {became.move_id for became in progress.tally.last.values()}
+    with wiring.archive(settings) as archive:
+        records = [archive.move(move_id) for move_id in moves]
+    assert [r.attempts for r in records if r is not None] == [1] * GUESTS
+    assert {worker.poll() for worker in workers} == {None}, "both are there still"
+
+
+def is_over(batches: Batches, batch: Batch) -> bool:
+    try:
+        return batch.batch_id not in batches.wishes()
+    except SQLAlchemyError:
+        return False  # it is away

@@ -19,9 +19,9 @@ from vmacro.cli import batch_view, render, telling
 from vmacro.cli import metrics as serving
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.crews import Working
-from vmacro.errors import ConfigurationError, JournalError, VmacroError, reason_of
+from vmacro.errors import ConfigurationError, JournalError, TakenOverError, VmacroError, reason_of
 from vmacro.inventory import Settings
-from vmacro.model.batches import LATEST_S, Batch, Wish
+from vmacro.model.batches import LATEST_S, Batch, Purpose, Wish
 from vmacro.model.events import Event
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, BatchProgress
@@ -113,9 +113,11 @@ def worker(
         working = stack.enter_context(made)
         stack.enter_context(serving.served(metrics, measured, working))
         render.warn(f"{working.name}: works on batches")
-        while not asked.times:
+        while not (asked.times or working.stopped.is_set()):
             time.sleep(POLL_S)
         leave(working, asked)
+    if working.stopped.is_set():
+        raise typer.Exit(TakenOverError.exit_code)
 
 
 @batch.command("list")
@@ -225,7 +227,7 @@ def _perform(
             raise typer.Exit(3 if made.stays or _is_late(made) else 0)
         if not made.moves:
             render.warn("there is nothing to move")
-            if made.stays:
+            if made.stays and made.purpose != Purpose.RESTORE:  # which ends the maintenance all the same
                 raise typer.Exit(3)
         if not yes and not (render.out.is_terminal and typer.confirm("Begin?")):
             raise ConfigurationError("nothing was begun", "--yes, where nobody can be asked")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,7 @@ from vmacro import crews, policies, wiring
 from vmacro.cli import fleet, render, telling
 from vmacro.errors import VmacroError, reason_of
 from vmacro.fleet.assemble import whole_horizon
+from vmacro.fleet.policy import FollowPolicy
 from vmacro.inventory import Settings
 from vmacro.model.batches import Purpose, Wish
 from vmacro.planning.checks import blockers
@@ -56,7 +59,7 @@ class Follower:
     def begin(self, decided: Decided) -> str:
         """The name of the batch of moves. Raises PlanRejectedError."""
         with self._tools() as (_, batches):
-            batch = batches.planned(Purpose.FOLLOW, self._path.stem, decided.moves)
+            batch = batches.planned(Purpose.FOLLOW, self._subject, decided.moves)
             batches.begin(batch)
             return batch.batch_id
 
@@ -90,7 +93,7 @@ class Follower:
             decided = self._decided(moves, batches)
             self.show(decided)
             if decided.moves and not decided.is_wrong:
-                batch = batches.planned(Purpose.FOLLOW, self._path.stem, decided.moves)
+                batch = batches.planned(Purpose.FOLLOW, self._subject, decided.moves)
                 batches.begin(batch)
                 self._wait(batches, batch.batch_id, asked)
             return policies.load(self._path).timing.every.total_seconds()
@@ -108,9 +111,15 @@ class Follower:
 
     def _mine(self, batches: Batches) -> list[str]:
         """Batches of this policy that go on."""
-        wishes = batches.wishes()
-        found = [batch for batch, _ in batches.newest() if batch.batch_id in wishes]
-        return [b.batch_id for b in found if (b.purpose, b.subject) == (Purpose.FOLLOW, self._path.stem)]
+        mine = Purpose.FOLLOW, self._subject
+        return [batch.batch_id for batch in batches.going_on() if (batch.purpose, batch.subject) == mine]
+
+    @property
+    def _subject(self) -> str:
+        """By which this policy's batches are known, on each machine that has it there: files of one name in two folders
+        are two policies."""
+        folder = hashlib.sha256(os.fsencode(self._path.resolve().parent)).hexdigest()
+        return f"{self._path.stem[:200]}@{folder[:8]}"
 
     def _give_up(self, batches: Batches) -> None:
         """What a round before this one has left undone is decided anew."""
@@ -134,7 +143,7 @@ class Follower:
         for name, trouble in looked.troubles:
             render.warn(f"{name}: not renewed: {trouble}")
         with wiring.drivers(self._settings) as worlds, worlds(lambda _event: None, lambda: False) as world:
-            past = self._past(batches)
+            past = self._past(policy, batches, now)
             standing = follow.look(policy, self._settings.inventory, world, past, now)
         for _ in range(MOST_TRIES):
             decided = follow.decide(policy, looked.known, standing, now, self._seconds, time.monotonic)
@@ -144,12 +153,11 @@ class Follower:
             standing = standing.held(against)
         return replace(decided, moves=())
 
-    def _past(self, batches: Batches) -> Past:
-        wishes = batches.wishes()
+    def _past(self, policy: FollowPolicy, batches: Batches, now: datetime) -> Past:
+        since_ms = int(follow.remembers(policy, now).timestamp() * 1000)
         with wiring.archive(self._settings) as archive:
-            records = tuple(archive.moves(follow.MOST_RECORDS))
-        going_on = tuple(batch for batch, _ in batches.newest() if batch.batch_id in wishes)
-        return Past(records, going_on, batches.maintenance())
+            records = tuple(record for guest in policy.guests for record in archive.recent(guest.name, since_ms))
+        return Past(records, batches.going_on(), batches.maintenance())
 
     def _against(self, decided: Decided, moves: Moves) -> dict[str, str]:
         """What a move's own checks say against those that were decided, by guest."""

@@ -11,7 +11,7 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,12 +36,16 @@ class Files:
     def __init__(self, fetch: bool, deadline_s: float = DEADLINE_S, context: ssl.SSLContext | None = None) -> None:
         self._fetch, self._deadline_s, self._context = fetch, deadline_s, context
 
-    def read(self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime) -> FeedText:
+    def read(
+        self, name: str, feed: Feed, format: Format, begin: datetime, end: datetime, see: Callable[[FeedText], object]
+    ) -> FeedText:
+        """See ports.Feeds."""
         path, trouble = Path(feed.file), ""
         if self._fetch and feed.url and _age_s(path) > feed.refresh.total_seconds():
             try:
-                text = self._fetched(name, feed, format, begin, end)
-                private.write(path, text)
+                found = self._fetched(name, feed, format, begin, end)
+                see(FeedText(found.decode(errors="replace"), datetime.now(UTC)))
+                private.write(path, found)
             except SignalError as error:
                 trouble = error.message
             except OSError as error:

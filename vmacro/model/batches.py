@@ -150,7 +150,7 @@ class Became:
     @property
     def moved(self) -> bool:
         """Whether the guest is where it was to go."""
-        return self.ending in (Ending.MOVED, Ending.INCOMPLETE, Ending.WITH_LOSSES)
+        return self.ending is not None and self.ending.moved
 
     @property
     def text(self) -> str:

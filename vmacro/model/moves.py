@@ -192,6 +192,11 @@ class Ending(StrEnum):
     WITH_LOSSES = "moved, connections were lost"
     UNCERTAIN = "uncertain"
 
+    @property
+    def moved(self) -> bool:
+        """Whether the guest is where it was to go."""
+        return self in (Ending.MOVED, Ending.INCOMPLETE, Ending.WITH_LOSSES)
+
 
 EXIT_CODES = {
     Ending.MOVED: 0,

@@ -14,7 +14,7 @@ from vmacro.model.nouns import Guest, Host, Policy, Site
 class Request:
     """A move that is asked for. `operator` is USER@MACHINE; `take_over`: ignore the claim of another move, whose
     orchestrator is lost for good. `host` is the one of the destination's that the guest is to go to, '' until one is
-    chosen, and `because` says why that one."""
+    chosen, and `because` says why that one; `source`: the host that it is to leave, '' whichever has it."""
 
     guest: Guest
     destination: Site
@@ -24,6 +24,7 @@ class Request:
     take_over: bool = False
     host: str = ""
     because: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)

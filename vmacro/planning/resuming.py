@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from vmacro.errors import InterruptedMoveError, JournalError
+from vmacro.errors import InterruptedMoveError, JournalError, TakenOverError
 from vmacro.model.moves import Ending, Noted, Outcome, Phase
 from vmacro.model.nouns import Guest, Host, Inventory
 
@@ -24,7 +24,8 @@ def inherited(steps: Iterable[Noted], outcome: Outcome | None) -> list[Noted]:
     cases the step that failed is tried again. Hooks that the inventory has had only since then are too late to run
     before anything is touched, and count as run.
     """
-    known = [s for s in steps if s.name not in _ALWAYS_AGAIN and (s.error is None or s.name not in _BESIDE)]
+    own = (s for s in steps if not isinstance(s.error, TakenOverError))  # which says nothing of the move
+    known = [s for s in own if s.name not in _ALWAYS_AGAIN and (s.error is None or s.name not in _BESIDE)]
     if known and Phase.HOOKS_BEFORE.value not in {s.name for s in known}:
         known = [Noted(Phase.HOOKS_BEFORE.value, True), *known]
     if outcome is not None and outcome.ending != Ending.ROLLED_BACK:

@@ -19,6 +19,7 @@ _AWAKENED = {
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     """What its state, at all hosts, is in the way of. A state or a job that we do not know is told as it is."""
     yield from _runs_once(request, survey)
+    yield from _is_where_it_was(request, survey)
     yield from _nobody_is_at_work_on_it(request, survey)
 
 
@@ -33,6 +34,14 @@ def _runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
         domain, code = running[0].domain, "guest-paused" if running[0].domain.state == "paused" else "guest-not-running"
         hint = _AWAKENED.get(domain.state, "why? virsh domstate --reason")
         yield blocker(code, subject, f"is {_state(domain)} on {running[0].host}", hint)
+
+
+def _is_where_it_was(request: Request, survey: Survey) -> Iterator[Finding]:
+    """Who has moved it since had a reason, which the plan does not know."""
+    source = source_view(survey)
+    if request.source and source is not None and source.host != request.source:
+        text = f"runs at {source.host}: it was moved there from {request.source} by somebody else, and not by this plan"
+        yield blocker("moved-since", f"guest {request.guest.name}", text, f"vmacro migrate {request.guest.name}")
 
 
 def _runs_nowhere(subject: str, survey: Survey) -> Finding:

@@ -177,6 +177,13 @@ class Archive:
                 return record
         return None
 
+    def recent(self, guest: str, since_ms: int) -> list[Record | Unreadable]:
+        """A guest's moves that had not ended by then, and in any case its last one, the newest first. Also those that
+        cannot be read, and may be its own."""
+        rows = self._rows.workflows(MIGRATE, prefix=f"{guest[:40]}-") if self._rows is not None else ()
+        found = _moves(_until(rows, guest, since_ms))
+        return [r for r in found if (r.is_of(guest) if isinstance(r, Unreadable) else r.guest == guest)]
+
     def later(self, record: Record) -> str:
         """The last move of the same guest that was begun after this one, and did not roll back; '' where there is none.
         Raises JournalError where one that may be such cannot be read."""
@@ -292,6 +299,15 @@ def _moves(rows: Iterable[WorkflowRow]) -> list[Record | Unreadable]:
     for row in rows:
         by_move.setdefault(row.name.partition("+")[0], []).append(_attempt(row))
     return [_record(name, attempts) for name, attempts in by_move.items()]
+
+
+def _until(rows: Iterable[WorkflowRow], guest: str, since_ms: int) -> Iterator[WorkflowRow]:
+    """A guest has one move at a time: what was begun before one that had ended by then had so, too. Of a name that is
+    cut in moves' names (planner.move_id), all."""
+    for row in rows:
+        yield row
+        if _guest_of(row.name) == guest[:39] and 0 < row.ended_ms < since_ms:
+            return
 
 
 def _needed(records: list[Record | Unreadable], before_ms: int) -> set[str]:

@@ -14,9 +14,20 @@ from dataclasses import dataclass, replace
 from itertools import dropwhile, takewhile
 from statistics import median
 
-from vmacro.errors import ConfigurationError, PlanRejectedError
+from vmacro.errors import ConfigurationError, JournalError, PlanRejectedError
 from vmacro.model.batch_events import BatchChanged
-from vmacro.model.batches import MOST_MOVES, Batch, Limits, Maintenance, PlannedMove, Purpose, Stay, Wish, batch_id
+from vmacro.model.batches import (
+    MOST_MOVES,
+    Batch,
+    Became,
+    Limits,
+    Maintenance,
+    PlannedMove,
+    Purpose,
+    Stay,
+    Wish,
+    batch_id,
+)
 from vmacro.model.events import Event
 from vmacro.model.facts import Survey
 from vmacro.model.nouns import Guest, Host, Inventory
@@ -122,18 +133,21 @@ class Batches:
 
     def plan_restore(self, subject: str, deadline_s: float = 0.0) -> Batch:
         """Bring back what batches have taken from a site or host since it is in maintenance, each guest to its own
-        host. Raises ConfigurationError where nothing was."""
-        origins = self._origins(subject)
+        host. One that somebody has moved on since stays (`moved-since`). Raises ConfigurationError where nothing was
+        taken."""
+        taken = self._taken(subject)
         known = {guest.name: guest for guest in self._tools.inventory.guests}
         candidates = []
-        for request, survey in self._surveys(known[name] for name in origins if name in known):
-            home = self._tools.inventory.host(origins[request.guest.name])
+        for request, survey in self._surveys(known[name] for name in taken if name in known):
+            origin, there = taken[request.guest.name]
+            home = self._tools.inventory.host(origin)
             if home is None or any(view.host == home.name for view in survey.running_at):
                 continue  # it is there
             open_views = tuple(
                 replace(v, closed="") if v.site == subject or v.host == subject else v for v in survey.views
             )
-            candidates.append(Candidate(request, replace(survey, views=open_views), (home,), self._is_us(survey)))
+            wanted, seen = replace(request, source=there), replace(survey, views=open_views)
+            candidates.append(Candidate(wanted, seen, (home,), self._is_us(survey)))
         return self._batch(Purpose.RESTORE, subject, candidates, deadline_s)
 
     def planned(self, purpose: Purpose, subject: str, moves: Iterable[PlannedMove], deadline_s: float = 0.0) -> Batch:
@@ -187,6 +201,10 @@ class Batches:
     def newest(self, limit: int = 50) -> list[tuple[Batch, Wish]]:
         """The newest first."""
         return self._tools.tables.batches(limit)
+
+    def going_on(self) -> tuple[Batch, ...]:
+        """All that have not ended, the oldest first."""
+        return tuple(batch for batch, _ in self._tools.tables.open())
 
     def wishes(self) -> dict[str, Wish]:
         """What is wanted of all batches that have not ended."""
@@ -281,30 +299,42 @@ class Batches:
         at_most = float(self._tools.inventory.policy.bandwidth_mib_s)
         return Pace(measured, median(around) if around else evacuation.ASSUMED_AROUND_S, at_most)
 
-    def _origins(self, subject: str) -> dict[str, str]:
-        """From which host each guest was taken first. Raises ConfigurationError."""
+    def _taken(self, subject: str) -> dict[str, tuple[str, str]]:
+        """From which host each guest was taken first, and to which one last. Raises ConfigurationError."""
         since = [m.since_s for m in self._tools.tables.maintenance() if m.subject == subject]
         purposes = (Purpose.EVACUATE, Purpose.DRAIN)
         batches = self._tools.tables.batches(1000)
         of_it = [b for b, _ in batches if b.subject == subject and b.purpose in (*purposes, Purpose.RESTORE)]
-        taken = [b for b in of_it if b.purpose in purposes]
-        if not taken:
+        emptied = [b for b in of_it if b.purpose in purposes]
+        if not emptied:
             raise ConfigurationError(f"restore {subject}: no batch has emptied it", "vmacro batch list")
         # What went before an earlier `restore` is not brought back by this one: it began when the first of these did.
         # Once more: those that the last one was to bring back, and all that lies between it and the one before.
         again = takewhile(lambda b: b.purpose in purposes, dropwhile(lambda b: b.purpose not in purposes, of_it))
-        chosen = [b for b in taken if b.made_s >= min(since)] if since else [*again]
-        origins: dict[str, str] = {}
-        with self._tools.rows() as rows:
+        chosen = [b for b in emptied if b.made_s >= min(since)] if since else [*again]
+        taken: dict[str, tuple[str, str]] = {}
+        with self._tools.rows() as rows, self._tools.archive() as archive:
             for batch in sorted(chosen, key=lambda b: b.made_s):
                 tally = tally_of(rows, batch.batch_id)
                 for number, move in enumerate(batch.moves):
-                    if number in tally.last and tally.last[number].moved:
-                        origins.setdefault(move.guest, move.source)
-        return origins
+                    if number in tally.last and _has_moved(tally.last[number], archive):
+                        origin, _ = taken.get(move.guest, (move.source, ""))
+                        taken[move.guest] = origin, move.destination
+        return taken
 
     def _tell(self, batch_id: str, state: str, detail: str) -> None:
         self._tools.publish(Event(batch_id, time.time_ns(), BatchChanged(state, detail)))
+
+
+def _has_moved(became: Became, archive: Archive) -> bool:
+    """Also where somebody has finished the move after the batch (`vmacro resume`)."""
+    if became.moved or not became.move_id:
+        return became.moved
+    try:
+        record = archive.move(became.move_id)
+    except JournalError:
+        return False
+    return record is not None and record.outcome is not None and record.outcome.ending.moved
 
 
 def _may_run(survey: Survey) -> bool:

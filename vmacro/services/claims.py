@@ -2,14 +2,14 @@
 
 Likewise a worker has its own name, by which others know that it lives, and one of all workers leads.
 
-The kernel or the database gives a claim back when its holder dies: there is nothing to expire or to clean up.
+The kernel gives a claim back when its holder dies. A database does so also where its holder was cut off, and lives: see
+services/database_claims.py.
 """
 
 from __future__ import annotations
 
 import fcntl
 import getpass
-import hashlib
 import json
 import os
 import socket
@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Protocol
 
 import sqlalchemy
-from sqlalchemy import make_url, text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import make_url
 
 from vmacro import private
 from vmacro.errors import ClaimedError, ConfigurationError, reason_of
+from vmacro.ports import Claim, Unshared
+from vmacro.services import database_claims
+from vmacro.services.database_claims import DatabaseClaim
 from vmacro.wire import fields
 from vmacro.wire.fields import Said
 
@@ -44,22 +45,34 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+class Held(Claim, Protocol):
+    """A claim that may be asked at any moment."""
+
+    def check(self) -> None:
+        """Raises JournalError where it is not held just now, since its holder was cut off; TakenOverError once another
+        process has had it."""
+
+
 @contextmanager
-def held(database_url: str, name: str, kind: str = GUESTS) -> Iterator[Callable[[], object]]:
-    """Nobody else moves the guest meanwhile; or has the worker's name. What is given raises SQLAlchemyError, when
-    called, once the claim is lost. Raises ClaimedError, which says who has it and since when; ConfigurationError where
-    the lock's file cannot be written."""
+def held(database_url: str, name: str, kind: str = GUESTS) -> Iterator[Held]:
+    """Nobody else moves the guest meanwhile; or has the worker's name. One who was cut off, or has died, is waited for
+    (database_claims.GRACE_S). Raises ClaimedError, which says who has it and since when; ConfigurationError where the
+    lock's file cannot be written; SQLAlchemyError."""
     url = make_url(database_url)
     if url.drivername.startswith("sqlite"):
         with _by_file(_lock_file(url, name, kind), name):
-            yield lambda: None
-    else:
-        with _by_database(url, name, kind=kind) as still:
-            yield still
+            yield _ByFile()
+        return
+    claim = DatabaseClaim(url, _lock_name(name, kind), f"{kind.removesuffix('s')} {name}", json.dumps(_who()))
+    with claim.held(PATIENCE_S) as other:
+        if other is not None:
+            raise _claimed(name, other)
+        yield claim
 
 
 def is_held(database_url: str, name: str, kind: str = GUESTS) -> bool:
-    """Whether somebody holds it now. Raises ConfigurationError, SQLAlchemyError where that cannot be seen."""
+    """Whether somebody holds it now, or was cut off and may come back. Raises ConfigurationError, SQLAlchemyError where
+    that cannot be seen."""
     try:
         see_that_nobody_has(database_url, name, kind)
     except ClaimedError:
@@ -72,8 +85,9 @@ def see_that_nobody_has(database_url: str, guest: str, kind: str = GUESTS) -> No
     the guest."""
     url = make_url(database_url)
     if not url.drivername.startswith("sqlite"):
-        with _by_database(url, guest, "pg_try_advisory_lock_shared", patience_s=0, kind=kind):
-            return
+        if (other := database_claims.holder_of(url, _lock_name(guest, kind))) is not None:
+            raise _claimed(guest, other)
+        return
     path = _lock_file(url, guest, kind)
     with _explained(path, guest):
         if not path.exists():
@@ -81,6 +95,24 @@ def see_that_nobody_has(database_url: str, guest: str, kind: str = GUESTS) -> No
         file = path.open(errors="replace")
     with file:
         _lock(file, fcntl.LOCK_SH, guest, patience_s=0)
+
+
+def forget(database_url: str, before_s: float) -> None:
+    """What processes that have died had claimed before then, in seconds since 1970. Raises SQLAlchemyError."""
+    url = make_url(database_url)
+    if not url.drivername.startswith("sqlite"):
+        database_claims.forget(url, before_s)
+
+
+class _ByFile(Unshared):
+    """Implements Held by a lock that the kernel keeps as long as this process lives."""
+
+    def check(self) -> None:
+        """See Held."""
+
+
+def _lock_name(name: str, kind: str) -> str:
+    return f"vmacro {name}" if kind == GUESTS else f"vmacro {kind} {name}"
 
 
 @contextmanager
@@ -131,38 +163,6 @@ def _succeeds(attempt: Callable[[], bool], patience_s: float) -> bool:
             return False
         time.sleep(0.005)
     return True
-
-
-@contextmanager
-def _by_database(
-    url: sqlalchemy.URL,
-    guest: str,
-    lock: str = "pg_try_advisory_lock",
-    patience_s: float = PATIENCE_S,
-    kind: str = GUESTS,
-) -> Iterator[Callable[[], object]]:
-    """An advisory lock: the session's, hence gone with it."""
-    named = f"vmacro {guest}" if kind == GUESTS else f"vmacro {kind} {guest}"
-    key = int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big", signed=True)
-    who = json.dumps({**_who(), "by": operator()[:24]}, separators=(",", ":"))
-    engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"application_name": who[:63]})
-    session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    try:
-        taken = text(f"SELECT {lock}(:key)")
-        if not _succeeds(lambda: bool(session.execute(taken, {"key": key}).scalar()), patience_s):
-            raise _claimed(guest, str(session.execute(text(_HOLDER), {"key": key}).scalar() or ""))
-        yield lambda: session.execute(text("SELECT 1"))
-    finally:
-        try:
-            session.close()
-        except SQLAlchemyError:
-            pass  # the server has gone, and the claim with it
-        engine.dispose()
-
-
-# pg_locks shows a 64 bit key as two halves.
-_HOLDER = """SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid)
-    WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = :key"""
 
 
 @dataclass(frozen=True)

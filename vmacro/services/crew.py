@@ -14,13 +14,14 @@ from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro.errors import RolledBackError, VmacroError
+from vmacro.errors import JournalError, RolledBackError, TakenOverError, VmacroError, reason_of
 from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Became, PlannedMove, Try, Wish
 from vmacro.model.events import Event
 from vmacro.model.moves import Ending
 from vmacro.planning.request import Request
-from vmacro.services.archive import Archive
+from vmacro.services import journal
+from vmacro.services.archive import Archive, Record
 from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.moves import Control, Folder, Moves, Publish, Report
 
@@ -109,7 +110,13 @@ class Crew:
         if self._leaving.is_set():
             time.sleep(LINGER_S)
             return Became(None, "its worker was leaving", put_off=True, worker=self._means.name)
-        if why := self._unwanted(tried):
+        try:
+            why = self._unwanted(tried)
+        except (SQLAlchemyError, JournalError) as error:
+            if not journal.was_cut_off(error):
+                raise
+            why = reason_of(error)
+        if why:
             return Became(None, why, put_off=True, worker=self._means.name)
         control = Control(self._means.publish)
         with self._known(tried, control):
@@ -136,29 +143,31 @@ class Crew:
         return ""
 
     def _begun(self, tried: Try) -> str:
-        """The move that this try is to go on with: one that it has begun, by a worker that died, or one that an earlier
-        try has left work of; ''."""
+        """The move that this try is to go on with: one that it has begun, by a worker that died, or that an earlier try
+        has left work of, or that somebody else has brought to its end meanwhile; ''."""
         with self._means.archive() as archive:
             last = archive.last(tried.move.guest)
-        if last is None:
+        if last is None or not _is_of(last, tried):
             return ""
-        by = last.plan.operator
-        of_this_batch = by.startswith(f"batch {tried.batch_id}-{tried.number}+")
-        return last.move_id if by == f"batch {tried.name}" or (of_this_batch and last.unfinished) else ""
+        rolled_back = last.outcome is not None and last.outcome.ending == Ending.ROLLED_BACK
+        is_mine = last.plan.operator == _operator(tried)
+        return last.move_id if is_mine or last.unfinished or not rolled_back else ""
 
     def _tried(self, tried: Try, control: Control) -> Became:
         """The move itself; where it never began, nothing was changed."""
         try:
             return self._of(self._moved(tried, control), control)
         except VmacroError as error:
-            cancelled = isinstance(error, RolledBackError)  # before anything began
+            # Cancelled before anything began; or it says nothing of the guest. What is tried next waits until this is
+            # written down, hence for the database.
+            no_try = isinstance(error, (RolledBackError, TakenOverError)) or journal.was_cut_off(error)
             again, name = not control.cancelled(), self._means.name
-            return Became(None, error.message, error.hint, worker=name, put_off=cancelled, again=again)
+            return Became(None, error.message, error.hint, worker=name, put_off=no_try, again=again)
 
     def _moved(self, tried: Try, control: Control) -> Report:
         if move_id := self._begun(tried):
             return self._means.moves.resume(move_id, control, self._means.folder)
-        request = self._means.request(tried.move, f"batch {tried.name}")
+        request = self._means.request(tried.move, _operator(tried))
         return self._means.moves.migrate(request, control, self._means.folder)
 
     def _of(self, report: Report, control: Control) -> Became:
@@ -188,6 +197,20 @@ class Crew:
 
     def _tell(self, tried: Try, what: TryBegan | TryEnded) -> None:
         self._means.publish(Event(tried.batch_id, time.time_ns(), what))
+
+
+def _operator(tried: Try) -> str:
+    """As whose a try's move is known."""
+    return f"batch {tried.name}"
+
+
+def _is_of(record: Record, tried: Try) -> bool:
+    """Whether a move is one that a try at this move of the batch has begun: its operator is what a name says, which
+    anybody may call himself."""
+    plan, move = record.plan, tried.move
+    planned = move.source, move.source_site, move.destination, move.destination_site
+    made = plan.source.name, plan.source.site, plan.destination.name, plan.destination.site
+    return plan.operator.startswith(f"batch {tried.batch_id}-{tried.number}+") and made == planned
 
 
 def _common(tried: Try) -> tuple[str, str, str, str, str]:

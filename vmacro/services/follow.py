@@ -20,7 +20,7 @@ from vmacro.fleet.policy import FollowPolicy
 from vmacro.fleet.simulation import first_moves
 from vmacro.model.batches import Batch, Maintenance, PlannedMove
 from vmacro.model.facts import DomainFacts, HostFacts
-from vmacro.model.moves import Ending, Severity
+from vmacro.model.moves import Severity
 from vmacro.model.nouns import Host, Inventory
 from vmacro.planning.evacuation import ASSUMED_AROUND_S
 from vmacro.ports import World
@@ -28,8 +28,6 @@ from vmacro.services.archive import Record, Unreadable
 from vmacro.services.survey import HOST_DEADLINE_S
 
 PLENTY_CPUS, PLENTY_DISK_GIB = 1e6, 1e9
-MOST_RECORDS = 2_000
-_MOVED = (Ending.MOVED, Ending.INCOMPLETE, Ending.WITH_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,9 @@ def _why_alone(at: list[Host], unknown: Mapping[str, str]) -> str:
 
 def _with_past(guest: GuestNeeds, policy: FollowPolicy, past: Past, now: datetime) -> GuestNeeds:
     """When it came and moved, and what else has it."""
-    oldest = now - max(timedelta(days=1), timedelta(seconds=policy.rules.shortest_stay_s))
+    oldest = remembers(policy, now)
     mine = [record for record in past.moves if record.guest == guest.name or _may_be(record, guest.name)]
-    ended = [_ended(r) for r in mine if isinstance(r, Record) and r.outcome is not None and r.outcome.ending in _MOVED]
+    ended = [_ended(r) for r in mine if isinstance(r, Record) and r.outcome is not None and r.outcome.ending.moved]
     moved = tuple(sorted(when for when in ended if oldest < when <= now))
     hold = ""
     for batch in past.batches:
@@ -165,6 +163,11 @@ def _with_past(guest: GuestNeeds, policy: FollowPolicy, past: Past, now: datetim
     elif last is not None and last.unfinished:
         hold = f"its move {last.move_id} is not finished: vmacro resume {last.move_id}"
     return replace(guest, since=max(moved, default=None), moved=moved, hold=hold)
+
+
+def remembers(policy: FollowPolicy, now: datetime) -> datetime:
+    """Since when moves count: for the day, which has 25 hours where summer time ends, and for the shortest stay."""
+    return now - max(timedelta(hours=25), timedelta(seconds=policy.rules.shortest_stay_s))
 
 
 def _may_be(record: Record | Unreadable, guest: str) -> bool:

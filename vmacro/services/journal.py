@@ -16,9 +16,12 @@ from typing import Any, Generic, TypeVar
 
 import dbos._core
 import dbos._dbos
+import dbos._sys_db
+import psycopg
 from dbos import DBOS, SetWorkflowID
 from dbos._error import DBOSBaseException, DBOSException
 from dbos._outcome import DeferredResult, NoResult
+from dbos._utils import retriable_postgres_exception
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -247,6 +250,16 @@ def _parked(
     return DeferredResult(wait, unused)
 
 
+def _is_away(error: Exception) -> bool:
+    """Whether PostgreSQL is away for now. DBOS 3.4 takes psycopg's word for a server that is not there ("connection is
+    bad") for something else, and ends the workflow without a result: for ever, since its process lives."""
+    said = getattr(error, "orig", None)
+    return retriable_postgres_exception(error) or (
+        isinstance(said, psycopg.OperationalError) and said.sqlstate is None and "connection is bad" in str(said)
+    )
+
+
+setattr(dbos._sys_db, "retriable_postgres_exception", _is_away)  # noqa: B010
 setattr(dbos._dbos, "dynamic_scheduler_loop", _no_schedules)  # noqa: B010 mypy lets nobody assign to functions
 setattr(dbos._core, "_deferred_workflow_result", _parked)  # noqa: B010
 
@@ -266,6 +279,7 @@ def run(durable: Callable[..., Any], workflow_id: str, world: World, *arguments:
         known = opened.results.get(workflow_id, said)
         return known, "" if known == said else _taken(workflow_id, "it says that the move ended otherwise").message
     except (SQLAlchemyError, JournalError) as error:
+        world.claim.see()  # who goes on with it elsewhere has taken its row
         if workflow_id not in opened.results:
             raise
         return opened.results[workflow_id], f"the journal cannot be written: {reason_of(error)}"
@@ -319,6 +333,14 @@ def take_from(executor: str, workflow_id: str) -> bool:
     which nobody takes over by itself."""
     database = dbos._dbos._get_dbos_instance()._sys_db
     return bool(database.reenqueue_for_recovery(workflow_id, [executor], TRIES))
+
+
+def was_cut_off(error: BaseException | None) -> bool:
+    """Whether the database was away when this happened, which ends by itself: DBOS tries again for as long as it
+    takes."""
+    while error is not None and not (isinstance(error, Exception) and _is_away(error)):
+        error = error.__cause__
+    return error is not None
 
 
 def _opened() -> _Open:

@@ -36,14 +36,17 @@ LEAVING_EVERY_S = 3.0  # how often one that leaves sees what has ended, where no
 @dataclass(frozen=True)
 class Tally:
     """What became of the moves of a batch so far: by the number of each, of its last try; `attempts` counts those that
-    count, and `names` is how many there were."""
+    count, `names` is how many there were, `ended_s` when the last one ended, in seconds since 1970, 0 where that is not
+    known."""
 
     last: dict[int, Became] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     names: dict[int, int] = field(default_factory=dict)
+    ended_s: dict[int, float] = field(default_factory=dict)
 
-    def note(self, tried: Try, became: Became) -> None:
+    def note(self, tried: Try, became: Became, ended_s: float = 0.0) -> None:
         """A try has ended."""
+        self.ended_s[tried.number] = ended_s
         self.names[tried.number] = max(self.names.get(tried.number, 0), tried.attempt)
         if not became.put_off:
             self.attempts[tried.number] = self.attempts.get(tried.number, 0) + 1
@@ -53,12 +56,15 @@ class Tally:
 class Open:
     """A batch that is being carried out."""
 
-    def __init__(self, batch: Batch, tally: Tally, limits: Limits, under_way: Iterable[int]) -> None:
+    def __init__(
+        self, batch: Batch, tally: Tally, limits: Limits, under_way: Iterable[int], now_s: float = 0.0
+    ) -> None:
         self.batch, self.tally, self._limits = batch, tally, limits
         self.begun = {*under_way}
         left = {n: m for n, m in enumerate(batch.moves) if n not in self.begun and self._may_begin(n)}
-        self.waiting = Waiting(left)
-        self.later: list[tuple[float, int]] = []
+        due = {n: min(self._due_s(n), now_s + limits.retry_after_s) for n in left}
+        self.waiting = Waiting({n: move for n, move in left.items() if due[n] <= now_s})
+        self.later = [(due_s, n) for n, due_s in due.items() if due_s > now_s]
 
     def ended(self, tried: Try, became: Became, now_s: float) -> None:
         """A try has ended: it is over for its move, or it waits for the next. One at a move that the batch does not
@@ -97,6 +103,11 @@ class Open:
             return True
         return last.again and self.tally.attempts.get(number, 0) < self._limits.tries
 
+    def _due_s(self, number: int) -> float:
+        """When its next try may begin, whoever leads by then."""
+        last = self.tally.last.get(number)
+        return 0.0 if last is None or last.put_off else self.tally.ended_s[number] + self._limits.retry_after_s
+
     def _try(self, number: int) -> Try:
         batch, attempt = self.batch, self.tally.names.get(number, 0) + 1
         return Try(batch.batch_id, number, attempt, batch.made_s, batch.deadline_s, batch.moves[number])
@@ -134,8 +145,8 @@ class Leader:
         """Lead whenever nobody else does, until `stopped`."""
         while not stopped.is_set():
             try:
-                with claims.held(self._url, LEADER, claims.WORKERS) as still:
-                    self._lead(stopped, still)
+                with claims.held(self._url, LEADER, claims.WORKERS) as claim:
+                    self._lead(stopped, claim)
             except ClaimedError:
                 pass  # another worker leads
             except (SQLAlchemyError, VmacroError) as error:
@@ -144,10 +155,10 @@ class Leader:
                 self.leads = False
             stopped.wait(LEAVING_EVERY_S if self._leaving() else ELECTION_EVERY_S)
 
-    def _lead(self, stopped: threading.Event, still: Callable[[], object]) -> None:
+    def _lead(self, stopped: threading.Event, claim: claims.Held) -> None:
         self._open, self._watched, self.leads = {}, {}, True
         while not stopped.is_set():
-            still()
+            claim.check()
             self.look()
             if self._leaving():
                 return
@@ -180,7 +191,7 @@ class Leader:
         tally = tally_of(self._rows, batch_id, names)
         for tried in mine.values():
             tally.names[tried.number] = max(tally.names.get(tried.number, 0), tried.attempt)
-        self._open[batch_id] = Open(batch, tally, self._limits, mine)
+        self._open[batch_id] = Open(batch, tally, self._limits, mine, time.time())
 
     def _see_what_ended(self, under_way: dict[str, Try], now_s: float) -> None:
         gone = self._watched.keys() - under_way.keys()
@@ -274,7 +285,7 @@ def tally_of(rows: Rows, batch_id: str, but: set[str] | frozenset[str] = frozens
     for row in reversed(every):  # oldest first
         if row.status not in WAITING:
             try:
-                tally.note(try_of(row), became(row))
+                tally.note(try_of(row), became(row), row.ended_ms / 1000)
             except JournalError:
                 continue  # nobody of us has written it
     return tally

@@ -32,7 +32,7 @@ _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: 
 
 def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) -> Outcome:
     """Carry out a move that was checked and planned. Whatever hosts and guests do, it ends in an Outcome, not in an
-    error.
+    error. Raises TakenOverError where another process goes on with it.
 
     `again`: an earlier attempt has prepared the move, but what it prepared may be gone.
     """
@@ -66,6 +66,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
         ending = Ending.INCOMPLETE if outcome.ending == Ending.MOVED else outcome.ending
         reason = "; ".join(t for t in (outcome.reason, phases.unwritten) if t)
         outcome = replace(outcome, ending=ending, reason=reason, remains=True)
+    world.claim.still()  # else how it ends is not for us to say
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 

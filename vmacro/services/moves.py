@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,7 +24,7 @@ from vmacro.model.nouns import Guest, Inventory
 from vmacro.planning import checks, compression, forecast, seamless
 from vmacro.planning.request import Request, may_be_of
 from vmacro.planning.resuming import inherited
-from vmacro.ports import EventLog, World
+from vmacro.ports import Claim, EventLog, World
 from vmacro.rtt import recording as recordings
 from vmacro.rtt.samples import Recording
 from vmacro.services import measured, report, waiting
@@ -62,7 +62,7 @@ class Tools:
     worlds: Worlds
     open_journal: Callable[[], None]
     run: Runner
-    claimed: Callable[[str], AbstractContextManager[None]]
+    claimed: Callable[[str], AbstractContextManager[Claim]]
     archive: Callable[[], AbstractContextManager[Archive]]
     prober: Callable[[Guest], Prober | None]
     new_move_id: Callable[[Guest], str]
@@ -182,10 +182,10 @@ class Moves:
 
         `folder`: where the report goes, by the move's id. Raises ClaimedError, PlanRejectedError with all blockers,
         JournalError where the guest's last move cannot be read, RolledBackError where it was cancelled before it began:
-        nothing was changed then.
+        nothing was changed then. Raises TakenOverError where another process goes on with it.
         """
         tools, guest = self._tools, request.guest
-        with tools.claimed(guest.name), self._world(control) as world:
+        with tools.claimed(guest.name) as claim, self._world(control, claim) as world:
             tools.open_journal()
             self._see_that_nothing_is_unfinished(guest.name)
             done = measured.move(
@@ -207,7 +207,7 @@ class Moves:
         ended is reported as it ended. Raises ConfigurationError, where the guest has moved again since, too;
         ClaimedError; JournalError."""
         tools = self._tools
-        with tools.claimed(self._record(move_id).plan.guest.name), tools.archive() as archive:
+        with tools.claimed(self._record(move_id).plan.guest.name) as claim, tools.archive() as archive:
             record = self._record(move_id)
             if record.outcome is not None and not record.outcome.remains:
                 figures = report.summary(record.plan, record.outcome, None)
@@ -219,7 +219,7 @@ class Moves:
             tools.open_journal()
             steps = inherited(archive.steps(move_id), record.outcome)
             archive.give_up(move_id)
-            with self._reservations.held(record.plan), self._world(control) as world:
+            with self._reservations.held(record.plan), self._world(control, claim) as world:
                 outcome = tools.run(record.plan, world, record.attempts + 1, steps)
         return self._reported(record.plan, outcome, folder)
 
@@ -249,8 +249,10 @@ class Moves:
         with self._tools.archive() as archive:
             return archive.past(guest)
 
-    def _world(self, control: Control) -> AbstractContextManager[World]:
-        return self._tools.worlds(control.publish, control.cancelled)
+    @contextmanager
+    def _world(self, control: Control, claim: Claim) -> Iterator[World]:
+        with self._tools.worlds(control.publish, control.cancelled) as world:
+            yield replace(world, claim=claim)
 
     def _reported(
         self, plan: Plan, outcome: Outcome, folder: Folder, recording: Recording | None = None, trouble: str = ""

@@ -40,8 +40,10 @@ class Phases:
 
     def run(self, phase: Phase, kind: type[Result], act: Callable[[World], Result]) -> Result:
         """Run one phase. If the journal cannot be written before the guest has arrived, the move stops, since it could
-        not be resumed; afterwards it goes on. Raises VmacroError.
+        not be resumed; afterwards it goes on. Nothing begins before it is sure that no other process has the guest.
+        Raises VmacroError.
         """
+        self._world.claim.still()
         self.begun.append(phase)
         self._tell(PhaseBegan(phase))
         attempt = _Once(lambda: act(self._bounded(phase)))
@@ -69,6 +71,7 @@ class Phases:
         return max(0.0, self._began_s + self._plan.policy.move_timeout_s - self._world.clock.monotonic_s())
 
     def _without_journal(self, phase: Phase, attempt: _Once[Result], error: JournalError) -> Result:
+        self._world.claim.still()  # who has taken the move over has closed this attempt in the journal
         if not self.unwritten:
             self._tell(JournalTrouble(phase, error.message))
         self.unwritten = error.message
@@ -93,6 +96,7 @@ class Phases:
             until = min(until, self._began_s + self._plan.policy.move_timeout_s)
 
         def check() -> None:
+            world.claim.see()
             if clock.monotonic_s() > until:
                 text = f"phase {phase.value}: not over after {until - self._began_s:g} s of the move"
                 raise DeadlineError(text, "policy phase_timeout_s, move_timeout_s")
