@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +38,27 @@ def test_a_uri_that_checks_nobody_is_not_opened_wherever_it_comes_from(uri: str)
     """A plan in the journal names hosts as well, whatever the inventory says."""
     with pytest.raises(UnreachableError, match=r"^host b1: its uri (must|has the option)"):
         Connections().get(replace(host("b1"), uri=uri))
+
+
+def test_who_has_no_certificate_yet_is_told_who_makes_it(tmp_path: Path) -> None:
+    """libvirt would name a file, and ask whether it has expired."""
+    with pytest.raises(UntrustedError, match=r"^host b1: .*clientcert\.pem: there is no such file") as told:
+        Connections(tmp_path).get(host("b1"))
+    assert told.value.hint == "vmacro pki init"
+
+
+def test_libvirt_itself_writes_nothing_to_standard_error() -> None:
+    """Our errors say it. Nor do programs that we run hear of that."""
+    talk = (
+        "import os, vmacro.drivers.libvirt.connection as c, libvirt; c.start_event_loop()\n"
+        "try: libvirt.open('qemu+tls://127.0.0.1:1/system?pkipath=/proc/none')\n"
+        "except libvirt.libvirtError: print('LIBVIRT_DEBUG' in os.environ)\n"
+        "try: libvirt.open('test:///default').networkCreateXML('<network><name>x</name><bandwidth/></network>')\n"
+        "except libvirt.libvirtError: pass"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LIBVIRT_DEBUG"}
+    done = subprocess.run([sys.executable, "-c", talk], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_a_certificate_of_a_host_whose_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
