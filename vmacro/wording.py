@@ -77,7 +77,7 @@ def keys_at(model: type[BaseModel], location: Location) -> list[str]:
     """Those that the table of a key may have."""
     models = [model]
     for part in location[:-1]:
-        fields = [fields[part] for fields in map(_by_key, models) if part in fields]
+        fields = [known[part] for known in map(_by_key, models) if part in known]
         if fields:  # else it is a name of the user's own, or a number in a list
             models = [found for field in fields for found in _models(field.annotation)]
     return [key for found in models for key in _by_key(found)]
