@@ -19,6 +19,9 @@ from vmacro.wire.fields import is_special
 
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")  # RFC 1123 section 2.1, and the underscore that hosts files have
+_NUMERIC = re.compile(
+    r"(.*\.)?([0-9]+|0[xX][0-9a-fA-F]*)\.?"
+)  # inet_aton(3) takes it for an address: 10.9.0 is 10.9.0.0
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 # By the URI's driver. Of options (libvirt.org/uri.html) those that neither turn a check off nor name a program to run.
@@ -32,7 +35,8 @@ def check_machine(name: str) -> str:
     try:
         ip_address(name)
     except ValueError:
-        if len(name) > 253 or not _HOST_NAME.fullmatch(_ascii(name)):
+        written = _ascii(name)
+        if len(name) > 253 or not _HOST_NAME.fullmatch(written) or _NUMERIC.fullmatch(written):
             raise ValueError(f"{shown(name)!r} is neither an IP address nor a host name") from None
     return name
 

@@ -3,13 +3,16 @@ file, key and value."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
+from vmacro import wording
 from vmacro.errors import ConfigurationError
 from vmacro.wire.text import printable
 
@@ -28,12 +31,14 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load(path: Path, model: type[Model]) -> Model:
-    """Read a TOML file. Raises ConfigurationError with a line for each thing that is wrong."""
+def load(path: Path, model: type[Model], if_missing: str = "") -> Model:
+    """Read a TOML file. Raises ConfigurationError with a line for each thing that is wrong. `if_missing`: the hint
+    where there is no such file."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        hint = if_missing if isinstance(error, FileNotFoundError) else ""
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", hint) from error
     try:
         data = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # of UTF-8, of TOML, of a number in it
@@ -44,19 +49,25 @@ def load(path: Path, model: type[Model]) -> Model:
 def parse(data: object, model: type[Model], name: str) -> Model:
     """Check what was read already. Raises ConfigurationError with a line for each thing that is wrong."""
     try:
-        return model.model_validate(data)
+        text = json.dumps(data, default=str)  # TOML has dates, too
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{name}: cannot be used: {error}") from error
+    try:
+        # What is strict of JSON takes lists for tuples and texts for addresses, but neither "yes" for true nor 5 for
+        # an address.
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problems = [_explain(name, e["loc"], e["msg"], e["type"], e.get("input")) for e in error.errors()]
-        raise ConfigurationError("\n".join(problems)) from error
+        raise ConfigurationError("\n".join(_explain(name, e, model, data) for e in error.errors())) from error
 
 
-def _explain(name: str, location: tuple[int | str, ...], message: str, kind: str, value: object) -> str:
-    key = printable(".".join(str(part) for part in location), 200)
-    text = message.removeprefix("Value error, ")
+def _explain(name: str, error: ErrorDetails, model: type[BaseModel], data: object) -> str:
+    location, value = wording.place(error, data), error["input"]
+    key = printable(".".join(location), 200)
+    text = wording.explained(error, model)
     # A whole table as "value seen" helps nobody; a validator over several keys names them itself. Nobody knows what
     # the value of an unknown key is: it may be a password, and its key misspelt.
-    silent = isinstance(value, (dict, list)) or not key or kind == "extra_forbidden"
-    if silent or any(_SECRET.search(str(part)) for part in location):
+    silent = isinstance(value, (dict, list)) or not key or error["type"] == "extra_forbidden"
+    if silent or any(_SECRET.search(part) for part in location):
         return f"{name}: {key + ': ' if key else ''}{text}"
     return f"{name}: {key}: {text} (value: {shown(repr(value))})"
 

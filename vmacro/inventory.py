@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from vmacro import addresses, config
 from vmacro.addresses import DnsName, LibvirtUri, Login, Machine, Plain, PublicAddress, PublicSubnet
@@ -22,9 +22,15 @@ from vmacro.limits import Fleet, Policy
 from vmacro.model import nouns
 from vmacro.outside import Dns, Hooks, Probe, Prober
 from vmacro.pki.store import OPERATOR
+from vmacro.wording import spelled
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+check_name = spelled(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+    "a name has 1 to 63 letters, digits, dots, dashes and underscores, and begins with a letter or a digit",
+)
+Name = Annotated[str, AfterValidator(check_name)]
 DATABASE_URL = "VMACRO_DATABASE_URL"  # of the environment
+NO_INVENTORY = "`vmacro init FILE` writes a first one, by asking"
 DEFAULT_STATE_DIR = Path("/var/lib/vmacro")
 
 
@@ -133,8 +139,14 @@ class Orchestrator(Strict):
     addresses: tuple[str, ...] = Field(
         default=(), description="from where the hosts' libvirt is reached; default: anywhere"
     )
-    ca_dir: Path | None = Field(default=None, description="the authority's folder, where it is ours: vmacro pki")
-    pki_dir: Path | None = Field(default=None, description="cacert.pem, clientcert.pem, clientkey.pem for qemu+tls")
+    ca_dir: Path | None = Field(
+        default=None,
+        description="the authority's folder, where it is ours: vmacro pki; `vmacro init`: ca/ beside the inventory",
+    )
+    pki_dir: Path | None = Field(
+        default=None,
+        description="cacert.pem, clientcert.pem, clientkey.pem for qemu+tls; `vmacro init`: pki/ beside it",
+    )
     ssh_key: Path | None = Field(default=None, description="private key for the hosts; default: SSH's own")
     ssh_known_hosts: Path | None = Field(default=None, description="default: the system's and the user's")
     database_url: str = Field(default="", description="the journal; default: SQLite in state_dir")
@@ -266,7 +278,7 @@ class Settings:
 
 def load(path: Path) -> Settings:
     """Read an inventory. Raises ConfigurationError with everything that is wrong."""
-    return settings_of(path, config.load(path, Inventory))
+    return settings_of(path, config.load(path, Inventory, NO_INVENTORY))
 
 
 def settings_of(path: Path, read: Inventory) -> Settings:

@@ -4,14 +4,16 @@ executables."""
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from vmacro.addresses import File, Login, Plain
 from vmacro.config import Strict, shown
+from vmacro.wording import spelled
 
-NAMESPACE = r"^[A-Za-z0-9._-]{0,255}$"
+_namespace = spelled(r"[A-Za-z0-9._-]{0,255}", "a namespace's name has letters, digits, dots, dashes and underscores")
+Namespace = Annotated[str, AfterValidator(_namespace)]
 
 
 class Probe(Strict):
@@ -36,7 +38,7 @@ class Prober(Strict):
     """What measures as a client would: a machine that SSH reaches, or a network namespace of this one."""
 
     ssh: Login = Field(default="", description="USER@ADDRESS of the machine")
-    network_namespace: str = Field(default="", pattern=NAMESPACE, description="of this machine")
+    network_namespace: Namespace = Field(default="", description="of this machine")
     ansible: dict[str, JsonValue] = Field(default_factory=dict, description="further variables for the playbooks")
 
     @model_validator(mode="after")

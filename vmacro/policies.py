@@ -29,8 +29,10 @@ from vmacro.fleet.policy import (
 from vmacro.fleet.signals import Trust
 from vmacro.inventory import Name
 from vmacro.sources import CARBON, LOAD, PRICE, FeedTable, SourceTable, schedule, zone_named
+from vmacro.wording import spelled
 
 Zone = Annotated[str, AfterValidator(lambda name: zone_named(name).key)]
+Currency = Annotated[str, AfterValidator(spelled(r"[A-Z]{3}", "must be three capital letters, such as EUR"))]
 Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1e6)]
@@ -148,7 +150,7 @@ class GuestTable(Strict):
 class PolicyFile(Strict):
     """The whole file."""
 
-    currency: str = Field(pattern=r"^[A-Z]{3}$", description="of all prices and weights, such as EUR")
+    currency: Currency = Field(description="of all prices and weights, such as EUR")
     time_zone: Zone = Field(default="UTC", description="of schedules and calendars, such as Europe/Berlin")
     slot_minutes: int = Field(default=60, ge=5, le=1440, description="moves begin with a slot; a divisor of a day")
     horizon_hours: int = Field(default=24, ge=1, le=240, description="how far is planned")
@@ -219,7 +221,7 @@ class PolicyFile(Strict):
 
 def load(path: Path) -> FollowPolicy:
     """Read a policy. Raises ConfigurationError with everything that is wrong."""
-    read = config.load(path, PolicyFile)
+    read = config.load(path, PolicyFile, "docs/follow.md begins with one to copy")
     return FollowPolicy(
         path=str(path),
         currency=read.currency,

@@ -6,17 +6,18 @@ import re
 from collections.abc import Iterator
 from datetime import time, timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError
 from vmacro.fleet.computed import Schedule
 from vmacro.fleet.policy import COMPUTED, Feed, Format, Known, Source
 from vmacro.fleet.signals import Kind, Unit
+from vmacro.wording import spelled
 
 PRICE, CARBON, LOAD = "price", "carbon", "activity"
 # What each source needs besides `source`, and what it may have besides that.
@@ -44,6 +45,10 @@ FOR = {
     ),
     LOAD: (*COMPUTED, Format.CSV),
 }
+_variable = spelled(r"[A-Za-z0-9_]{0,100}", "a variable's name has letters, digits and underscores, 100 at most")
+_clock_time = spelled(r"(([01][0-9]|2[0-3]):[0-5][0-9])?", "must be HH:MM, such as 13:00")
+Variable = Annotated[str, AfterValidator(_variable)]
+ClockTime = Annotated[str, AfterValidator(_clock_time)]
 SourceName = Literal[
     "fixed", "sun", "schedule", "csv", "entsoe", "carbon-aware", "gb-carbon", "electricity-maps", "watttime"
 ]
@@ -66,9 +71,7 @@ class Fetched(Strict):
         description="https; where the file is fetched, with {begin} and {end} for the times that are wanted",
     )
     token_file: Path | None = Field(default=None, description="has the token that the URL's server wants")
-    token_env: str = Field(
-        default="", pattern=r"^[A-Za-z0-9_]{0,100}$", description="or the environment variable that has it"
-    )
+    token_env: Variable = Field(default="", description="or the environment variable that has it")
     refresh_minutes: int = Field(
         default=60, ge=5, le=10_080, description="how old the file may get before it is fetched"
     )
@@ -131,9 +134,8 @@ class SourceTable(Fetched):
     ahead_hours: float = Field(
         default=24.0, gt=0, le=240, description="in simulations: how far ahead its values were known"
     )
-    published: str = Field(
+    published: ClockTime = Field(
         default="",
-        pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?$",
         description="in simulations: when the values of the next day come out, HH:MM, instead of ahead_hours",
     )
     value: float | None = Field(default=None, ge=-1e7, le=1e7, description="fixed: what it always is")

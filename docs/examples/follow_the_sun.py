@@ -1,5 +1,6 @@
 """Keep all guests where it is day: python follow_the_sun.py INVENTORY EAST WEST. Run it every ten minutes, by cron."""
 
+import argparse
 import sys
 from datetime import UTC, datetime
 
@@ -20,5 +21,10 @@ def follow(inventory: str, east: str, west: str, now: datetime) -> str:
 
 
 if __name__ == "__main__":
-    file, east, west = sys.argv[1:]
-    print(follow(file, east, west, datetime.now(UTC)))
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("inventory", "east", "west"):
+        parser.add_argument(name)
+    try:
+        print(follow(**vars(parser.parse_args()), now=datetime.now(UTC)))
+    except vmacro.api.VmacroError as error:
+        sys.exit(f"follow_the_sun: {error}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -256,6 +258,18 @@ def test_what_gets_no_thread_is_not_waited_for(town: Town, tmp_path: Path, monke
     monkeypatch.undo()
     session.close()
     assert town.fake.running_at("g1") == ["bucharest"]
+
+
+@pytest.mark.parametrize("name", ["move_all", "follow_the_sun"])
+def test_an_example_as_its_user_errs(name: str, town: Town) -> None:
+    command = [sys.executable, str(EXAMPLE.with_name(f"{name}.py"))]
+    without = subprocess.run(command, capture_output=True, text=True)
+    assert without.returncode == 2 and without.stderr.startswith("usage: "), without.stderr
+    for words in ([str(town.file), "mars", "berlin"], ["none.toml", "bucharest", "berlin"]):
+        if name == "move_all" or words[0] == "none.toml":
+            done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=town.file.parent)
+            assert done.returncode == 1 and done.stderr.startswith(f"{name}: "), done.stderr
+            assert "Traceback" not in done.stderr and done.stdout == ""
 
 
 def test_the_example(town: Town, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,16 +45,33 @@ def folder(tmp_path: Path) -> Path:
         (["migrate", "web", "--to", "b", "--handoff", "magic", "-i", "i.toml"], "handoff 'magic': unknown"),
         (
             ["migrate", "web", "--to", "b", "--copy-timeout-s", "-1", "-i", "i.toml"],
-            "policy: copy_timeout_s: Input should",
+            "policy: copy_timeout_s: must be more than 0",
         ),
         (["check", "web", "--to", "b", "-i", "bad.toml"], "bad.toml: hosts.b1.site: no site 'c'"),
-        (["sites", "-i", "none.toml"], "none.toml: cannot be read"),
+        (["sites", "-i", "none.toml"], "`vmacro init FILE` writes a first one"),
+        (["lab", "up", "-t", "none.toml"], "two-sites.toml, and change it"),
+        (["signals", "none.toml"], "docs/follow.md begins with one to copy"),
+        (["rtt", "watch", "i.toml"], "vmacro: i.toml: "),
+        (["resume", "-i", "new.toml"], "there is nothing to go on with: no move is unfinished"),
+        (["provision", "hosts", "--tags", "foo", "-i", "ca.toml"], "--tags 'foo': no tag of hosts"),
+        (["provision", "guests", "--tags", "agent,foo", "-i", "ca.toml"], "--tags 'foo': no tag of guests"),
+        (["provision", "probes", "--tags", "tls", "-i", "ca.toml"], "--tags 'tls': no tag of probes"),
+        (["init", "first.toml", *TWO_HOSTS, "--host", "b/a1=10.0.0.3"], "--host: host 'a1' is named 2 times"),
+        (["init", "first.toml", *TWO_HOSTS, "--guest", "web", "--guest", "web"], "guest 'web' is named 2 times"),
+        (["init", "first.toml", *TWO_HOSTS, "--guest", "we b"], "--guest 'we b': 'we b': a name has"),
+        (["init", "first.toml", "--host", 'a"/a1=10.0.0.1'], "a name has 1 to 63 letters"),
+        (["init", "first.toml", *TWO_HOSTS, "--subnet", "c=10.1.0.0/24"], "no --host is at site 'c'"),
+        (
+            ["init", "first.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.7/24", "--subnet", "b=10.2.0.0/24"],
+            "--subnet a=10.1.0.7/24: is an address in a network: the network is 10.1.0.0/24",
+        ),
         (["rtt", "probe", "web:80", "--port", "80"], "'web:80': has a port already"),
         (["events", "web-1", "-i", "new.toml"], "move 'web-1': neither in the log nor in the journal"),
         (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
         (["lab", "up", "--topology", "none.toml"], "none.toml: cannot be read"),
         (["pki", "init", "-i", "i.toml"], "i.toml: orchestrator.ca_dir: is not set"),
         (["pki", "show", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
+        (["pki", "show", "-i", "ca.toml"], "`vmacro pki init` makes an authority"),
         (["provision", "hosts", "--limit", "a1,c1", "-i", "ca.toml"], "host 'c1': not in ca.toml"),
         (["init", "i.toml"], "i.toml: is there already"),
         (["init", "first.toml"], "nobody is there to be asked"),
@@ -127,6 +144,28 @@ def test_with_several_labs_up_the_files_to_name_are_listed(monkeypatch: pytest.M
         wiring.find_inventory(None)
     for name in ("one", "two"):
         assert str(tmp_path / name / "inventory.toml") in caught.value.hint
+
+
+def test_whose_inventory_was_taken_is_told_where_none_was_named(
+    vmacro: Vmacro, town: Town, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The one lab that is up may be somebody else's."""
+    told = f"no inventory is named: taking that of the one lab that is up: {town.file}"
+    assert told not in vmacro("sites").stderr, "the environment names it"
+    monkeypatch.delenv("VMACRO_INVENTORY")
+    monkeypatch.setattr(wiring, "SYSTEM_INVENTORY", tmp_path / "none.toml")
+    monkeypatch.setattr(lab, "names", lambda: ["theirs"])
+    monkeypatch.setattr(lab.Lab, "running", lambda _name: SimpleNamespace(inventory_file=town.file))
+    for words in (["sites"], ["migrate", "g1", "--to", "berlin"], ["history"]):
+        done = vmacro(*words)
+        assert done.returncode == 0 and told in done.stderr, done.stderr
+        assert told not in done.stdout
+    monkeypatch.setattr(wiring, "SYSTEM_INVENTORY", town.file)
+    assert told not in vmacro("sites").stderr
+
+
+def test_of_nothing_there_is_a_word_and_no_empty_table(vmacro: Vmacro, folder: Path) -> None:
+    assert vmacro("history", "-i", "new.toml").stdout == "nothing\n"
 
 
 @pytest.fixture
@@ -265,6 +304,17 @@ def test_the_help_tells_the_story(tmp_path: Path) -> None:
     text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     for verb in ("sites", "check", "migrate", "connections", "history", "show", "lab", "image", "rtt"):
         assert verb in text
+
+
+def test_a_name_with_a_dot_is_one_table_of_a_first_inventory(vmacro: Vmacro, folder: Path) -> None:
+    hosts = ("--host", "a.x/a1.x=10.0.0.1", "--host", "a.x/a2.x=10.0.0.3", "--host", "b.x/b1.x=10.0.0.2")
+    subnets = ("--subnet", "a.x=10.1.0.0/24", "--subnet", "b.x=10.2.0.0/24")
+    done = vmacro("init", "first.toml", *hosts, *subnets, "--guest", "web.x")
+    assert done.returncode == 0, done.stderr
+    read = inventory.load(folder / "first.toml").inventory
+    assert [h.name for h in read.hosts] == ["a1.x", "a2.x", "b1.x"] and [g.name for g in read.guests] == ["web.x"]
+    text = (folder / "first.toml").read_text()
+    assert [f"2001:db8:{n}::/64" in text for n in (1, 2, 3, 4)] == [True] * 3 + [False]
 
 
 def test_a_first_inventory_is_a_good_one(vmacro: Vmacro, folder: Path) -> None:

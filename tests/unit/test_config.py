@@ -84,11 +84,54 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         ("[guests.web]", '[guests.db]\nssh = "root@a b"\n[guests.web]', "guests.db.ssh: 'a b' is neither"),
         ('network_namespace = "p"', 'ssh = "root@-oProxy"', "probers.p.ssh: '-oProxy' is neither"),
         ("[guests.web]", '[guests.db]\ndomain = "web"\n[guests.web]', "guests db and web: both are domain 'web'"),
-        ("[sites.b]", "[policy]\nmove_timeout_s = inf\n[sites.b]", "policy.move_timeout_s: Input should be a finite"),
-        ("[sites.b]", "[policy]\ncarry_deadline_s = nan\n[sites.b]", "policy.carry_deadline_s: Input should be a fini"),
-        ("[sites.b]", "[policy]\nbandwidth_mib_s = 1048577\n[sites.b]", "policy.bandwidth_mib_s: Input should be less"),
-        ("[sites.b]", "[policy]\ncopy_timeout_s = 604801\n[sites.b]", "policy.copy_timeout_s: Input should be less"),
+        ("[sites.b]", "[policy]\nmove_timeout_s = inf\n[sites.b]", "policy.move_timeout_s: must be a number, neither"),
+        ("[sites.b]", "[policy]\ncarry_deadline_s = nan\n[sites.b]", "policy.carry_deadline_s: must be a number, neit"),
+        (
+            "[sites.b]",
+            "[policy]\nbandwidth_mib_s = 1048577\n[sites.b]",
+            "policy.bandwidth_mib_s: must be at most 1048576",
+        ),
+        ("[sites.b]", "[policy]\ncopy_timeout_s = 604801\n[sites.b]", "policy.copy_timeout_s: must be at most 604800"),
         ("[sites.b]", "[policy]\nmove_timeout_s = 604800\n[sites.b]", "phase_timeout_s are 604980 s together: must be"),
+        (
+            "[sites.b]",
+            "[policy]\nbandwith_mib_s = 9\n[sites.b]",
+            "policy.bandwith_mib_s: there is no such key; perhaps bandw",
+        ),
+        ("[sites.b]", "[polcy]\n[sites.b]", "polcy: there is no such key; perhaps policy"),
+        ("from =", "form =", "guests.web.probe.form: there is no such key; perhaps from"),
+        (
+            "from =",
+            "host = 1, from =",
+            "probe.host: there is no such key; known: from, address, port, mptcp, interval_ms, vis",
+        ),
+        ('address = "10.0.0.2"', "", "hosts.b1.address: is missing"),
+        ("interval_ms = 20", "interval_ms = 0", "interval_ms: must be at least 1 (value: 0)"),
+        ("[guests.web]", '[guests."we b"]\n[guests.web]', "guests.we b: a name has 1 to 63 letters, digits, dots,"),
+        ('"p"\n', '"p q"\n', "probers.p.network_namespace: a namespace's name has letters,"),
+        (
+            "[sites.a]",
+            '[sites.a]\nnetwork = { subnet = "10.50.1.7/24" }',
+            "subnet: is an address in a network: the network is 10.50.1.0/24",
+        ),
+        (
+            "[sites.a]",
+            '[sites.a]\nnetwork = { subnet = "10.50.1" }',
+            "subnet: is no address or network of its kind: Exp",
+        ),
+        ("[sites.a]", "[sites.a]\nnetwork = { subnet = 5 }", 'subnet: must be text, in quotes: "..." (value: 5)'),
+        (
+            "[sites.a]",
+            '[sites.a]\nanti_spoofing = "yes"',
+            "sites.a.anti_spoofing: must be true or false, without quotes",
+        ),
+        ("[sites.b]", "[policy]\nauto_converge = 1\n[sites.b]", "policy.auto_converge: must be true or false"),
+        ("[sites.b]", '[policy]\nbandwidth_mib_s = "9"\n[sites.b]', "policy.bandwidth_mib_s: must be a whole number"),
+        ("[sites.b]", f"[policy]\nbandwidth_mib_s = 0x{'f' * 6000}\n[sites.b]", "inventory.toml: cannot be used: "),
+        ("[sites.b]", "[policy]\ncopy_timeout_s = 2026-11-28\n[sites.b]", "policy.copy_timeout_s: must be a number"),
+        ("10.0.0.1", "10.9.0", "hosts.a1.address: '10.9.0' is neither an IP address nor a host name"),
+        ("10.0.0.1", "10.9.0.300", "hosts.a1.address: '10.9.0.300' is neither an IP address nor a host name"),
+        ("qemu+tls://a1/", "qemu+tls://0x7f.1/", "hosts.a1.uri: '0x7f.1' is neither an IP address nor a host name"),
     ],
 )
 def test_one_mistake(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -208,8 +251,9 @@ def test_a_file_that_is_no_toml(tmp_path: Path, raw: bytes) -> None:
 
 
 def test_a_missing_inventory(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
+    with pytest.raises(ConfigurationError, match="cannot be read: No such file") as told:
         inventory.load(tmp_path / "none.toml")
+    assert "vmacro init" in told.value.hint
 
 
 def test_the_default_topology_is_the_papers() -> None:
@@ -228,7 +272,7 @@ def test_the_default_topology_is_the_papers() -> None:
         ("10.50.2.0/24", "10.9.200.0/24", "wan.transit = 10.9.0.0/16 is occupied"),
         ('site = "bucharest"', 'site = "atlantis"', "guests.web.site: no site 'atlantis'"),
         ('["client", "berlin"]', '["client", "mars"]', "no node 'mars'"),
-        ("ms = 50", "ms = -50", "greater than or equal to 0"),
+        ("ms = 50", "ms = -50", "ms: must be at least 0 (value: -50)"),
         ('name = "demo"', 'name = "../etc"', "name"),
         ("[clients.client]", "[clients.wan]", "'wan' names two nodes"),
     ],

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from vmacro.drivers.fake import FakeWorld
 from vmacro.model.batches import Maintenance, PlannedMove, Stay
+from vmacro.model.copies import CopyStatistics, PastCopy
 from vmacro.model.facts import Survey
-from vmacro.model.nouns import Host
+from vmacro.model.nouns import Compression, Host
 from vmacro.planning import closed, evacuation
 from vmacro.planning.evacuation import Candidate, Pace
 from vmacro.planning.handoffs import SEAMLESS
@@ -85,9 +86,23 @@ def test_the_largest_chooses_first_and_the_longest_begins_first() -> None:
 def test_a_measured_link_says_how_long() -> None:
     moves, _ = planned(fake_world(), pace=Pace({("bucharest", "oslo"): 64.0}, around_s=5.0), to=())
     to_oslo = next(m for m in moves.values() if m.destination_site == "oslo")
-    assert (to_oslo.copy_s, to_oslo.seconds) == (4.0, 9.0) and "64 MiB/s as measured" in to_oslo.because
+    assert (to_oslo.copy_s, to_oslo.seconds) == (4.0, 9.0) and to_oslo.because.endswith("64 MiB/s: as measured")
     bound, _ = planned(fake_world(), pace=Pace({}, 5.0, at_most_mib_s=16.0))
     assert {m.copy_s for m in bound.values()} == {16.0}
+    assert all(m.because.endswith("16 MiB/s: policy bandwidth_mib_s") for m in bound.values())
+    back, _ = planned(fake_world(), pace=Pace({("oslo", "bucharest"): 64.0, ("berlin", "bucharest"): 64.0}))
+    assert all(m.because.endswith("64 MiB/s: as measured") for m in back.values()), "the other way, over the same link"
+
+
+def test_a_guest_that_was_copied_there_before_says_how_much() -> None:
+    """As its forecast by `check`; it was all of its memory."""
+    fake = fake_world()
+    wanted, seen = survey(fake, "ada")
+    copy = PastCopy("ber1", "buc1", Compression.OFF, 256, CopyStatistics(20, 4000, 100 << 20, 3))
+    other = replace(copy, memory_mib=512, statistics=replace(copy.statistics, bytes_transferred=1 << 40))
+    seen = replace(seen, past=replace(seen.past, copies=(other, copy)))
+    (move,), _ = evacuation.plan([Candidate(wanted, seen, hosts(fake, "ber1"))], fake.inventory, Pace())
+    assert move.mib == 100.0
 
 
 def test_one_that_cannot_move_is_named_and_keeps_nobody() -> None:

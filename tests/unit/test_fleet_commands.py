@@ -84,6 +84,8 @@ def test_a_batch_that_is_left_to_workers_waits_for_one(vmacro: Vmacro, town: Tow
     done = vmacro("batch", "resume", "--json")
     assert done.returncode == 0 and last(done.stdout)["moved"] == 4, done.stdout + done.stderr
     assert vmacro("batch", "abort").returncode == 2, "none goes on"
+    shown = vmacro("batch", "show", "--json")
+    assert shown.returncode == 0 and last(shown.stdout)["moved"] == 4, "the last one"
 
 
 def test_ctrl_c_pauses_and_a_second_one_undoes(vmacro: Vmacro, town: Town) -> None:
@@ -142,7 +144,10 @@ def test_a_worker_serves_what_it_does_and_leaves_when_told(vmacro: Vmacro, town:
         (("batch", "show", "another"), "there is none"),
         (("batch", "resume"), "none goes on"),
         (("worker", "--metrics", "nowhere"), "--metrics 'nowhere'"),
-        (("worker", "--metrics", "127.0.0.1:99999"), "--metrics"),
+        (("batch", "show"), "none goes on"),
+        (("worker", "--metrics", "nowhere"), "is not ADDRESS:PORT"),
+        (("worker", "--metrics", "127.0.0.1:99999"), "is not ADDRESS:PORT"),
+        (("worker", "--metrics", "127.0.0.1:0"), "is not ADDRESS:PORT"),
     ],
 )
 def test_mistakes(vmacro: Vmacro, words: tuple[str, ...], said: str) -> None:

@@ -33,6 +33,9 @@ class Recorder:
         if self._error is not None:
             raise self._error
         self.started.append((address, target, recording))
+        if recording.parent.is_dir():
+            recording.write_text("a header")
+            recording.with_suffix(".log").write_text("")
 
     def stop(self) -> None:
         self.stopped += 1
@@ -54,7 +57,13 @@ class Runner:
         return ENDED
 
 
-def move(fake: FakeWorld, prober: Recorder | None, runner: Runner, target: ProbeTarget | None = TARGET) -> Done:
+def move(
+    fake: FakeWorld,
+    prober: Recorder | None,
+    runner: Runner,
+    target: ProbeTarget | None = TARGET,
+    reports: Path = Path("/x"),
+) -> Done:
     guest = Guest("web", "web", target)
     wanted = Request(guest, fake.inventory.sites[1], SEAMLESS, fake.inventory.policy)
     return measured.move(
@@ -64,7 +73,7 @@ def move(fake: FakeWorld, prober: Recorder | None, runner: Runner, target: Probe
         runner,
         lambda: "web-1",
         prober,
-        lambda name: Path("/x", name),
+        lambda name: reports / name,
         Reservations(),
     )
 
@@ -128,6 +137,25 @@ def test_a_move_that_fails_ends_the_prober() -> None:
     with pytest.raises(RuntimeError):
         move(fake, prober, Runner(fake, RuntimeError("a bug")))
     assert prober.stopped == 1
+
+
+@pytest.mark.parametrize("others", [[], ["notes.txt"]])
+def test_of_a_move_that_never_began_no_report_is_left_half_made(tmp_path: Path, others: list[str]) -> None:
+    """It had a folder with a recording in it, and nothing that says of what. What else is there, stays."""
+    folder = tmp_path / "web-1"
+    folder.mkdir()
+    for name in others:
+        (folder / name).touch()
+    fake, prober = FakeWorld(), Recorder()
+    fake.interrupted = True
+    with pytest.raises(RolledBackError):
+        move(fake, prober, Runner(fake), reports=tmp_path)
+    assert folder.exists() == bool(others)
+    assert not folder.exists() or [p.name for p in folder.iterdir()] == others
+    fake.interrupted = False
+    folder.mkdir(exist_ok=True)
+    done = move(fake, prober, Runner(fake), reports=tmp_path)
+    assert done.recording is not None and done.recording.exists(), "of one that began it is kept"
 
 
 def test_what_stands_against_a_move_is_told_with_its_fix() -> None:

@@ -53,15 +53,15 @@ def test_values_become_what_is_counted_with(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ('currency = "EUR"', 'currency = "euro"', "currency: String should match pattern"),
+    ('currency = "EUR"', 'currency = "euro"', "currency: must be three capital letters, such as EUR"),
     (
         '"1/MWh", value',
         '"gCO2/kWh", value',
         "sites.a.price.unit: gCO2/kWh is no unit of price per kWh;",
     ),
     ('source = "fixed"', 'source = "gb-carbon"', "sites.a.price: file: source gb-carbon needs it"),
-    ("value = 80", "vaule = 80", "sites.a.price.vaule: Extra inputs are not permitted"),
-    ("value = 80", "value = nan", "sites.a.price.value: Input should be a finite number"),
+    ("value = 80", "vaule = 80", "sites.a.price.vaule: there is no such key; perhaps value"),
+    ("value = 80", "value = nan", "sites.a.price.value: must be a number, neither inf nor nan"),
     ("value = 80", 'value = 80, kind = "average"', "sites.a.price.kind: of carbon alone (value: average)"),
     ("value = 80", 'value = 80, cron = "* * * * *"', "sites.a.price: cron: source fixed has no use for it"),
     ("https://", "http://", "sites.b.price.url: must begin with https://"),
@@ -79,7 +79,9 @@ WRONG = [
     ("[guests.web]", '[rules]\ntogether = [["web", "db"]]\n[guests.web]', "rules.together: no guest 'db'"),
     ("[sites.a]", 'time_zone = "Mars/Base"\n[sites.a]', "time_zone: no time zone 'Mars/Base'"),
     ("[sites.a]", "slot_minutes = 7\n[sites.a]", "slot_minutes: 7 is no divisor of a day"),
-    ("[sites.a]", "[trust]\nmost_estimated = 2\n[sites.a]", "trust.most_estimated: Input should be less than or equal"),
+    ("[sites.a]", "[trust]\nmost_estimated = 2\n[sites.a]", "trust.most_estimated: must be at most 1"),
+    ('currency = "EUR"', 'curency = "EUR"', "curency: there is no such key; perhaps currency"),
+    ("[guests.web]", '[regions.r]\nrtt_ms = { a = "x", b = 1 }\n[guests.web]', "regions.r.rtt_ms.a: must be a number"),
 ]
 
 

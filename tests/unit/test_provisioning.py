@@ -14,6 +14,7 @@ from ansible_runner.utils import signal_handler
 
 from tests import role
 from vmacro import inventory
+from vmacro.cli.provision import QUIET, TAGS
 from vmacro.drivers.libvirt import xml
 from vmacro.lab import inventories, topology
 from vmacro.pki import store as pki
@@ -142,6 +143,21 @@ def test_the_firewall_knows_hosts_and_operators(told: dict[str, Any]) -> None:
     assert "tcp dport 16514 accept\n" not in re.sub(r".*saddr.*\n", "", rules), "nobody else"
     open_to_all = rendered("firewall.nft.j2", {**told, "vars": {**told["vars"], "vmacro_operators": []}}, "berlin")
     assert "tcp dport 16514 accept\n" in re.sub(r".*saddr.*\n", "", open_to_all)
+
+
+@pytest.mark.parametrize("playbook", TAGS)
+def test_tags_that_may_be_asked_for_are_the_playbooks(playbook: str) -> None:
+    """Ansible takes any, and runs nothing."""
+    play = ansible_inventory.playbooks() / f"{playbook}.yml"
+    roles = {"hosts": "hypervisor", "guests": "guest"}
+    tasks = play.parent / f"roles/{roles[playbook]}/tasks/main.yml" if playbook in roles else play
+    written = re.findall(r"(?m)^\s*tags: \[(\w+)\]$", tasks.read_text())
+    assert {*written} - {"always"} == {*TAGS[playbook]}
+
+
+def test_what_failed_at_a_host_is_told_once() -> None:
+    """At the end, by the error."""
+    assert {"failed", "unreachable"} <= {*QUIET} and "changed" not in QUIET and "ignored" not in QUIET
 
 
 def test_a_recap_counts_and_keeps_failures(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ DryOption = Annotated[bool, typer.Option("--dry-run", help="the plan alone; exit
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="leave the work to `vmacro worker`, and return")]
 BatchArgument = Annotated[str, typer.Argument(metavar="[BATCH]", help="default: the one that goes on")]
+ShownArgument = Annotated[str, typer.Argument(metavar="[BATCH]", help="default: the one that goes on, else the last")]
 
 
 def evacuate(
@@ -148,10 +149,10 @@ def batch_list(inventory: InventoryOption = None, json: JsonOption = False) -> N
 
 
 @batch.command("show")
-def batch_show(name: BatchArgument = "", inventory: InventoryOption = None, json: JsonOption = False) -> None:
+def batch_show(name: ShownArgument = "", inventory: InventoryOption = None, json: JsonOption = False) -> None:
     """What has become of each move of a batch; with --json everything that its report has."""
     with _looking(wiring.load(inventory)) as (batches, log):
-        batch_id = name or batches.the_open_one()
+        batch_id = name or batches.the_one_to_show()
         figures = batch_report.summary(batches.progress(batch_id), _story(log, batch_id))
     if json:
         render.as_json(figures)

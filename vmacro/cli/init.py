@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from vmacro import inventory as inventories
-from vmacro import private, wiring
+from vmacro import private, wiring, wording
 from vmacro.cli import render
 from vmacro.errors import ConfigurationError
 
@@ -38,18 +39,18 @@ pki_dir = "{folder}/pki"          # this machine's own certificate
 # key_file = "/etc/vmacro/dns.key"
 """
 SITE = """
-[sites.{site}]
+[sites.{key}]
 # anti_spoofing = true            # its provider drops packets with sources of other sites
 """
 NETWORK = """\
 [{owner}]
 # What `vmacro provision hosts` makes; your routers send it to this host.
 subnet = "{subnet}"
-# subnet6 = "2001:db8:1::/64"
+# subnet6 = "2001:db8:{number}::/64"
 # guard = false                   # let guests send as whatever MAC and address they like
 """
 HOST = """
-[hosts.{name}]
+[hosts.{key}]
 site = "{site}"
 ssh = "{ssh}"
 uri = "qemu+tls://{address}/system"
@@ -60,7 +61,7 @@ network = "front"
 # plain_tunnel = true             # legs to hosts that say so, too, are not encrypted: the path between them is private
 """
 GUEST = """
-[guests.{name}]
+[guests.{key}]
 # ssh = "root@"                   # for `vmacro provision guests`: its host is asked where it is
 # servers = ["nginx"]             # units in it that are to speak MPTCP
 """
@@ -80,7 +81,9 @@ class Asked:
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="the file to write")] = wiring.SYSTEM_INVENTORY,
+    path: Annotated[
+        Path, typer.Argument(help="the file to write; certificates will be beside it: ca/, pki/")
+    ] = wiring.SYSTEM_INVENTORY,
     host: Annotated[list[str] | None, typer.Option(help="SITE/NAME=[USER@]ADDRESS, once for each host")] = None,
     subnet: Annotated[list[str] | None, typer.Option(help="SITE=SUBNET, once for each site")] = None,
     guest: Annotated[list[str] | None, typer.Option(help="libvirt's name of a guest that shall move")] = None,
@@ -93,16 +96,22 @@ def init(
     if len({h.site for h in hosts}) < 2:
         raise ConfigurationError("vmacro init: guests move between sites: name hosts of two or more", "--host")
     given = dict(_pair(text, "--subnet") for text in subnet or [])
-    sites = list(dict.fromkeys(h.site for h in hosts))
+    sites, guests = list(dict.fromkeys(h.site for h in hosts)), guest or []
+    _once("--host", "host", [h.name for h in hosts])
+    _once("--guest", "guest", guests)
+    for site in given.keys() - set(sites):
+        raise ConfigurationError(f"--subnet {site}={given[site]}: no --host is at site {site!r}", ", ".join(sites))
     subnets = {site: given.get(site) or _asked(f"the guests' subnet at {site}", "--subnet") for site in sites}
     text = HEAD.format(folder=path.resolve().parent)
     networks = _networks(hosts, subnets)
-    text += "".join(SITE.format(site=site) + networks.get(site, "") for site in sites)
+    text += "".join(SITE.format(key=_key(site)) + networks.get(site, "") for site in sites)
     emulated = "emulation = true                  " if emulation else "# emulation = true                "
     for h in hosts:
-        text += HOST.format(name=h.name, site=h.site, ssh=h.ssh, address=h.address, emulation=emulated)
+        text += HOST.format(
+            key=_key(h.name), name=h.name, site=h.site, ssh=h.ssh, address=h.address, emulation=emulated
+        )
         text += networks.get(f"{h.site}/{h.name}", "")
-    text += "".join(GUEST.format(name=name) for name in guest or []) + TAIL
+    text += "".join(GUEST.format(key=_key(name)) for name in guests) + TAIL
     _write_if_good(path, text)
     render.say(f"{path}: {len(hosts)} hosts at {len(sites)} sites. Next: vmacro pki init; vmacro provision hosts")
 
@@ -115,14 +124,12 @@ def _networks(hosts: list[Asked], subnets: dict[str, str]) -> dict[str, str]:
         try:
             parts = inventories.parts_of(ipaddress.IPv4Network(subnet), len(names))
         except ValueError as error:
-            raise ConfigurationError(f"--subnet {site}={subnet}: {error}", f"a subnet for {len(names)} hosts") from None
-        if len(names) == 1:
-            found[site] = NETWORK.format(owner=f"sites.{site}.network", subnet=subnet)
-        else:
-            found |= {
-                f"{site}/{name}": NETWORK.format(owner=f"hosts.{name}.guest_network", subnet=part)
-                for name, part in zip(names, parts, strict=True)
-            }
+            said = wording.valued(error, subnet)
+            raise ConfigurationError(f"--subnet {site}={subnet}: {said}", f"a subnet for {len(names)} hosts") from None
+        alone = {site: f"sites.{_key(site)}.network"}
+        owners = alone if len(names) == 1 else {f"{site}/{n}": f"hosts.{_key(n)}.guest_network" for n in names}
+        for (name, owner), part in zip(owners.items(), parts, strict=True):
+            found[name] = NETWORK.format(owner=owner, subnet=part, number=len(found) + 1)
     return found
 
 
@@ -145,7 +152,31 @@ def _host(text: str) -> Asked:
     user, _, address = ssh.rpartition("@")
     if not site or not name or not address:
         raise ConfigurationError(f"--host {text!r}: not SITE/NAME=[USER@]ADDRESS")
+    for part in (site, name):
+        _named(part, f"--host {text!r}")
     return Asked(site, name, f"{user or 'root'}@{address}", _resolved(address))
+
+
+def _named(name: str, where: str) -> None:
+    try:
+        inventories.check_name(name)
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {name!r}: {error}") from None
+
+
+def _once(option: str, kind: str, names: list[str]) -> None:
+    """Two of one name would be one table."""
+    for name, times in Counter(names).items():
+        _named(name, f"{option} {name!r}")
+        if times > 1:
+            raise ConfigurationError(
+                f"{option}: {kind} {name!r} is named {times} times", "each needs a name of its own"
+            )
+
+
+def _key(name: str) -> str:
+    """As TOML has it in the head of a table: with a dot, bare, it would be a table in another."""
+    return f'"{name}"' if "." in name else name
 
 
 def _resolved(address: str) -> str:

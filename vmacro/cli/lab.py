@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +24,8 @@ from vmacro.lab.topology import OPERATOR, WAN
 
 app = typer.Typer(help="Two sites, a WAN and a client on this machine.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="TOML; the default is the paper's two sites")]
-NameArgument = Annotated[str, typer.Argument(help="the lab's name")]
+NameArgument = Annotated[str, typer.Argument(help="the lab's name, or --lab")]
+LabOption = Annotated[str, typer.Option("--lab", help="the lab's name")]
 HypervisorOption = Annotated[
     topology.Kind | None, typer.Option("--hypervisor", help="of its hosts; the default is what the topology says")
 ]
@@ -48,17 +51,24 @@ def up(
 
 def next_commands(lab: Lab, bare: bool) -> list[str]:
     """What to type once it is up. Each names this lab: other labs may be up, and the default name may be another's."""
-    name = lab.topology.name
+    name, vmacro = lab.topology.name, _as_called()
     if bare:
-        return [f"vmacro lab shell operator --lab {name}, and there vmacro init"]
-    return [f"vmacro lab status {name}", f"vmacro sites -i {lab.inventory_file}", f"vmacro lab down {name}"]
+        return [f"{vmacro} lab shell operator --lab {name}, and there vmacro init"]
+    return [f"{vmacro} lab status {name}", f"{vmacro} sites -i {lab.inventory_file}", f"{vmacro} lab down {name}"]
+
+
+def _as_called() -> str:
+    """What to type for `vmacro` here: a checkout's is in no PATH."""
+    return "vmacro" if shutil.which("vmacro") else sys.argv[0]
 
 
 @app.command()
-def status(name: NameArgument = "demo", json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def status(
+    name: NameArgument = "demo", lab: LabOption = "", json: Annotated[bool, typer.Option("--json")] = False
+) -> None:
     """What runs, what does the delay, and the round trips as measured now."""
     requirements.require_root("lab status")
-    found = Lab.running(name).status()
+    found = Lab.running(lab or name).status()
     if json:
         render.as_json(asdict(found))
         return
@@ -72,16 +82,21 @@ def status(name: NameArgument = "demo", json: Annotated[bool, typer.Option("--js
     render.table(render.rows("Guests", ("guest", "at", "address", "trouble"), guests))
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # they are the command's
 def shell(
     node: Annotated[str, typer.Argument(help="a host, a client, a guest, `wan` or `operator`")],
-    command: Annotated[list[str] | None, typer.Argument(help="instead of a shell")] = None,
-    name: Annotated[str, typer.Option("--lab", help="the lab's name")] = "demo",
+    command: Annotated[
+        list[str] | None, typer.Argument(help="instead of a shell; after `--` where it has --lab or --help, too")
+    ] = None,
+    name: LabOption = "demo",
 ) -> None:
     """A shell on a node: by SSH on hosts, in the namespace of others; a guest's console (Ctrl-] leaves)."""
     requirements.require_root("lab shell")
     lab = Lab.running(name)
     if node in lab.topology.guests:
+        if command or not os.isatty(0):
+            hint = f"on a terminal, {_as_called()} lab shell {node} --lab {name}; Ctrl-] leaves"
+            raise ConfigurationError(f"guest {node}: has a console, which takes no commands", hint)
         place = next((g.host for g in lab.status().guests if g.name == node), "")
         if not place:
             raise LabError(f"guest {node}: runs nowhere")
@@ -100,11 +115,14 @@ def shell(
 
 
 @app.command()
-def down(name: NameArgument = "demo") -> None:
-    """Remove the lab, and prove that nothing is left."""
+def down(name: NameArgument = "demo", lab: LabOption = "") -> None:
+    """Remove the lab, and prove that nothing is left. Exit code 1 if there is no such lab."""
     requirements.require_root("lab down")
-    saved = Lab.running(name) if name in labs.names() else None
-    left = saved.down() if saved is not None else labs.leftovers(name)
+    name = lab or name
+    found = labs.leftovers(name)
+    left = Lab.running(name).down() if name in labs.names() else found
+    if not found:
+        Lab.running(name)  # says which there are
     if left:
         raise LabError(f"lab {name}: left behind: " + "; ".join(left))
     render.say(f"lab {name} is down: no process, mount, namespace, tap or file is left of it")

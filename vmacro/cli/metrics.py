@@ -58,14 +58,9 @@ def served(where: str, metrics: Metrics, working: Working) -> Iterator[None]:
     if not where:
         yield
         return
-    address, _, port = where.rpartition(":")
+    address, port = _address(where)
     try:
-        ipaddress.ip_address(address.strip("[]"))
-        server, thread = start_http_server(int(port), address.strip("[]"), metrics.registry)
-    except (ValueError, OverflowError) as error:
-        raise ConfigurationError(
-            f"--metrics {where!r}: {reason_of(error)}", "ADDRESS:PORT, as 127.0.0.1:9437"
-        ) from None
+        server, thread = start_http_server(port, address, metrics.registry)
     except OSError as error:
         raise ConfigurationError(f"--metrics {where!r}: {reason_of(error)}", "a port that is free") from error
     try:
@@ -74,3 +69,16 @@ def served(where: str, metrics: Metrics, working: Working) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _address(where: str) -> tuple[str, int]:
+    """ADDRESS:PORT. Raises ConfigurationError."""
+    address, _, port = where.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(address)
+        if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ValueError
+    except ValueError:
+        raise ConfigurationError(f"--metrics {where!r}: is not ADDRESS:PORT", "such as 127.0.0.1:9437") from None
+    return address, int(port)

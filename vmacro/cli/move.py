@@ -28,10 +28,23 @@ from vmacro.services.moves import Checked, Control, Moves, Report
 from vmacro.services.survey import HostState, connections_of, overview
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
+
+def _found(given: Path | None) -> Path:
+    """Whoever named none is told whose guests are looked at, or moved: the one lab that is up may be anybody's."""
+    found = wiring.find_inventory(given)
+    if given is None and found != wiring.SYSTEM_INVENTORY:
+        render.warn(f"vmacro: no inventory is named: taking that of the one lab that is up: {found}")
+    return found
+
+
 InventoryOption = Annotated[
     Path | None,
     typer.Option(
-        "--inventory", "-i", envvar="VMACRO_INVENTORY", help="TOML inventory; default: the system's or the lab's"
+        "--inventory",
+        "-i",
+        envvar="VMACRO_INVENTORY",
+        callback=_found,
+        help="TOML inventory; default: the system's, or that of the one lab that is up, which is told",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, events as lines")]

@@ -25,8 +25,21 @@ from vmacro.provisioning.runner import Options, Recap, Task
 from vmacro.services.survey import leased_address
 
 app = typer.Typer(help="Bring machines to what the inventory says, by the playbooks.", no_args_is_help=True)
-HOST_TAGS = "packages, system, tls, libvirt, firewall, host_side, guard, storage, network"
-QUIET = ("begins", "ok", "skipped")
+# By playbook, the tags of its tasks.
+TAGS = {
+    "hosts": (
+        *("packages", "system", "xen", "tls", "libvirt", "firewall"),
+        *("host_side", "guard", "storage", "network"),
+    ),
+    "guests": ("packages", "agent", "servers"),
+    "probes": ("responder", "prober"),
+}
+# What failed is told at the end, by the error.
+QUIET = ("begins", "ok", "skipped", "failed", "unreachable")
+
+
+def _tags_help(playbook: str) -> str:
+    return f"only these, with commas: {', '.join(TAGS[playbook])}"
 
 
 CheckOption = Annotated[bool, typer.Option("--check", help="say what would be done, and do nothing")]
@@ -37,7 +50,7 @@ DiffOption = Annotated[bool, typer.Option("--diff", help="keep differences of fi
 def hosts(
     check: CheckOption = False,
     diff: DiffOption = False,
-    tags: Annotated[str, typer.Option(help=f"only these, with commas: {HOST_TAGS}")] = "",
+    tags: Annotated[str, typer.Option(help=_tags_help("hosts"))] = "",
     limit: Annotated[str, typer.Option(help="only these hosts, with commas")] = "",
     inventory: InventoryOption = None,
     json: JsonOption = False,
@@ -45,22 +58,17 @@ def hosts(
     """Hypervisor hosts, from bare Debian 12 or 13 to ready to migrate. Idempotent."""
     settings = wiring.load(inventory)
     names = _named(limit, [h.name for h in settings.inventory.hosts], "host", settings)
+    options = Options(check, diff, _tagged(tags, "hosts"), names)
     artifacts = ansible_inventory.parts()  # before we enter a network that may reach no index
     wiring.enter(settings)
-    _provision(
-        settings,
-        "hosts",
-        ansible_inventory.derived(settings, artifacts),
-        Options(check, diff, _list(tags), names),
-        json,
-    )
+    _provision(settings, "hosts", ansible_inventory.derived(settings, artifacts), options, json)
 
 
 @app.command()
 def guests(
     check: CheckOption = False,
     diff: DiffOption = False,
-    tags: Annotated[str, typer.Option(help="only these, with commas: packages, agent, servers")] = "",
+    tags: Annotated[str, typer.Option(help=_tags_help("guests"))] = "",
     limit: Annotated[str, typer.Option(help="only these guests, with commas")] = "",
     inventory: InventoryOption = None,
     json: JsonOption = False,
@@ -68,6 +76,7 @@ def guests(
     """Guests that run already: the agent takes their interface over, their servers speak MPTCP. Idempotent."""
     settings = wiring.load(inventory)
     names = _named(limit, list(settings.raw_inventory.guests), "guest", settings)
+    options = Options(check, diff, _tagged(tags, "guests"), names)
     known = settings.raw_inventory.guests
     chosen = [name for name in names or known if known[name].ssh or names]
     if not chosen:
@@ -77,14 +86,14 @@ def guests(
     artifacts = ansible_inventory.parts()
     addresses = _addresses(settings, [name for name in chosen if known[name].ssh.endswith("@")])
     machines = ansible_inventory.derived(settings, artifacts, addresses)
-    _provision(settings, "guests", machines, Options(check, diff, _list(tags), names), json)
+    _provision(settings, "guests", machines, options, json)
 
 
 @app.command()
 def probes(
     check: CheckOption = False,
     diff: DiffOption = False,
-    tags: Annotated[str, typer.Option(help="only these, with commas: responder, prober")] = "",
+    tags: Annotated[str, typer.Option(help=_tags_help("probes"))] = "",
     limit: Annotated[str, typer.Option(help="only these guests and probers, with commas")] = "",
     inventory: InventoryOption = None,
     json: JsonOption = False,
@@ -94,6 +103,7 @@ def probes(
     probed = {name: guest for name, guest in settings.raw_inventory.guests.items() if guest.probe is not None}
     probers = [name for name, prober in settings.raw_inventory.probers.items() if prober.ssh]
     names = _named(limit, [*probed, *probers], "guest or prober", settings)
+    options = Options(check, diff, _tagged(tags, "probes"), names)
     if not probers and not any(guest.ssh for guest in probed.values()):
         text = f"{settings.path}: guests.*.probe: nobody is probed that SSH reaches, nor from a machine that it reaches"
         raise ConfigurationError(text, 'say [probers.X] ssh = "USER@ADDRESS", and guests.Y.probe = { from = "X" }')
@@ -102,7 +112,7 @@ def probes(
     artifacts = ansible_inventory.parts()
     addresses = _addresses(settings, [name for name in _unsaid(settings) if name in probed])
     machines = ansible_inventory.derived(settings, artifacts, addresses)
-    _provision(settings, "probes", machines, Options(check, diff, _list(tags), names), json)
+    _provision(settings, "probes", machines, options, json)
 
 
 @app.command()
@@ -177,6 +187,15 @@ def _named(limit: str, known: list[str], kind: str, settings: Settings) -> tuple
         if name not in known:
             raise ConfigurationError(f"{kind} {name!r}: not in {settings.path}", f"known: {', '.join(known) or 'none'}")
     return names
+
+
+def _tagged(tags: str, playbook: str) -> tuple[str, ...]:
+    """Ansible would run nothing for one that there is not, and say that all is well."""
+    found = _list(tags)
+    for tag in found:
+        if tag not in TAGS[playbook]:
+            raise ConfigurationError(f"--tags {tag!r}: no tag of {playbook}", f"known: {', '.join(TAGS[playbook])}")
+    return found
 
 
 def _list(text: str) -> tuple[str, ...]:

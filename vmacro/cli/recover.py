@@ -69,7 +69,7 @@ def cleanup(
     if json:
         render.as_json([{**asdict(left), "did": row[-1]} for left, row in zip(found, rows, strict=True)])
     else:
-        render.table(render.rows("", ("at", "move", "what", ""), rows))
+        render.table(render.rows("", ("at", "move", "what", "became"), rows))
     missing = {*(release or ())} - {left.address for left in found if left.kind == "reservation"}
     for address in sorted(missing):
         render.warn(f"--release {address}: no reservation there that is a move's, or it is needed; nothing was removed")

@@ -24,7 +24,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, markup=
 
 
 def table(shown: Table) -> None:
-    """Hosts and guests said much of what is in it: no cell is markup."""
+    """Hosts and guests said much of what is in it: no cell is markup. One without rows is said in a word."""
+    if not shown.rows:
+        say(": ".join(filter(None, (shown.heading, "nothing", shown.note))))
+        return
     drawn = RichTable(
         title=literal(shown.heading) if shown.heading else None, title_justify="left", show_header=any(shown.columns)
     )
@@ -133,7 +136,7 @@ def meanwhile(events: Iterable[Event]) -> Table:
     """What happened besides the phases, which `show` has from the journal, and their progress."""
     elsewhere = (PhaseBegan, PhaseEnded, PhaseFailed, CopyProgress, DiskProgress)
     told = [(_clock(e.wall_ns), e.kind, e.text) for e in events if not isinstance(e.what, elsewhere)]
-    return rows("Meanwhile", ("at", "event", ""), told)
+    return rows("Meanwhile", ("at", "event", "what"), told)
 
 
 def _clock(wall_ns: int) -> str:

@@ -11,52 +11,56 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vmacro import config
 from vmacro.config import Strict
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import parts_of
+from vmacro.wording import spelled
 
 DEFAULT = Path(__file__).with_name("two-sites.toml")
 WAN, OPERATOR = "wan", "operator"
 HOST_IMAGES = {13: "host", 12: "debian12"}
 XEN_IMAGES, XEN_DEBIAN = {False: "xen12", True: "xen12shadow"}, 12  # by whether it has shadow paging
 Kind = Literal["kvm", "xen"]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,11}$")]
+check_name = spelled(r"[a-z][a-z0-9]{0,11}", "a name has 1 to 12 small letters and digits, and begins with a letter")
+Name = Annotated[str, AfterValidator(check_name)]
 
 
 class RoundTrip(Strict):
     """The delay between two nodes, or all hosts of two sites."""
 
-    between: tuple[str, str]
-    ms: float = Field(ge=0, le=2000)
+    between: tuple[str, str] = Field(description="two nodes, or sites, which are all of their hosts")
+    ms: float = Field(ge=0, le=2000, description="there and back")
 
 
 class Wan(Strict):
     """The network between the nodes."""
 
-    bandwidth_mbit: float = Field(default=200, gt=0)
+    bandwidth_mbit: float = Field(default=200, gt=0, description="of each node's link, in Mbit/s")
     jitter_ms: float = Field(default=0, ge=0, description="each way, uniform, order kept")
-    loss_percent: float = Field(default=0, ge=0, lt=100)
+    loss_percent: float = Field(default=0, ge=0, lt=100, description="of packets")
     anti_spoofing: bool = Field(default=False, description="drop what comes with a source of another node")
-    transit: IPv4Network = IPv4Network("10.9.0.0/16")
-    transit6: IPv6Network = IPv6Network("fd00:9::/48")
-    round_trips: tuple[RoundTrip, ...] = ()
+    transit: IPv4Network = Field(default=IPv4Network("10.9.0.0/16"), description="of the links between nodes and WAN")
+    transit6: IPv6Network = Field(
+        default=IPv6Network("fd00:9::/48"), description="the same, where sites have a subnet6"
+    )
+    round_trips: tuple[RoundTrip, ...] = Field(default=(), description="between nodes; none: as fast as it goes")
 
 
 class Site(Strict):
     """A site and its hosts."""
 
-    subnet: IPv4Network
+    subnet: IPv4Network = Field(description="of its guests")
     hosts: tuple[Name, ...] = Field(
         default=(), description="each routes a part of its subnet; default: one that is named like the site"
     )
     subnet6: IPv6Network | None = Field(
         default=None, description="a /64 for each host; sites with one make the lab dual-stack"
     )
-    dhcp_addresses: int = Field(default=100, ge=1)
-    memory_reserve_mib: int = Field(default=64, ge=0)
+    dhcp_addresses: int = Field(default=100, ge=1, description="how many each of its hosts leases")
+    memory_reserve_mib: int = Field(default=64, ge=0, description="of each of its hosts, that no guest may take")
     debian: Literal[12, 13] | None = Field(
         default=None, description="what its hosts run; default: 13, or 12 with Xen, for which there is no image of 13"
     )
@@ -77,8 +81,8 @@ class Client(Strict):
 class Guest(Strict):
     """A guest, and where it boots."""
 
-    site: str
-    memory_mib: int = Field(default=256, ge=160)
+    site: str = Field(description="where it boots, at the first of its hosts")
+    memory_mib: int = Field(default=256, ge=160, description="its memory")
     image: Literal["guest", "cloud", "cloud12"] = Field(
         default="guest", description="cloud: as people have them, Debian 13; cloud12: Debian 12"
     )
@@ -89,8 +93,8 @@ class Guest(Strict):
     disk: Literal["qcow2", "raw"] = Field(default="qcow2", description="how it is stored, in the image cloud")
     xen: Literal["pv", "pvh"] = Field(default="pv", description="what it is with Xen")
     agent: bool = Field(default=True, description="false: a guest without one, as before it is provisioned")
-    dirty_ballast_mib: int = Field(default=0, ge=0)
-    dirty_mib_s: float = Field(default=0, ge=0)
+    dirty_ballast_mib: int = Field(default=0, ge=0, description="memory that it fills, and changes")
+    dirty_mib_s: float = Field(default=0, ge=0, description="how much of that it changes each second")
 
     @property
     def own_disk(self) -> bool:
@@ -101,15 +105,15 @@ class Guest(Strict):
 class Topology(Strict):
     """A whole lab, as its TOML file describes it."""
 
-    name: Name
+    name: Name = Field(description="of the lab; all that it makes bears it, and two labs need two")
     hypervisor: Kind = Field(default="kvm", description="xen: hosts are VMs under emulation, which boot Xen")
     shadow_paging: bool = Field(
         default=True, description="Xen 4.17.5, which copies PV guests while they run; else 4.17.7"
     )
-    wan: Wan = Wan()
-    sites: dict[Name, Site] = Field(min_length=1)
-    clients: dict[Name, Client] = Field(default_factory=dict)
-    guests: dict[Name, Guest] = Field(default_factory=dict)
+    wan: Wan = Field(default=Wan(), description="a table, see below; so are those that follow")
+    sites: dict[Name, Site] = Field(min_length=1, description="by name")
+    clients: dict[Name, Client] = Field(default_factory=dict, description="by name")
+    guests: dict[Name, Guest] = Field(default_factory=dict, description="by name")
     linger_s: float = Field(default=0, ge=0, description="policy of its inventory: old addresses take new connections")
 
     @model_validator(mode="after")
@@ -286,7 +290,7 @@ def _each_64(subnet: IPv6Network | None, count: int) -> list[IPv6Network | None]
 
 def load(path: Path, hypervisor: Kind | None = None) -> Topology:
     """From its TOML file; `hypervisor`, where it is given, completes that. Raises ConfigurationError."""
-    shape = config.load(path, Topology)
+    shape = config.load(path, Topology, f"copy {DEFAULT}, and change it")
     if hypervisor in (None, shape.hypervisor):
         return shape
     if "hypervisor" in shape.model_fields_set:

@@ -65,7 +65,7 @@ class Store:
     @property
     def ca_pem(self) -> bytes:
         """The authority's certificate, which every host and the operator get."""
-        return _read(self.folder / "cacert.pem", "`vmacro pki init` makes an authority")
+        return _read(self.folder / "cacert.pem")
 
     def init(self, name: str) -> bool:
         """Make the authority; False where there is one already."""
@@ -244,10 +244,11 @@ def _loaded(path: Path, parse: Callable[[bytes], Parsed]) -> Parsed:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
 
 
-def _read(path: Path, hint: str = "") -> bytes:
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        hint = "`vmacro pki init` makes an authority" if isinstance(error, FileNotFoundError) else ""
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", hint) from error
 
 

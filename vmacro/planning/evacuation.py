@@ -14,7 +14,7 @@ from vmacro.model.batches import PlannedMove, Stay
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import checks
+from vmacro.planning import checks, forecast
 from vmacro.planning.request import Request, blocker, source_view
 
 ASSUMED_MIB_S = 100.0  # of a link that no move has been measured on
@@ -31,11 +31,13 @@ class Pace:
     around_s: float = ASSUMED_AROUND_S
     at_most_mib_s: float = 0.0
 
-    def of(self, source: str, target: str) -> tuple[float, bool]:
-        """MiB/s, and whether that was measured."""
-        measured = self.mib_s.get((source, target), 0.0)
+    def of(self, source: str, target: str) -> tuple[float, str]:
+        """MiB/s, and whence that is known. Where nothing was measured this way, what was the other way will do."""
+        measured = self.mib_s.get((source, target)) or self.mib_s.get((target, source)) or 0.0
         found = measured or ASSUMED_MIB_S
-        return (min(found, self.at_most_mib_s) if self.at_most_mib_s else found), measured > 0
+        if 0 < self.at_most_mib_s < found:
+            return self.at_most_mib_s, "policy bandwidth_mib_s"
+        return found, "as measured" if measured else "assumed"
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,12 @@ def _with(views: tuple[HostView, ...], given: _Given, host: str) -> tuple[HostVi
 def _move(candidate: Candidate, source: HostView, target: HostView, pace: Pace) -> PlannedMove:
     have = {copy for copy, facts in target.bases if facts.same}
     disks = sum(facts.bytes for copy, facts in source.bases if copy not in have) / MIB
-    mib, (rate, measured) = candidate.memory_mib + disks, pace.of(source.site, target.site)
+    before = forecast.sent_before_mib(candidate.survey, source, target)
+    mib = disks + (candidate.memory_mib if before is None else before)
+    rate, whence = pace.of(source.site, target.site)
     copy_s = mib / rate
     left = target.facts.available_mib if target.facts is not None else 0
-    speed = f"{rate:.0f} MiB/s {'as measured' if measured else 'assumed'}"
-    because = f"{left} MiB available there; {speed}"
+    because = f"{left} MiB available there; {rate:.0f} MiB/s: {whence}"
     return PlannedMove(
         candidate.guest.name,
         source.host,

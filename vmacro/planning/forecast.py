@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from vmacro.model.copies import Forecast, PastCopy
-from vmacro.model.facts import Survey
+from vmacro.model.facts import HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Compression
 from vmacro.planning import compression
@@ -43,6 +43,14 @@ def forecast(request: Request, survey: Survey, method: Compression) -> Forecast 
     mib = source.domain.memory_mib * SENT_AT_FIRST * left / (1 - share)
     because = f"no copy like it yet; {rate:.0f} MiB/s: {whence}"
     return _bounded(mib * (1 << 20), mib / rate, PAUSE_MS, source.dirty_mib_s, because)
+
+
+def sent_before_mib(survey: Survey, source: HostView, target: HostView) -> float | None:
+    """What the guest's last copies between these hosts sent of as much memory as it has; None where there are none."""
+    earlier = compression.over_the_link(survey, source, target)
+    memory_mib = source.domain.memory_mib if source.domain is not None else 0
+    sent = [min(c.statistics.bytes_transferred, _MOST) / (1 << 20) for c in earlier if c.memory_mib == memory_mib]
+    return median(sent[:LAST]) if sent else None
 
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:

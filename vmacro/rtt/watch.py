@@ -186,6 +186,6 @@ def main(path: Path) -> int:
     try:
         run(load(path), stopped)
     except (WatchError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"vmacro: {error}", file=sys.stderr)
         return 2
     return 0

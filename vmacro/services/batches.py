@@ -213,9 +213,18 @@ class Batches:
     def the_open_one(self) -> str:
         """The one batch that goes on. Raises ConfigurationError where there is none, or several."""
         found = [batch.batch_id for batch, _ in self._tools.tables.open()]
-        if len(found) != 1:
-            raise ConfigurationError(f"which batch? {', '.join(found) or 'none goes on'}", "name it")
+        if not found:
+            raise ConfigurationError("there is no batch to do this to: none goes on", "vmacro batch list")
+        if len(found) > 1:
+            raise ConfigurationError(f"which batch? {', '.join(found)}", "name it")
         return found[0]
+
+    def the_one_to_show(self) -> str:
+        """The one batch that goes on; where none does, the last one. Raises ConfigurationError where there has been
+        none, or several go on."""
+        if not self._tools.tables.open() and (newest := self.newest(1)):
+            return newest[0][0].batch_id
+        return self.the_open_one()
 
     def maintenance(self) -> tuple[Maintenance, ...]:
         """Hosts and sites that get no guests."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,6 +92,7 @@ def move(
     recording, trouble = _start(prober, request, first, folder(move_id))
     if trouble:
         world.tell(move_id, Note(trouble))
+    began = False
     try:
         if recording is not None:
             world.tell(move_id, Note("measuring round trips from the client before the move"))
@@ -100,6 +101,7 @@ def move(
             if world.cancelled():
                 text = f"guest {request.guest.name}: interrupted before the move began; nothing was changed"
                 raise RolledBackError(text)
+            began = True
             outcome = run(plan)
         if recording is not None:
             world.tell(move_id, Note("measuring round trips after the move"))
@@ -107,6 +109,8 @@ def move(
     finally:
         if prober is not None:
             prober.stop()
+        if recording is not None and not began:
+            _remove(recording)
     return Done(plan, outcome, recording, trouble)
 
 
@@ -169,6 +173,14 @@ def _start(prober: Prober | None, request: Request, seen: Survey, folder: Path) 
     except OSError as error:
         return None, f"round trips are not measured: {error}"
     return recording, ""
+
+
+def _remove(recording: Path) -> None:
+    """Of a move that was refused there is no report; nor its folder, unless it has something else."""
+    with suppress(OSError):
+        for path in (recording, recording.with_suffix(".log")):
+            path.unlink(missing_ok=True)
+        recording.parent.rmdir()
 
 
 def _wait(world: World, seconds: float) -> None:

@@ -235,8 +235,10 @@ class Moves:
             found = [record.plan.move_id for record in archive.unfinished()]
             last = archive.readable(limit=1) if not found else []
             found += [r.plan.move_id for r in last if r.outcome and r.outcome.ending == Ending.WITH_LOSSES]
-        if len(found) != 1:
-            raise ConfigurationError(f"which move? {', '.join(found) or 'no move is unfinished'}", "name it")
+        if not found:
+            raise ConfigurationError("there is nothing to go on with: no move is unfinished", "vmacro history")
+        if len(found) > 1:
+            raise ConfigurationError(f"which move? {', '.join(found)}", "name it")
         return found[0]
 
     def _seen(self, request: Request, archive: Archive | None = None) -> Survey:

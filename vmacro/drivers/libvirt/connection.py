@@ -101,14 +101,24 @@ class Connections:
 
     def _connect(self, host: Host) -> Any:
         start_event_loop()
-        _knock(host)
         uri = host.uri
-        if self._pki_dir is not None and "+tls" in uri:
+        with_ours = self._pki_dir is not None and "+tls" in uri
+        if with_ours:
+            self._see_that_there_is_a_certificate(host)
+        _knock(host)
+        if with_ours:
             uri += f"?pkipath={self._pki_dir}"
         with translated(host.name, "cannot connect to libvirt", UnreachableError):
             connection = libvirt.open(uri)
             connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
             return connection
+
+    def _see_that_there_is_a_certificate(self, host: Host) -> None:
+        """libvirt would name the file, but not who makes it."""
+        path = (self._pki_dir or Path()) / "clientcert.pem"
+        if not path.exists():
+            text = f"host {host.name}: {path}: there is no such file, so we have no certificate to show it"
+            raise UntrustedError(text, "vmacro pki init")
 
 
 @contextmanager
