@@ -27,7 +27,7 @@ from vmacro.host.network import KernelNetwork
 from vmacro.host.reach import Reaching
 from vmacro.host.switchover import Switchover
 from vmacro.host.xen_domains import XenDomains
-from vmacro.wire import host_verbs
+from vmacro.wire import host_verbs, way_verbs
 from vmacro.wire.framing import LineReader
 from vmacro.wire.host_verbs import (
     Close,
@@ -40,7 +40,6 @@ from vmacro.wire.host_verbs import (
     LinkFacts,
     Offer,
     Open,
-    Peer,
     Point,
     Reach,
     Tracked,
@@ -48,6 +47,8 @@ from vmacro.wire.host_verbs import (
     Turned,
 )
 from vmacro.wire.messages import MAX_REQUEST_BYTES, Nothing
+from vmacro.wire.names import way_token
+from vmacro.wire.way_verbs import Narrow, Widen
 
 
 class Server:
@@ -70,7 +71,8 @@ class Server:
             handler(host_verbs.CLOSE, self._close),
             handler(host_verbs.FLOWS, self._flows),
             handler(host_verbs.REACH, self._reach),
-            handler(host_verbs.WIDEN, self._widen),
+            handler(way_verbs.WIDEN, self._widen),
+            handler(way_verbs.NARROW, self._narrow),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:
@@ -91,6 +93,7 @@ class Server:
             legs=tuple(self._legs()),
             mac_users=tuple(self._mac_users(args.bridge, args.mac))[: host_verbs.MOST_USERS] if args.mac else (),
             devices=tuple(name for name in args.devices if self._ip.link_lookup(ifname=name)),
+            wide=ways.wide(self._ip),
         )
 
     def _mac_users(self, bridge: str, mac: str) -> Iterator[host_verbs.MacUser]:
@@ -149,8 +152,12 @@ class Server:
         own = frozenset(str(a) for own in here for a in (own.ip, own.network.broadcast_address))
         return Tracked(True, tuple(flows.of(address, own) for address in args.addresses))
 
-    def _widen(self, args: Peer) -> Nothing:
-        ways.widen(self._ip, args.address)
+    def _widen(self, args: Widen) -> Nothing:
+        ways.widen(self._ip, args.address, way_token(args.move))
+        return Nothing()
+
+    def _narrow(self, args: Narrow) -> Nothing:
+        ways.narrow(self._ip, way_token(args.move))
         return Nothing()
 
     def _end(self, move: str, address: str) -> LegEnd:
@@ -187,8 +194,7 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input; where an agent was asked for, the rest of it is for that one alone. What was widened ends
-    with it."""
+    """Until end of input; where an agent was asked for, the rest of it is for that one alone."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     of_xen = xen.Xen()
@@ -203,13 +209,10 @@ def serve(ip: IPRoute, hypervisor_uri: str) -> None:
 
     wanted = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, wanted, readable, None)
-    try:
-        while open_[0]:
-            libvirt.virEventRunDefaultImpl()
-        if of_xen.relay is not None:
-            of_xen.relay.run()
-    finally:
-        ways.narrow(ip)
+    while open_[0]:
+        libvirt.virEventRunDefaultImpl()
+    if of_xen.relay is not None:
+        of_xen.relay.run()
 
 
 def _write(data: bytes) -> None:
