@@ -92,6 +92,30 @@ def test_a_host_that_cannot_is_named_and_asked_for_nothing(at: str, side: str) -
         assert said == (["its QEMU does not heed these of the policy: compression"] if policy else [])
 
 
+@pytest.mark.parametrize(
+    ("built", "method"),
+    [(("none", "zlib", "zstd"), Compression.ZSTD), ((), Compression.ZSTD), (("none", "zlib"), Compression.OFF)],
+    ids=["with", "nobody knows", "without"],
+)
+@pytest.mark.parametrize(("at", "side"), [("bucharest", "source"), ("berlin", "destination")])
+def test_a_qemu_that_was_built_without_zstd_is_not_asked_for_it(
+    at: str, side: str, built: tuple[str, ...], method: Compression
+) -> None:
+    """Its version, and libvirt's, say that it can; the copy failed then."""
+    fake = FakeWorld()
+    fake.hosts[at].links = replace(fake.hosts[at].links, compressions=built)
+    request = replace(asked(fake, compression=Compression.ZSTD), handoff=SEAMLESS)
+    now = measured.look(fake.inventory, request, fake.world, ask_clients=False, measure=False)
+    chosen = compression.between(request, now)
+    assert chosen is not None and chosen.method == method
+    unheeded = [f.message for f in capabilities.findings(request, now)]
+    if method == Compression.OFF:
+        assert chosen.because == f"the {side}'s QEMU was built without zstd (it has none, zlib)"
+        assert unheeded == ["its QEMU does not heed these of the policy: compression"]
+    else:
+        assert unheeded == []
+
+
 def expected(fake: FakeWorld, *copies: PastCopy, method: Compression = Compression.OFF, **policy: Any) -> Forecast:
     found = forecast.forecast(asked(fake, **policy), seen(fake, *copies), method)
     assert found is not None

@@ -21,6 +21,7 @@ from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, 
 from vmacro.host import wireguard as wireguards
 from vmacro.host.dispatch import Dispatcher, Handler, handler
 from vmacro.host.domains import LibvirtDomains
+from vmacro.host.emulator import Emulator
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.host.network import KernelNetwork
@@ -52,10 +53,17 @@ from vmacro.wire.way_verbs import Narrow, Widen
 
 
 class Server:
-    """Carries out the verbs, by the kernel and this host's own libvirt; `reach` sends packets (reach.Reaching)."""
+    """Carries out the verbs, by the kernel and this host's own libvirt; `reach` sends packets (reach.Reaching),
+    `compressions` asks QEMU (emulator.Emulator)."""
 
-    def __init__(self, ip: IPRoute, switchover: Switchover, reach: Callable[[Reach], HeardOf]) -> None:
-        self._ip, self._switchover, self._reach = ip, switchover, reach
+    def __init__(
+        self,
+        ip: IPRoute,
+        switchover: Switchover,
+        reach: Callable[[Reach], HeardOf],
+        compressions: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._ip, self._switchover, self._reach, self._compressions = ip, switchover, reach, compressions
 
     def handlers(self) -> tuple[Handler, ...]:
         """One for each verb that is not about disks."""
@@ -94,6 +102,7 @@ class Server:
             mac_users=tuple(self._mac_users(args.bridge, args.mac))[: host_verbs.MOST_USERS] if args.mac else (),
             devices=tuple(name for name in args.devices if self._ip.link_lookup(ifname=name)),
             wide=ways.wide(self._ip),
+            compressions=self._compressions(),
         )
 
     def _mac_users(self, bridge: str, mac: str) -> Iterator[host_verbs.MacUser]:
@@ -181,12 +190,14 @@ class Server:
 
 def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
     """All verbs, by this kernel and that libvirt."""
-    domains = XenDomains(hypervisor_uri) if hypervisor_uri.startswith("xen") else LibvirtDomains(hypervisor_uri)
+    on_xen = hypervisor_uri.startswith("xen")
+    domains = XenDomains(hypervisor_uri) if on_xen else LibvirtDomains(hypervisor_uri)
+    compressions = tuple if on_xen else Emulator(hypervisor_uri).compressions
     switchover = Switchover(KernelNetwork(ip), domains)
     domains.happened = switchover.happened
     return Dispatcher(
         [
-            *Server(ip, switchover, Reaching().ask).handlers(),
+            *Server(ip, switchover, Reaching().ask, compressions).handlers(),
             *disk_verbs.of_libvirt(hypervisor_uri).handlers(),
             *of_xen.handlers(),
         ]

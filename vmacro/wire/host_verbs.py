@@ -20,6 +20,7 @@ MOST_FLOWS = 4096  # of an address, of a kind: that many or more
 MOST_ASKED = 16  # addresses at once
 MOST_USERS = 64  # of a MAC that are told
 MOST_DEVICES = 256
+MOST_COMPRESSIONS = 32
 MOST_ANSWERING = 4  # cards, for one address
 LONGEST_DEVICE = 15  # characters of a name (IFNAMSIZ)
 
@@ -112,7 +113,9 @@ class LinkFacts:
     the way to the other host, 0 where none was asked about; `used_by` is the MAC that answers for the address asked
     about; `resolves_own_name`: the host's own name has an address on the host itself. `filters`: it can say what may
     pass a leg; `guarded`: it holds the guests of the bridge to their own addresses. `mac_users`: who has the MAC asked
-    about; `devices`: those of the devices asked about that there are. `wide`: the ways that moves have widened."""
+    about; `devices`: those of the devices asked about that there are. `wide`: the ways that moves have widened;
+    `compressions`: by what its QEMU can send and take memory as it was built (MultiFDCompression of
+    qapi/migration.json), () where nobody knows."""
 
     version: Annotated[str, Text(50)]
     tunnels: Annotated[tuple[Annotated[str, Word()], ...], Items(8)]
@@ -130,6 +133,7 @@ class LinkFacts:
     mac_users: Annotated[tuple[MacUser, ...], Items(MOST_USERS)] = ()
     devices: Annotated[tuple[_Device, ...], Items(MOST_DEVICES)] = ()
     wide: Annotated[tuple[WideWay, ...], Items(MOST_WIDE)] = ()
+    compressions: Annotated[tuple[Annotated[str, Word()], ...], Items(MOST_COMPRESSIONS)] = ()
 
 
 @dataclass(frozen=True)
