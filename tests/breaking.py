@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import signal
 import subprocess
 import threading
@@ -358,6 +359,11 @@ FAULTS = [
     Fault("agent killed", "settle", agent_signalled("KILL"), (0, 5)),
     Fault("agent's channel silent", "copying", agent_signalled("STOP", "CONT"), (5,)),
 ]
+# In a copy that is compressed: QEMU's own cancel does not end that one.
+COMPRESSED = [
+    Fault("WAN cut, compressed", "copying", wan_cut(None), (4, 6)),
+    Fault("WAN cut for 5 s, compressed", "copying", wan_cut(5), (0, 5)),
+]
 # What the guest does itself, its connections end with.
 ENDS = [
     Fault("guest powered off", "copying", guest_told("o"), (4,)),
@@ -370,6 +376,12 @@ _USUAL = {
     "WAN cut for 5 s": ("copying",),
     "WAN cut": ("copying", "settle"),
 }
+
+
+def compressing(inventory: str) -> str:
+    """So slowly that its copies are not over before anything breaks."""
+    impatient = inventory.replace("[policy]\n", IMPATIENT.replace('"off"', '"zstd"'))
+    return re.sub(r"bandwidth_mib_s = \d+", "bandwidth_mib_s = 4", impatient)
 
 
 def telling(fault: Fault) -> bool:

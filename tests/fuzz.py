@@ -61,7 +61,7 @@ def _refuse(_args: object) -> Any:
 def _host_without_a_kernel() -> Dispatcher:
     switchover = Switchover(KernelNetwork(_Nothing()), LibvirtDomains("test:///none"))
     disks = [handler(verb, _refuse) for verb in host_verbs.VERBS.values()]
-    return Dispatcher([*disks, *Server(_Nothing(), switchover, _refuse).handlers()])
+    return Dispatcher([*disks, *Server(_Nothing(), switchover, _refuse, tuple).handlers()])
 
 
 _HOST = _host_without_a_kernel()

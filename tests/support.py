@@ -175,6 +175,8 @@ ip -4 rule
 ip -6 rule
 ip -4 route show table all proto 118
 ip -6 route show table all proto 118
+ip -4 route show table all proto 119
+ip -6 route show table all proto 119
 ip neigh show nud permanent
 ip neigh show proxy
 virsh net-dumpxml front | grep '<host' || true

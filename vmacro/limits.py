@@ -46,7 +46,7 @@ class Policy(Strict):
     guest's names (their TTL), 60 s at least and an hour at most."""
     compression: nouns.Compression = DEFAULTS.compression
     """Whether memory is sent compressed; auto: over links that are slower than a processor compresses. Not by default:
-    a link that breaks in such a copy holds it up for a quarter of an hour (docs/copy.md)."""
+    where hosts have no processor to spare the guest may pause for longer (docs/copy.md)."""
     drop_page_cache: bool = DEFAULTS.drop_page_cache
     """Whether the guest forgets what it keeps of files before its copy, and reads it again at the destination."""
     auto_converge: bool = DEFAULTS.auto_converge

@@ -113,7 +113,7 @@ class Hypervisor(Protocol):
         CopyError if it fails, or if `cancelled` becomes true before its end."""
 
     def dirty_mib_s(self, domain: str) -> float | None:
-        """How fast a running domain changes its memory, in whole MiB/s as they come, measured over the next second.
+        """How fast a running domain changes its memory, in whole MiB/s as they come, measured over the next seconds.
         None where this libvirt or hypervisor does not measure it, or there is no such domain."""
 
     def pools(self) -> tuple[Pool, ...]:
@@ -162,9 +162,12 @@ class HostNetwork(Protocol):
     def arm(self, domain: str) -> None:
         """From now on, as long as the session lasts, the host turns the domain's legs by its own libvirt's events."""
 
-    def widen(self, peer: str) -> None:
-        """As long as the session lasts, connections to another host, by its address, begin with a large window, so that
-        a pause is not spent on TCP's slow start. A host side of an older vmacro does not know this
+    def widen(self, move_id: str, peer: str) -> None:
+        """Until narrow(), connections to another host, by its address, begin with a large window, so that a pause is
+        not spent on TCP's slow start. A host side of an older vmacro does not know this."""
+
+    def narrow(self, move_id: str) -> None:
+        """Take back what was widened for a move. A host side of an older vmacro does not know this
         (UnknownVerbError)."""
 
     def turned(self, domain: str) -> tuple[Turn, ...]:

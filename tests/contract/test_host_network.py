@@ -12,8 +12,9 @@ from tests.contract import certifies
 from tests.contract.stages import FIRST_MAC, Stage, mac
 from tests.support import eventually
 from vmacro.errors import HostError
-from vmacro.model.facts import Flows, FoundLegEnd, Heard, Leaving, Leg, MacUser, Offer, Reach, Tracked, Turn
+from vmacro.model.facts import Flows, FoundLegEnd, Heard, Leaving, Leg, MacUser, Offer, Reach, Tracked, Turn, WideWay
 from vmacro.model.nouns import Host
+from vmacro.wire.names import way_token
 
 MOVE, OTHER_MOVE = "contract-1", "contract-2"
 
@@ -71,14 +72,22 @@ def test_who_uses_an_address_is_found_out_by_asking(stage: Stage) -> None:
     assert side.facts(bridge, "", address.rpartition(".")[0] + ".242").used_by == ""
 
 
-@certifies("HostNetwork.widen")
-def test_the_way_to_another_host_is_made_wide_and_to_oneself_there_is_none(stage: Stage) -> None:
-    side = stage.world.host_network(stage.here)
+@certifies("HostNetwork.widen", "HostNetwork.narrow", "HostNetwork.facts")
+def test_the_way_to_another_host_is_wide_until_its_move_ends_and_to_oneself_there_is_none(stage: Stage) -> None:
+    side, bridge = stage.world.host_network(stage.here), bridge_of(stage, stage.here)
+    mine, others = (WideWay(stage.there.address, way_token(f"contract-{number}")) for number in (1, 2))
     for _ in range(2):
-        side.widen(stage.there.address)
+        side.widen("contract-1", stage.there.address)
+        side.widen("contract-2", stage.there.address)
+    assert {*side.facts(bridge, "", "").wide} == {mine, others}
+    for _ in range(2):
+        side.narrow("contract-2")
+        assert side.facts(bridge, "", "").wide == (mine,)
+    side.narrow("contract-1")
+    assert side.facts(bridge, "", "").wide == ()
     for nobody in (stage.here.address, "an address"):
         with pytest.raises(HostError, match=stage.here.name):
-            side.widen(nobody)
+            side.widen("contract-1", nobody)
 
 
 @certifies("HostNetwork.flows")

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.breaking import ENDS, FAULTS, IMPATIENT, Fault, Row, ordeal, telling
+from tests.breaking import COMPRESSED, ENDS, FAULTS, IMPATIENT, Fault, Row, compressing, ordeal, telling
 from tests.support import Vmacro, lab_of_topology, site_of, without_probers
 from vmacro.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
 TOPOLOGY = Path(__file__).with_name("faults.toml")
+COMPRESSED_WITHIN_S = 300.0  # of the row: with `resume`, and all that it checks; uncompressed some 100
 OTHER_MOMENT = pytest.mark.slow("the same fault as one that `make test` has, at another moment")
 
 
@@ -38,6 +39,17 @@ def impatient(vmacro: Vmacro) -> Vmacro:
 )
 def test_nobody_is_lost(lab: Lab, impatient: Vmacro, fault: Fault) -> None:
     held(ordeal(lab, impatient, fault), fault)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(f, id=f.title, marks=[] if f == COMPRESSED[0] else [OTHER_MOMENT]) for f in COMPRESSED],
+)
+def test_nobody_is_lost_where_memory_is_compressed(lab: Lab, vmacro: Vmacro, fault: Fault) -> None:
+    """Its QEMU stayed `cancelling` for a quarter of an hour, and so did the move."""
+    row = ordeal(lab, without_probers(vmacro).altered("compressing.toml", compressing), fault)
+    held(row, fault)
+    assert row.seconds < COMPRESSED_WITHIN_S, row
 
 
 @pytest.mark.slow("each of them has the guest boot once more")

@@ -203,7 +203,9 @@ class _HostSide:
         elif verb == "close":
             self._network.close(args.move, args.address)
         elif verb == "widen":
-            self._network.widen(args.address)
+            self._network.widen(args.move, args.address)
+        elif verb == "narrow":
+            self._network.narrow(args.move)
         else:
             self._network.arm(args.domain)
         return messages.Nothing()

@@ -205,7 +205,7 @@ def test_it_is_refused_before_anything_is_made(
     """By the host side's own verb, and with every end that could be asked for, whatever a journal has of it."""
     monkeypatch.setattr(routing, "make", lambda *_: pytest.fail("it was made"))
     switchover = Switchover(None, Libvirt())  # type: ignore[arg-type]
-    host = Dispatcher(server.Server(Kernel(), switchover, lambda _asked: HeardOf(())).handlers())
+    host = Dispatcher(server.Server(Kernel(), switchover, lambda _asked: HeardOf(()), tuple).handlers())
     end = asdict(HOME) | change
     line = messages.encode_request(Request("a", "open", {"end": end, "subnet": "10.50.1.0/24"}))
     assert messages.decode_reply(host.answer(line)).error_code == code

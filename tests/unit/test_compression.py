@@ -10,7 +10,7 @@ import pytest
 from tests.unit.test_migrate import Straight
 from vmacro.drivers.fake import FakeWorld
 from vmacro.drivers.libvirt import xml
-from vmacro.errors import AgentError, HostError
+from vmacro.errors import AgentError, CopyError, HostError
 from vmacro.model.copies import CopyStatistics, Forecast, PastCopy
 from vmacro.model.events import Event, Note
 from vmacro.model.facts import Past, Survey
@@ -90,6 +90,30 @@ def test_a_host_that_cannot_is_named_and_asked_for_nothing(at: str, side: str) -
         assert chosen.because.startswith(f"the {side}'s QEMU with libvirt 9.0.0 compresses no copies")
         said = [f.message for f in capabilities.findings(asked(fake, **policy), seen(fake))]
         assert said == (["its QEMU does not heed these of the policy: compression"] if policy else [])
+
+
+@pytest.mark.parametrize(
+    ("built", "method"),
+    [(("none", "zlib", "zstd"), Compression.ZSTD), ((), Compression.ZSTD), (("none", "zlib"), Compression.OFF)],
+    ids=["with", "nobody knows", "without"],
+)
+@pytest.mark.parametrize(("at", "side"), [("bucharest", "source"), ("berlin", "destination")])
+def test_a_qemu_that_was_built_without_zstd_is_not_asked_for_it(
+    at: str, side: str, built: tuple[str, ...], method: Compression
+) -> None:
+    """Its version, and libvirt's, say that it can; the copy failed then."""
+    fake = FakeWorld()
+    fake.hosts[at].links = replace(fake.hosts[at].links, compressions=built)
+    request = replace(asked(fake, compression=Compression.ZSTD), handoff=SEAMLESS)
+    now = measured.look(fake.inventory, request, fake.world, ask_clients=False, measure=False)
+    chosen = compression.between(request, now)
+    assert chosen is not None and chosen.method == method
+    unheeded = [f.message for f in capabilities.findings(request, now)]
+    if method == Compression.OFF:
+        assert chosen.because == f"the {side}'s QEMU was built without zstd (it has none, zlib)"
+        assert unheeded == ["its QEMU does not heed these of the policy: compression"]
+    else:
+        assert unheeded == []
 
 
 def expected(fake: FakeWorld, *copies: PastCopy, method: Compression = Compression.OFF, **policy: Any) -> Forecast:
@@ -219,13 +243,26 @@ def test_which_domains_report_free_pages(balloon: str, reports: bool) -> None:
     assert described.reports_free_pages == reports
 
 
-@pytest.mark.parametrize(("method", "wide"), [(Compression.ZSTD, {"10.9.0.2"}), (Compression.OFF, set[str]())])
-def test_the_sources_way_to_the_destination_is_wide_where_memory_is_compressed(
-    method: Compression, wide: set[str]
+@pytest.mark.parametrize("handoff", [SEAMLESS, RENUMBER])
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("method", "wide"), [(Compression.ZSTD, {"web-1": "10.9.0.2"}), (Compression.OFF, {})])
+def test_the_sources_way_to_the_destination_is_wide_while_memory_is_compressed(
+    method: Compression, wide: dict[str, str], handoff: str, fails: bool
 ) -> None:
-    fake = FakeWorld()
-    assert moved_seamlessly(fake, method) == Ending.MOVED
-    assert fake.hosts["bucharest"].wide == wide and fake.hosts["berlin"].wide == set()
+    """It ends with its move, however that ends. No `renumber` had one."""
+    fake, seen = FakeWorld(), list[dict[str, str]]()
+    another = {"busy-2": "10.9.0.2"}
+    fake.hosts["bucharest"].wide |= another
+
+    def before(effect: str) -> None:
+        if effect == "copy bucharest":
+            seen.append({**fake.hosts["bucharest"].wide})
+            if fails:
+                raise CopyError("host bucharest: copies nothing")
+
+    fake.before = before
+    assert moved(fake, method, handoff) == (Ending.ROLLED_BACK if fails else Ending.MOVED)
+    assert seen == [another | wide] and fake.hosts["bucharest"].wide == another and not fake.hosts["berlin"].wide
 
 
 def test_a_way_that_stays_narrow_stops_no_move() -> None:
@@ -236,11 +273,11 @@ def test_a_way_that_stays_narrow_stops_no_move() -> None:
             raise HostError("host bucharest: does not know this")
 
     fake.before = before
-    assert moved_seamlessly(fake, Compression.ZSTD) == Ending.MOVED and fake.hosts["bucharest"].wide == set()
+    assert moved(fake, Compression.ZSTD, SEAMLESS) == Ending.MOVED and fake.hosts["bucharest"].wide == {}
 
 
-def moved_seamlessly(fake: FakeWorld, method: Compression) -> Ending:
-    request = replace(asked(fake, compression=method), handoff=SEAMLESS)
+def moved(fake: FakeWorld, method: Compression, handoff: str) -> Ending:
+    request = replace(asked(fake, compression=method), handoff=handoff)
     now = measured.look(fake.inventory, request, fake.world, ask_clients=False)
     plan = measured.planned("web-1", fake.inventory, request, now)
     return migrate.run_move(plan, fake.world, Straight()).ending

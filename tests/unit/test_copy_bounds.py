@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 import pytest
 
 from vmacro.drivers.fake import QEMU, host
-from vmacro.drivers.libvirt import migration
+from vmacro.drivers.libvirt import migration, yank
+from vmacro.drivers.libvirt.base import LibvirtHypervisor
+from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.errors import CopyError
 from vmacro.model.facts import CopyProgress
 from vmacro.model.nouns import Policy
@@ -22,6 +27,7 @@ class Domain:
     def __init__(self, paused: bool = False, looks: int = 10_000, stuck_mib: int = 0, forgotten_after: int = 0) -> None:
         self.forgotten_after = forgotten_after
         self.aborted, self.paused, self.looks, self.stuck_mib, self.iteration = False, paused, looks, stuck_mib, 0
+        self.sent, self.carried_by_link = 0, 1 << 40
 
     def name(self) -> str:
         return "web"
@@ -31,11 +37,13 @@ class Domain:
         if self.aborted or self.looks < 0:
             return {"type": libvirt.VIR_DOMAIN_JOB_NONE}
         self.iteration += 1
+        self.sent = min(self.sent + 1, self.carried_by_link)
         return {
             "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED,
             "operation": libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT,
             "memory_total": 256 * MIB,
             "memory_remaining": self.stuck_mib * MIB,
+            "memory_processed": self.sent * MIB,
             "memory_bps": 10 * MIB,
             "memory_iteration": self.iteration,
         }
@@ -52,6 +60,24 @@ class Domain:
 
     def migrateSetMaxDowntime(self, _ms: int) -> None:  # noqa: N802
         pass  # nothing here would heed it
+
+
+class Cancelling(Domain):
+    """The link is cut after some MiB, and its QEMU does not get out of that by a cancel."""
+
+    def __init__(self, sent_mib: int = 3) -> None:
+        super().__init__()
+        self.carried_by_link, self.cancels, self.yanks = sent_mib, 0, list[str]()
+
+    def abortJob(self) -> None:  # noqa: N802
+        self.cancels += 1
+
+    def yank(self, domain: Any, command: str, _flags: int) -> str:
+        """libvirt_qemu.qemuMonitorCommand, which ends it."""
+        assert domain is self
+        self.yanks.append(command)
+        self.aborted = True
+        return "{}"
 
 
 def _no_domain() -> libvirt.libvirtError:
@@ -111,6 +137,50 @@ def test_one_that_must_not_go_on_is_aborted(domain: Domain, bounds: dict[str, An
     with pytest.raises(CopyError, match=said):
         run(domain, **bounds)
     assert domain.aborted
+
+
+def cut_off(domain: Cancelling, monkeypatch: pytest.MonkeyPatch, qemu: bool = True, **bounds: Any) -> str:
+    """What is said of a copy whose link was cut."""
+    for module, name, value in ((migration, "STALLED_S", 0.05), (yank, "CANCELS_WITHIN_S", 0.02)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(libvirt_qemu, "qemuMonitorCommand", domain.yank)
+    abort = QemuHypervisor.abort() if qemu else LibvirtHypervisor.abort()
+    with pytest.raises(CopyError) as failed:
+        migration.migrate("a", domain, unused, replace(order(**bounds), abort=abort), lambda _: None, lambda: False)
+    return str(failed.value)
+
+
+def test_one_that_sends_nothing_any_more_is_given_up_and_what_qemu_cannot_cancel_is_yanked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its QEMU stayed `cancelling` for a quarter of an hour (seen with 10.0, compressed, a WAN that was cut)."""
+    domain = Cancelling()
+    assert "nothing of it was sent for over 0.05 s" in cut_off(domain, monkeypatch)
+    assert domain.cancels > 1 and [json.loads(command) for command in domain.yanks] == [
+        {"execute": "yank", "arguments": {"instances": [{"type": "migration"}]}}
+    ]
+
+
+def test_whatever_a_copy_is_given_up_for_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = Cancelling(sent_mib=1 << 40)
+    assert "took over 0.01 s" in cut_off(domain, monkeypatch, copy_timeout_s=0.01)
+    assert len(domain.yanks) == 1
+
+
+def test_what_is_cancelled_in_time_is_not_yanked(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = Cancelling()
+    monkeypatch.setattr(domain, "abortJob", lambda: setattr(domain, "aborted", True))
+    assert "nothing of it was sent" in cut_off(domain, monkeypatch)
+    assert domain.yanks == []
+
+
+def test_a_copy_that_has_not_begun_to_send_is_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its destination may need long to make room for a large guest."""
+    domain = Cancelling()
+    connecting = {"type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED, "operation": libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT}
+    over = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+    monkeypatch.setattr(domain, "jobStats", lambda: over if domain.aborted else connecting)
+    assert "took over 0.2 s" in cut_off(domain, monkeypatch, copy_timeout_s=0.2)
 
 
 def test_what_does_not_converge_is_told_of_once_before_it_is_given_up() -> None:

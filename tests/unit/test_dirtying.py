@@ -39,7 +39,7 @@ def said(status: int, rate: object = 0) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dirtying, "_LOOK_S", 0.001)
-    monkeypatch.setattr(dirtying, "_LATE_S", -0.9)
+    monkeypatch.setattr(dirtying, "_LATE_S", 0.1 - dirtying.PERIOD_S)
 
 
 def test_a_rate_is_waited_for() -> None:

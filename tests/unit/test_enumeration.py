@@ -14,7 +14,7 @@ from tests.unit.faults import Call, Crash, Faults, Logbook
 from vmacro.drivers.fake import XEN, FakeWorld, connection
 from vmacro.model.events import Event
 from vmacro.model.moves import Ending, Outcome, Plan
-from vmacro.model.nouns import Hooks
+from vmacro.model.nouns import Compression, Hooks
 from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 WHENS = ("before", "after")
 NAME = "www.example.net"
 WITH_DISK = "seamless, with a disk of its own"
-OUTSIDE = "seamless, with a name, hooks and an address that lingers"
+OUTSIDE = "seamless, with a name, hooks and an address that lingers, compressed"
 ON_XEN = "seamless, on Xen"
 OUTSIDE_VERBS = {"run", "look", "replace"}
 DISK_VERBS = {"freeze", "serve", "fetch", "fetched", "create_overlay", "stop"}
@@ -87,7 +87,7 @@ def stage(handoff: str) -> Stage:
     if handoff == OUTSIDE:
         fake.zone.put(NAME, fake.guest.address)
         guests = tuple(replace(guest, names=(NAME,)) for guest in fake.inventory.guests)
-        policy = replace(fake.inventory.policy, linger_s=60.0)
+        policy = replace(fake.inventory.policy, linger_s=60.0, compression=Compression.ZSTD)
         fake.inventory = replace(fake.inventory, guests=guests, policy=policy, hooks=Hooks(("/before",), ("/after",)))
         handoff = SEAMLESS
     if handoff == ON_XEN:
@@ -171,6 +171,7 @@ def hosts_are_sound(found: Stage, where: str) -> None:
     assert left == [], where
     reserved = [(n, r) for n, h in fake.hosts.items() for r in h.networks["front"].reserved if r.address not in carried]
     assert reserved == [], where
+    assert not any(h.wide for h in fake.hosts.values()), where
     assert not any(h.watchers for h in fake.hosts.values()), where
     assert not any(h.disks.serving or h.disks.fetching for h in fake.hosts.values()), where
     assert [n for n, h in fake.hosts.items() if "web" in h.autostart] == ([at] if found.plan.autostart else []), where

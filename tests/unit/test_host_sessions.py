@@ -16,7 +16,7 @@ from vmacro.errors import HostError, UnreachableError
 from vmacro.host.dispatch import Dispatcher, handler
 from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, LinkFacts, Offer, Turn
 from vmacro.model.nouns import Host
-from vmacro.wire import fields, host_verbs, messages
+from vmacro.wire import fields, host_verbs, messages, way_verbs
 from vmacro.wire.messages import Nothing, Reply, Request, Verb
 
 BERLIN = Host("berlin", "berlin", "", "", "10.9.0.6", "berlin", "front", ssh="root@10.9.0.6")
@@ -44,7 +44,8 @@ CALLS: dict[str, Callable[[SshHostSide], object]] = {
     "open": lambda side: side.open(LEG),
     "join": lambda side: side.join(LEG, Offer(KEY, 51820)),
     "arm": lambda side: side.arm("web"),
-    "widen": lambda side: side.widen("10.9.0.10"),
+    "widen": lambda side: side.widen("web-1", "10.9.0.10"),
+    "narrow": lambda side: side.narrow("web-1"),
     "turned": lambda side: side.turned("web"),
     "turn": lambda side: side.turn("web", to_guest=True),
     "point": lambda side: side.point(LEG, to_guest=False),
@@ -68,7 +69,8 @@ HEARD: dict[str, object] = {
     "open": host_verbs.Open(_HOME, "10.1.0.0/24"),
     "join": host_verbs.Join("web-1", "10.1.0.7", Offer(KEY, 51820)),
     "arm": host_verbs.Domain("web"),
-    "widen": host_verbs.Peer("10.9.0.10"),
+    "widen": way_verbs.Widen("web-1", "10.9.0.10"),
+    "narrow": way_verbs.Narrow("web-1"),
     "turned": host_verbs.Domain("web"),
     "turn": host_verbs.TurnAll("web", "guest"),
     "point": host_verbs.Point("web-1", "10.1.0.7", "tunnel"),

@@ -54,6 +54,20 @@ def test_all_that_a_lost_move_left_is_found_and_goes(broken: Stage) -> None:
     assert broken.fake.guest.kept == [] and broken.fake.guest.claim is None
 
 
+def test_the_wide_way_of_a_move_goes_unless_it_goes_on_or_is_anothers(broken: Stage) -> None:
+    side, there = broken.fake.world.host_network(broken.plan.source), broken.plan.destination.address
+    for move in ("web-1", "another-2"):
+        side.widen(move, there)
+    found = {left.move_id: left for left in find(broken, ENDED) if left.kind == "way"}
+    assert [(move, left.ours, left.address) for move, left in found.items()] == [
+        ("web-1", True, there),
+        ("", False, there),
+    ]
+    assert [left.ours for left in find(broken, None) if left.kind == "way"] == [False, False]
+    leftovers.remove(broken.fake.inventory, found["web-1"], broken.fake.world)
+    assert broken.fake.hosts["bucharest"].wide == {"another-2": there}
+
+
 def test_a_move_that_can_be_resumed_keeps_what_it_has(broken: Stage) -> None:
     assert find(broken, None) and not any(left.ours for left in find(broken, None))
     assert not any(left.ours for left in find(broken, Outcome(Ending.UNCERTAIN, remains=True)))

@@ -26,7 +26,7 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
-from vmacro.wire import host_verbs, messages, names, xen_verbs
+from vmacro.wire import host_verbs, messages, names, way_verbs, xen_verbs
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Result, Verb
 from vmacro.wire.xen_verbs import Saving, XenFacts
@@ -81,8 +81,11 @@ class SshHostSide:
     def arm(self, domain: str) -> None:
         self._ask(host_verbs.ARM, host_verbs.Domain(domain))
 
-    def widen(self, peer: str) -> None:
-        self._ask(host_verbs.WIDEN, host_verbs.Peer(peer))
+    def widen(self, move_id: str, peer: str) -> None:
+        self._ask(way_verbs.WIDEN, way_verbs.Widen(move_id, peer))
+
+    def narrow(self, move_id: str) -> None:
+        self._ask(way_verbs.NARROW, way_verbs.Narrow(move_id))
 
     def turned(self, domain: str) -> tuple[Turn, ...]:
         return self._ask(host_verbs.TURNED, host_verbs.Domain(domain)).turns

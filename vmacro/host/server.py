@@ -21,13 +21,14 @@ from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, 
 from vmacro.host import wireguard as wireguards
 from vmacro.host.dispatch import Dispatcher, Handler, handler
 from vmacro.host.domains import LibvirtDomains
+from vmacro.host.emulator import Emulator
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.host.network import KernelNetwork
 from vmacro.host.reach import Reaching
 from vmacro.host.switchover import Switchover
 from vmacro.host.xen_domains import XenDomains
-from vmacro.wire import host_verbs
+from vmacro.wire import host_verbs, way_verbs
 from vmacro.wire.framing import LineReader
 from vmacro.wire.host_verbs import (
     Close,
@@ -40,7 +41,6 @@ from vmacro.wire.host_verbs import (
     LinkFacts,
     Offer,
     Open,
-    Peer,
     Point,
     Reach,
     Tracked,
@@ -48,13 +48,22 @@ from vmacro.wire.host_verbs import (
     Turned,
 )
 from vmacro.wire.messages import MAX_REQUEST_BYTES, Nothing
+from vmacro.wire.names import way_token
+from vmacro.wire.way_verbs import Narrow, Widen
 
 
 class Server:
-    """Carries out the verbs, by the kernel and this host's own libvirt; `reach` sends packets (reach.Reaching)."""
+    """Carries out the verbs, by the kernel and this host's own libvirt; `reach` sends packets (reach.Reaching),
+    `compressions` asks QEMU (emulator.Emulator)."""
 
-    def __init__(self, ip: IPRoute, switchover: Switchover, reach: Callable[[Reach], HeardOf]) -> None:
-        self._ip, self._switchover, self._reach = ip, switchover, reach
+    def __init__(
+        self,
+        ip: IPRoute,
+        switchover: Switchover,
+        reach: Callable[[Reach], HeardOf],
+        compressions: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._ip, self._switchover, self._reach, self._compressions = ip, switchover, reach, compressions
 
     def handlers(self) -> tuple[Handler, ...]:
         """One for each verb that is not about disks."""
@@ -70,7 +79,8 @@ class Server:
             handler(host_verbs.CLOSE, self._close),
             handler(host_verbs.FLOWS, self._flows),
             handler(host_verbs.REACH, self._reach),
-            handler(host_verbs.WIDEN, self._widen),
+            handler(way_verbs.WIDEN, self._widen),
+            handler(way_verbs.NARROW, self._narrow),
         )
 
     def _facts(self, args: Facts) -> LinkFacts:
@@ -91,6 +101,8 @@ class Server:
             legs=tuple(self._legs()),
             mac_users=tuple(self._mac_users(args.bridge, args.mac))[: host_verbs.MOST_USERS] if args.mac else (),
             devices=tuple(name for name in args.devices if self._ip.link_lookup(ifname=name)),
+            wide=ways.wide(self._ip),
+            compressions=self._compressions(),
         )
 
     def _mac_users(self, bridge: str, mac: str) -> Iterator[host_verbs.MacUser]:
@@ -149,8 +161,12 @@ class Server:
         own = frozenset(str(a) for own in here for a in (own.ip, own.network.broadcast_address))
         return Tracked(True, tuple(flows.of(address, own) for address in args.addresses))
 
-    def _widen(self, args: Peer) -> Nothing:
-        ways.widen(self._ip, args.address)
+    def _widen(self, args: Widen) -> Nothing:
+        ways.widen(self._ip, args.address, way_token(args.move))
+        return Nothing()
+
+    def _narrow(self, args: Narrow) -> Nothing:
+        ways.narrow(self._ip, way_token(args.move))
         return Nothing()
 
     def _end(self, move: str, address: str) -> LegEnd:
@@ -174,12 +190,14 @@ class Server:
 
 def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
     """All verbs, by this kernel and that libvirt."""
-    domains = XenDomains(hypervisor_uri) if hypervisor_uri.startswith("xen") else LibvirtDomains(hypervisor_uri)
+    on_xen = hypervisor_uri.startswith("xen")
+    domains = XenDomains(hypervisor_uri) if on_xen else LibvirtDomains(hypervisor_uri)
+    compressions = tuple if on_xen else Emulator(hypervisor_uri).compressions
     switchover = Switchover(KernelNetwork(ip), domains)
     domains.happened = switchover.happened
     return Dispatcher(
         [
-            *Server(ip, switchover, Reaching().ask).handlers(),
+            *Server(ip, switchover, Reaching().ask, compressions).handlers(),
             *disk_verbs.of_libvirt(hypervisor_uri).handlers(),
             *of_xen.handlers(),
         ]
@@ -187,8 +205,7 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
 
 
 def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input; where an agent was asked for, the rest of it is for that one alone. What was widened ends
-    with it."""
+    """Until end of input; where an agent was asked for, the rest of it is for that one alone."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
     of_xen = xen.Xen()
@@ -203,13 +220,10 @@ def serve(ip: IPRoute, hypervisor_uri: str) -> None:
 
     wanted = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, wanted, readable, None)
-    try:
-        while open_[0]:
-            libvirt.virEventRunDefaultImpl()
-        if of_xen.relay is not None:
-            of_xen.relay.run()
-    finally:
-        ways.narrow(ip)
+    while open_[0]:
+        libvirt.virEventRunDefaultImpl()
+    if of_xen.relay is not None:
+        of_xen.relay.run()
 
 
 def _write(data: bytes) -> None:

@@ -53,6 +53,7 @@ from vmacro.wire.host_verbs import Offer as Offer
 from vmacro.wire.host_verbs import Reach as Reach
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
+from vmacro.wire.way_verbs import WideWay as WideWay
 
 IpAddress = Annotated[str, Address()]
 MaybeAddress = Annotated[str, Address(optional=True)]

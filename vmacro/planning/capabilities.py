@@ -26,7 +26,7 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     yield from _copied_while_it_runs(source, source.facts, source.domain, request.policy)
     unheeded = _unheeded(source.facts, request.policy)
     if request.policy.compression == Compression.ZSTD and target is not None and target.facts is not None:
-        unheeded += ["compression"] if compression.lacks(source.facts, target.facts) else []
+        unheeded += ["compression"] if compression.lacks(source, target) else []
     agent = survey.agent
     if request.policy.drop_page_cache and agent is not None and DROP.name not in agent.verbs:
         text = "its agent is older, and does not heed this of the policy: drop_page_cache"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vmacro.model.copies import PastCopy
-from vmacro.model.facts import HostFacts, HostView, Survey
+from vmacro.model.facts import HostView, Survey
 from vmacro.model.nouns import Compression, Policy
 from vmacro.planning.request import Request, source_view, target_view
 from vmacro.wire.fields import Said
@@ -27,7 +27,7 @@ class Choice:
     because: Annotated[str, Said(4000)]
 
 
-def choose(policy: Policy, source: HostFacts, destination: HostFacts, copies: tuple[PastCopy, ...]) -> Choice:
+def choose(policy: Policy, source: HostView, destination: HostView, copies: tuple[PastCopy, ...]) -> Choice:
     """`copies`: earlier ones over the same link."""
     if policy.compression == Compression.OFF:
         return Choice(Compression.OFF, "policy compression")
@@ -50,7 +50,7 @@ def between(request: Request, survey: Survey) -> Choice | None:
     source, target = source_view(survey), target_view(request, survey)
     if source is None or target is None or source.facts is None or target.facts is None:
         return None
-    return choose(request.policy, source.facts, target.facts, over_the_link(survey, source, target))
+    return choose(request.policy, source, target, over_the_link(survey, source, target))
 
 
 def over_the_link(survey: Survey, source: HostView, target: HostView) -> tuple[PastCopy, ...]:
@@ -59,12 +59,17 @@ def over_the_link(survey: Survey, source: HostView, target: HostView) -> tuple[P
     return tuple(copy for copy in survey.past.copies if {copy.source, copy.destination} == ends)
 
 
-def lacks(source: HostFacts, destination: HostFacts) -> str:
-    """Which of the hosts compresses no copies, and what it would need; '' where both do."""
-    for side, facts in (("source", source), ("destination", destination)):
-        if not facts.capabilities.compressed_copy:
-            libvirt = ".".join(map(str, facts.libvirt_version))
-            return f"the {side}'s {facts.hypervisor} with libvirt {libvirt} compresses no copies (QEMU: libvirt 9.4)"
+def lacks(source: HostView, destination: HostView) -> str:
+    """Which of the hosts compresses no copies, and what it would need; '' where both do. libvirt's version says whether
+    it can ask for that, and its QEMU itself whether it was built with zstd, where the host side has asked it."""
+    for side, view in (("source", source), ("destination", destination)):
+        built = view.links.compressions if view.links is not None else ()
+        if view.facts is not None and not view.facts.capabilities.compressed_copy:
+            libvirt = ".".join(map(str, view.facts.libvirt_version))
+            kind = view.facts.hypervisor
+            return f"the {side}'s {kind} with libvirt {libvirt} compresses no copies (QEMU 5.0 with libvirt 9.4 does)"
+        if built and Compression.ZSTD.value not in built:
+            return f"the {side}'s QEMU was built without zstd (it has {', '.join(built)})"
     return ""
 
 

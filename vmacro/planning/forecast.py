@@ -18,7 +18,7 @@ from vmacro.planning.convergence import FIRST_DOWNTIME_MS
 from vmacro.planning.request import Request, source_view, target_view
 
 LAST = 5  # copies that a forecast looks at
-COMPRESSED = 0.33  # of memory's bytes are left by zstd (docs/copy.md)
+COMPRESSED = 0.3  # of memory's bytes are left by zstd (docs/benchmarks.md)
 SENT_AT_FIRST = 0.6  # of a guest's memory: the rest is zero, as in the guests that were measured (docs/copy.md)
 PAUSE_MS = 150 + FIRST_DOWNTIME_MS  # libvirt's own steps at a pause over 50 ms, and what QEMU is allowed
 HOPELESS = 0.9  # of the link's rate: a guest that changes more is not caught up with

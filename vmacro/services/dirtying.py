@@ -1,34 +1,27 @@
-"""How fast a guest changes its memory, looked at before a move."""
+"""How fast a guest changes its memory, measured before a move."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from vmacro.errors import HostError
-from vmacro.model.facts import HostView, Survey
+from vmacro.model.facts import Survey
 from vmacro.model.nouns import Guest, Host
 from vmacro.ports import World
 
-_LONGEST_S = 600.0  # what is looked at meanwhile has deadlines of its own
+_LONGEST_S = 20.0
 
 
-def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, world: World) -> Survey:
-    """What is seen, with what was measured while it was looked at, since that takes a second. A forecast does without,
-    where that fails: no move depends on it."""
-    rates: list[float | None] = []
+def measured(seen: Survey, host: Host, guest: Guest, world: World) -> Survey:
+    """Once all else has been looked at: what its agent does for us changes more than an idle guest itself. A forecast
+    does without where that fails, or takes too long: no move depends on it."""
 
-    def measure() -> None:
+    def measure() -> float | None:
         try:
-            rates.append(world.hypervisor(host).dirty_mib_s(guest.domain))
+            return world.hypervisor(host).dirty_mib_s(guest.domain)
         except HostError:
-            rates.append(None)
+            return None
 
-    _, seen = world.side_by_side([measure, look], _LONGEST_S)
-    assert seen is not None, "looked at for ten minutes"
-    rate = rates[0] if rates else None
-    return replace(seen, views=tuple(_with(rate, host.name, view) for view in seen.views))
-
-
-def _with(rate: float | None, host: str, view: HostView) -> HostView:
-    return replace(view, dirty_mib_s=rate) if view.host == host else view
+    (rate,) = world.side_by_side([measure], _LONGEST_S)
+    views = (replace(view, dirty_mib_s=rate) if view.host == host.name else view for view in seen.views)
+    return replace(seen, views=tuple(views))

@@ -21,8 +21,9 @@ from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.ports import World
 from vmacro.services.archive import Record, UnreadableCarriage
 from vmacro.services.survey import HOST_DEADLINE_S, LATE
+from vmacro.wire.names import way_token
 
-Kind = Literal["leg", "reservation", "domain", "address", "claim", "trouble"]
+Kind = Literal["leg", "way", "reservation", "domain", "address", "claim", "trouble"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def remove(inventory: Inventory, left: Leftover, world: World) -> None:
     assert host is not None
     if left.kind == "leg":
         world.host_network(host).close(left.move_id, left.address)
+    elif left.kind == "way":
+        world.host_network(host).narrow(left.move_id)
     elif left.kind == "reservation":
         world.hypervisor(host).release(host.network, Reservation(left.address, left.mac, left.name))
     elif left.kind == "domain" and guest is not None:
@@ -136,7 +139,14 @@ def _at(host: Host, known: _Journalled, world: World) -> Iterator[Leftover]:
             yield _unmarked(host, entry, known, move)
     if not host.ssh and not known.moves:
         return
-    for end in world.host_network(host).facts(network.bridge, "", "").legs:
+    links = world.host_network(host).facts(network.bridge, "", "")
+    tokens = {way_token(move): move for move in known.moves}
+    for way in links.wide:
+        move = tokens.get(way.token, "")
+        guest = known.moves[move].plan.guest.name if move else ""
+        what = f"a wide way to {way.address}, for copies"
+        yield Leftover("way", host.name, guest, move, what, known.over(move), way.address)
+    for end in links.legs:
         if (end.move, end.address) in known.carried:
             continue
         record = known.moves.get(end.move)

@@ -60,7 +60,7 @@ def look(
     measure: bool = True,
 ) -> Survey:
     """What checks and planner need to know, with what `counted` adds; changes nothing but, to ask clients, an address
-    borrowed, announced and withdrawn. `measure`: for a second, how fast the guest changes its memory."""
+    borrowed, announced and withdrawn. `measure`: for some seconds, how fast the guest changes its memory."""
     seamless = request.handoff == SEAMLESS  # it carries those who cannot follow, and need not ask before
     ask = ask_clients and not seamless
     known = (inventory, request.guest, world, ask, seamless, counted, past)

@@ -18,7 +18,7 @@ from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome
 from vmacro.model.nouns import Host
 from vmacro.planning.outcome import REBOOTED, SHUT_OFF, all_lost, bounded, compare_flows, judge, unjudged
 from vmacro.ports import World
-from vmacro.services import datagrams, dhcp, disks, outside, reach, whereabouts
+from vmacro.services import datagrams, dhcp, disks, outside, reach, ways, whereabouts
 from vmacro.services.handoff import Handoff
 from vmacro.services.handoffs import HANDOFFS
 from vmacro.services.outside import Untold
@@ -124,6 +124,8 @@ def _without_the_guest(plan: Plan, phases: Phases, handoff: Handoff, after: Afte
     def let_go(world: World) -> None:
         troubles = Troubles()
         with troubles.of(VmacroError):
+            ways.narrow(plan, world)
+        with troubles.of(VmacroError):
             handoff.let_go(plan, world) if after is None else handoff.clean(plan, world, after)
         with troubles.of(VmacroError):
             disks.let_go(plan, world)
@@ -171,6 +173,7 @@ def _copy(
             see = _teller(plan, world, "destination", plan.destination.name)
             watching.enter_context(destination.watch(plan.guest.domain, see))
             watching.enter_context(handoff.watching(plan, world))
+            ways.widen(plan, world)
             source.copy(
                 plan.guest.domain,
                 plan.destination,
@@ -267,6 +270,7 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     world.hypervisor(plan.source).discard(plan.guest.domain, seen.source == whereabouts.FENCED)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
+    ways.narrow(plan, world)
     if plan.autostart:  # libvirt leaves that behind
         world.hypervisor(plan.destination).set_autostart(plan.guest.domain)
     _release(plan, world, plan.destination)
@@ -308,6 +312,8 @@ def _unless_it_arrived(plan: Plan, world: World, phases: Phases, error: VmacroEr
 def _undo(plan: Plan, world: World, begun: list[Phase]) -> None:
     """Try all of it, whatever fails. Raises the first error."""
     troubles = Troubles()
+    with troubles.of(VmacroError):
+        ways.narrow(plan, world)
     with troubles.of(VmacroError):
         if Phase.PREPARE in begun:  # else another move may have the guest
             HANDOFFS[plan.handoff].undo_prepare(plan, world)

@@ -8,14 +8,14 @@ through legs for connections that cannot follow.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from vmacro.errors import AgentError, HostError
 from vmacro.model.events import Joined, Tunnelled, Turned
 from vmacro.model.facts import Arrival, HomedAddress, Leg
 from vmacro.model.moves import After, Before, Plan
-from vmacro.model.nouns import Compression, Host
+from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams, dhcp
 from vmacro.services.handoff import ask_to_arrive, counted_until, once_told, wait_until_followed
@@ -64,9 +64,6 @@ class Seamless:
         """Each host turns by its own libvirt's events, without waiting for the orchestrator."""
         for host in (plan.source, plan.destination):
             world.host_network(host).arm(plan.guest.domain)
-        if plan.policy.compression == Compression.ZSTD:
-            with suppress(HostError):  # the pause is longer, and nothing else
-                world.host_network(plan.source).widen(plan.destination.address)
         yield
 
     def undo_prepare(self, plan: Plan, world: World) -> None:

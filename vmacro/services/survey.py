@@ -68,8 +68,8 @@ def survey(
     address to those of whom it is not known. `ask_host_sides`: tunnels too, by SSH. `counted` adds what other moves
     have reserved, before anybody asks who uses the address that the guest would get. `past`: what the journal knows.
     `ask_names`: the name server, whether it has the guest's names and would change them. `compare`: what the guest's
-    domain names on its host with what others have. `measure`: how fast the guest changes its memory, which takes a
-    second.
+    domain names on its host with what others have. `measure`: how fast the guest changes its memory, which takes
+    some seconds.
     """
     if ask_host_sides:
         _greet(inventory.hosts, world)
@@ -79,10 +79,10 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
-    rest = partial(_rest, seen, inventory, guest, world, ask_clients, ask_host_sides, compare)
+    seen = _rest(seen, inventory, guest, world, ask_clients, ask_host_sides, compare)
     if measure and at.domain.running and not at.domain.migrating:
-        return dirtying.measured_meanwhile(rest, host, guest, world)
-    return rest()
+        return dirtying.measured(seen, host, guest, world)
+    return seen
 
 
 def _rest(

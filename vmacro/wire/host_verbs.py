@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from vmacro.wire.fields import Choice, Items, Matches, Number, Text, Unicast, Word
 from vmacro.wire.messages import Nothing, Verb
+from vmacro.wire.way_verbs import MOST_WIDE, NARROW, WIDEN, WideWay
 
 HOME, AWAY = "home", "away"
 VXLAN, WIREGUARD = "vxlan", "wireguard"
@@ -19,6 +20,7 @@ MOST_FLOWS = 4096  # of an address, of a kind: that many or more
 MOST_ASKED = 16  # addresses at once
 MOST_USERS = 64  # of a MAC that are told
 MOST_DEVICES = 256
+MOST_COMPRESSIONS = 32
 MOST_ANSWERING = 4  # cards, for one address
 LONGEST_DEVICE = 15  # characters of a name (IFNAMSIZ)
 
@@ -111,7 +113,9 @@ class LinkFacts:
     the way to the other host, 0 where none was asked about; `used_by` is the MAC that answers for the address asked
     about; `resolves_own_name`: the host's own name has an address on the host itself. `filters`: it can say what may
     pass a leg; `guarded`: it holds the guests of the bridge to their own addresses. `mac_users`: who has the MAC asked
-    about; `devices`: those of the devices asked about that there are."""
+    about; `devices`: those of the devices asked about that there are. `wide`: the ways that moves have widened;
+    `compressions`: by what its QEMU can send and take memory as it was built (MultiFDCompression of
+    qapi/migration.json), () where nobody knows."""
 
     version: Annotated[str, Text(50)]
     tunnels: Annotated[tuple[Annotated[str, Word()], ...], Items(8)]
@@ -128,6 +132,8 @@ class LinkFacts:
     guarded: bool = False
     mac_users: Annotated[tuple[MacUser, ...], Items(MOST_USERS)] = ()
     devices: Annotated[tuple[_Device, ...], Items(MOST_DEVICES)] = ()
+    wide: Annotated[tuple[WideWay, ...], Items(MOST_WIDE)] = ()
+    compressions: Annotated[tuple[Annotated[str, Word()], ...], Items(MOST_COMPRESSIONS)] = ()
 
 
 @dataclass(frozen=True)
@@ -268,13 +274,6 @@ class Close:
 
 
 @dataclass(frozen=True)
-class Peer:
-    """Another host, by the address to which guests' memory goes."""
-
-    address: _Address
-
-
-@dataclass(frozen=True)
 class Disk:
     """One disk that moves: the path of its base, the base's format, and the id that base and overlay share."""
 
@@ -375,7 +374,6 @@ POINT = Verb("point", Point, Nothing, _NETWORK_S)
 LEAVING = Verb("leaving", Domain, Departure, _NETWORK_S)
 CLOSE = Verb("close", Close, Nothing, _NETWORK_S)
 FLOWS = Verb("flows", FlowsOf, Tracked, _NETWORK_S)
-WIDEN = Verb("widen", Peer, Nothing, _NETWORK_S)
 REACH = Verb("reach", Reach, HeardOf, _NETWORK_S)
 DISK_FILES = Verb("disk-files", Paths, Files, _DISK_S)
 DISK_LOOK = Verb("disk-look", Disk, BaseFacts, _DISK_S)
@@ -387,6 +385,6 @@ DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
 _LEGS: tuple[Verb[Any, Any], ...] = (OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE)
-_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, *_LEGS, FLOWS, REACH, WIDEN)
+_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, *_LEGS, FLOWS, REACH, WIDEN, NARROW)
 _DISKS = (DISK_FILES, DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Optional
 
 AGENT_CHANNEL = "org.vmacro.agent.0"  # the domain's virtio-serial port
 HOST_SIDE_PROGRAM = "vmacro-host"
 DHCP_BORROWER = b"vmacro-consent"  # how the client identifier of an agent's second lease begins (RFC 2132 section 9.14)
 _OVERLAY = re.compile(r"(?P<base>.+)\.vmacro-(?P<id>[a-z0-9]{4,32})\Z")
+
+
+def way_token(move_id: str) -> int:
+    """A move's number where a kernel has room for no more than that: as the metric of a route (32 bits), larger than
+    those that people give."""
+    return 1 << 31 | zlib.crc32(move_id.encode()) >> 1
 
 
 def overlay(base: str, disk_id: str) -> str:

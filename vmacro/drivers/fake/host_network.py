@@ -21,7 +21,9 @@ from vmacro.model.facts import (
     Reach,
     Tracked,
     Turn,
+    WideWay,
 )
+from vmacro.wire.names import way_token
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -45,7 +47,9 @@ class FakeHostNetwork:
             used_by = host.used.get(probe, "") or self._world.user_of(probe, host)
             found = replace(host.links, path_mtu=path_mtu, used_by=used_by, legs=tuple(host.legs.values()))
             there = {network.bridge for network in host.networks.values()} | host.devices
-            return replace(found, mac_users=_users(host, mac), devices=tuple(d for d in devices if d in there))
+            wide = tuple(WideWay(peer, way_token(move)) for move, peer in host.wide.items())
+            found = replace(found, wide=wide, devices=tuple(d for d in devices if d in there))
+            return replace(found, mac_users=_users(host, mac))
 
     def open(self, leg: Leg) -> Offer:
         side = "home" if leg.home.name == self._name else "away"
@@ -72,13 +76,17 @@ class FakeHostNetwork:
             host.paused.discard(domain)
             host.armed[domain] = [key for key, end in host.legs.items() if end.domain == domain]
 
-    def widen(self, peer: str) -> None:
+    def widen(self, move_id: str, peer: str) -> None:
         with self._host("widen") as host:
             self._needs_address(peer)
             own = self._world.inventory.host(self._name)
             if own is not None and peer == own.address:
                 raise self._refused(f"{peer} is not another host's address")
-            host.wide.add(peer)
+            host.wide[move_id] = peer
+
+    def narrow(self, move_id: str) -> None:
+        with self._host("narrow") as host:
+            host.wide.pop(move_id, None)
 
     def turned(self, domain: str) -> tuple[Turn, ...]:
         with self._host("turned", domain) as host:

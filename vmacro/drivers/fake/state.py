@@ -111,8 +111,8 @@ class FakeHost:
     `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `narrow`: the largest
     packets that come back from other hosts. `definitions`: of domains that name more than DEFINITION; `fit`: what its
     libvirt has of a domain's needs; `files`: what is there, by path, besides disks. `autostart`: domains that it starts
-    by itself. `dirtied`: how many MiB/s a domain changes, where that is not 1. `wide`:
-    hosts to which connections begin with a large window, by address."""
+    by itself. `dirtied`: how many MiB/s a domain changes, where that is not 1. `wide`: hosts to which connections begin
+    with a large window, an address by move."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -139,7 +139,7 @@ class FakeHost:
     files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
     autostart: set[str] = field(default_factory=set)
     dirtied: dict[str, float] = field(default_factory=dict)
-    wide: set[str] = field(default_factory=set)
+    wide: dict[str, str] = field(default_factory=dict)
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)
 
     def point(self, key: LegKey, to: str) -> None:

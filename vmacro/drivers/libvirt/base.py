@@ -85,6 +85,11 @@ class LibvirtHypervisor:
             return fields.decode(HostFacts, found, "facts")
 
     @staticmethod
+    def abort() -> Callable[[Any], None]:
+        """What ends one migration of a domain. It raises libvirtError."""
+        return lambda domain: domain.abortJob()
+
+    @staticmethod
     def job(domain: Any) -> str:
         """What libvirt is at work on with a domain. Raises libvirtError."""
         return job(domain)
@@ -173,7 +178,8 @@ class LibvirtHypervisor:
     ) -> None:
         with translated(self._host.name, "its version cannot be asked for"):
             able = self.able(*self._versions())
-        self.carry_out(domain, Order(destination, policy, disks, able), report, cancelled)
+        order = Order(destination, policy, disks, able, abort=self.abort())
+        self.carry_out(domain, order, report, cancelled)
 
     def carry_out(
         self, domain: str, order: Order, report: Callable[[CopyProgress], None], cancelled: Callable[[], bool]

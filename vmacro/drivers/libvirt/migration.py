@@ -20,6 +20,9 @@ from vmacro.wire import fields
 from vmacro.wire.fields import Number
 
 POLL_S = 0.25
+# libvirt itself gives up after 30 s without a sign of life of the other host (keepalive_interval and keepalive_count of
+# its qemu.conf), and may then wait for a QEMU that cannot.
+STALLED_S = 45.0
 FORGOTTEN_WITHIN_S = 10.0
 
 
@@ -95,11 +98,14 @@ class _Watch:
         self._allowed_ms = 0
         self._passes: list[CopyProgress] = []
         self._warned = ""
+        self._sent, self._sent_s = -1, self._began_s
         self.reason = ""
 
     def look(self) -> None:
         self._warn(self._see_to())
         progress = _progress(self._domain) if self._can.progress else None
+        if progress is None or progress.bytes_sent != self._sent:
+            self._sent, self._sent_s = progress.bytes_sent if progress is not None else -1, time.monotonic()
         if progress is not None:
             self._allow(allowed_downtime_ms(progress.iteration, self._policy.max_downtime_ms))
             self._report(self._judged(progress))
@@ -131,6 +137,8 @@ class _Watch:
             return "it was interrupted"
         if time.monotonic() - self._began_s > self._policy.copy_timeout_s:
             return f"it took over {self._policy.copy_timeout_s:g} s (policy copy_timeout_s, move_timeout_s)"
+        if time.monotonic() - self._sent_s > STALLED_S and self._sent >= 0:
+            return f"nothing of it was sent for over {STALLED_S:g} s"
         if self._paused_for_s() * 1000 > self._policy.downtime_limit_ms:
             return f"the guest stood still for over {self._policy.downtime_limit_ms} ms (policy downtime_limit_ms)"
         return ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from vmacro.drivers.libvirt.base import LibvirtHypervisor, Version
+from vmacro.drivers.libvirt.yank import Abort
 from vmacro.model.facts import Capabilities
 
 
@@ -26,6 +29,11 @@ class QemuHypervisor(LibvirtHypervisor):
         agent_channel=True,
         compressed_copy=False,
     )
+
+    @staticmethod
+    def abort() -> Callable[[Any], None]:
+        """Also one that waits for a link which carries nothing any more."""
+        return Abort()
 
     def able(self, libvirt_version: Version, version: Version) -> Capabilities:
         """zstd over multifd: of libvirt since 9.4 (VIR_MIGRATE_PARAM_COMPRESSION), of QEMU since 5.0
