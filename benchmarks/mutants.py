@@ -89,8 +89,9 @@ TESTS = {
 }
 # Of services: what only tests with a journal, queue or event log notice, which take minutes of a processor for each
 # mutant. `mutmut run` has them.
-LEFT_OUT = "archive batches claims crew databases event_log executions fleet_tables follow journal journal_json " + (
-    "journal_rows leader moves retention workflows"
+LEFT_OUT = (
+    "archive batches claims crew databases event_log executions fleet_tables follow journal journal_json journal_rows "
+    "leader moves retention workflows"
 )
 # One reads the source, which has all mutants in it; PostgreSQL would be started for each mutant anew.
 ARGUMENTS = [
@@ -188,12 +189,13 @@ def files(mutant: str) -> list[str]:
 
 def make() -> None:
     """The copy of everything with all mutants in it, as `mutmut run` begins with. What is unchanged since stays."""
-    from mutmut import __main__ as mutmut
+    from mutmut.__main__ import create_mutants
+    from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir
 
     Path("mutants").mkdir(exist_ok=True)
-    mutmut.copy_src_dir()
-    mutmut.copy_also_copy_files()
-    mutmut.create_mutants(1)
+    copy_src_dir()
+    copy_also_copy_files()
+    create_mutants(1)
 
 
 def attempt(sample: list[str], results: Path) -> None:

@@ -23,7 +23,7 @@ from vmacro.fleet.simulation import OPTIMUM, PLANNED, STAY, Held, Simulation, Wa
 from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Batch, Became, PlannedMove, Purpose, Stay, Wish
 from vmacro.model.copies import CopyStatistics, Forecast
-from vmacro.model.events import CopyProgress, DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed
+from vmacro.model.events import CopyProgress, DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, What
 from vmacro.model.facts import Arrival, Flows
 from vmacro.model.moves import ConnectionOutcome, Ending, Finding, FlowsOutcome, Outcome, Phase, Plan, Severity, Verdict
 from vmacro.planning import planner
@@ -66,7 +66,7 @@ def plan() -> Plan:
 
 def attempts() -> list[Event]:
     """Two of them. The first one's copy failed; of the second the journal had the arrival already when it began."""
-    told = (
+    told: list[tuple[int, What]] = [
         (1, PhaseBegan(Phase.COPY)),
         (2, PhaseFailed(Phase.COPY, "no SSH")),
         (3, PhaseBegan(Phase.COPY)),
@@ -85,7 +85,7 @@ def attempts() -> list[Event]:
         (12, PhaseBegan(Phase.SETTLE)),
         (13, PhaseEnded(Phase.SETTLE)),
         (13, PhaseBegan(Phase.VERIFY)),
-    )
+    ]
     return [Event("web-1", second * SECOND, what) for second, what in told]
 
 
@@ -145,7 +145,7 @@ def tries() -> list[Event]:
     def told(second: int, guest: int, attempt: int, ending: str = "") -> Event:
         move = batch().batch.moves[guest]
         names = (move.guest, move.source, move.destination, move.source_site, move.destination_site, attempt, "me@here")
-        what = TryEnded(*names, ending, f"g{guest}-1", 100, "") if ending else TryBegan(*names)
+        what: What = TryEnded(*names, ending, f"g{guest}-1", 100, "") if ending else TryBegan(*names)
         return Event("evacuate-oslo-1", (100 + second) * SECOND, what)
 
     return [
@@ -175,11 +175,11 @@ def of_a_batch() -> Iterable[str]:
 
 def simulation() -> Simulation:
     """Three guests at two sites, for two days; the second guest goes back within a day, which was in vain."""
-    sites = np.zeros((3, 48), dtype=int)
+    sites = np.zeros((3, 48), dtype=np.int64)
     sites[1, 10:20], sites[2, 30:] = 1, 1
     moves = (Moved(1, 0, 1, 10, 2.5), Moved(1, 1, 0, 20, -0.5), Moved(2, 0, 1, 30, 4.0))
     ways = (
-        Way(STAY, Cost(100.0, 90.123, 12.34, 21.04, 0.0), (), np.zeros((3, 48), dtype=int)),
+        Way(STAY, Cost(100.0, 90.123, 12.34, 21.04, 0.0), (), np.zeros((3, 48), dtype=np.int64)),
         Way(PLANNED, Cost(80.5, 70.0, 10.0, None, 1.26), moves, sites),
         Way(OPTIMUM, Cost(75.0, 66.0, 9.0, 20.0, 0.5), moves[2:], sites),
     )
