@@ -33,7 +33,7 @@ test-all: $(TEST_SETUP) ## all tests there are, but for Xen's; docs/testing.md s
 test-xen: setup ## moves on real Xen, under emulation: its hosts are VMs that boot it
 	$(BIN)/pytest -m xen tests/xen
 
-mutants: setup ## break the code in thousands of ways, and see which no unit test notices: a night
+mutants: setup ## break the code in thousands of ways, and see which no unit test notices: days (a sample: docs/testing.md)
 	nice -n 19 $(BIN)/mutmut run --max-children 2 && $(BIN)/mutmut results
 
 lint: setup ## ruff, mypy, import-linter

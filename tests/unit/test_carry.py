@@ -369,3 +369,12 @@ def test_a_reservation_without_a_mark_stays_though_it_is_for_nobodys_card(fake: 
     front["front"] = replace(front["front"], reserved=(older,))
     assert "deadline" in carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 5), fake.world, Straight())
     assert front["front"].reserved == (older,) and ends(fake) == {"bucharest": [], "berlin": []}
+
+
+def test_at_the_deadline_nothing_is_cut_that_a_later_move_has_ended(fake: FakeWorld) -> None:
+    """It has brought the guest back to where it has this address from DHCP again, and needs no leg."""
+    carriage = replace(moved(fake), deadline_s=fake.now_s + 5)
+    for where in fake.hosts.values():
+        where.legs.clear()
+    assert carry._is_anothers(carriage, fake.world)
+    assert not carry._is_anothers(replace(carriage, leg=None), fake.world), "which no move has taken over"

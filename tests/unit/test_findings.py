@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import pytest
@@ -16,7 +19,7 @@ from vmacro.drivers.fake import QEMU, Effect, FakeHost, FakeWorld, card, connect
 from vmacro.drivers.fake.state import DEFINITION, KERNEL, mac_of
 from vmacro.errors import HostError, UnsupportedError
 from vmacro.fleet.placement import place
-from vmacro.model import marks
+from vmacro.model import batches, marks
 from vmacro.model.batches import Maintenance
 from vmacro.model.definitions import (
     ADDRESS,
@@ -212,6 +215,13 @@ def used_address(fake: FakeWorld) -> None:
 def held_address(fake: FakeWorld) -> None:
     network("berlin", dhcp_range=("10.50.2.10", "10.50.2.10"), dhcp_free=1)(fake)
     fake.guest.kept.append("10.50.2.10")
+
+
+def many_leases(fake: FakeWorld) -> None:
+    kept = [f"10.50.1.{n}" for n in range(100, 112)]
+    network("bucharest", taken=tuple((address, fake.guest.mac) for address in (fake.guest.address, *kept)))(fake)
+    fake.hosts["bucharest"].leases.clear()
+    fake.guest.kept = kept
 
 
 def with_cards(*cards: Card, elsewhere: Breaking = lambda _fake: None) -> Breaking:
@@ -629,6 +639,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "its kernel has room for no other address": (SEAMLESS, guest(endpoints=OF_EARLIER_MOVES)),
     "its kernel has room for no other address to announce": (RENUMBER, guest(endpoints=(HERE, *OF_EARLIER_MOVES))),
     "addresses that a guest gave itself": (SEAMLESS, guest(kept=["10.50.1.5", "10.50.1.6"])),
+    "an address of the destination's own subnet": (SEAMLESS, network("berlin", subnet="10.50.0.0/16")),
+    "a guest that leases many addresses": (SEAMLESS, many_leases),
     "a leg that no move has opened": (SEAMLESS, a_leg_of_nobodys),
     "an agent that cannot prepare": (SEAMLESS, guest(verbs=("arrive", "claim", "status"))),
     "a strict reverse-path filter": (SEAMLESS, guest(rp_filter=1)),
@@ -753,16 +765,21 @@ def found(handoff: str, broken: Breaking, take_over: bool = False, faults: Fault
 
 
 def told(handoff: str, broken: Breaking, take_over: bool = False) -> list[str]:
-    said = found(handoff, broken, take_over)
-    hints = (f"\n  hint: {f.hint}" if f.hint else "" for f in said)
-    return [f"{f.severity} {f.code}\n  {f.subject}: {f.message}{hint}" for f, hint in zip(said, hints, strict=True)]
+    return read(found(handoff, broken, take_over))
+
+
+def read(findings: Iterable[Finding]) -> list[str]:
+    hints = ((f, f"\n  hint: {f.hint}" if f.hint else "") for f in findings)
+    return [f"{f.severity} {f.code}\n  {f.subject}: {f.message}{hint}" for f, hint in hints]
 
 
 def rendered() -> str:
-    return "".join(
-        f"# {name} ({handoff})\n" + "".join(f"{line}\n" for line in told(handoff, broken)) + "\n"
-        for name, (handoff, broken) in CASES.items()
-    )
+    cases = {f"{name} ({handoff})": told(handoff, broken) for name, (handoff, broken) in CASES.items()}
+    cases["a host that cannot be asked (doctor)"] = read(examined(host("berlin", reachable=False)))
+    cases["no host to go to, and this program runs in it (batch)"] = [
+        f"stays {stay.code}\n  {stay.why}\n  hint: {stay.hint}" for stay in of_batches()
+    ]
+    return "".join(f"# {name}\n" + "".join(f"{line}\n" for line in lines) + "\n" for name, lines in cases.items())
 
 
 def test_all_words_are_as_they_were_read_last() -> None:
@@ -770,24 +787,47 @@ def test_all_words_are_as_they_were_read_last() -> None:
     assert rendered() == WORDS.read_text()
 
 
+def test_each_place_that_makes_a_finding_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only one of those that have its code: each has words of its own."""
+    folder, make, seen = Path(checks.__file__).parent, Finding.__init__, set[tuple[str, int]]()
+
+    def noted(self: Finding, *args: object, **kwargs: object) -> None:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and Path(frame.f_code.co_filename).parent == folder:
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        make(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Finding, "__init__", noted)
+    rendered()
+    places = [
+        (str(file), range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        for file in folder.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Finding", "blocker")
+    ]
+    assert len(places) > 100
+    assert [place for place in places if not any(file == place[0] and at in place[1] for file, at in seen)] == []
+
+
 def test_every_finding_is_provoked_as_it_is_explained() -> None:
     """So that what follows is about all of them."""
     seen = {(f.code, f.severity.value) for handoff, broken in CASES.values() for f in found(handoff, broken)}
-    seen |= {(code, "blocker") for code in of_batches()} | of_policies()
+    seen |= {(stay.code, "blocker") for stay in of_batches()} | of_policies()
     explained = {code: said["kind"] for code, said in reference.findings().items()}
     assert {code for code, _ in seen} == set(explained)
     assert [(code, severity) for code, severity in seen if severity not in explained[code]] == []
 
 
-def of_batches() -> set[str]:
-    """Codes that only who empties a site meets."""
+def of_batches() -> tuple[batches.Stay, ...]:
+    """What only who empties a site meets."""
     fake = FakeWorld()
     (guest,), site = fake.inventory.guests, fake.inventory.sites[1]
     wanted = Request(guest, site, SEAMLESS, fake.inventory.policy)
     seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=False)
     candidates = [Candidate(wanted, seen, (), hosts_us=us) for us in (True, False)]
     candidates.append(Candidate(replace(wanted, source="oslo"), seen, site.hosts))
-    return {stay.code for stay in evacuation.plan(candidates, fake.inventory, evacuation.Pace())[1]}
+    return evacuation.plan(candidates, fake.inventory, evacuation.Pace())[1]
 
 
 def of_policies() -> set[tuple[str, str]]:

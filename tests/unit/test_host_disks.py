@@ -21,7 +21,7 @@ from vmacro.host.errors import RefusedError
 from vmacro.host.folder import Folder
 from vmacro.wire import host_verbs, messages
 from vmacro.wire.fields import encode
-from vmacro.wire.host_verbs import BaseFacts, Disk, Stop
+from vmacro.wire.host_verbs import BaseFacts, Disk, Fetching, Stop
 from vmacro.wire.messages import Reply, Request
 
 ID = "ab12cd34ef56"
@@ -80,6 +80,134 @@ def test_why_a_base_is_not_fetched_is_told_by_its_program_if_it_said_anything(
         pytest.raises(disks.DiskError, match=f"cannot be fetched: .*{told}"),
     ):
         disks.fetch(found, "192.0.2.1", 49215, "d1", 0)
+
+
+def unit(tmp_path: Path, state: str, sub: str = "", said: str = "", description: str = "") -> None:
+    """What systemd says of the unit that serves or fetches, and what its program said last."""
+    asked = f'case "$*" in *ActiveState*) echo {state};; *SubState*) echo {sub};; *Desc*) echo "{description}";; esac'
+    for name, answer in (("systemctl", asked), ("journalctl", f"echo '{said}'")):
+        (tmp_path / "programs" / name).write_text(STUB.format(log=tmp_path / "log", answer=answer))
+
+
+def test_what_has_come_whole_gets_its_name_and_its_note(
+    tmp_path: Path, copy: Copy, pool: Path, started: object
+) -> None:
+    (pool / copy.name).rename(pool / copy.part)
+    unit(tmp_path, "active", "exited")
+    whole = (pool / copy.part).stat().st_blocks * 512
+    assert disks.fetched(copy) == Fetching(True, whole) and disks.look(copy).same
+    assert f"systemctl stop vmacro-fetch-{ID}.service" in (tmp_path / "log").read_text()
+    unit(tmp_path, "inactive", "dead")
+    assert disks.fetched(copy) == Fetching(True, whole), "also who asks again is told so"
+    assert _names(pool) == {copy.name, copy.note}
+
+
+def test_what_comes_in_the_way_of_a_base_is_not_overwritten(tmp_path: Path, copy: Copy, started: object) -> None:
+    unit(tmp_path, "active", "exited")
+    with pytest.raises(DiskError, match="is here already, and is not the guest's"):
+        disks.fetched(copy)
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "trouble"),
+    [
+        ("active", "", ""),
+        ("failed", "qemu-img: No space left on device", "qemu-img: No space left on device"),
+        ("failed", "", "its unit is failed"),
+        ("inactive", "", "its unit is inactive"),
+    ],
+)
+def test_how_far_a_base_is(
+    tmp_path: Path, copy: Copy, pool: Path, started: object, state: str, said: str, trouble: str
+) -> None:
+    (pool / copy.name).unlink()
+    (pool / copy.part).write_bytes(b"half" * 4096)
+    unit(tmp_path, state, "running", said)
+    assert disks.fetched(copy) == Fetching(False, (pool / copy.part).stat().st_blocks * 512, trouble)
+
+
+def test_a_base_that_comes_or_has_come_is_not_fetched_twice(
+    tmp_path: Path, copy: Copy, pool: Path, started: Callable[[], list[str]]
+) -> None:
+    for state in ("active", "activating"):
+        unit(tmp_path, state)
+        disks.fetch(copy, "192.0.2.1", 49215, "d1", 0)
+    unit(tmp_path, "inactive")
+    with pytest.raises(DiskError, match="is here already, and is not the guest's"):
+        disks.fetch(copy, "192.0.2.1", 49215, "d1", 0)
+    assert started() == []
+
+
+def test_a_base_is_fetched_from_one_host_as_fast_as_it_may(
+    copy: Copy, pool: Path, started: Callable[[], list[str]]
+) -> None:
+    (pool / copy.name).unlink()
+    (pool / copy.part).write_bytes(b"of an attempt that failed")
+    disks.fetch(copy, "192.0.2.1", 49215, "d1", 19 << 20)
+    disks.fetch(copy, "192.0.2.1", 49215, "d1", 0)
+    bounded, unbounded = started()
+    target = f"server.type=inet,server.host=192.0.2.1,server.port=49215,export={ID},tls-creds=tls0,tls-hostname=d1"
+    for line in (bounded, unbounded):
+        assert f"--image-opts driver=nbd,{target} {pool / copy.part}" in line and "endpoint=client" in line
+        assert "qemu-img convert -O qcow2 -t none -T none" in line and "--remain-after-exit" in line
+        assert f"--unit=vmacro-fetch-{ID}.service" in line and f"ReadWritePaths={pool}" in line
+    assert f"-r {19 << 20}" in bounded and " -r " not in unbounded
+    assert not (pool / copy.part).exists()
+
+
+def test_a_port_that_is_in_use_is_not_the_last(
+    tmp_path: Path, copy: Copy, pool: Path, started: Callable[[], list[str]]
+) -> None:
+    (pool / copy.overlay).write_bytes(b"")
+    unit(tmp_path, "inactive", said="Failed to listen: Address already in use")
+    busy = f'case "$*" in *"--port {disks.PORTS[0]} "*) exit 1;; esac'
+    (tmp_path / "programs/systemd-run").write_text(STUB.format(log=tmp_path / "log", answer=busy))
+    assert disks.serve(copy, "192.0.2.1", "d1") == disks.PORTS[1]
+    first, second = started()
+    assert f"d1 reads {copy.base} at port {disks.PORTS[1]}" in second and "--service-type=forking" in second
+    between = (tmp_path / "log").read_text().split(first)[1].split(second)[0]
+    assert f"systemctl reset-failed vmacro-serve-{ID}.service" in between, "or its name would be taken"
+
+
+def test_who_cannot_serve_does_not_try_all_ports(
+    tmp_path: Path, copy: Copy, pool: Path, started: Callable[[], list[str]]
+) -> None:
+    (pool / copy.overlay).write_bytes(b"")
+    unit(tmp_path, "inactive", said="No such certificate")
+    (tmp_path / "programs/systemd-run").write_text(STUB.format(log=tmp_path / "log", answer="exit 1"))
+    with pytest.raises(DiskError, match="cannot be served: No such certificate"):
+        disks.serve(copy, "192.0.2.1", "d1")
+    assert len(started()) == 1
+
+
+def test_who_serves_already_says_where(
+    tmp_path: Path, copy: Copy, pool: Path, started: Callable[[], list[str]]
+) -> None:
+    (pool / copy.overlay).write_bytes(b"")
+    for state, reader, served in (("active", "d1", 49219), ("failed", "d1", disks.PORTS[0]), ("active", "d2", None)):
+        unit(tmp_path, state, description=f"vmacro: d1 reads {copy.base} at port 49219")
+        assert disks.serve(copy, "192.0.2.1", reader) == (served or disks.PORTS[0])
+    assert len(started()) == 2, "one that failed, and for another reader"
+
+
+def test_an_overlay_is_made_in_the_folder_that_was_opened(
+    tmp_path: Path, copy: Copy, pool: Path, started: Callable[[], list[str]]
+) -> None:
+    with pytest.raises(DiskError, match="is not the guest's, or was written to"):
+        disks.create_overlay(copy)
+    (pool / copy.overlay).write_bytes(b"")
+    disks.freeze(copy)
+    (tmp_path / "programs/qemu-img").write_text(
+        STUB.format(log=tmp_path / "log", answer='for target in "$@"; do :; done; echo new > "$target"')
+    )
+    disks.create_overlay(copy)
+    (line,) = started()
+    assert f"create -q -f qcow2 -b {copy.base} -F qcow2 /proc/self/fd/" in line
+    assert (pool / copy.overlay).read_text() == "new\n"
+    answer = "echo no room >&2; exit 1"
+    (tmp_path / "programs/qemu-img").write_text(STUB.format(log=tmp_path / "log", answer=answer))
+    with pytest.raises(DiskError, match=f"{copy.overlay}: cannot be made: no room"):
+        disks.create_overlay(copy)
 
 
 def ask(host: Dispatcher, verb: str, base: object, **more: object) -> Reply:

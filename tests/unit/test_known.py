@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -132,3 +133,24 @@ def test_a_calendar_that_cannot_be_read_holds_its_site(folder: Path) -> None:
     (folder / "b.ics").unlink()
     (hold,) = look(folder)[1].holds
     assert hold.subject == "site b" and "b.ics: cannot be read: No such file" in hold.why
+
+
+class Late:
+    """Feeds of which none is newer than what a fetch has left."""
+
+    def read(
+        self,
+        name: str,
+        feed: Feed,
+        format: Format,
+        begin: datetime,
+        end: datetime,
+        see: Callable[[FeedText], object],
+    ) -> FeedText:
+        return replace(Files(False).read(name, feed, format, begin, end, see), trouble=f"{name}: 503")
+
+
+def test_what_is_not_newer_is_told_by_its_name(folder: Path) -> None:
+    found = known.look(policies.load(folder / "policy.toml"), Late(), Horizon(BEGIN, 3600, 24), None)
+    assert found.known.rtt_ms == {("r", "b"): 20.0}, "what there is is used"
+    assert found.troubles and all(why == f"{name}: 503" for name, why in found.troubles)

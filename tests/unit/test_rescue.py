@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from dataclasses import replace
 
@@ -60,3 +61,10 @@ def test_into_wireguard_goes_the_packet_and_its_offsets_count_from_there() -> No
     assert sent == struct.pack("=BBHHHH", 1, 0, 66 - 14, 1400, 34 - 14, 16) + ipv4()
     nothing_to_do = bytes(10) + MACS + b"\x08\x00" + ipv4()
     assert rescue._for_tunnel(nothing_to_do, leg) == bytes(10) + ipv4()
+
+
+def test_the_two_ends_of_a_tunnel_have_a_mac_each() -> None:
+    home, away = LEG.hardware_address("home"), LEG.hardware_address("away")
+    assert home != away and all(re.fullmatch("02(:[0-9a-f]{2}){5}", mac) for mac in (home, away))
+    other = replace(LEG, address="198.51.100.3")
+    assert other.hardware_address("home") != home, "one bridge may have many"

@@ -356,3 +356,9 @@ def test_no_line_of_a_recording_does_more_than_be_refused(kind: str) -> None:
             else:
                 said = [read.target, read.transport, *(marker.name for marker in read.markers)]
                 assert all(text.isprintable() for text in said), (place, odd)
+
+
+def test_a_line_that_is_none_of_a_recording_is_told_with_its_place_and_why() -> None:
+    lines = [recordings.header("10.0.0.5:7000", "mptcp", 10.0, 1, 0), '{"type": "rtt", "due_ns": 1}\n']
+    with pytest.raises(recordings.RecordingError, match=r"mine:2: not a line of a recording: .*seq"):
+        recordings.parse(lines, "mine")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.test_seamless import plan
 from vmacro.drivers.fake import FakeWorld, domain
+from vmacro.errors import HostError
 from vmacro.model.nouns import Guest
 from vmacro.services import survey, whereabouts
 from vmacro.services.whereabouts import BLIND, FENCED, MIGRATING, STAYED, Place, Whereabouts
@@ -116,3 +117,17 @@ def test_the_address_that_a_guests_site_leased_to_it() -> None:
     assert survey.leased_address(known, Guest("other", "other"), fake.world) == ""
     fake.hosts["bucharest"].leases.clear()
     assert survey.leased_address(known, guest, fake.world) == ""
+
+
+def test_a_source_whose_own_side_is_mute_says_only_what_its_libvirt_does() -> None:
+    fake = FakeWorld()
+    chosen = plan(fake)
+    fake.hosts["berlin"].domains["web"] = domain()
+    fake.hosts["bucharest"].fenced.add("web")
+
+    def before(effect: str) -> None:
+        if effect.startswith("link."):
+            raise HostError("host bucharest: no SSH")
+
+    fake.before = before
+    assert whereabouts.look(chosen, fake.world) == Whereabouts("running", "running")

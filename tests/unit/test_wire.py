@@ -143,3 +143,24 @@ def test_an_overlay_is_told_by_its_name() -> None:
     )
     assert names.base_and_id("/images/web.qcow2") is None
     assert names.base_and_id("/images/web.qcow2.vmacro-ab12.part") is None
+
+
+def test_so_much_is_heard_while_a_reply_is_waited_for_and_no_more() -> None:
+    for most, one_more in (
+        (messages.MAX_HEARD_BYTES // 10, lambda heard: heard.more(bytes(10))),
+        (messages.MAX_HEARD_LINES, lambda heard: heard.another()),
+    ):
+        heard = messages.Hearing()
+        for _ in range(most):
+            one_more(heard)
+        with pytest.raises(ProtocolError, match="no answer among them"):
+            one_more(heard)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("web.qcow2.vmacro", True), ("web.qcow2.vmacro.new", True), ("web.qcow2", False), ("vmacro.new.qcow2", False)],
+)
+def test_no_disk_has_the_name_of_a_note(name: str, is_one: bool) -> None:
+    assert names.is_base_note(name) == is_one
+    assert names.is_base_note(names.base_note("web.qcow2"))

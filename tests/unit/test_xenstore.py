@@ -134,3 +134,8 @@ def test_what_no_path_can_be_is_not_sent(fake: FakeXenstore, path: str) -> None:
 def test_no_request_is_larger_than_the_kernel_takes(fake: FakeXenstore) -> None:
     with pytest.raises(ValueError, match="over the limit"):
         client(fake).write("data/a", bytes(4096))
+
+
+@pytest.mark.parametrize("payload", [b"a\0t\0", b"a\0t\0more", b"a\0t\0more\0"])
+def test_an_event_is_a_path_and_a_token_whatever_follows(payload: bytes) -> None:
+    assert xenstore._event(payload) == Event("a", "t")

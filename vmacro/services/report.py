@@ -207,13 +207,13 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     named = tuple(column.replace("_", " ") for column in flows)
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
-        ("guest's own downtime", f"{figures['guest_downtime_ms']} ms"),
-        ("until round trips were steady again", f"{felt.recover_ms} ms"),
+        ("guest's own downtime", in_ms(figures["guest_downtime_ms"])),
+        ("until round trips were steady again", in_ms(felt.recover_ms)),
         ("requests sent, lost, out of order", f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"),
     )
     move_rows = (
         ("to", f"{figures['destination']}: {figures['chosen_because']}"),
-        ("address", f"{figures['old_address']} to {figures['new_address']} (seen by {figures['seen_by']})"),
+        ("address", _addresses(figures)),
         ("move, start to settled", f"{figures['migration_wall_s']} s"),
         ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB; {_compressed(figures)}"),
         *_forecast_rows(figures["forecast"]),
@@ -229,6 +229,16 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         *([Table("Flows of datagrams", named, datagrams)] if datagrams else []),
         Table("The move", ("", ""), move_rows),
     ]
+
+
+def in_ms(time: float | None) -> str:
+    """As people read it, also where it was not measured."""
+    return f"{time} ms" if time is not None else "not known"
+
+
+def _addresses(figures: dict[str, Any]) -> str:
+    old, new = figures["old_address"], figures["new_address"]
+    return f"{old} to {new} (seen by {figures['seen_by']})" if new is not None else f"{old}; no new one was seen"
 
 
 def _compressed(figures: dict[str, Any]) -> str:

@@ -83,12 +83,17 @@ class FakeWorld:
             host_network=lambda wanted: FakeHostNetwork(self, wanted.name),
             host_disks=lambda wanted: FakeHostDisks(self, wanted.name),
             clock=self.clock,
-            publish=self.events.append,
+            publish=self._published,
             inventory=self.inventory,
             cancelled=lambda: self.interrupted,
             names=FakeNames(self),
             hooks=self.hooks,
         )
+
+    def _published(self, event: Event) -> None:
+        """As an event log would: a move's name and something to read, or it is a fault of who tells it."""
+        assert isinstance(event.move_id, str) and isinstance(event.text, str), event
+        self.events.append(event)
 
     def give_disk(self, name: str = "web") -> None:
         """The guest gets one of its own, as nobody has moved it yet."""

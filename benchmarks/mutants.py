@@ -1,0 +1,280 @@
+"""How many small faults in the pure parts the unit tests notice, by a random sample of mutmut's mutants.
+
+nice -n 19 python -m benchmarks.mutants make                                     # mutants/, by mutmut: minutes
+python -m benchmarks.mutants draw --sample 400 --seed 12 > sample.txt
+nice -n 19 python -m benchmarks.mutants try sample.txt results.txt               # goes on where it was cut off
+python -m benchmarks.mutants score sample.txt results.txt
+
+`mutmut run` runs all unit tests twice before its first mutant, and then for each one all that ever came by its
+function. `try` runs those files that ought to notice (TESTS), in a fork of a process that has only collected them. So
+what it counts as killed mutmut would, too, and some of what it counts as survived another test would have killed.
+Killed is what a test failed on, or what ran out of time. A sample is in random order: what is tried of it so far is a
+sample, too. `score` weighs folders by all mutants that they have; intervals are of 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+Z = 1.96
+LONGEST_S = 300  # of one mutant
+TESTS = {
+    "guest_agent": "arrival retirement consent claims slots agent agent_state public",
+    "vmacro.host.disks": "host_disks",
+    "vmacro.host.legs": "rescue routing guard rules host_side switchover",
+    "vmacro.host.rescue": "rescue switchover",
+    "vmacro.host.switchover": "switchover host_domains lifecycle_events admission",
+    "vmacro.planning": "findings addresses planner states checks doctor measured",
+    "vmacro.planning.addresses": "addresses planner public findings",
+    "vmacro.planning.closed": "placement findings evacuation",
+    "vmacro.planning.compression": "compression findings planner",
+    "vmacro.planning.convergence": "convergence",
+    "vmacro.planning.dispatch": "dispatch",
+    "vmacro.planning.evacuation": "evacuation findings",
+    "vmacro.planning.filters": "filters findings",
+    "vmacro.planning.forecast": "compression dirtying evacuation findings planner",
+    "vmacro.planning.handoffs": "planner addresses seamless findings placement",
+    "vmacro.planning.names": "names outside findings",
+    "vmacro.planning.outcome": "verdicts counting datagrams migrate seamless",
+    "vmacro.planning.reaching": "reach",
+    "vmacro.planning.request": "placement findings checks",
+    "vmacro.planning.resuming": "forged_plans migrate",
+    "vmacro.planning.standing": "standing planner seamless forged_plans",
+    "vmacro.rtt": "statistics rtt watch",
+    "vmacro.rtt.recording": "statistics rtt render known watch",
+    "vmacro.services": "migrate seamless phases outside carry",
+    "vmacro.services.batch_report": "reports",
+    "vmacro.services.carry": "carry seamless",
+    "vmacro.services.datagrams": "datagrams seamless",
+    "vmacro.services.dhcp": "dhcp_entries seamless migrate reservations carry",
+    "vmacro.services.dirtying": "dirtying",
+    "vmacro.services.disks": "migrate seamless host_disks phases disks",
+    "vmacro.services.doctor": "doctor findings",
+    "vmacro.services.event_json": "events render",
+    "vmacro.services.fleet_report": "reports",
+    "vmacro.services.handoff": "migrate seamless counting",
+    "vmacro.services.inside": "measured checks migrate",
+    "vmacro.services.known": "known",
+    "vmacro.services.leftovers": "leftovers",
+    "vmacro.services.measured": "measured reservations",
+    "vmacro.services.migrate": "migrate seamless phases outside datagrams reach verdicts compression",
+    "vmacro.services.outside": "outside",
+    "vmacro.services.paths": "ways findings round_trips",
+    "vmacro.services.phases": "phases migrate seamless",
+    "vmacro.services.reach": "reach seamless",
+    "vmacro.services.report": "reports render datagrams",
+    "vmacro.services.reservations": "measured reservations placement",
+    "vmacro.services.seamless": "seamless carry datagrams reach public",
+    "vmacro.services.survey": "checks states findings round_trips measured doctor",
+    "vmacro.services.troubles": "seamless",
+    "vmacro.services.waiting": "waiting",
+    "vmacro.services.whereabouts": "whereabouts migrate phases seamless",
+    "vmacro.wire": "wire protocol",
+    "vmacro.wire.counting": "counting",
+    "vmacro.wire.fields": "wire protocol host_side agent",
+    "vmacro.wire.framing": "wire protocol host_sessions agent_channel",
+    "vmacro.wire.mailbox": "xen_agent",
+    "vmacro.wire.messages": "wire protocol host_sessions agent host_side",
+    "vmacro.wire.names": "wire protocol channel xenstore",
+    "vmacro.wire.text": "wire events",
+    "vmacro.wire.xenstore": "xenstore xen_agent xen_host",
+}
+# Of services: what only tests with a journal, queue or event log notice, which take minutes of a processor for each
+# mutant. `mutmut run` has them.
+LEFT_OUT = (
+    "archive batches claims crew databases event_log executions fleet_tables follow journal journal_json journal_rows "
+    "leader moves retention workflows"
+)
+# One reads the source, which has all mutants in it; PostgreSQL would be started for each mutant anew.
+ARGUMENTS = [
+    "-q",
+    "-x",
+    "--rootdir=.",
+    "-p",
+    "no:cacheprovider",
+    "--timeout=120",
+    "-k",
+    "not postgres and not each_place",
+]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one folder: its mutants, and of those that were drawn and tried how many were killed."""
+
+    folder: str
+    mutants: int
+    tried: int
+    killed: int
+
+    @property
+    def share(self) -> float:
+        """Killed of those tried, 0 to 1."""
+        return self.killed / self.tried
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's, which is also right where all were killed."""
+        centre = (self.share + Z**2 / (2 * self.tried)) / (1 + Z**2 / self.tried)
+        spread = math.sqrt(self.share * (1 - self.share) / self.tried + Z**2 / (4 * self.tried**2))
+        half = Z * spread / (1 + Z**2 / self.tried)
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def overall(found: list[Score]) -> tuple[float, float, float]:
+    """The share of all mutants that would be killed, and its interval. Variances are of Agresti and Coull (two killed
+    and two survivors more), so that a folder without survivors still counts as uncertain."""
+    total = sum(score.mutants for score in found)
+    share = sum(score.share * score.mutants for score in found) / total
+    variance = 0.0
+    for score in found:
+        likely = (score.killed + 2) / (score.tried + 4)
+        variance += (score.mutants / total) ** 2 * likely * (1 - likely) / (score.tried + 4)
+    half = Z * math.sqrt(variance)
+    return share, max(0.0, share - half), min(1.0, share + half)
+
+
+def module_of(mutant: str) -> str:
+    """`vmacro.planning.checks` of `vmacro.planning.checks.x_f__mutmut_1`."""
+    return mutant.rpartition(".")[0]
+
+
+def folder_of(mutant: str) -> str:
+    """`vmacro.planning` of the same, `guest_agent` of all of the agent's."""
+    parts = mutant.split(".")
+    return ".".join(parts[:2]) if parts[0] == "vmacro" else parts[0]
+
+
+def by_folder(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of mutants by their folder, both in order."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        found[folder_of(name)].append(name)
+    return dict(sorted(found.items()))
+
+
+def mutants() -> list[str]:
+    """All that mutmut has made, but for LEFT_OUT."""
+    out = {f"vmacro.services.{name}" for name in LEFT_OUT.split()}
+    made = (json.loads(file.read_text())["exit_code_by_key"] for file in Path("mutants").rglob("*.meta"))
+    return [name for names in made for name in names if module_of(name) not in out]
+
+
+def drawn(names: Iterable[str], sample: int, least: int, seed: int) -> list[str]:
+    """A random sample of about `sample` names, in random order: of each folder its share, but at least `least`; the
+    same for a seed."""
+    folders = by_folder(names)
+    total, chance = sum(map(len, folders.values())), random.Random(seed)
+    chosen: list[str] = []
+    for those in folders.values():
+        chosen += chance.sample(those, min(max(least, round(sample * len(those) / total)), len(those)))
+    chance.shuffle(chosen)
+    return chosen
+
+
+def files(mutant: str) -> list[str]:
+    """Of the tests that ought to notice it."""
+    module = module_of(mutant)
+    named = TESTS.get(module) or TESTS[module.rpartition(".")[0] or module]
+    return [f"tests/unit/test_{name}.py" for name in named.split()]
+
+
+def make() -> None:
+    """The copy of everything with all mutants in it, as `mutmut run` begins with. What is unchanged since stays."""
+    from mutmut.__main__ import create_mutants
+    from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir
+
+    Path("mutants").mkdir(exist_ok=True)
+    copy_src_dir()
+    copy_also_copy_files()
+    create_mutants(1)
+
+
+def attempt(sample: list[str], results: Path) -> None:
+    """Try those that were not tried yet, and note `NAME EXIT SECONDS` of each: pytest's exit code, or a signal's,
+    below 0; and a processor's seconds."""
+    tried = {line.split()[0] for line in results.read_text().splitlines()} if results.exists() else set()
+    results = results.absolute()
+    os.chdir("mutants")  # where `vmacro` is the one with mutants, since pytest puts it first
+    os.environ["MUTANT_UNDER_TEST"] = ""
+    import pytest
+
+    pytest.main([*ARGUMENTS, "--collect-only", "-qq", *sorted({file for name in sample for file in files(name)})])
+    for name in sample:
+        if name not in tried:
+            status, seconds = _forked(name)
+            with results.open("a") as noted:
+                noted.write(f"{name} {status} {seconds:.1f}\n")
+
+
+def _forked(mutant: str) -> tuple[int, float]:
+    import resource
+
+    import pytest
+
+    child = os.fork()
+    if not child:
+        os.environ["MUTANT_UNDER_TEST"] = mutant
+        resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_S, LONGEST_S + 1))
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        os._exit(int(pytest.main([*ARGUMENTS, *files(mutant)])))
+    _, status, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+
+
+def score(sample: list[str], results: Path) -> None:
+    """Print the table, and then the names of survivors."""
+    codes = {line.split()[0]: int(line.split()[1]) for line in results.read_text().splitlines()}
+    sizes = {folder: len(those) for folder, those in by_folder(mutants()).items()}
+    tried = by_folder(name for name in sample if name in codes)
+    found = [Score(f, sizes[f], len(those), sum(_kills(codes[name]) for name in those)) for f, those in tried.items()]
+    print(f"{'folder':20}{'mutants':>8}{'tried':>7}{'killed':>8}{'score':>7}  95 %")
+    for one in found:
+        low, high = one.interval
+        print(f"{one.folder:20}{one.mutants:8}{one.tried:7}{one.killed:8}{one.share:7.0%}  {low:.0%} to {high:.0%}")
+    share, low, high = overall(found)
+    sums = [sum(getattr(one, what) for one in found) for what in ("mutants", "tried", "killed")]
+    print(f"{'all, by weight':20}{sums[0]:8}{sums[1]:7}{sums[2]:8}{share:7.1%}  {low:.0%} to {high:.0%}\n")
+    print(*sorted(name for name in sample if name in codes and not _kills(codes[name])), sep="\n")
+
+
+def _kills(code: int) -> bool:
+    """A test failed, or a signal ended it as it took too long; no other trouble of pytest's."""
+    return code == 1 or code < 0
+
+
+def main() -> None:
+    """One of the four verbs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("make")
+    draw = verbs.add_parser("draw")
+    draw.add_argument("--sample", type=int, default=400)
+    draw.add_argument("--least", type=int, default=20, help="of each folder")
+    draw.add_argument("--seed", type=int, default=12)
+    for verb in ("try", "score"):
+        with_files = verbs.add_parser(verb)
+        with_files.add_argument("sample", type=Path)
+        with_files.add_argument("results", type=Path)
+    options = parser.parse_args()
+    if options.verb == "make":
+        make()
+    elif options.verb == "draw":
+        print(*drawn(mutants(), options.sample, options.least, options.seed), sep="\n")
+    else:
+        act = attempt if options.verb == "try" else score
+        act(options.sample.read_text().split(), options.results)
+
+
+if __name__ == "__main__":
+    main()
