@@ -25,9 +25,9 @@ from vmacro.host import agents, dom0
 from vmacro.host.agents import AgentRelay
 from vmacro.host.errors import RefusedError
 from vmacro.wire import messages, xenbus
+from vmacro.wire.agent_way import AGENT, AgentOf
 from vmacro.wire.mailbox import MOST_PIECE, TO_GUEST, TO_HOST, Mailbox, OutOfStepError
 from vmacro.wire.messages import MAX_REPLY_BYTES, Reply, Request
-from vmacro.wire.xen_verbs import AGENT, AgentOf
 from vmacro.wire.xenbus import Xenbus
 
 SOON_S = 10.0

@@ -16,9 +16,9 @@ from vmacro.host import dom0
 from vmacro.host.dispatch import Dispatcher, handler
 from vmacro.host.errors import RefusedError
 from vmacro.wire import messages
+from vmacro.wire.agent_way import AGENT, AgentOf
 from vmacro.wire.mailbox import FOLDER, TO_GUEST, TO_HOST, Mailbox, OutOfStepError, session_of
 from vmacro.wire.messages import Nothing, ProtocolError
-from vmacro.wire.xen_verbs import AGENT, AgentOf
 from vmacro.wire.xenbus import Xenbus, opened
 from vmacro.wire.xenstore import Xenstore, XenstoreError
 
