@@ -14,13 +14,14 @@ import time
 from functools import partial
 from typing import Union
 
-from guest_agent import __version__, connections, link, mptcp, state, takeover, xen, xenbus
+from guest_agent import __version__, connections, link, mptcp, state, takeover, xen
 from guest_agent.agent import Agent
 from guest_agent.channel import ChannelServer, port_path
 from guest_agent.detect import AnnounceDetector, Detector
 from guest_agent.guest import Guest
 from guest_agent.kernel_events import KernelEvents
 from guest_agent.lease import LeaseKeeper
+from vmacro.wire import xenbus
 
 LOG = logging.getLogger(__name__)
 CHANNEL_EVERY_S = 10.0

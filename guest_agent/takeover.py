@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from guest_agent import managers, state, xenbus
+from guest_agent import managers, state
 from guest_agent.channel import port_path
 from guest_agent.managers import Interface, Manager, System
+from vmacro.wire import xenbus
 from vmacro.wire.names import AGENT_CHANNEL
 
 KEPT = Path("/var/lib/vmacro/taken-over.json")  # from whom, for give-back

@@ -12,10 +12,10 @@ from typing import Callable, Optional
 from guest_agent.channel import Handler, answer
 from guest_agent.detect import Sighting
 from guest_agent.ports import STOOD_STILL_S, Clock
-from guest_agent.xenbus import Xenbus
 from vmacro.wire.framing import LineReader
 from vmacro.wire.mailbox import TO_GUEST, TO_HOST, Mailbox, OutOfStepError, session_of
 from vmacro.wire.messages import MAX_REQUEST_BYTES
+from vmacro.wire.xenbus import Xenbus
 from vmacro.wire.xenstore import Event, Xenstore, XenstoreError
 
 LOG = logging.getLogger(__name__)

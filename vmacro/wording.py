@@ -80,7 +80,7 @@ def keys_at(model: type[BaseModel], location: Location) -> list[str]:
         fields = [known[part] for known in map(_by_key, models) if part in known]
         if fields:  # else it is a name of the user's own, or a number in a list
             models = [found for field in fields for found in _models(field.annotation)]
-    return [key for found in models for key in _by_key(found)]
+    return [str(key) for found in models for key in _by_key(found)]
 
 
 def near(name: str, known: Iterable[str]) -> str:

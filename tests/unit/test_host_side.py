@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro.host import legs, names, server
 from vmacro.host.dispatch import Dispatcher, handler
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
-from vmacro.host.xen import Xen
 from vmacro.wire import host_verbs, messages
 from vmacro.wire.fields import FieldError, encode
 from vmacro.wire.host_verbs import Disk, Domain, Turned
@@ -132,6 +133,8 @@ def test_every_verb_has_one_to_carry_it_out() -> None:
     [
         (RefusedError("no-leg", "move 'x' has no leg"), "no-leg"),
         (OSError(5, "input/output error"), "kernel"),
+        (NetlinkError(16, "busy"), "kernel"),
+        (libvirt.libvirtError("no domain"), "libvirt"),
         (KeyError("a bug"), "internal"),
         (AttributeError("a bug"), "internal"),
     ],
@@ -142,7 +145,8 @@ def test_only_a_bug_is_called_one_and_it_ends_nothing(
     def fail(_args: Domain) -> Turned:
         raise error
 
-    host = Dispatcher([handler(host_verbs.TURNED, fail), handler(host_verbs.ARM, lambda _: messages.Nothing())])
+    asked = [handler(host_verbs.TURNED, fail), handler(host_verbs.ARM, lambda _: messages.Nothing())]
+    host = Dispatcher(asked, server.REFUSALS)
     assert _ask(host, "turned", {"domain": "web"}).error_code == code
     assert _ask(host, "arm", {"domain": "web"}).ok
     logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -157,7 +161,7 @@ def test_a_result_that_is_too_long_is_an_error_too() -> None:
 
 
 def _host() -> Dispatcher:
-    return server.dispatcher(_Nothing(), "test:///none", Xen())
+    return server.dispatcher(_Nothing(), "test:///none")
 
 
 def _ask(host: Dispatcher, verb: str, args: dict[str, Any]) -> Reply:

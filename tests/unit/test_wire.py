@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -146,10 +147,11 @@ def test_an_overlay_is_told_by_its_name() -> None:
 
 
 def test_so_much_is_heard_while_a_reply_is_waited_for_and_no_more() -> None:
-    for most, one_more in (
+    ways: tuple[tuple[int, Callable[[messages.Hearing], None]], ...] = (
         (messages.MAX_HEARD_BYTES // 10, lambda heard: heard.more(bytes(10))),
         (messages.MAX_HEARD_LINES, lambda heard: heard.another()),
-    ):
+    )
+    for most, one_more in ways:
         heard = messages.Hearing()
         for _ in range(most):
             one_more(heard)

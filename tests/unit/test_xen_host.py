@@ -17,14 +17,14 @@ import libvirt
 import pytest
 
 from tests.unit.xenbus import HOME, FakeXenstore
-from vmacro.host import xen, xen_domains
+from vmacro.host import dom0, xen, xen_domains
 from vmacro.host.errors import RefusedError
 from vmacro.host.xen import facts, look
 from vmacro.host.xen_domains import XenDomains
-from vmacro.host.xenbus import Xenbus
 from vmacro.wire.host_verbs import TUNNEL
 from vmacro.wire.messages import Request
-from vmacro.wire.xen_verbs import VERBS, Saving, XenFacts
+from vmacro.wire.xen_verbs import XEN_ABORT, Saving, XenFacts
+from vmacro.wire.xenbus import Xenbus
 from vmacro.wire.xenstore import Xenstore
 
 INFO = """host                   : xen1
@@ -47,7 +47,7 @@ def xl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     said.write_text(LIST.format(state="-b----"))
     caps.write_text("control_d\n")
     monkeypatch.setattr(xen, "XL", str(script))
-    monkeypatch.setattr(xen, "CAPABILITIES", caps)
+    monkeypatch.setattr(dom0, "CAPABILITIES", caps)
     return said
 
 
@@ -74,7 +74,7 @@ ARGS: dict[str, dict[str, Any]] = {"xen": {}, "xen-pace": {"address": "192.0.2.1
 
 
 def ask(verb: str) -> object:
-    (found,) = [h for h in xen.Xen().handlers() if h.verb == verb]
+    (found,) = [h for h in xen.handlers() if h.verb == verb]
     return found.answer(Request("a", verb, ARGS.get(verb, {"domain": "web"})))
 
 
@@ -143,13 +143,33 @@ def test_a_guest_that_is_suspended_already_is_left_alone(xl: Path, helper: subpr
     assert helper.poll() is None
 
 
+def test_an_abort_is_over_before_who_has_asked_for_it_gives_up(
+    xl: Path, helper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many helpers there are, and though none of them ends."""
+    assert XEN_ABORT.deadline_s - 2 > xen.XL_TIMEOUT_S + xen.ENDS_WITHIN_S
+    monkeypatch.setattr(xen, "ENDS_WITHIN_S", 0.3)
+    words = (tmp_path / "proc" / str(helper.pid) / "cmdline").read_bytes()
+    deaf = [subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=subprocess.PIPE) for _ in "abc"]
+    for process in deaf:
+        assert process.stdout is not None and process.stdout.read(1)
+        (tmp_path / "proc" / str(process.pid)).mkdir()
+        (tmp_path / "proc" / str(process.pid) / "cmdline").write_bytes(words)
+    began_s = time.monotonic()
+    assert ask("xen-abort") == {"outcome": "ended"}
+    assert time.monotonic() - began_s < 0.8
+    for process in deaf:
+        process.kill()
+        process.communicate()
+
+
 def test_nothing_is_ended_where_nothing_is_sent(xl: Path) -> None:
     assert ask("xen-abort") == {"outcome": "nothing"}
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [h.verb for h in xen.handlers()])
 def test_a_host_of_another_kind_says_so(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xen, "CAPABILITIES", tmp_path / "none")
+    monkeypatch.setattr(dom0, "CAPABILITIES", tmp_path / "none")
     with pytest.raises(RefusedError, match="this is no host of Xen"):
         ask(verb)
 
@@ -323,6 +343,27 @@ def test_a_pause_that_was_read_too_late_is_in_doubt_until_it_is_armed_again(fake
     assert host.happenings == []
     host.expect("web")
     assert host.sees_pauses("web")
+
+
+def test_one_that_left_unseen_is_cut_off_all_the_same(fake: FakeXenstore, xl: Path) -> None:
+    """Else what libvirt resumes here would have two of it in the network."""
+    host = Told()
+    host.expect("web")
+    for _ in range(10):
+        LOOP.once()
+    fake.write(SHUTDOWN, b"suspend")
+    fake.write(SHUTDOWN, b"")
+    fake.write("@releaseDomain", b"")  # another one's end: xl calls ours running
+    for _ in range(10):
+        LOOP.once()
+    assert host.happenings == [] and not host.sees_pauses("web")
+    xl.write_text(LIST.format(state="---s--"))
+    fake.write("@releaseDomain", b"")
+    host.becomes(LEFT)
+    fake.write("@releaseDomain", b"")
+    for _ in range(10):
+        LOOP.once()
+    host.becomes(LEFT)
 
 
 def test_a_guest_that_writes_without_end_keeps_nobody_elses_turn_waiting(

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from guest_agent.xenbus import Xenbus
+from vmacro.wire.xenbus import Xenbus
 
 HEADER = struct.Struct("=IIII")
-READ, WATCH, UNWATCH, WRITE, RM, EVENT, ERROR = 2, 4, 5, 11, 13, 15, 16
+DIRECTORY, READ, WATCH, UNWATCH, WRITE, RM, EVENT, ERROR = 1, 2, 4, 5, 11, 13, 15, 16
 HOME = "/local/domain/7"
 
 
@@ -121,6 +121,10 @@ class FakeXenstore:
             self._send(client, self.mangle(message(WATCH, 0, b"OK\0")))
             if not self.event_first:
                 self._fire(client, path.decode(), token)
+        elif kind == DIRECTORY:
+            below = {p[len(name) + 1 :].partition("/")[0] for p in self.nodes if p.startswith(f"{name}/")}
+            listed = b"".join(child.encode() + b"\0" for child in sorted(below))
+            self._send(client, self.mangle(message(DIRECTORY, request_id, listed)))
         elif kind == READ and name in self.nodes:
             self._send(client, self.mangle(message(READ, request_id, self.nodes[name])))
         elif kind == WRITE:

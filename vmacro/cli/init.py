@@ -118,7 +118,7 @@ def init(
 
 def _networks(hosts: list[Asked], subnets: dict[str, str]) -> dict[str, str]:
     """Of each site with one host, by its name; of each of several hosts a part of it, by SITE/NAME."""
-    found = {}
+    found: dict[str, str] = {}
     for site, subnet in subnets.items():
         names = [h.name for h in hosts if h.site == site]
         try:

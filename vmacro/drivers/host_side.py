@@ -198,8 +198,9 @@ class Session:
     turn then fail at once.
     """
 
-    def __init__(self, host: str, program: Program) -> None:
-        self._subject, self._program = f"host {host}: its host side", program
+    def __init__(self, host: str, program: Program, starting_s: float = 0.0) -> None:
+        """`starting_s`: what its first answer may take besides."""
+        self._subject, self._program, self._starting_s = f"host {host}: its host side", program, starting_s
         self._reader = LineReader(messages.MAX_REPLY_BYTES)
         self._lock = threading.Lock()
 
@@ -225,7 +226,8 @@ class Session:
         self._program.close()
 
     def _converse(self, line: bytes, request_id: str, verb: Verb[Args, Result]) -> Reply:
-        deadline, hearing = time.monotonic() + verb.deadline_s, messages.Hearing()
+        within_s, hearing = verb.deadline_s + self._starting_s, messages.Hearing()
+        deadline = time.monotonic() + within_s
         try:
             while line:
                 line = line[self._program.send(line, _left(deadline)) :]
@@ -237,10 +239,11 @@ class Session:
                         raise ProtocolError("too-long", f"line is over {messages.MAX_REPLY_BYTES} bytes")
                     reply = messages.decode_reply(answer)
                     if reply.id == request_id:
+                        self._starting_s = 0.0
                         return reply
                     hearing.another()
         except TimeoutError as error:
-            text = f"{self._subject}: no answer to {verb.name!r} within {verb.deadline_s:g} s"
+            text = f"{self._subject}: no answer to {verb.name!r} within {within_s:g} s"
             raise self._given_up(text) from error
         except OSError as error:
             raise self._given_up(f"{self._subject}: {error}") from error
@@ -340,7 +343,8 @@ class HostSides:
 
     def _connect(self, host: Host) -> Session:
         user, address = host_side_at(host)
-        return Session(host.name, self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM))
+        program = self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM)
+        return Session(host.name, program, host.starting_s)
 
 
 def host_side_at(host: Host) -> tuple[str, str]:

@@ -12,9 +12,9 @@ from vmacro.drivers.host_side import Program, Shell, host_side_at
 from vmacro.errors import AgentError
 from vmacro.model.nouns import Host
 from vmacro.wire import messages, names
+from vmacro.wire.agent_way import AGENT, AgentOf
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import ProtocolError
-from vmacro.wire.xen_verbs import AGENT, AgentOf
 
 _NO_AGENT_HINT = "is vmacro-agent running in the guest? look at its console: virsh console"
 _OLD_HINT = "is vmacro-host there of this version? vmacro provision hosts --tags host_side"
@@ -61,14 +61,14 @@ class XenChannels:
             user, address = host_side_at(host)
             program = self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM)
             try:
-                self._lead(program, domain)
+                self._lead(program, domain, AGENT.deadline_s + host.starting_s)
                 yield XenStream(domain, program)
             finally:
                 program.close()
 
-    def _lead(self, program: Program, domain: str) -> None:
+    def _lead(self, program: Program, domain: str, within_s: float) -> None:
         """To the agent, from now on. Raises AgentError."""
-        what, deadline_s = f"guest {domain}: its agent cannot be reached", time.monotonic() + AGENT.deadline_s
+        what, deadline_s = f"guest {domain}: its agent cannot be reached", time.monotonic() + within_s
         stream, reader, request_id = XenStream(domain, program), LineReader(4096), secrets.token_hex(8)
         try:
             stream.send(AGENT.request(request_id, AgentOf(domain, self._polite)), deadline_s)
@@ -77,7 +77,7 @@ class XenChannels:
                 lines = reader.feed(stream.recv(deadline_s))
             reply = messages.decode_reply(lines[0] or b"")
         except TimeoutError:
-            text = f"{what}: its host side says nothing within {AGENT.deadline_s:g} s"
+            text = f"{what}: its host side says nothing within {within_s:g} s"
             raise AgentError(text, _OLD_HINT) from None
         except ProtocolError as error:
             raise AgentError(f"{what}: its host side said something odd: {error}", _OLD_HINT) from error

@@ -1,23 +1,53 @@
 """The way to a guest's agent on a host of Xen: bytes between this program's standard input and output and two nodes of
-xenstore (wire.mailbox). A session becomes one such way, and does nothing else any more: who is busy with an agent keeps
-no turn of a leg waiting."""
+xenstore (wire.mailbox). A session that begins by asking for one does nothing else any more: who is busy with an agent
+keeps no turn of a leg waiting. It needs neither netlink nor libvirt, to import which takes most of a start."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import secrets
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vmacro.host import dom0
+from vmacro.host.dispatch import Dispatcher, handler
 from vmacro.host.errors import RefusedError
-from vmacro.host.xenbus import Xenbus
+from vmacro.wire import messages
+from vmacro.wire.agent_way import AGENT, AgentOf
 from vmacro.wire.mailbox import FOLDER, TO_GUEST, TO_HOST, Mailbox, OutOfStepError, session_of
+from vmacro.wire.messages import Nothing, ProtocolError
+from vmacro.wire.xenbus import Xenbus, opened
 from vmacro.wire.xenstore import Xenstore, XenstoreError
 
 RUN = Path("/run/vmacro")
 _READ_BYTES = 1 << 16
+
+
+def is_asked_for(line: bytes) -> bool:
+    """Whether a session that begins with this line is to be such a way."""
+    try:
+        return messages.decode_request(line.rstrip(b"\n")).verb == AGENT.name
+    except ProtocolError:
+        return False
+
+
+def serve(line: bytes, given: int = 0, taken: int = 1) -> None:
+    """The whole of such a session: its first line is answered, and then it leads to that agent. `given` and `taken`:
+    file descriptors. Raises OSError."""
+    relays: list[AgentRelay] = []
+
+    def lead(args: AgentOf) -> Nothing:
+        dom0.require()
+        bus = opened()
+        relays.append(AgentRelay(bus, dom0.number_of(Xenstore(bus), args.domain), args.polite))
+        return Nothing()
+
+    write(Dispatcher([handler(AGENT, lead)]).answer(line.rstrip(b"\n")), taken)
+    for relay in relays:
+        relay.run(given, taken)
 
 
 class AgentRelay:
@@ -28,17 +58,15 @@ class AgentRelay:
         """`number`: of the domain (domid)."""
         self._bus, self._store = bus, Xenstore(bus)
         self._home = f"/local/domain/{number}"
-        self._turn = _turn(number, polite)
-        self._box = Mailbox(secrets.token_hex(8))
+        self._box = Mailbox(os.urandom(8).hex())
+        self._turn = _Turn(number, self._box.session, polite)
         self._tell()
         for node in (TO_GUEST, TO_HOST):
             self._store.watch(f"{self._home}/{node}", node)
 
-    def run(self, first: bytes = b"", given: int = 0, taken: int = 1) -> None:
-        """Until the input ends, the guest goes, or somebody else wants to talk to its agent. `given` and `taken`: file
-        descriptors; `first`: what was read of the input already."""
+    def run(self, given: int, taken: int) -> None:
+        """Until the input ends, the guest goes, or somebody else wants to talk to its agent."""
         try:
-            self._say(first)
             while self._pass_on(given, taken):
                 pass
         finally:
@@ -56,20 +84,19 @@ class AgentRelay:
             data = os.read(given, _READ_BYTES) if ready[given] & select.POLLIN else b""
             if not data:
                 return False
-            self._say(data)
+            self._box.say(data)
+            self._tell()
         tokens = {event.token for event in self._store.events()}
         if TO_GUEST in tokens and not self._is_ours():
             return False
         return TO_HOST not in tokens or self._hear(taken)
 
-    def _say(self, data: bytes) -> None:
-        self._box.say(data)
-        self._tell()
-
     def _tell(self) -> None:
         record = self._box.record()
         if record is not None:
-            self._store.write(f"{self._home}/{TO_GUEST}", record)
+            with self._turn.locked() as ours:
+                if ours:
+                    self._store.write(f"{self._home}/{TO_GUEST}", record)
 
     def _hear(self, taken: int) -> bool:
         record = self._read(TO_HOST)
@@ -78,8 +105,7 @@ class AgentRelay:
         except OutOfStepError:
             return False  # the guest may write what it likes
         self._tell()
-        while data:
-            data = data[os.write(taken, data) :]
+        write(data, taken)
         return True
 
     def _is_ours(self) -> bool:
@@ -99,23 +125,68 @@ class AgentRelay:
             return b""
 
     def _leave(self) -> None:
+        """Nothing stays, unless somebody else talks to this agent: then what is there is theirs."""
         try:
-            if self._is_ours():
+            if self._turn.is_last():
                 self._store.remove(f"{self._home}/{FOLDER}")
+        except XenstoreError as error:
+            if error.errno != errno.ENOENT:  # the guest has gone
+                raise
         finally:
             self._bus.close()
-            os.close(self._turn)
+            self._turn.close()
 
 
-def _turn(number: int, polite: bool) -> int:
-    """A lock that is held as long as it is open. Raises RefusedError."""
-    RUN.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(RUN / f"agent-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if polite:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    except BlockingIOError:
-        os.close(lock)
-        raise RefusedError("in-use", f"somebody else talks to the agent of domain {number}") from None
-    return lock
+def write(data: bytes, taken: int) -> None:
+    """All of it. Raises OSError."""
+    while data:
+        data = data[os.write(taken, data) :]
+
+
+class _Turn:
+    """Whose turn it is to talk to an agent: that of who came last. One file has its session, and is locked while
+    anybody writes to the guest, so that nobody does whose turn is over. The other is locked by all who talk, as long as
+    they do."""
+
+    def __init__(self, number: int, session: str, polite: bool) -> None:
+        """It begins. Raises RefusedError, OSError."""
+        RUN.mkdir(mode=0o700, exist_ok=True)
+        self._session = session.encode()
+        self._last = _opened(RUN / f"agent-{number}.last")
+        self._talking = _opened(RUN / f"agent-{number}")
+        fcntl.flock(self._last, fcntl.LOCK_EX)
+        try:
+            if polite:
+                fcntl.flock(self._talking, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._talking, fcntl.LOCK_SH)
+            os.pwrite(self._last, self._session, 0)
+        except BlockingIOError:
+            self.close()
+            raise RefusedError("in-use", f"somebody else talks to the agent of domain {number}") from None
+        fcntl.flock(self._last, fcntl.LOCK_UN)
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Whether it is still ours, which does not change meanwhile."""
+        fcntl.flock(self._last, fcntl.LOCK_EX)
+        try:
+            yield os.pread(self._last, len(self._session), 0) == self._session
+        finally:
+            fcntl.flock(self._last, fcntl.LOCK_UN)
+
+    def is_last(self) -> bool:
+        """Whether nobody else talks to the agent, nor begins to until this is closed."""
+        try:
+            fcntl.flock(self._talking, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Its locks end with it."""
+        os.close(self._talking)
+        os.close(self._last)
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import libvirt
-from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro.host.errors import RefusedError
 from vmacro.wire import fields, messages
 from vmacro.wire.messages import Args, ProtocolError, Reply, Request, Result, Verb
 
+# What the kernel or a library refuses, by the code with which the other end is told.
+Refusals = Mapping[type[Exception], str]
+BY_KERNEL: Refusals = {OSError: "kernel"}
 _log = logging.getLogger("vmacro-host")
 
 
@@ -31,11 +31,12 @@ def handler(verb: Verb[Args, Result], carry_out: Callable[[Args], Result]) -> Ha
 
 
 class Dispatcher:
-    """Answers lines. Only what we refuse, or the kernel or libvirt does, is told to the other end as such; a bug is
+    """Answers lines. Only what we refuse, or what `refusals` names, is told to the other end as such; a bug is
     logged with its traceback and told as `internal`, since events of guests must be heard afterwards too."""
 
-    def __init__(self, handlers: Iterable[Handler]) -> None:
+    def __init__(self, handlers: Iterable[Handler], refusals: Refusals = BY_KERNEL) -> None:
         self._handlers = {h.verb: h.answer for h in handlers}
+        self._refusals = refusals
 
     def answer(self, line: bytes | None) -> bytes:
         """The reply's line; None stands for a line over the limit. Never raises."""
@@ -56,10 +57,10 @@ class Dispatcher:
             return Reply(request.id, self._handlers[request.verb](request))
         except (ProtocolError, RefusedError) as error:
             return Reply(request.id, {}, error.code, str(error))
-        except (NetlinkError, OSError) as error:
-            return Reply(request.id, {}, "kernel", f"{type(error).__name__}: {error}")
-        except libvirt.libvirtError as error:
-            return Reply(request.id, {}, "libvirt", str(error))
         except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            code = next((code for kind, code in self._refusals.items() if isinstance(error, kind)), "")
+            if code:
+                return Reply(request.id, {}, code, text)
             _log.exception("bug in verb %s", request.verb)
-            return Reply(request.id, {}, "internal", f"bug in {request.verb!r}: {type(error).__name__}: {error}")
+            return Reply(request.id, {}, "internal", f"bug in {request.verb!r}: {text}")

@@ -15,11 +15,13 @@ from typing import Any
 
 import libvirt
 from pyroute2.iproute.linux import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro import __version__
 from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels, ways, xen
 from vmacro.host import wireguard as wireguards
-from vmacro.host.dispatch import Dispatcher, Handler, handler
+from vmacro.host.agents import write
+from vmacro.host.dispatch import BY_KERNEL, Dispatcher, Handler, Refusals, handler
 from vmacro.host.domains import LibvirtDomains
 from vmacro.host.emulator import Emulator
 from vmacro.host.errors import RefusedError
@@ -50,6 +52,8 @@ from vmacro.wire.host_verbs import (
 from vmacro.wire.messages import MAX_REQUEST_BYTES, Nothing
 from vmacro.wire.names import way_token
 from vmacro.wire.way_verbs import Narrow, Widen
+
+REFUSALS: Refusals = {**BY_KERNEL, NetlinkError: "kernel", libvirt.libvirtError: "libvirt"}
 
 
 class Server:
@@ -188,7 +192,7 @@ class Server:
         return min(device, metrics.get("RTAX_MTU") or device) if metrics is not None else device
 
 
-def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
+def dispatcher(ip: IPRoute, hypervisor_uri: str) -> Dispatcher:
     """All verbs, by this kernel and that libvirt."""
     on_xen = hypervisor_uri.startswith("xen")
     domains = XenDomains(hypervisor_uri) if on_xen else LibvirtDomains(hypervisor_uri)
@@ -199,34 +203,30 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str, of_xen: xen.Xen) -> Dispatcher:
         [
             *Server(ip, switchover, Reaching().ask, compressions).handlers(),
             *disk_verbs.of_libvirt(hypervisor_uri).handlers(),
-            *of_xen.handlers(),
-        ]
+            *xen.handlers(),
+        ],
+        REFUSALS,
     )
 
 
-def serve(ip: IPRoute, hypervisor_uri: str) -> None:
-    """Until end of input; where an agent was asked for, the rest of it is for that one alone."""
+def serve(ip: IPRoute, hypervisor_uri: str, first: bytes = b"") -> None:
+    """Until end of input, of which `first` was read already."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     libvirt.virEventRegisterDefaultImpl()
-    of_xen = xen.Xen()
-    answers, reader, open_ = dispatcher(ip, hypervisor_uri, of_xen), LineReader(MAX_REQUEST_BYTES), [True]
+    answers, reader, open_ = dispatcher(ip, hypervisor_uri), LineReader(MAX_REQUEST_BYTES), [True]
+
+    def heard(chunk: bytes) -> None:
+        for line in reader.feed(chunk):
+            with contextlib.suppress(BrokenPipeError):
+                write(answers.answer(line), 1)
 
     def readable(_watch: int, fd: int, _events: int, _opaque: Any) -> None:
         chunk = os.read(fd, 65536)
         open_[0] = bool(chunk)
-        for line in reader.feed(chunk):
-            _write(answers.answer(line))
-        open_[0] = open_[0] and of_xen.relay is None
+        heard(chunk)
 
     wanted = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, wanted, readable, None)
+    heard(first)
     while open_[0]:
         libvirt.virEventRunDefaultImpl()
-    if of_xen.relay is not None:
-        of_xen.relay.run()
-
-
-def _write(data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        while data:
-            data = data[os.write(1, data) :]

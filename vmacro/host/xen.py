@@ -8,68 +8,43 @@ import re
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from vmacro.host.agents import AgentRelay
+from vmacro.host import dom0
 from vmacro.host.dispatch import Handler, handler
 from vmacro.host.errors import RefusedError
 from vmacro.host.pace import pace
-from vmacro.host.xenbus import opened
 from vmacro.wire import xen_verbs
 from vmacro.wire.host_verbs import Domain
-from vmacro.wire.messages import Args, Nothing, Result
-from vmacro.wire.xen_verbs import CRASHED, ENDED, NOTHING, SHUT, SUSPENDED, Aborted, AgentOf, Saving, XenFacts
+from vmacro.wire.messages import Args, Result
+from vmacro.wire.xen_verbs import CRASHED, ENDED, NOTHING, SHUT, SUSPENDED, Aborted, Saving, XenFacts
 
-CAPABILITIES = Path("/proc/xen/capabilities")
 PROC = Path("/proc")
 XL = "/usr/sbin/xl"
-XL_TIMEOUT_S = 10.0
+XL_TIMEOUT_S = 8.0
 HELPER = "libxl-save-helper"
-ENDS_WITHIN_S = 5.0
+ENDS_WITHIN_S = 4.0  # with xl's time well within what the verb may take
 _LINE = re.compile(r"(?P<name>\S+)\s+(?P<number>\d+)\s+\d+\s+\d+\s+(?P<state>[-a-z]{6})\s+[\d.]+\s*\Z")
 
 
-def is_here() -> bool:
-    """Whether this is a host of Xen: its first domain, which controls it."""
-    try:
-        return "control_d" in CAPABILITIES.read_text()
-    except OSError:
-        return False
+def handlers() -> tuple[Handler, ...]:
+    """One for each verb of xen_verbs but AGENT, which is a session by itself (agents.py)."""
+    return (
+        handler(xen_verbs.XEN, _on_xen(lambda _args: facts(_xl("info")))),
+        handler(xen_verbs.XEN_SAVING, _on_xen(lambda args: look(args.domain))),
+        handler(xen_verbs.XEN_ABORT, _on_xen(_abort)),
+        handler(xen_verbs.XEN_PACE, _on_xen(pace)),
+    )
 
 
-class Xen:
-    """Carries out the verbs of xen_verbs. `relay` is what the session becomes once it was asked for an agent."""
-
-    def __init__(self) -> None:
-        self.relay: AgentRelay | None = None
-
-    def handlers(self) -> tuple[Handler, ...]:
-        """One for each verb."""
-        return (
-            handler(xen_verbs.AGENT, self._agent),
-            handler(xen_verbs.XEN, _on_xen(lambda _args: facts(_xl("info")))),
-            handler(xen_verbs.XEN_SAVING, _on_xen(self._saving)),
-            handler(xen_verbs.XEN_ABORT, _on_xen(self._abort)),
-            handler(xen_verbs.XEN_PACE, _on_xen(pace)),
-        )
-
-    def _agent(self, args: AgentOf) -> Nothing:
-        if not is_here():
-            raise RefusedError("no-xen", "this is no host of Xen")
-        self.relay = AgentRelay(opened(), _known(args.domain).number, args.polite)
-        return Nothing()
-
-    def _saving(self, args: Domain) -> Saving:
-        return look(args.domain)
-
-    def _abort(self, args: Domain) -> Aborted:
-        seen = look(args.domain)
-        if seen.suspended:
-            return Aborted(SUSPENDED)
-        helpers = list(_helpers(seen.number)) if seen.number >= 0 else []
-        ended = [_end(pid, seen.number) for pid in helpers]
-        return Aborted(ENDED if any(ended) else NOTHING)
+def _abort(args: Domain) -> Aborted:
+    seen = look(args.domain)
+    if seen.suspended:
+        return Aborted(SUSPENDED)
+    helpers = list(_helpers(seen.number)) if seen.number >= 0 else []
+    return Aborted(ENDED if _end(helpers, seen.number) else NOTHING)
 
 
 def facts(text: str) -> XenFacts:
@@ -92,17 +67,9 @@ def look(domain: str) -> Saving:
     return Saving(-1, False, False)
 
 
-def _known(domain: str) -> Saving:
-    found = look(domain)
-    if found.number < 0:
-        raise RefusedError("no-domain", f"no domain {domain!r} runs here")
-    return found
-
-
 def _on_xen(carry_out: Callable[[Args], Result]) -> Callable[[Args], Result]:
     def checked(args: Args) -> Result:
-        if not is_here():
-            raise RefusedError("no-xen", "this is no host of Xen")
+        dom0.require()
         return carry_out(args)
 
     return checked
@@ -136,21 +103,30 @@ def _is_helper(pid: int, number: int) -> bool:
     return named and words[1:2] in ([b"--save-domain"], [b"--restore-domain"]) and words[4:5] == [str(number).encode()]
 
 
-def _end(pid: int, number: int) -> bool:
-    """libxl takes the migration for failed then, at this end. False: it had ended, and its number may be another's."""
+def _end(pids: Iterable[int], number: int) -> bool:
+    """libxl takes the migration for failed then, at this end. They are waited for together: who asks waits, too. False:
+    all had ended before, and their numbers may be others'."""
+    until_s = time.monotonic() + ENDS_WITHIN_S
+    told = [descriptor for pid in pids if (descriptor := _told_to_end(pid, number)) is not None]
+    for descriptor in told:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(max(0.0, until_s - time.monotonic()) * 1000)
+        os.close(descriptor)
+    return bool(told)
+
+
+def _told_to_end(pid: int, number: int) -> int | None:
+    """A descriptor of the process; None where it had ended."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        return False
+        return None
     try:
-        if not _is_helper(pid, number):  # looked at again, now that nobody else can become what is signalled
-            return False
-        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        ended = select.poll()
-        ended.register(descriptor, select.POLLIN)
-        ended.poll(ENDS_WITHIN_S * 1000)
+        if _is_helper(pid, number):  # looked at again, now that nobody else can become what is signalled
+            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            return descriptor
     except ProcessLookupError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+        pass  # it has ended meanwhile
+    os.close(descriptor)
+    return None

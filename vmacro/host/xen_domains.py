@@ -13,8 +13,8 @@ import libvirt
 from vmacro.host.domains import LibvirtDomains
 from vmacro.host.errors import RefusedError
 from vmacro.host.xen import look
-from vmacro.host.xenbus import Xenbus, opened
 from vmacro.wire.host_verbs import TUNNEL
+from vmacro.wire.xenbus import Xenbus, opened
 from vmacro.wire.xenstore import Xenstore, XenstoreError
 
 LOG = logging.getLogger("vmacro-host")
@@ -25,7 +25,8 @@ SUSPENDS_WITHIN_S = 10.0
 
 class XenDomains(LibvirtDomains):
     """As LibvirtDomains; of a domain that is expected to leave, `happened` is told as it is asked to suspend itself,
-    and once more when some domain has shut down: it has left then."""
+    and once more when some domain has shut down: it has left then. Of one that may have been asked unseen, the latter
+    is told as soon as xl calls it suspended."""
 
     late = True
 
@@ -91,8 +92,10 @@ class XenDomains(LibvirtDomains):
 
     def _fired(self, store: Xenstore, token: str, times: int) -> None:
         if token == GONE:
-            for domain in [d for d, asked_s in self._leaving.items() if _has_left(d, asked_s)]:
-                del self._leaving[domain]
+            left = [d for d, asked_s in self._leaving.items() if _has_left(d, asked_s)]
+            for domain in [*left, *(d for d in self._doubted if _is_suspended(d))]:
+                self._leaving.pop(domain, None)
+                self._doubted.discard(domain)
                 self.happened(domain, TUNNEL, True)
             return
         domain, as_set = self._watched.get(token, ""), token in self._fresh
@@ -126,6 +129,11 @@ def _has_left(domain: str, asked_s: float) -> bool:
     early costs less than one that is missing. Any other's end must not cut off a guest that was asked in vain."""
     if time.monotonic() - asked_s < SUSPENDS_WITHIN_S:
         return True
+    return _is_suspended(domain)
+
+
+def _is_suspended(domain: str) -> bool:
+    """Or has gone, or nobody says."""
     try:
         seen = look(domain)
     except (RefusedError, OSError) as error:

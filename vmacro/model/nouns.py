@@ -27,6 +27,9 @@ class Compression(StrEnum):
     ZSTD = "zstd"
 
 
+XEN_STARTING_S = 45.0
+
+
 @dataclass(frozen=True)
 class Host:
     """A machine that runs guests. `uri` is how the orchestrator reaches its libvirt, `peer_uri` how the other hosts do;
@@ -52,6 +55,12 @@ class Host:
     guard: bool = False
     public_subnet: Subnet = ""
     public: Annotated[tuple[tuple[_Address, _Address], ...], Items(MOST_PUBLIC)] = ()
+
+    @property
+    def starting_s(self) -> float:
+        """How long its host side may take to start, before its first answer. Xen's first domain often has one
+        processor, and gets less of that the more its guests ask of it."""
+        return XEN_STARTING_S if self.uri.startswith("xen") else 0.0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from vmacro.model.nouns import Host, Inventory
 from vmacro.planning.evacuation import ASSUMED_AROUND_S
 from vmacro.ports import World
 from vmacro.services.archive import Record, Unreadable
-from vmacro.services.survey import HOST_DEADLINE_S
+from vmacro.services.survey import deadline_s, late
 
 PLENTY_CPUS, PLENTY_DISK_GIB = 1e6, 1e9
 
@@ -97,14 +97,14 @@ def look(policy: FollowPolicy, inventory: Inventory, world: World, past: Past, n
     domains = {g.name: inventory.guest(g.name) for g in policy.guests}
     names = {name: guest.domain for name, guest in domains.items() if guest is not None}
     hosts = [host for host in inventory.hosts if host.site in sites]
-    answers = world.side_by_side([partial(_seen, host, names, world) for host in hosts], HOST_DEADLINE_S)
+    answers = world.side_by_side([partial(_seen, host, names, world) for host in hosts], deadline_s(hosts))
     seen: dict[str, _Seen] = {}
     unknown: dict[str, str] = {}
     for host, answer in zip(hosts, answers, strict=True):
         if isinstance(answer, _Seen):
             seen[host.name] = answer
         else:
-            why = answer or f"host {host.name}: no answer within {HOST_DEADLINE_S:g} s"
+            why = answer or f"host {host.name}: {late(host)}"
             unknown[host.site] = why
     guests, left_alone = [], []
     for guest in policy.guests:

@@ -20,7 +20,7 @@ from vmacro.model.moves import Carriage, Ending, Plan
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.ports import World
 from vmacro.services.archive import Record, UnreadableCarriage
-from vmacro.services.survey import HOST_DEADLINE_S, LATE
+from vmacro.services.survey import deadline_s, late
 from vmacro.wire.names import way_token
 
 Kind = Literal["leg", "way", "reservation", "domain", "address", "claim", "trouble"]
@@ -96,10 +96,10 @@ def find(
     guest that cannot be asked is listed as `trouble`."""
     known = _Journalled(moves, carried, planned)
     questions = [partial(_told, host, "", partial(_at, host, known, world)) for host in inventory.hosts]
-    answers = world.side_by_side(questions, HOST_DEADLINE_S)
+    answers = world.side_by_side(questions, deadline_s(inventory.hosts))
     found: list[Leftover] = []
     for host, answer in zip(inventory.hosts, answers, strict=True):
-        found += answer if answer is not None else [_trouble(host, "", f"host {host.name}: {LATE}")]
+        found += answer if answer is not None else [_trouble(host, "", f"host {host.name}: {late(host)}")]
     for guest in inventory.guests:
         found += _of_guest(inventory, guest, known, world)
     return found
@@ -182,7 +182,8 @@ def _unmarked(host: Host, entry: Reservation, known: _Journalled, move: str) -> 
 
 
 def _of_guest(inventory: Inventory, guest: Guest, known: _Journalled, world: World) -> list[Leftover]:
-    states = world.side_by_side([partial(_state, host, guest, world) for host in inventory.hosts], HOST_DEADLINE_S)
+    asked = [partial(_state, host, guest, world) for host in inventory.hosts]
+    states = world.side_by_side(asked, deadline_s(inventory.hosts))
     running = [host for host, state in zip(inventory.hosts, states, strict=True) if state == "running"]
     paused = [host for host, state in zip(inventory.hosts, states, strict=True) if state == "paused"]
     if len(running) != 1:

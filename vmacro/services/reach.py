@@ -14,13 +14,13 @@ from vmacro.planning import reaching
 from vmacro.planning.addresses import contains, subnets
 from vmacro.ports import World
 from vmacro.services.handoff import have_the_agent_wait
+from vmacro.services.survey import deadline_s
 from vmacro.wire.host_verbs import MOST_ASKED
 
 ASK_EVERY_S = 0.1
 CARD_PATIENCE_S = 5.0  # until the card of a guest that has just arrived answers at its bridge
 PATIENCE_S = 1.5  # until a packet comes back, from another site, too; a guest may answer none
-CALL_S = 20.0  # above the drivers' own limits
-LATE = f"no answer from its host side within {CALL_S:g} s"
+LATE = "no answer from its host side in time"
 Asked = tuple[tuple[Heard, ...], str]  # who was heard; or why nobody could ask
 
 
@@ -83,7 +83,10 @@ def _asked(plan: Plan, world: World, wanted: Reach, port: int) -> tuple[Asked, A
     while True:
         questions = [] if here[1] else [partial(_ask, plan.destination, wanted, world)]
         questions += [] if there[1] else [partial(_ask, plan.source, elsewhere, world)]
-        answers = [answer or ((), LATE) for answer in world.side_by_side(questions, CALL_S)]
+        answers = [
+            answer or ((), LATE)
+            for answer in world.side_by_side(questions, deadline_s((plan.source, plan.destination)))
+        ]
         here, there = (asked if asked[1] else answers.pop(0) for asked in (here, there))
         waited_s = world.clock.monotonic_s() - began_s
         is_over = here[1] or waited_s > CARD_PATIENCE_S or reaching.is_over(here[0], plan.mac)

@@ -28,10 +28,8 @@ from vmacro.services import datagrams, dirtying, inside, paths
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 from vmacro.wire.host_verbs import MOST_DEVICES
 
-# Above the drivers' own limits for a silent host: this one is for a host whose answer never ends.
 HOST_DEADLINE_S = 20.0
 Views = tuple[HostView, ...]
-LATE = f"no answer within {HOST_DEADLINE_S:g} s"
 _LATE_HINT = "it takes connections, but something on it hangs: look at its libvirtd and vmacro-host"
 
 
@@ -43,6 +41,17 @@ class HostState:
     facts: HostFacts | None = None
     guests: tuple[str, ...] = ()
     trouble: str = ""
+
+
+def deadline_s(hosts: Iterable[Host]) -> float:
+    """For answers of all of them. Above the drivers' own limits for a silent host: this one is for a host whose answer
+    never ends."""
+    return HOST_DEADLINE_S + max((host.starting_s for host in hosts), default=0.0)
+
+
+def late(host: Host) -> str:
+    """What is told of one that has not answered by then."""
+    return f"no answer within {deadline_s([host]):g} s"
 
 
 def uncounted(views: Views) -> Views:
@@ -102,7 +111,7 @@ def _rest(
     copies = disks.copies(at.domain, at.pools)
     if copies:
         answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
-        seen = _told(seen, [_Question(h.name, partial(_disks, h, copies, world), _mute) for h in answering], world)
+        seen = _told(seen, [_Question(h, partial(_disks, h, copies, world), _mute(h)) for h in answering], world)
     if at.domain.running and at.domain.has_agent_channel:
         seen = inside.look(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     coming = _coming(seen, at.domain, host)
@@ -114,7 +123,7 @@ def _rest(
         seen = _told(seen, _about_files(seen, at, inventory, world), world)
     if seen.agent is not None:
         claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
-        answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], HOST_DEADLINE_S)
+        answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], deadline_s(asked))
         tracked = {h.name: answer for h, answer in zip(asked, answers, strict=True)}
         seen = replace(seen, views=tuple(replace(v, tracked=tracked.get(v.host)) for v in seen.views))
     return seen
@@ -132,9 +141,11 @@ def _looked_at(
     asked, led = tuple(hosts), tuple(names)
     questions: list[Callable[[], HostView | NameView]] = [partial(view, host, guest, world) for host in asked]
     questions += [partial(_name, name, world) for name in led]
-    answers = world.side_by_side(questions, HOST_DEADLINE_S)
-    late = [*(_late(host) for host in asked), *(NameView(n, None, "silent", f"name server: {LATE}") for n in led)]
-    said = [answer or alternative for answer, alternative in zip(answers, late, strict=True)]
+    within_s = deadline_s(asked)
+    answers = world.side_by_side(questions, within_s)
+    silent = f"name server: no answer within {within_s:g} s"
+    others = [*(_late(host) for host in asked), *(NameView(name, None, "silent", silent) for name in led)]
+    said = [answer or other for answer, other in zip(answers, others, strict=True)]
     return tuple(v for v in said if isinstance(v, HostView)), tuple(n for n in said if isinstance(n, NameView))
 
 
@@ -165,9 +176,9 @@ def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool
 def overview(inventory: Inventory, world: World) -> list[HostState]:
     """All hosts as they are now."""
     asked = [partial(_state, host, inventory, world) for host in inventory.hosts]
-    answers = world.side_by_side(asked, HOST_DEADLINE_S)
-    late = [HostState(host, trouble=_late(host).trouble) for host in inventory.hosts]
-    return [answer or state for answer, state in zip(answers, late, strict=True)]
+    answers = world.side_by_side(asked, deadline_s(inventory.hosts))
+    others = [HostState(host, trouble=_late(host).trouble) for host in inventory.hosts]
+    return [answer or other for answer, other in zip(answers, others, strict=True)]
 
 
 def _state(host: Host, inventory: Inventory, world: World) -> HostState:
@@ -209,26 +220,27 @@ _Change = Callable[[HostView], HostView]
 class _Question:
     """Something that one host is asked, which adds to what was seen of it; `late` where no answer comes in time."""
 
-    host: str
+    host: Host
     ask: Callable[[], _Change]
     late: _Change
 
 
 def _told(seen: Survey, questions: list[_Question], world: World) -> Survey:
     """With the answers to questions that are asked at once, each by a connection of its own."""
-    answers = world.side_by_side([question.ask for question in questions], HOST_DEADLINE_S)
+    answers = world.side_by_side([question.ask for question in questions], deadline_s(q.host for q in questions))
     views = {view.host: view for view in seen.views}
     for question, answer in zip(questions, answers, strict=True):
-        views[question.host] = (answer or question.late)(views[question.host])
+        name = question.host.name
+        views[name] = (answer or question.late)(views[name])
     return replace(seen, views=tuple(views.values()))
 
 
-def _mute(view: HostView) -> HostView:
-    return replace(view, links_trouble=f"its host side: {LATE}", links_hint=_LATE_HINT)
+def _mute(host: Host) -> _Change:
+    return lambda view: replace(view, links_trouble=f"its host side: {late(host)}", links_hint=_LATE_HINT)
 
 
 def _late(host: Host) -> HostView:
-    return HostView(host.name, host.site, trouble=f"host {host.name}: {LATE}", trouble_hint=_LATE_HINT)
+    return HostView(host.name, host.site, trouble=f"host {host.name}: {late(host)}", trouble_hint=_LATE_HINT)
 
 
 @dataclass(frozen=True)
@@ -254,11 +266,11 @@ def _about_fit(seen: Survey, coming: _Coming, inventory: Inventory, world: World
     if seen.definition is None:
         return []
 
-    def late(view: HostView) -> HostView:
-        return replace(view, fit_trouble=LATE)
+    def mute(host: Host) -> _Change:
+        return lambda view: replace(view, fit_trouble=late(host))
 
     there = _elsewhere(seen, coming, inventory)
-    return [_Question(h.name, partial(_fit, h, coming.domain, seen.definition, world), late) for h in there]
+    return [_Question(h, partial(_fit, h, coming.domain, seen.definition, world), mute(h)) for h in there]
 
 
 def _fit(host: Host, domain: DomainFacts, wanted: Definition, world: World) -> _Change:
@@ -273,9 +285,9 @@ def _fit(host: Host, domain: DomainFacts, wanted: Definition, world: World) -> _
 def _about_links(seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> list[_Question]:
     """What host sides say of their links, and, meanwhile, what comes back to the guest's host from other sites."""
     answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
-    questions = [_Question(h.name, partial(_links, h, seen, coming, inventory, world), _mute) for h in answering]
+    questions = [_Question(h, partial(_links, h, seen, coming, inventory, world), _mute(h)) for h in answering]
     tried = partial(_paths, coming.source, _elsewhere(seen, coming, inventory), world)
-    return [_Question(coming.source.name, tried, lambda view: view), *questions]
+    return [_Question(coming.source, tried, lambda view: view), *questions]
 
 
 def _elsewhere(seen: Survey, coming: _Coming, inventory: Inventory) -> list[Host]:
@@ -317,12 +329,12 @@ def _about_files(seen: Survey, at: HostView, inventory: Inventory, world: World)
     if not wanted:
         return []
 
-    def late(view: HostView) -> HostView:
-        return replace(view, files_trouble=LATE)
+    def mute(host: Host) -> _Change:
+        return lambda view: replace(view, files_trouble=late(host))
 
     asked = [v for v in seen.views if (v.site != at.site or v.host == at.host) and not (v.trouble or v.links_trouble)]
     hosts = [h for h in inventory.hosts if h.name in {v.host for v in asked}]
-    return [_Question(h.name, partial(_files, h, wanted, world), late) for h in hosts]
+    return [_Question(h, partial(_files, h, wanted, world), mute(h)) for h in hosts]
 
 
 def _files(host: Host, wanted: tuple[str, ...], world: World) -> _Change:

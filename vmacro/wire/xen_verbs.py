@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vmacro.wire.fields import Choice, Items, Number, Text, Unicast, Word
+from vmacro.wire.agent_way import AGENT
+from vmacro.wire.fields import Choice, Items, Number, Text, Unicast
 from vmacro.wire.host_verbs import Domain
 from vmacro.wire.messages import Nothing, Verb
 
@@ -14,14 +15,6 @@ SHUT, CRASHED = "s", "c"
 ENDED, NOTHING, SUSPENDED = "ended", "nothing", "suspended"
 _Size = Annotated[int, Number(0, 1 << 62)]
 _WITHIN_S = 15.0
-
-
-@dataclass(frozen=True)
-class AgentOf:
-    """To whose agent this session leads from now on. `polite`: not if somebody else talks to it."""
-
-    domain: Annotated[str, Word()]
-    polite: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,6 @@ class Paced:
     sent: _Size
 
 
-AGENT = Verb("agent", AgentOf, Nothing, _WITHIN_S)
 XEN = Verb("xen", Nothing, XenFacts, _WITHIN_S)
 XEN_SAVING = Verb("xen-saving", Domain, Saving, _WITHIN_S)
 XEN_PACE = Verb("xen-pace", Pace, Paced, _WITHIN_S)

@@ -24,8 +24,9 @@ from vmacro.wire.xen_verbs import SUSPENDED, Saving, XenFacts
 
 SHADOW = "shadow"
 LIBVIRT_TLS_PORT = 16514
-# An earlier connection may lead there, too: that one is slow says nothing of the copy's own, which begins later.
-PACED_EVERY_S, UNPACED_S = 2.0, 5.0
+# An earlier connection may lead there, too: that one is slow says nothing of the copy's own, which begins later. To
+# look costs the host something: the longer the copy takes, the rarer it is.
+PACED_EVERY_S, PACED_RARELY, UNPACED_S = 2.0, 0.25, 5.0
 NO_SHADOW = "it is a PV guest, and this Xen has no shadow paging, by which one is copied while it runs"
 
 
@@ -60,7 +61,8 @@ class _Pacing:
         trouble = f"no connection of its libvirt to {self._there[0]}, port {self._there[1]}, can be slowed down"
         try:
             if self._side().pace(*self._there, self._bytes_s):
-                self._heeded, self._next_s = True, now_s + PACED_EVERY_S
+                self._heeded = True
+                self._next_s = now_s + max(PACED_EVERY_S, PACED_RARELY * (now_s - self._began_s))
         except HostError as error:
             trouble = error.message
         late = not self._heeded and now_s - self._began_s > UNPACED_S

@@ -23,7 +23,7 @@ from vmacro.lab.machines import PACKAGES, BaseLayers, access, identity
 from vmacro.lab.process import Process
 from vmacro.lab.topology import Topology
 
-MEMORY_MIB, DOM0_MIB = 704, 448
+MEMORY_MIB, DOM0_MIB = 768, 448
 OWN_DISK_MIB, MARGIN_MIB = 4096, 16
 UPLINK = "uplink"
 # Lazy switching of the FPU corrupts dom0's memory under emulation. What else costs time defends against processors that

@@ -1,4 +1,5 @@
-"""This host's own xenstore: the device that the kernel of dom0 has."""
+"""The way to xenstore: the device that the kernel has, of a guest of Xen as of the first domain of its host. Nothing
+else of the wire touches a device: this one is the same at both ends."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import errno
 import os
 import select
 from pathlib import Path
+from typing import Optional
 
 PATHS = (Path("/dev/xen/xenbus"), Path("/proc/xen/xenbus"))  # a device since Linux 2.6.37; xenfs, where it is mounted
 # xenstored answers at once; where it does not for so long, the host is in no state to move anybody.
@@ -57,7 +59,11 @@ class Xenbus:
             raise OSError(errno.ETIMEDOUT, f"xenstore: no answer within {ANSWER_WITHIN_S:g} s")
 
 
-def opened() -> Xenbus:
-    """Raises OSError where this is no host of Xen."""
-    path = next((path for path in PATHS if path.exists()), PATHS[0])
-    return Xenbus(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+def device() -> Optional[Path]:
+    """None where this is no domain of Xen."""
+    return next((path for path in PATHS if path.exists()), None)
+
+
+def opened(path: Optional[Path] = None) -> Xenbus:
+    """By default what device() finds. Raises OSError."""
+    return Xenbus(os.open(path or device() or PATHS[0], os.O_RDWR | os.O_CLOEXEC))
