@@ -206,10 +206,11 @@ class LibvirtHypervisor:
     def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
         """virDomainSnapshotCreateXML, external and without metadata: the present file becomes the base, and the guest
         writes to an overlay from now on."""
-        handle, seen = self._lookup(domain), self.domain(domain)
-        if handle is None or seen is None:
+        handle = self._lookup(domain)
+        if handle is None:
             raise HostError(f"host {self._host.name}: no domain {domain}")
-        now = {d.target: d.source for d in seen.disks}
+        with understood(self._host.name, f"domain {domain} cannot be described"):
+            now = xml.targets(handle.XMLDesc())
         due = [d for d in disks if now.get(d.target) != d.overlay]
         if not due:
             return
