@@ -220,12 +220,14 @@ class LibvirtHypervisor:
             snapshot = xml.snapshot(due, sorted(others))
             handle.snapshotCreateXML(snapshot, flags | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC)
 
-    def discard(self, domain: str, fenced: bool = False) -> None:
+    def discard(self, domain: str, fenced: bool = False, uuid: str = "") -> None:
         """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""
         handle = self._lookup(domain)
         if handle is None:
             return
         with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
+            if uuid and handle.UUIDString().lower() != uuid.lower():
+                return
             if self.job(handle) == ARRIVING:
                 raise HostError(f"host {self._host.name}: domain {domain} is on its way here; it stays")
             state, _ = handle.state()
