@@ -122,9 +122,10 @@ class Hypervisor(Protocol):
     def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
         """Have the guest write to overlays from now on; its bases are frozen. Idempotent."""
 
-    def discard(self, domain: str, fenced: bool = False) -> None:
-        """Remove the paused remains that a migration has left here of a domain that runs elsewhere. Raises HostError if
-        it runs here, unless it is known to be fenced. Idempotent."""
+    def discard(self, domain: str, fenced: bool = False, uuid: str = "") -> None:
+        """Remove the paused remains that a migration has left here of a domain that runs elsewhere. One of another
+        UUID is none of it, and stays; '': any. Raises HostError if it runs here, unless it is known to be fenced.
+        Idempotent."""
 
     def set_autostart(self, domain: str) -> None:
         """Have the host start a persistent domain whenever it starts itself. Raises HostError if there is none.

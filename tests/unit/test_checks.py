@@ -160,6 +160,35 @@ def test_a_disk_in_a_pool_that_both_see() -> None:
     assert findings(fake) == []
 
 
+NFS = Pool("nfs", "netfs", "/images", 1 << 40, shared=True, source="nas-1 /export")
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ((), "no active storage pool at /images"),
+        ((replace(NFS, path="/mnt"),), "no active storage pool at /images"),
+        ((replace(NFS, source="nas-2 /export"),), "netfs, nas-2 /export) is not bucharest's (netfs, nas-1 /export)"),
+        ((Pool("default", "dir", "/images", 1 << 40, shared=False),), "'default' (dir, its own) is not bucharest's"),
+    ],
+)
+def test_a_shared_pool_that_the_destination_does_not_see(there: tuple[Pool, ...], told: str) -> None:
+    """Each site may have a server of its own: what has the disk's name there is another disk."""
+    fake = FakeWorld()
+    fake.give_disk()
+    fake.hosts["bucharest"].pools, fake.hosts["berlin"].pools = (NFS,), there
+    (found,) = findings(fake)
+    assert (found.code, found.subject) == ("pool-missing", "host berlin") and told in found.message
+
+
+@pytest.mark.parametrize(("there", "found"), [(("lake",), []), (("pond",), ["pool-missing"])])
+def test_a_shared_volume_needs_the_pool_of_its_name(there: tuple[str, ...], found: list[str]) -> None:
+    fake, lake = FakeWorld(), Pool("lake", "rbd", "", 1 << 40, shared=True, source="mon-1 vms")
+    alter_domain(fake, disks=(Disk("vda", "lake", True, False, "volume", "raw"),))
+    fake.hosts["bucharest"].pools, fake.hosts["berlin"].pools = (lake,), tuple(replace(lake, name=n) for n in there)
+    assert codes(findings(fake)) == found
+
+
 def test_no_pool_no_room_and_a_volume_in_the_way() -> None:
     elsewhere, outside, full, taken = (FakeWorld() for _ in range(4))
     for fake in (elsewhere, outside, full, taken):

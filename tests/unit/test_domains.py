@@ -25,14 +25,14 @@ from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.errors import HostError
 from vmacro.model.definitions import FILTER, OF_THE_HOSTS_SIZE, SECRET, UNKNOWN, VOLUME, Definition, Device, Fit, Need
-from vmacro.model.facts import DomainFacts, FileFacts
+from vmacro.model.facts import DiskCopy, DomainFacts, FileFacts
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
 from vmacro.planning import checks
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import measured
-from vmacro.wire.host_verbs import PLAIN
+from vmacro.wire.host_verbs import OTHER, PLAIN
 from vmacro.wire.names import AGENT_CHANNEL
 
 DOMAINS = Path(__file__).parents[1] / "domains"
@@ -44,7 +44,7 @@ FILES = (
 )
 CAPABILITIES = """<domainCapabilities><devices>
 <disk supported='yes'>
-  <enum name='diskDevice'><value>disk</value><value>cdrom</value><value>floppy</value></enum>
+  <enum name='diskDevice'><value>disk</value><value>cdrom</value><value>floppy</value>{lun}</enum>
   <enum name='bus'><value>ide</value><value>fdc</value><value>virtio</value><value>usb</value><value>sata</value></enum>
 </disk>
 <graphics supported='yes'><enum name='type'><value>vnc</value>{spice}</enum></graphics>
@@ -66,6 +66,7 @@ class Berlin:
     tpm: bool = True
     kvm: bool = True
     has: frozenset[str] = frozenset({"no-mac-spoofing"})
+    lun: bool = False
     pages: tuple[tuple[int, int], ...] = ((2048, 100),)  # free ones, by size in KiB
     compared: int = libvirt.VIR_CPU_COMPARE_SUPERSET
 
@@ -95,7 +96,8 @@ class Berlin:
             raise libvirt.libvirtError("the accel 'kvm' is not supported by '/usr/bin/qemu-system-x86_64'")
         value = "<value>{}</value>".format
         spice = (value("spice"), value("spicevmc")) if self.spice else ("", "")
-        return CAPABILITIES.format(spice=spice[0], agent=spice[1], tpm="yes" if self.tpm else "no")
+        lun, tpm = value("lun") if self.lun else "", "yes" if self.tpm else "no"
+        return CAPABILITIES.format(lun=lun, spice=spice[0], agent=spice[1], tpm=tpm)
 
     def compareHypervisorCPU(self, *_kind: str) -> int:  # noqa: N802
         return self.compared
@@ -252,6 +254,62 @@ def test_a_channel_of_a_kind_that_no_libvirt_lists_is_no_obstacle(kind: str) -> 
     more = f"<channel type='{kind}'><target type='virtio' name='org.spice-space.webdav.0'/></channel></devices>"
     house.live = house.stored = house.live.replace("</devices>", more)
     assert codes(house.findings()) == []
+
+
+def with_devices(more: str) -> House:
+    """A guest that may move, and has these besides."""
+    house = House(name="uefi")
+    house.live = house.stored = house.live.replace("</devices>", f"{more}</devices>")
+    house.hosts["bucharest"].domains["web"] = _facts(xml.domain(house.live))
+    return house
+
+
+LUN = "<disk type='block' device='lun'><source dev='/dev/sdb'/><target dev='sda' bus='virtio'/></disk>"
+NBD = """<disk type='network' device='disk'><driver type='raw'/>
+<source protocol='nbd' name='data'>{}</source><target dev='vdx' bus='virtio'/></disk>"""
+
+
+def test_a_lun_is_a_disk() -> None:
+    """What has its name at the destination is another one: libvirt says nothing of it (cache='none')."""
+    house = with_devices(LUN)
+    house.berlin = Berlin(lun=True)
+    there = FileFacts("/dev/sdb", OTHER, 1 << 40)
+    for each in house.hosts.values():
+        each.files[there.path] = there
+    assert codes(house.findings()) == ["disk-kind"]
+    house.live = house.stored = house.live.replace("<source dev=", "<shareable/><source dev=")
+    house.hosts["bucharest"].domains["web"] = _facts(xml.domain(house.live))
+    assert codes(house.findings()) == []
+
+
+@pytest.mark.parametrize(
+    ("server", "found"),
+    [
+        ("<host name='nas.example' port='10809'/>", []),
+        ("<host name='localhost' port='10809'/>", ["disk-kind"]),
+        ("<host name='127.0.0.2' port='10809'/>", ["disk-kind"]),
+        ("<host name='::1' port='10809'/>", ["disk-kind"]),
+        ("<host transport='unix' socket='/run/nbd.sock'/>", ["disk-kind", "file-missing"]),
+    ],
+)
+def test_a_disk_by_network_may_be_its_hosts_own(server: str, found: list[str]) -> None:
+    assert codes(with_devices(NBD.format(server)).findings()) == found
+
+
+def test_no_other_disk_is_frozen_beside_those_that_move() -> None:
+    """libvirt makes a snapshot of each that it is not told of: the guest would write to an overlay of its floppy."""
+    floppy = "<disk type='file' device='floppy'><source file='/isos/a.img'/><target dev='fda'/></disk>"
+    live, made = with_devices(LUN + floppy).live, list[str]()
+    frozen = SimpleNamespace(XMLDesc=lambda: live, snapshotCreateXML=lambda text, _flags: made.append(text))
+    connection = SimpleNamespace(lookupByName=lambda _name: frozen)
+    real = QemuHypervisor(host("b1"), cast(Connections, SimpleNamespace(get=lambda _host: connection)))
+    (own,) = (disk for disk in xml.domain(live).disks if disk.kind == "file")
+    real.freeze("web", (DiskCopy("abcd", own.target, own.source, own.format),))
+    kinds = {d.get("name"): d.get("snapshot") for d in xml.parse(made[0]).iterfind("disks/disk")}
+    assert kinds == {own.target: "external", "sda": "no", "fda": "no"}
+    frozen.XMLDesc = lambda: live.replace(own.source, f"{own.source}.vmacro-abcd")
+    real.freeze("web", (DiskCopy("abcd", own.target, own.source, own.format),))
+    assert len(made) == 1, "once"
 
 
 def test_a_processor_that_is_passed_through_needs_the_same_one_there() -> None:

@@ -162,6 +162,35 @@ def test_paused_remains_go_only_where_the_guest_is_alive_elsewhere() -> None:
     assert not any(left.kind == "domain" for left in find(found, outcome)), "twice: a person must look"
 
 
+def test_another_guest_of_its_name_is_no_remains_of_it() -> None:
+    """Somebody has defined it since at the host that it left, and paused it."""
+    found = stage(SEAMLESS)
+    outcome = found.attempt(Faults())
+    other = replace(found.fake.hosts["berlin"].domains["web"], state="paused", uuid="uuid-2")
+    found.fake.hosts["bucharest"].domains["web"] = other
+    assert not any(left.kind == "domain" for left in find(found, outcome))
+    late = Leftover("domain", "bucharest", "web", "web-1", "remains", ours=True, uuid="uuid-1")
+    leftovers.remove(found.fake.inventory, late, found.fake.world)
+    assert found.fake.hosts["bucharest"].domains["web"] == other
+
+
+@pytest.mark.parametrize("state", ["shut off", "paused", "running"])
+def test_a_resume_leaves_another_guest_of_its_name(state: str) -> None:
+    """The orchestrator died while it cleaned up."""
+    found, calls = stage(SEAMLESS), Faults()
+    stage(SEAMLESS).attempt(calls)
+
+    def die(_call: object) -> None:
+        raise Crash
+
+    at = next(n for n, c in enumerate(calls.calls) if c.verb == "discard")
+    assert found.attempt(Faults(at, "before", die)) is None
+    other = replace(found.fake.hosts["berlin"].domains["web"], state=state, uuid="uuid-2")
+    found.fake.hosts["bucharest"].domains["web"] = other
+    assert found.finish().ending == Ending.MOVED
+    assert found.fake.hosts["bucharest"].domains["web"] == other
+
+
 def test_a_host_that_cannot_be_asked_is_told_of(broken: Stage) -> None:
     broken.fake.hosts["berlin"].reachable = False
     assert "trouble" in {left.kind for left in find(broken, ENDED)}

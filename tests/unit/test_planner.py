@@ -40,6 +40,7 @@ def test_a_plan_to_renumber() -> None:
         operator="me@here",
         chosen_because="the only host of site berlin",
         memory_mib=256,
+        uuid="uuid-1",
         compression_because="policy compression",
     )
 

@@ -111,6 +111,16 @@ def test_both_ends_of_a_migration_are_described() -> None:
     assert (there.job, there.active, there.migrating) == (ARRIVING, False, False)
 
 
+def test_another_domain_of_the_name_is_not_removed() -> None:
+    fake = FakeWorld()
+    connection = SimpleNamespace(lookupByName=lambda _name: SimpleNamespace(UUIDString=lambda: "uuid-2"))
+    QemuHypervisor(host("b1"), cast(Connections, SimpleNamespace(get=lambda _host: connection))).discard(
+        "web", uuid="uuid-1"
+    )
+    fake.world.hypervisor(fake.inventory.hosts[0]).discard("web", fenced=True, uuid="uuid-2")
+    assert "web" in fake.hosts["bucharest"].domains
+
+
 def test_what_a_migration_is_bringing_is_not_removed() -> None:
     domain = SimpleNamespace(**{"jobStats": Busy(error=libvirt.VIR_ERR_OPERATION_UNSUPPORTED).jobStats})
     connections = SimpleNamespace(get=lambda _host: SimpleNamespace(lookupByName=lambda _name: domain))

@@ -123,13 +123,15 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Pool:
-    """A libvirt storage pool that is active; `shared`: other hosts see the same volumes, by its kind."""
+    """A libvirt storage pool that is active; `shared`: other hosts may see the same volumes, by its kind. `source`: of
+    a shared one, where it comes from; those that do if theirs is the same."""
 
     name: _Name
     kind: _Word
     path: _Path
     available_bytes: _Bytes
     shared: bool
+    source: Annotated[str, Said(1000)] = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def new_id(move_id: str, target: str) -> str:
 
 def local(domain: DomainFacts, pools: Iterable[Pool]) -> list[Disk]:
     """The guest's writable disks that other hosts do not see."""
-    return [d for d in domain.disks if d.writable and not d.shared and not _in_shared_pool(d, list(pools))]
+    known = tuple(pools)
+    return [d for d in domain.disks if d.writable and not d.shared and _shared_pool(d, known) is None]
 
 
 def copies(domain: DomainFacts, pools: Iterable[Pool], move_id: str = "") -> tuple[DiskCopy, ...]:
@@ -40,12 +41,34 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     if source is None or source.domain is None:
         return
     subject = f"guest {request.guest.name}"
+    if target is not None and not target.trouble and target.site != source.site:
+        for disk in source.domain.disks:
+            yield from _is_seen_there(disk, source, target)
     for disk in local(source.domain, source.pools):
         if not _can_go(disk):
             text = f"disk {disk.target} ({disk.source}) is a local {disk.kind} of format {disk.format or 'unknown'}"
             yield blocker("disk-kind", subject, text, "qcow2 and raw files move; or put it on storage that both share")
         elif target is not None and not target.trouble and target.site != source.site:
             yield from _at_destination(disk, source, target)
+
+
+def _is_seen_there(disk: Disk, source: HostView, target: HostView) -> Iterator[Finding]:
+    """That a pool is of a kind which others can see does not say that the destination does. Another one under its name
+    would give the guest another disk in the midst of its life."""
+    here = _shared_pool(disk, source.pools) if not disk.shared else None
+    if here is None:
+        return
+    subject, what = f"host {target.host}", f"where the guest's disk {disk.target} lies"
+    there = [p for p in target.pools if (p.path == here.path if disk.kind != "volume" else p.name == here.name)]
+    if not there:
+        place = f"at {here.path}" if disk.kind != "volume" else f"of the name {here.name!r}"
+        text = f"has no active storage pool {place}, {what}: its host shares that ({here.kind}, {here.source})"
+        yield blocker("pool-missing", subject, text, "virsh pool-define, pool-start there, with the same <source>")
+    elif all((p.kind, p.source) != (here.kind, here.source) for p in there):
+        theirs = f"{there[0].kind}, {there[0].source or 'its own'}"
+        text = f"its pool {there[0].name!r} ({theirs}) is not {source.host}'s ({here.kind}, {here.source}), {what}"
+        hint = "if it is one storage: the same <source> in both pools' definitions"
+        yield blocker("pool-missing", subject, text, hint)
 
 
 def _at_destination(disk: Disk, source: HostView, target: HostView) -> Iterator[Finding]:
@@ -111,9 +134,12 @@ def _can_go(disk: Disk) -> bool:
     return disk.kind == "file" and disk.format in FORMATS
 
 
-def _in_shared_pool(disk: Disk, pools: list[Pool]) -> bool:
-    folder = _folder(disk.source)
-    return any(p.shared and (p.path == folder or (disk.kind == "volume" and p.name == disk.source)) for p in pools)
+def _shared_pool(disk: Disk, pools: Iterable[Pool]) -> Pool | None:
+    """The one that a disk lies in."""
+    folder, shared = _folder(disk.source), [p for p in pools if p.shared]
+    if disk.kind == "volume":
+        return next((p for p in shared if p.name == disk.source), None)
+    return next((p for p in shared if p.path == folder), None)
 
 
 def _folder(path: str) -> str:

@@ -45,6 +45,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         takes_over=survey.agent.claim.move if survey.agent.claim is not None and request.take_over else "",
         disks=disks.copies(source.domain, source.pools, move_id),
         memory_mib=source.domain.memory_mib,
+        uuid=source.domain.uuid,
         autostart=survey.definition is not None and survey.definition.autostart,
         compression_because=chosen.because,
         forecast=forecast.forecast(request, survey, chosen.method),

@@ -15,7 +15,7 @@ from typing import Literal
 
 from vmacro.errors import VmacroError
 from vmacro.model import marks
-from vmacro.model.facts import Reservation
+from vmacro.model.facts import DomainFacts, Reservation
 from vmacro.model.moves import Carriage, Ending, Plan
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.ports import World
@@ -30,7 +30,7 @@ Kind = Literal["leg", "way", "reservation", "domain", "address", "claim", "troub
 class Leftover:
     """One thing that was left. `ours`: this journal has its move, and that move has ended; or, if `planned`, the
     journal does not have it, since it was only planned here. `name`: a reservation's. `perhaps`: it may be an
-    operator's own."""
+    operator's own. `uuid`: a domain's."""
 
     kind: Kind
     host: str
@@ -43,6 +43,7 @@ class Leftover:
     name: str = ""
     planned: bool = False
     perhaps: bool = False
+    uuid: str = ""
 
 
 class _Journalled:
@@ -117,7 +118,7 @@ def remove(inventory: Inventory, left: Leftover, world: World) -> None:
     elif left.kind == "reservation":
         world.hypervisor(host).release(host.network, Reservation(left.address, left.mac, left.name))
     elif left.kind == "domain" and guest is not None:
-        world.hypervisor(host).discard(guest.domain)
+        world.hypervisor(host).discard(guest.domain, uuid=left.uuid)
     elif left.kind in ("address", "claim") and guest is not None:
         with world.agent(host, guest.domain) as agent:
             if left.kind == "claim":
@@ -182,24 +183,30 @@ def _unmarked(host: Host, entry: Reservation, known: _Journalled, move: str) -> 
 
 
 def _of_guest(inventory: Inventory, guest: Guest, known: _Journalled, world: World) -> list[Leftover]:
-    asked = [partial(_state, host, guest, world) for host in inventory.hosts]
-    states = world.side_by_side(asked, deadline_s(inventory.hosts))
-    running = [host for host, state in zip(inventory.hosts, states, strict=True) if state == "running"]
-    paused = [host for host, state in zip(inventory.hosts, states, strict=True) if state == "paused"]
+    asked = [partial(_domain, host, guest, world) for host in inventory.hosts]
+    seen = world.side_by_side(asked, deadline_s(inventory.hosts))
+    there = [(host, domain) for host, domain in zip(inventory.hosts, seen, strict=True) if domain is not None]
+    running = [(host, domain) for host, domain in there if domain.state == "running"]
     if len(running) != 1:
         return []  # which one is right is for an operator to find out
-    return _told(running[0], guest.name, lambda: _in_guest(running[0], paused, guest, known, world))
+    ((at, itself),) = running
+    # What has its name and another UUID is another guest.
+    paused = [(host, domain) for host, domain in there if domain.state == "paused" and domain.uuid == itself.uuid]
+    return _told(at, guest.name, lambda: _in_guest(at, paused, guest, known, world))
 
 
-def _state(host: Host, guest: Guest, world: World) -> str:
+def _domain(host: Host, guest: Guest, world: World) -> DomainFacts | None:
     try:
         domain = world.hypervisor(host).domain(guest.domain)
     except VmacroError:
-        return ""  # _at() tells of hosts that cannot be asked
-    return domain.state if domain is not None and not domain.job else ""  # what is at work there ends by itself
+        return None  # _at() tells of hosts that cannot be asked
+    return domain if domain is not None and not domain.job else None  # what is at work there ends by itself
 
 
-def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, world: World) -> Iterator[Leftover]:
+_Paused = Sequence[tuple[Host, DomainFacts]]
+
+
+def _in_guest(host: Host, paused: _Paused, guest: Guest, known: _Journalled, world: World) -> Iterator[Leftover]:
     mine = [r.plan for r in known.moves.values() if r.plan.guest.name == guest.name]
     if not mine:
         return
@@ -208,10 +215,11 @@ def _in_guest(host: Host, paused: list[Host], guest: Guest, known: _Journalled, 
     alive = facts.boot_id in {plan.boot_id for plan in mine}
     # One of another journal, or of this one and under way, uses what it finds: also addresses of earlier moves.
     is_moved = facts.claim is not None and not known.over(facts.claim.move)
-    for place in paused:
+    for place, domain in paused:
         move = next((p.move_id for p in mine if p.source.name == place.name), "")
         what = f"paused remains of domain {guest.domain}, which runs at {host.name}"
-        yield Leftover("domain", place.name, guest.name, move, what, alive and known.over(move) and not is_moved)
+        ours = alive and known.over(move) and not is_moved
+        yield Leftover("domain", place.name, guest.name, move, what, ours, uuid=domain.uuid)
     for address in facts.extra_addresses:
         move = known.addressed_by(guest, address)
         if move and address not in known.carried_addresses:

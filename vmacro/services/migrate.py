@@ -267,7 +267,7 @@ def _clean(plan: Plan, world: World, handoff: Handoff, after: After) -> None:
     if seen.source != whereabouts.ABSENT and seen.destination in (whereabouts.ABSENT, whereabouts.BLIND):
         text = f"it may have gone back since ({whereabouts.told(seen, plan)}); nothing was removed"
         raise HostError(f"guest {plan.guest.name}: {text}", seen.trouble or "vmacro cleanup removes what was left")
-    world.hypervisor(plan.source).discard(plan.guest.domain, seen.source == whereabouts.FENCED)
+    world.hypervisor(plan.source).discard(plan.guest.domain, seen.source == whereabouts.FENCED, plan.uuid)
     handoff.clean(plan, world, after)
     disks.clean(plan, world)
     ways.narrow(plan, world)

@@ -134,8 +134,8 @@ def _state(plan: Plan, host: Host, world: World) -> tuple[str, str]:
         domain = world.hypervisor(host).domain(plan.guest.domain)
     except HostError as error:
         return BLIND, error.message
-    if domain is None:
-        return ABSENT, ""
+    if domain is None or plan.uuid.lower() not in ("", domain.uuid.lower()):
+        return ABSENT, ""  # what somebody has defined since under its name is another guest
     return MIGRATING if domain.migrating else domain.state, ""
 
 

@@ -117,8 +117,10 @@ class FakeHypervisor:
             found = here.domains[domain]
             here.domains[domain] = replace(found, disks=tuple(_below(d, by_target.get(d.target)) for d in found.disks))
 
-    def discard(self, domain: str, fenced: bool = False) -> None:
+    def discard(self, domain: str, fenced: bool = False, uuid: str = "") -> None:
         with self._host("discard", domain) as here:
+            if domain in here.domains and uuid not in ("", here.domains[domain].uuid):
+                return
             if domain in here.domains and here.domains[domain].running and not fenced:
                 raise HostError(f"host {self._name}: domain {domain} is running; it stays")
             here.domains.pop(domain, None)

@@ -212,10 +212,11 @@ class LibvirtHypervisor:
     def freeze(self, domain: str, disks: tuple[DiskCopy, ...]) -> None:
         """virDomainSnapshotCreateXML, external and without metadata: the present file becomes the base, and the guest
         writes to an overlay from now on."""
-        handle, seen = self._lookup(domain), self.domain(domain)
-        if handle is None or seen is None:
+        handle = self._lookup(domain)
+        if handle is None:
             raise HostError(f"host {self._host.name}: no domain {domain}")
-        now = {d.target: d.source for d in seen.disks}
+        with understood(self._host.name, f"domain {domain} cannot be described"):
+            now = xml.targets(handle.XMLDesc())
         due = [d for d in disks if now.get(d.target) != d.overlay]
         if not due:
             return
@@ -225,12 +226,14 @@ class LibvirtHypervisor:
             snapshot = xml.snapshot(due, sorted(others))
             handle.snapshotCreateXML(snapshot, flags | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC)
 
-    def discard(self, domain: str, fenced: bool = False) -> None:
+    def discard(self, domain: str, fenced: bool = False, uuid: str = "") -> None:
         """virDomainDestroy and virDomainUndefineFlags, of a domain that stands still or reaches nobody."""
         handle = self._lookup(domain)
         if handle is None:
             return
         with translated(self._host.name, f"remains of domain {domain} cannot be removed"):
+            if uuid and handle.UUIDString().lower() != uuid.lower():
+                return
             if self.job(handle) == ARRIVING:
                 raise HostError(f"host {self._host.name}: domain {domain} is on its way here; it stays")
             state, _ = handle.state()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from vmacro.drivers.libvirt import devices
-from vmacro.drivers.libvirt.xml import attribute, chain, in_one_line, memory_mib, parse
+from vmacro.drivers.libvirt.xml import DISKS, attribute, chain, in_one_line, memory_mib, parse
 from vmacro.model.definitions import (
     ADDRESS,
     DEVICE,
@@ -32,6 +32,14 @@ from vmacro.wire import fields
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _OPTIONAL = ("optional", "requisite")  # libvirt takes the medium out, at a migration
 _UNITS = {"b": -10, "bytes": -10, "KB": 0, "k": 0, "KiB": 0, "M": 10, "MiB": 10, "G": 20, "GiB": 20}
+# What a disk by network, or one that reserves, names on its host beside its source.
+_BESIDE = (
+    ("host", "socket", "socket"),
+    ("config", "file", "settings"),
+    ("identity", "keyfile", "key"),
+    ("knownHosts", "path", "known hosts"),
+    ("reservations/source", "path", "helper"),
+)
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?\Z")
 
 
@@ -130,6 +138,9 @@ def _of_disk(disk: ElementTree.Element) -> Iterator[Need]:
             yield from (Need(FILE, below, f"below {what}", optional=optional, read=read) for below in chain(disk))
     elif source.get("pool"):
         yield Need(VOLUME, f"{source.get('pool')}/{source.get('volume', '')}", what, optional=optional)
+    for tag, name, purpose in _BESIDE:
+        for found in source.iterfind(tag):
+            yield Need(FILE, found.get(name, ""), f"{purpose} of {what}", optional=optional)
     for parent in (disk, source):
         for tag, purpose in (("auth", "login"), ("encryption", "key")):
             secret = parent.find(f"{tag}/secret")
@@ -190,7 +201,7 @@ def _stays(now: ElementTree.Element, next: ElementTree.Element | None) -> Iterat
 
 def _is_its_own(disk: ElementTree.Element) -> bool:
     """One that the guest alone writes to."""
-    plain = disk.get("device", "disk") == "disk" and disk.find("readonly") is None
+    plain = disk.get("device", "disk") in DISKS and disk.find("readonly") is None
     return plain and disk.find("shareable") is None and disk.get("type") != "network"
 
 

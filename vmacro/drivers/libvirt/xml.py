@@ -19,6 +19,7 @@ from vmacro.wire.fields import Items, Text
 
 # Whose volumes other hosts see (formatstorage).
 SHARED_POOLS = frozenset({"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath"})
+DISKS = ("disk", "lun")  # what a guest has as a disk; a lun takes its SCSI commands, too
 MAX_CHARACTERS = 4 << 20  # libvirt's own bound of a string (VIR_NET_MESSAGE_STRING_MAX)
 MOST_DEEP = 16  # of a processor
 _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
@@ -48,7 +49,7 @@ def domain(text: str) -> DomainDescription:
         "machine": os_type.get("machine", "") if os_type is not None else "",
         "memory_mib": memory_mib(root),
         "cards": [_card(c) for c in root.iterfind("./devices/interface")],
-        "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") == "disk"],
+        "disks": [_disk(d) for d in root.iterfind("./devices/disk") if d.get("device", "disk") in DISKS],
         "channels": [attribute(c, "target", "name") for c in root.iterfind("./devices/channel")],
         "reports_free_pages": root.find("./devices/memballoon[@freePageReporting='on']") is not None,
         "mirrored": [attribute(m, "target", "dev") for m in root.iterfind("./devices/disk[mirror]")],
@@ -226,13 +227,28 @@ def _disk(element: ElementTree.Element) -> dict[str, Any]:
         "target": attribute(element, "target", "dev"),
         "source": next(iter(source.attrib.values()), "") if source is not None else "",
         "writable": element.find("readonly") is None,
-        "shared": element.get("type") == "network" or element.find("shareable") is not None,
+        "shared": element.find("shareable") is not None or _comes_from_afar(element),
         "kind": element.get("type", "file"),
         "format": attribute(element, "driver", "type"),
         "backing": attribute(below, "source", "file"),
         "backing_format": attribute(below, "format", "type"),
         "chain": files[1:],
     }
+
+
+def _comes_from_afar(disk: ElementTree.Element) -> bool:
+    """By network, and not from its host itself, by a socket there or by its loopback."""
+    hosts = disk.findall("source/host")
+    near = any(h.get("transport") == "unix" or _is_loopback(h.get("name", "")) for h in hosts)
+    return disk.get("type") == "network" and not near
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether each host is called so by itself."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower().rstrip(".") in ("localhost", "localhost.localdomain", "ip6-localhost")
 
 
 def chain(disk: ElementTree.Element) -> list[str]:
@@ -251,12 +267,29 @@ def pool(text: str) -> Pool:
     kind = root.get("type", "")
     name, path = root.findtext("name", ""), root.findtext("target/path", "")
     available = int(root.findtext("available", "0"))  # libvirt itself always says bytes
-    found = {"name": name, "kind": kind, "path": path, "available_bytes": available}
-    return fields.decode(Pool, {**found, "shared": kind in SHARED_POOLS}, "pool")
+    shared = kind in SHARED_POOLS
+    found = {"name": name, "kind": kind, "path": path, "available_bytes": available, "shared": shared}
+    return fields.decode(Pool, {**found, "source": _pool_source(root) if shared else ""}, "pool")
+
+
+def _pool_source(root: ElementTree.Element) -> str:
+    """Its servers, and what of them it is (formatstorage). A name that is a path's is written with or without an end
+    slash."""
+    said = (("host", "name"), ("dir", "path"), ("device", "path"))
+    parts = [e.get(name, "").rstrip("/") for tag, name in said for e in root.iterfind(f"source/{tag}")]
+    return " ".join(part for part in [*sorted(parts), root.findtext("source/name", "")] if part)
+
+
+def targets(text: str) -> dict[str, str]:
+    """What each of a domain's disks lies in, by its target: floppies and CDs are disks to libvirt, too. Raises
+    ValueError."""
+    found = [_disk(disk) for disk in parse(text).iterfind("./devices/disk")]
+    return {disk["target"]: disk["source"] for disk in found}
 
 
 def snapshot(frozen: Iterable[DiskCopy], others: Iterable[str]) -> str:
-    """External ones of some disks, and none of the others (formatsnapshot)."""
+    """External ones of some disks, and none of the others (formatsnapshot). Of what is not named, libvirt makes one,
+    unless it is only read (virDomainSnapshotAlignDisks)."""
     root = ElementTree.Element("domainsnapshot")
     disks = ElementTree.SubElement(root, "disks")
     for copy in frozen:
