@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract import frames, towns
-from tests.contract.legs import MOVE, TRUTH, Legs, device, end, inject, legs_of, opened, reaches
-from tests.contract.towns import BRIDGE, Ear, HostPlace, Pipe, Place, Town, client
+from tests.contract.legs import LIE, MOVE, TRUTH, Legs, device, end, inject, legs_of, opened, reaches, uplink
+from tests.contract.towns import BRIDGE, PATIENCE_S, Ear, HostPlace, Pipe, Place, Town, client
 from tests.support import eventually
 from vmacro.drivers.host_side import Session, SshHostSide
 from vmacro.errors import HostError
@@ -59,6 +60,53 @@ def test_who_listens_between_the_hosts_reads_nothing_of_wireguard(town: Town, ki
         with town.one.udp(town.one.uplink, 0) as sender:
             sender.sendto(last, ("10.71.9.14", 7009))
         assert ear.heard([TRUTH], last) == seen
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("port", [14789, 14790, 15813])
+def test_the_port_of_a_tunnel_hears_hosts_alone(town: Town, port: int, version: int) -> None:
+    address = uplink(town.one, version)
+    with town.one.udp(address, port) as tunnel, town.two.udp(uplink(town.two, version), 0) as host:
+        with town.client.udp(client(town, version), 0) as stranger:
+            stranger.sendto(LIE, (address, port))
+        town.client.ping(address)  # which comes after it
+        host.sendto(TRUTH, (address, port))
+        assert tunnel.recv(100) == TRUTH
+        tunnel.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            tunnel.recv(100)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("port", [16514, 49152, 49215])
+def test_libvirt_and_what_migrations_send_hear_hosts_alone(town: Town, port: int, version: int) -> None:
+    """And libvirt the operator."""
+    address, operator = uplink(town.one, version), towns.OPERATOR[version == 6]
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    known = {uplink(town.two, version): town.two} | ({operator: town.wan} if port == 16514 else {})
+    with town.one.inside():
+        listener = socket.create_server((address, port), family=family)
+    with listener, knock(town.client, client(town, version), address, port):
+        town.client.ping(address)  # which comes after its SYN
+        for name, place in known.items():
+            with knock(place, name, address, port) as asker:
+                listener.settimeout(PATIENCE_S)
+                connection, (peer, *_) = listener.accept()
+                connection.close()
+                assert peer == name and asker.fileno() >= 0
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def knock(place: Place, sender: str, address: str, port: int) -> socket.socket:
+    """By TCP; nobody waits for an answer."""
+    with place.inside():
+        asker = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        asker.bind((sender, 0))
+    asker.setblocking(False)
+    asker.connect_ex((address, port))
+    return asker
 
 
 @pytest.mark.parametrize("version", [4, 6])

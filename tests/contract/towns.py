@@ -29,6 +29,7 @@ from vmacro.wire import messages
 
 BRIDGE, GATEWAY_MAC = "front0", "52:54:00:76:6d:61"
 PATIENCE_S = 10.0
+OPERATOR = ["10.71.9.13", "fd71:9:3::1"]  # at the WAN, beside the client
 START_S = 120.0
 _PRIVATE = "mount -t tmpfs t /run && mount -t tmpfs t /var/lib && mkdir -p /run/libvirt/qemu /run/wireguard"
 _PRIVATE += " /var/lib/libvirt/dnsmasq && echo ready && exec sleep infinity"
@@ -378,7 +379,13 @@ def _load_firewall(host: HostPlace) -> None:
     n = host.number
     network = role.NETWORK | {"gateway": host.gateway, "subnet": f"10.71.{n}.0/24", "subnet6": f"fd71:{n}::/64"}
     peers = [{"address": address, "plain_tunnel": True} for address in (host.peer, f"fd71:9:{3 - n}::2")]
-    rules = role.rendered("firewall.nft.j2", vmacro_network=network, vmacro_peers=peers, vmacro_plain_tunnel=True)
+    given = {
+        "vmacro_network": network,
+        "vmacro_peers": peers,
+        "vmacro_operators": OPERATOR,
+        "vmacro_plain_tunnel": True,
+    }
+    rules = role.rendered("firewall.nft.j2", **given)
     process.run(host.inner("nft", "-f", "-"), input=rules)
 
 

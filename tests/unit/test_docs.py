@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,33 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
     page = reference.ROOT / name
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def proofs() -> Iterator[tuple[str, str]]:
+    """What lines of docs/security.md are shown by: a file of tests, and words of the name of a test in it, or ''."""
+    lines = (reference.ROOT / "docs/security.md").read_text().partition("## Parties")[2].partition("\n## ")[0]
+    for row in [line for line in lines.splitlines() if line.startswith("| ")][2:]:
+        for shown in row.rstrip(" |").rpartition(" | ")[2].split(";"):
+            files, _, names = shown.partition(":")
+            found = [file.strip().removeprefix("tests/").removesuffix(".py") for file in files.split(",")]
+            yield from ((file, "") for file in found)
+            yield from ((found[0], name.strip()) for name in names.split(",") if name)
+
+
+def test_what_the_page_of_security_is_shown_by_is_there() -> None:
+    """No line without a test: one that was renamed shows nothing."""
+    tests = reference.ROOT / "tests"
+    sources = {str(path.relative_to(tests).with_suffix("")): path.read_text() for path in tests.rglob("*.py")}
+
+    def shows(file: str, words: str) -> bool:
+        texts = [text for path, text in sources.items() if f"/{path}".endswith(f"/{file}")]
+        names = [name for text in texts for name in re.findall(r"^def test_(\w+)", text, re.MULTILINE)]
+        return bool(texts) and (
+            not words or any(re.sub(r"\W", "_", words.replace("'", "")).lower() in n for n in names)
+        )
+
+    found = [*proofs()]
+    assert [proof for proof in found if not shows(*proof)] == [] and len(found) > 100
 
 
 def test_the_readme_is_short() -> None:

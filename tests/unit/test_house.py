@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "add_argument" in path.read_text())
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_linter(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["connections", "copy", "handoff", "placement", "soak", "tunnels"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_begins_as_it_says(name: str) -> None:
     """It shares what tests have, which are not installed."""
     words = f"python -m benchmarks.{name}"
