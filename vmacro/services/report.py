@@ -205,17 +205,19 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     flows = ("address", "udp_before", "icmp_before", "udp_after", "icmp_after", "carried")
     datagrams = tuple(tuple(f[fact] for fact in flows) for f in figures["datagrams"])
     named = tuple(column.replace("_", " ") for column in flows)
+    sent = figures["bytes_transferred"]
+    sent_mib = round(sent / (1 << 20), 1) if sent is not None else None
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
-        ("guest's own downtime", f"{figures['guest_downtime_ms']} ms"),
-        ("until round trips were steady again", f"{felt.recover_ms} ms"),
+        ("guest's own downtime", _known(figures["guest_downtime_ms"], "ms")),
+        ("until round trips were steady again", _known(felt.recover_ms, "ms")),
         ("requests sent, lost, out of order", f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"),
     )
     move_rows = (
         ("to", f"{figures['destination']}: {figures['chosen_because']}"),
         ("address", f"{figures['old_address']} to {figures['new_address']} (seen by {figures['seen_by']})"),
         ("move, start to settled", f"{figures['migration_wall_s']} s"),
-        ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB; {_compressed(figures)}"),
+        ("memory sent", f"{_known(sent_mib, 'MiB')}; {_compressed(figures)}"),
         *_forecast_rows(figures["forecast"]),
         *_slowed_rows(figures["slowed_percent"], felt),
         ("hypervisor", f"{figures['hypervisor']}, {figures['accelerator']}"),
@@ -229,6 +231,11 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
         *([Table("Flows of datagrams", named, datagrams)] if datagrams else []),
         Table("The move", ("", ""), move_rows),
     ]
+
+
+def _known(value: float | None, unit: str) -> str:
+    """Of what only some hypervisors tell."""
+    return f"{value} {unit}" if value is not None else "not known"
 
 
 def _compressed(figures: dict[str, Any]) -> str:
