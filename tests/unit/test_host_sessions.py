@@ -303,6 +303,28 @@ def test_the_deadline_holds_whatever_comes(program: FakeProgram) -> None:
 
 
 @dataclass
+class Slow(FakeProgram):
+    """`allowed`: how long each answer was waited for at most."""
+
+    allowed: list[float] = field(default_factory=list)
+
+    def receive(self, timeout_s: float) -> bytes:
+        self.allowed.append(timeout_s)
+        return super().receive(timeout_s)
+
+
+@pytest.mark.parametrize(("uri", "besides_s"), [("xen+tls://10.9.0.6/system", 45), ("qemu+tls://10.9.0.6/system", 0)])
+def test_a_host_side_of_xen_may_take_its_time_to_start_and_no_more(uri: str, besides_s: int) -> None:
+    """A first domain with one processor had it say nothing for 28 s."""
+    program = Slow(saying({}).answer)
+    sides = HostSides(FakeShell({"10.9.0.6": lambda: program}))
+    for _ in range(2):
+        sides.get(replace(BERLIN, uri=uri)).arm("web")
+    within_s = host_verbs.ARM.deadline_s
+    assert program.allowed == [pytest.approx(within_s + besides_s, abs=1), pytest.approx(within_s, abs=1)]
+
+
+@dataclass
 class FakeShell:
     """Implements Shell; `programs` by address."""
 

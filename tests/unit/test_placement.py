@@ -162,6 +162,13 @@ def test_a_host_that_never_ends_its_answer_stalls_nobody(fake: FakeWorld, monkey
     assert [v.trouble for v in views[:2]] == ["", ""] and "no answer within" in views[2].trouble
 
 
+def test_a_host_of_xen_has_more_time_since_its_host_side_takes_long_to_start(fake: FakeWorld) -> None:
+    hosts = fake.inventory.hosts
+    assert survey.deadline_s(hosts) == survey.HOST_DEADLINE_S == 20
+    of_xen = replace(hosts[0], uri="xen+tls://b1/system")
+    assert survey.deadline_s([*hosts, of_xen]) == 65 and survey.late(of_xen) == "no answer within 65 s"
+
+
 def test_what_goes_wrong_in_a_thread_is_raised_to_who_asked() -> None:
     def fail() -> int:
         raise ZeroDivisionError

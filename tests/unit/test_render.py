@@ -101,6 +101,16 @@ def test_a_report_has_its_events_and_a_recording_that_was_read_before(tmp_path: 
     assert marked == ["copy begins", "copy ends", "guest paused begins", "guest paused ends"]
 
 
+def test_what_a_hypervisor_does_not_tell_is_not_said_to_be_nothing(tmp_path: Path) -> None:
+    """Xen's tells neither what was sent nor for how long the guest stood still."""
+    second = 10**9
+    recording = Recording("t", "mptcp", 100.0, 1, 0, (Sample(0, 0, 10**6),), (0,))
+    events = [Event("m", 1 * second, PhaseBegan(Phase.COPY)), Event("m", 4 * second, PhaseEnded(Phase.COPY))]
+    report.write(tmp_path, stage(SEAMLESS).plan, Outcome(Ending.MOVED), events, recording)
+    page = (tmp_path / "report.html").read_text()
+    assert "not known; compression" in page and "None ms" not in page and "0.0 MiB" not in page
+
+
 def test_a_report_says_how_the_copy_was_sent_what_was_expected_and_what_clients_paid(tmp_path: Path) -> None:
     second, found = 10**9, stage(SEAMLESS).plan
     expected = Forecast(60 << 20, 12.0, 150, None, "as its last copy went")

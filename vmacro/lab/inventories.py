@@ -27,6 +27,7 @@ def text(topology: Topology, folder: Path, emulation: bool, xen: bool = False) -
         f"linger_s = {topology.linger_s:g}",
         "# Four fifths of the WAN, so that clients keep their share of it during the copy.",
         f"bandwidth_mib_s = {max(1, round(topology.wan.bandwidth_mbit * 0.8 * 1e6 / 8 / (1 << 20)))}",
+        *(["# Under emulation a copy takes minutes.", "copy_timeout_s = 3000"] if xen else []),
     ]
     for site in topology.sites:
         hosts = topology.hosts_of(site)

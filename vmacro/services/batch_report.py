@@ -19,7 +19,7 @@ from vmacro.rtt import report
 from vmacro.rtt.report import Table
 from vmacro.services.batches import BatchProgress
 from vmacro.services.event_json import as_plain
-from vmacro.services.report import in_ms
+from vmacro.services.report import known
 
 MOST_BARS = 60  # guests that a picture has room for, each with a bar
 _COLOURS = {"moved": "#228833", "rolled back": "#ee6677", "refused": "#ee6677", "put off": "#bbbbbb"}
@@ -144,7 +144,7 @@ def tables(figures: dict[str, Any], most: int | None = None) -> list[Table]:
         ("not moved", figures["not_moved"] + figures["stayed"]),
         ("took, expected", f"{figures['took_s']} s, {figures['expected_s']} s"),
         ("sent", f"{figures['mib']} MiB"),
-        ("outage of a guest: median, longest", f"{in_ms(outage['median'])}, {in_ms(outage['max'])}"),
+        ("outage of a guest: median, longest", f"{known(outage['median'], 'ms')}, {known(outage['max'], 'ms')}"),
         ("most at once: a host, a link, in all", f"{at_once['host']}, {at_once['link']}, {at_once['in_all']}"),
     )
     good = [move for move in figures["moves"] if move["state"] == "moved"]

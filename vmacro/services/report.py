@@ -205,17 +205,19 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     flows = ("address", "udp_before", "icmp_before", "udp_after", "icmp_after", "carried")
     datagrams = tuple(tuple(f[fact] for fact in flows) for f in figures["datagrams"])
     named = tuple(column.replace("_", " ") for column in flows)
+    sent = figures["bytes_transferred"]
+    sent_mib = round(sent / (1 << 20), 1) if sent is not None else None
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
-        ("guest's own downtime", in_ms(figures["guest_downtime_ms"])),
-        ("until round trips were steady again", in_ms(felt.recover_ms)),
+        ("guest's own downtime", known(figures["guest_downtime_ms"], "ms")),
+        ("until round trips were steady again", known(felt.recover_ms, "ms")),
         ("requests sent, lost, out of order", f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"),
     )
     move_rows = (
         ("to", f"{figures['destination']}: {figures['chosen_because']}"),
         ("address", _addresses(figures)),
         ("move, start to settled", f"{figures['migration_wall_s']} s"),
-        ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB; {_compressed(figures)}"),
+        ("memory sent", f"{known(sent_mib, 'MiB')}; {_compressed(figures)}"),
         *_forecast_rows(figures["forecast"]),
         *_slowed_rows(figures["slowed_percent"], felt),
         ("hypervisor", f"{figures['hypervisor']}, {figures['accelerator']}"),
@@ -231,9 +233,9 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     ]
 
 
-def in_ms(time: float | None) -> str:
-    """As people read it, also where it was not measured."""
-    return f"{time} ms" if time is not None else "not known"
+def known(value: float | None, unit: str) -> str:
+    """As people read it, also where it was not measured: some hypervisors do not tell all."""
+    return f"{value} {unit}" if value is not None else "not known"
 
 
 def _addresses(figures: dict[str, Any]) -> str:

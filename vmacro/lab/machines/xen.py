@@ -35,7 +35,8 @@ DOM0_WORDS = (
     "systemd.default_timeout_start_sec=900 systemd.default_device_timeout_sec=900"
 )
 # QEMU emulates AMD's virtualisation and no other. Under EPYC Xen panics; under this one PVH guests stop at once.
-PROCESSOR = "Opteron_G3,-misalignsse,+svm,+npt"
+# What it lacks for TLS is added, since AES in ordinary instructions would be most of a copy.
+PROCESSOR = "Opteron_G3,-misalignsse,+svm,+npt,+ssse3,+aes,+pclmulqdq"
 # libvirt 9 wants a model of which the host has every feature. Each has `sep` or `vme`: Xen hides the first on AMD's
 # processors, and QEMU does not emulate the second.
 CPU_MODEL = """\
