@@ -26,6 +26,7 @@ from vmacro.model.facts import (
     Fetching,
     FileFacts,
     Heard,
+    HookEnd,
     HostFacts,
     Leaving,
     Leg,
@@ -368,17 +369,6 @@ class SideBySide(Protocol):
 def one_by_one(questions: Sequence[Callable[[], Result]], within_s: float) -> list[Result | None]:
     """Implements SideBySide where the order of effects must not depend on threads; each answer is in time."""
     return [ask() for ask in questions]
-
-
-@dataclass(frozen=True)
-class HookEnd:
-    """How an executable ended: its exit status, -N for signal N; `late`: at its deadline. `said`: the beginning of what
-    it wrote."""
-
-    code: int
-    took_ms: int
-    said: str
-    late: bool = False
 
 
 @dataclass(frozen=True)

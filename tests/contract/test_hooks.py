@@ -15,7 +15,7 @@ from tests.support import eventually
 from vmacro.drivers.fake import FakeWorld
 from vmacro.drivers.hooks import MOST_SAID, Executables, why_not
 from vmacro.errors import HookError
-from vmacro.ports import HookEnd
+from vmacro.model.facts import HookEnd
 
 TOLD = '{"version": 1, "guest": "web"}'
 Write = Callable[..., str]

@@ -13,13 +13,13 @@ from cryptography import x509
 
 from tests import knot
 from tests.unit.test_config import GOOD
-from tests.unit.town import Town, Vmacro
-from vmacro import inventory, wiring
+from tests.unit.town import PATIENCE_S, Town, Vmacro
+from vmacro import api, inventory, wiring
 from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
 from vmacro.lab import lab
 from vmacro.model.events import Event, Note
-from vmacro.model.facts import Flows
+from vmacro.model.facts import Claim, Flows
 from vmacro.model.moves import Ending
 from vmacro.services.event_log import DatabaseEventLog
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
@@ -233,6 +233,22 @@ def test_connections_shows_some_and_with_all_each(vmacro: Vmacro, town: Town) ->
     guest.connections = [connection(n, "10.50.1.97", willing=False) for n in range(1, MAX_CONNECTIONS + 5)]
     assert "at least 2048 connections" in vmacro("connections", "g1").stdout
     assert len(json.loads(vmacro("connections", "g1", "--all", "--json").stdout)) == MAX_CONNECTIONS + 4
+
+
+def test_connections_says_that_a_move_is_under_way(vmacro: Vmacro, town: Town, tmp_path: Path) -> None:
+    """Of this journal nobody asks the agent beside it; of another one's the agent tells."""
+    gate = town.gate("copy bucharest", "g1")
+    with api.open(town.file, tmp_path / "report") as session:
+        move = session.migrate("g1", "berlin")
+        gate.wait_until_reached()
+        ours = vmacro("connections", "g1")
+        gate.open()
+        assert move.result(PATIENCE_S).outcome.ending == Ending.MOVED
+    assert ours.returncode == 3 and "guest g1" in ours.stderr and "since" in ours.stderr, ours.stderr
+    town.fake.guests["g2"].claim = Claim("g2-of-theirs", "them@there", 60.0)
+    theirs = vmacro("connections", "g2")
+    assert theirs.returncode == 0, theirs.stderr
+    assert "guest g2: move g2-of-theirs of them@there is under way" in theirs.stderr
 
 
 def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: Town) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +201,14 @@ def test_what_is_noted_stays_as_long_as_its_address_is_kept() -> None:
     assert rules.index("flush table") < rules.index("delete set") < rules.index(f"set {FIRST.asked} {{")
     assert "delete table" not in rules
     assert answers.ruleset([], [FIRST.asked]) == "add table inet vmacro-answers\ndelete table inet vmacro-answers\n"
+
+
+def test_of_each_address_so_many_askers_are_noted_and_for_a_while() -> None:
+    """Whoever asks at a guest's from a million sockets fills no host's memory; the page of security has the number."""
+    sets = answers.ruleset([FIRST, SECOND, SIXTH, OTHERS]).split("  set ")[1:]
+    asked = [text for text in sets if text.startswith("asked_")]
+    assert len(asked) == 4 and all("size 65536\n" in text for text in asked)
+    assert all(re.search(r"size \d+\n +flags dynamic,timeout\n +timeout 180s\n", text) for text in sets)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", bytes(4), bytes(7), b"\x04\x00\x01\x00\xff", b"\xff\xff\x01\x80abc"])

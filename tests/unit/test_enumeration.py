@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import pytest
@@ -16,7 +18,7 @@ from vmacro.model.events import Event
 from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.model.nouns import Compression, Hooks
 from vmacro.planning import planner
-from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
+from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.ports import World
 from vmacro.services import measured
@@ -107,6 +109,15 @@ def figures() -> Iterator[None]:
     yield
     calls = {handoff: len(calls_of(handoff)) for handoff in (*HANDOFFS, WITH_DISK, OUTSIDE, ON_XEN)}
     print(f"\ncalls: {calls}; moves: {Stage.moves} in {time.monotonic() - began_s:.0f} s")
+
+
+def test_the_page_has_the_number_of_calls_that_a_move_makes() -> None:
+    page = (Path(__file__).parents[2] / "docs/reliability.md").read_text()
+    said = re.search(
+        r"\((\d+) of a seamless one, on KVM and on Xen, (\d+) of `renumber`, (\d+) .*?, (\d+) of one", page
+    )
+    of = [len(calls_of(handoff)) for handoff in (SEAMLESS, ON_XEN, RENUMBER, WITH_DISK, OUTSIDE)]
+    assert said is not None and [int(said[1]), *map(int, said.groups())] == of
 
 
 @pytest.fixture(params=[*HANDOFFS, WITH_DISK, OUTSIDE, ON_XEN])

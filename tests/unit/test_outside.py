@@ -15,12 +15,11 @@ from tests.unit.test_seamless import Story, ends, findings, plan, wanted
 from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.errors import ConfigurationError, UnreachableError
 from vmacro.model.events import HookEnded, NameSet
-from vmacro.model.facts import Lingering
+from vmacro.model.facts import HookEnd, Lingering
 from vmacro.model.moves import Carriage, Ending, Outcome, Plan
 from vmacro.model.names import NameFacts, RecordSet
 from vmacro.model.nouns import Hooks
 from vmacro.planning import checks
-from vmacro.ports import HookEnd
 from vmacro.services import carry, measured, migrate
 
 OLD, NEW, OTHER, WWW, MAIL = "10.50.1.97", "10.50.2.10", "10.9.9.9", "www.example.net", "mail.example.net"

@@ -9,9 +9,9 @@ import pytest
 import vmacro.api
 from tests.unit.town import PATIENCE_S, Town
 from vmacro.errors import ConfigurationError
+from vmacro.model.facts import HookEnd
 from vmacro.model.moves import Ending
 from vmacro.model.nouns import Hooks
-from vmacro.ports import HookEnd
 
 HOOK = "/usr/local/sbin/told"
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vmacro.errors import HookError, reason_of
-from vmacro.ports import HookEnd
+from vmacro.model.facts import HookEnd
 from vmacro.wire.text import printable
 
 MOST_SAID = 4096  # bytes of what it writes that are kept

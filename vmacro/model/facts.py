@@ -368,3 +368,14 @@ class Survey:
         """The hosts on which the guest is active, paused or not. While it migrates, that which it has not left yet."""
         active = [(v, v.domain) for v in self.views if v.domain is not None and v.domain.active]
         return tuple(v for v, d in active if d.migrating) or tuple(v for v, _ in active)
+
+
+@dataclass(frozen=True)
+class HookEnd:
+    """How an executable ended: its exit status, -N for signal N; `late`: at its deadline. `said`: the beginning of what
+    it wrote."""
+
+    code: int
+    took_ms: int
+    said: str
+    late: bool = False

@@ -13,10 +13,10 @@ from functools import partial
 
 from vmacro.errors import HookError, InterruptedMoveError, NamesError, VmacroError
 from vmacro.model.events import HookEnded, NameSet
-from vmacro.model.facts import Arrival, HomedAddress
+from vmacro.model.facts import Arrival, HomedAddress, HookEnd
 from vmacro.model.moves import Ending, Outcome, Phase, Plan
 from vmacro.planning.names import addresses_wanted, led
-from vmacro.ports import HookEnd, World
+from vmacro.ports import World
 from vmacro.services.handoff import have_the_agent_wait
 from vmacro.services.phases import Phases
 from vmacro.services.troubles import Troubles

@@ -9,16 +9,7 @@ from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
 from vmacro.model.definitions import Definition
-from vmacro.model.facts import (
-    NO_PAST,
-    DiskCopy,
-    DomainFacts,
-    HostFacts,
-    HostView,
-    Past,
-    Survey,
-    Tracked,
-)
+from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostFacts, HostView, Past, Survey, Tracked
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from vmacro.drivers.fake.state import Effect
 from vmacro.errors import HookError, NamesError
+from vmacro.model.facts import HookEnd
 from vmacro.model.names import NameFacts, RecordSet
-from vmacro.ports import HookEnd
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
