@@ -296,6 +296,68 @@ def test_a_disk_by_network_may_be_its_hosts_own(server: str, found: list[str]) -
     assert codes(with_devices(NBD.format(server)).findings()) == found
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        "<video><model type='virtio'><acceleration accel3d='yes'/></model></video>",
+        "<video><driver name='vhostuser'/><model type='virtio'/></video>",
+        "<sound model='usb'/>",
+        "<sound model='virtio'/>",
+        "<crypto model='virtio' type='qemu'><backend model='builtin'/></crypto>",
+        "<disk type='network'><source protocol='rbd' name='x/y'/><target dev='nvme0n1' bus='nvme'/></disk>",
+    ],
+)
+def test_what_qemu_cannot_send_stays(more: str) -> None:
+    """libvirt begins the copy, and QEMU refuses it."""
+    found = [f for f in with_devices(more).findings() if f.code == "device-stays"]
+    assert len(found) == 1 and "QEMU does not know how to send its state" in found[0].message
+
+
+GL = "<gl rendernode='/dev/dri/renderD128'/>"
+RBD = "<source protocol='rbd' name='a/b'><config file='/etc/ceph/site.conf'/></source>"
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        ("<serial type='unix'><source mode='connect' path='/run/x.sock'/></serial>", "file-missing", "/run/x.sock"),
+        ("<serial type='unix'><source mode='bind' path='/run/own/x'/></serial>", "file-missing", "/run/own "),
+        ("<console type='pipe'><source path='/run/fifo'/></console>", "file-missing", "/run/fifo"),
+        ("<redirdev type='tcp'><source mode='bind' host='10.50.1.1'/></redirdev>", "listen-address", "10.50.1.1"),
+        ("<rng><backend model='egd' type='unix'><source mode='connect' path='/run/egd'/></backend></rng>", "", "egd"),
+        ("<smartcard mode='passthrough' type='unix'><source path='/run/card'/></smartcard>", "", "/run/card"),
+        (f"<graphics type='egl-headless'>{GL}</graphics>", "file-missing", "/dev/dri/renderD128"),
+        ("<graphics type='vnc'><listen type='socket' socket='/run/own/vnc'/></graphics>", "file-missing", "/run/own "),
+        (f"<disk type='network'>{RBD}<target dev='vdx'/></disk>", "file-missing", "/etc/ceph/site.conf"),
+        ("<interface type='ethernet'><target dev='tap7' managed='no'/></interface>", "bridge-missing", "tap7"),
+        ("<memory model='dimm'><source><nodemask>1-3</nodemask></source></memory>", "binding-missing", "number 3"),
+        ("</devices><sysinfo type='fwcfg'><entry name='opt/ign' file='/a.ign'/></sysinfo><devices>", "", "/a.ign"),
+    ],
+)
+def test_whatever_it_names_is_looked_for(more: str, code: str, told: str) -> None:
+    found = [f for f in with_devices(more).findings() if f.code == (code or "file-missing")]
+    assert [told in f.message for f in found] == [True]
+
+
+@pytest.mark.parametrize("folder", ["/run/libvirt/qemu/channel/3-web", "/var/lib/libvirt/qemu/channel/target/d"])
+def test_what_libvirt_makes_for_each_domain_is_not_looked_for(folder: str) -> None:
+    more = f"<channel type='unix'><source mode='bind' path='{folder}/x.0'/><target type='virtio' name='x.0'/></channel>"
+    assert codes(with_devices(more).findings()) == []
+
+
+def test_a_pool_that_is_not_active_has_nothing_and_hides_nothing() -> None:
+    class Still(Berlin):
+        def storagePoolLookupByName(self, _name: str) -> str:  # noqa: N802
+            raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+
+        def secretLookupByUUIDString(self, _uuid: str) -> str:  # noqa: N802
+            raise error(libvirt.VIR_ERR_INTERNAL_ERROR)
+
+    needs = tuple(Need(kind, "x/y", "it", live=True) for kind in (VOLUME, SECRET, FILTER))
+    found = fit.fit(Still(), "web", "uuid-1", Definition(needs=needs))
+    assert (found.absent, found.unasked) == ((needs[0], needs[2]), (needs[1],))
+
+
 def test_no_other_disk_is_frozen_beside_those_that_move() -> None:
     """libvirt makes a snapshot of each that it is not told of: the guest would write to an overlay of its floppy."""
     floppy = "<disk type='file' device='floppy'><source file='/isos/a.img'/><target dev='fda'/></disk>"

@@ -17,6 +17,10 @@ FILTERS = {
     "harmless": "<rule action='drop' direction='out'><tcp dstportstart='25'/></rule>",
     "masked": "<rule action='accept' direction='out'><ip srcipaddr='$IPMASK'/></rule>",
     "indexed": "<rule action='accept' direction='out'><arp arpsrcipaddr='$IP[@1]'/></rule>",
+    "written": "<rule action='accept' direction='out'><ip srcipaddr='10.0.0.7'/></rule>",
+    "named": "<rule action='accept' direction='inout'><arp arpsrcipaddr='$MY_IP'/></rule>",
+    "asked": "<rule action='accept' direction='out'><ip srcipaddr='0.0.0.0'/></rule>"
+    "<rule action='accept' direction='in'><ip srcipaddr='$DHCPSERVER'/></rule>",
     "round": "<filterref filter='round'/>",
     "wide": "<filterref filter='wide'/>" * 40,
 }
@@ -53,7 +57,6 @@ def test_a_card_without_a_filter_is_held_to_nothing() -> None:
         ("ours", (("IP", "no address"),), ((4,), ())),
         ("given", (("IP", "10.0.0.7"),), ((4,), ("10.0.0.9",))),
         ("harmless", (), ((), ())),
-        ("masked", (), ((), ())),
         ("indexed", (), ((4,), ())),
     ],
 )
@@ -68,6 +71,13 @@ def test_nobody_is_asked_of_libvirts_own() -> None:
         raise AssertionError(name)
 
     assert len(of(domain("clean-traffic"), described=asked)) == 1
+
+
+@pytest.mark.parametrize("name", ["masked", "written", "named", "asked"])
+def test_addresses_by_other_names_are_not_understood(name: str) -> None:
+    """It may hold the card to these, and everything else of the guest's would be dropped."""
+    (found,) = of(domain(name, ("MY_IP", "10.0.0.7")))
+    assert found.known == (name == "asked")
 
 
 @pytest.mark.parametrize("name", ["missing", "round", "wide"])

@@ -77,6 +77,16 @@ def test_reservations_alone_are_dhcp_too(dhcp: str, free: int | None) -> None:
     assert xml.network(text, True, []).dhcp_free == free
 
 
+def test_of_several_ranges_one_with_an_address_left_counts() -> None:
+    ranges = "<range start='10.0.0.8' end='10.0.0.8'/><range start='10.0.0.98' end='10.0.0.99'/>"
+    text = f"<network><name>n</name><ip address='10.0.0.1' prefix='24'><dhcp>{ranges}</dhcp></ip></network>"
+    card = "52:54:00:00:00:09"
+    facts = xml.network(text, True, [("10.0.0.8", card)])
+    assert (facts.dhcp_range, facts.dhcp_free) == (("10.0.0.98", "10.0.0.99"), 2)
+    facts = xml.network(text, True, [(f"10.0.0.{n}", card) for n in (8, 98, 99)])
+    assert (facts.dhcp_range, facts.dhcp_free) == (("10.0.0.8", "10.0.0.8"), 0)
+
+
 def test_a_domain_of_the_lab_reads_back() -> None:
     shape = topology.load(topology.DEFAULT)
     facts = xml.domain(guests.domain_xml(shape, "web", "qemu"))

@@ -169,9 +169,9 @@ class Reservation:
 @dataclass(frozen=True)
 class NetworkFacts:
     """A libvirt network. `dhcp_free` counts addresses that a new guest could get; None: no DHCP here. One that has
-    reservations alone, and no range, serves just these cards (dnsmasq's `static`): 0 are free. `taken`
-    are leases and reservations as (address, MAC), `reserved` these alone; all of IPv4. '' stands for a bridge, subnet,
-    gateway or MAC that there is none of."""
+    reservations alone, and no range, serves just these cards (dnsmasq's `static`): 0 are free. `dhcp_range`: of
+    several, the first that has one left. `taken` are leases and reservations as (address, MAC), `reserved` these
+    alone; all of IPv4. '' stands for a bridge, subnet, gateway or MAC that there is none of."""
 
     name: _Name
     active: bool

@@ -37,7 +37,7 @@ def _finding(request: Request, found: Filter, lost: list[str], target: HostView)
     severity = Severity.BLOCKER if lost and found.where == LIVE else Severity.WARNING
     filter_ = f"the filter {found.name!r} of its card {found.mac}"
     if not lost:
-        text = f"nobody knows what {filter_} lets pass: its libvirt does not show it"
+        text = f"nobody knows what {filter_} lets pass: its libvirt does not show it, or it has addresses of its own"
         hint = f"virsh nwfilter-dumpxml {found.name} there: does it hold the guest to addresses ($IP)?"
         return Finding("anti-spoofing", severity, f"guest {request.guest.name}", text, hint)
     if found.where != LIVE:

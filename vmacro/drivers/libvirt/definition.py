@@ -40,6 +40,8 @@ _BESIDE = (
     ("knownHosts", "path", "known hosts"),
     ("reservations/source", "path", "helper"),
 )
+_NODES = (("numatune/*", "nodeset"), ("devices/memory/source/nodemask", ""))
+_LIBVIRTS_OWN = "/libvirt/qemu/channel/"
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?\Z")
 
 
@@ -58,7 +60,9 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
         "memory_mib": memory_mib(now),
         "pages": max(map(_pages_kib, both)),
         "cpus": max(_highest(root, ("vcpu", "cpuset"), ("cputune/*", "cpuset")) for root in both),
-        "nodes": max(_highest(root, ("numatune/*", "nodeset")) for root in both),
+        "nodes": max(
+            _highest(root, ("numatune/*", "nodeset"), ("devices/memory/source/nodemask", "")) for root in both
+        ),
         "arguments": any(root.find(f"{_QEMU}commandline/*") is not None for root in both),
         "needs": [fields.encode(need) for need in _merged(now, next)],
         "stays": [fields.encode(stay) for stay in _stays(now, next)],
@@ -109,9 +113,11 @@ def _needs(root: ElementTree.Element) -> Iterator[Need]:
     for backend in root.iterfind("devices/rng/backend"):
         if backend.get("model") == "random" and backend.text:
             yield Need(FILE, backend.text.strip(), "random numbers")
-    for port in ("serial", "parallel", "console", "channel"):
+    for entry in root.iterfind("sysinfo[@type='fwcfg']/entry"):
+        yield Need(FILE, entry.get("file", ""), f"firmware's {entry.get('name', '')}", read=True)
+    for port in ("serial", "parallel", "console", "channel", "redirdev", "smartcard", "rng/backend"):
         for element in root.iterfind(f"devices/{port}"):
-            yield from _of_port(port, element)
+            yield from _of_port(port.partition("/")[0], element)
 
 
 def _of_firmware(root: ElementTree.Element) -> Iterator[Need]:
@@ -161,6 +167,8 @@ def _of_card(card: ElementTree.Element) -> Iterator[Need]:
         yield Need(FILE, attribute(card, "source", "path"), what)
     if script := attribute(card, "script", "path"):
         yield Need(FILE, script, f"script of {what}")
+    if kind == "ethernet" and attribute(card, "target", "dev") and card.find("target[@managed='no']") is not None:
+        yield Need(DEVICE, attribute(card, "target", "dev"), what)
     for named in card.iterfind("filterref"):
         yield Need(FILTER, named.get("filter", ""), what)
 
@@ -173,22 +181,33 @@ def _of_graphics(graphics: ElementTree.Element) -> Iterator[Need]:
             yield Need(NETWORK, listen.get("network", ""), what)
         elif listen.get("type") == "address" and listen.get("address"):
             yield Need(ADDRESS, listen.get("address", ""), what)
+        elif listen.get("type") == "socket":
+            yield from _folder(listen.get("socket", ""), what)
+    for gl in graphics.iterfind("gl"):
+        yield Need(FILE, gl.get("rendernode", ""), f"{what}'s renderer")
     if not listens and graphics.get("listen"):
         yield Need(ADDRESS, graphics.get("listen", ""), what)
 
 
 def _of_port(port: str, element: ElementTree.Element) -> Iterator[Need]:
     """A file is made where there is none, in its folder; the host's devices are not."""
-    source, kind = element.find("source"), element.get("type", "")
-    path = source.get("path", "") if source is not None else ""
-    log = attribute(element, "log", "file")
-    if kind == "dev":
-        yield Need(FILE, path, port)
-    for written in (path if kind == "file" else "", log):
-        if folder := written.rpartition("/")[0]:
-            yield Need(FILE, folder, f"folder for {port}")
-    if kind in ("tcp", "udp") and source is not None and source.get("mode") == "bind" and source.get("host"):
-        yield Need(ADDRESS, source.get("host", ""), port)
+    kind = element.get("type", "")
+    yield from _folder(attribute(element, "log", "file"), port)
+    for source in element.iterfind("source"):
+        path, binds = source.get("path", ""), source.get("mode") == "bind"
+        if kind in ("dev", "pipe") or (kind == "unix" and not binds):
+            yield Need(FILE, path, port)
+        elif kind in ("file", "unix"):
+            yield from _folder(path, port)
+        elif kind in ("tcp", "udp") and binds and source.get("host"):
+            yield Need(ADDRESS, source.get("host", ""), port)
+
+
+def _folder(path: str, what: str) -> Iterator[Need]:
+    """Of what is made in it. libvirt's own for a domain (/run/libvirt/qemu/channel/3-web) it makes itself."""
+    folder = path.rpartition("/")[0]
+    if folder and _LIBVIRTS_OWN not in path:
+        yield Need(FILE, folder, f"folder for {what}")
 
 
 def _stays(now: ElementTree.Element, next: ElementTree.Element | None) -> Iterator[Stay]:
@@ -223,7 +242,9 @@ def _pages_kib(root: ElementTree.Element) -> int:
 
 
 def _highest(root: ElementTree.Element, *where: tuple[str, str]) -> int:
-    """How many there must be for sets such as `0-3,^2,8` to mean something; 0 where none is named."""
-    spans = [s for path, name in where for e in root.iterfind(path) for s in e.get(name, "").split(",")]
+    """How many there must be for sets such as `0-3,^2,8` to mean something; 0 where none is named. They are attributes
+    of this name, or, without one, text."""
+    sets = [(e.get(name) if name else e.text) or "" for path, name in where for e in root.iterfind(path)]
+    spans = [span for each in sets for span in each.split(",")]
     found = (_SPAN.match(span.strip()) for span in spans)
     return max((int(m[2] or m[1]) + 1 for m in found if m is not None), default=0)

@@ -31,6 +31,7 @@ _EVERYWHERE = frozenset({("panic", "isa"), ("video", "none")})
 # Of channels libvirt lists these, whatever else QEMU has (virQEMUCapsFillDomainDeviceChannelCaps); two are everywhere.
 _MAY_BE_MISSING = {"channel": frozenset({"spicevmc"})}
 _HOST_DEVICE = "it is a device of its host"
+_STATE_STAYS = "QEMU does not know how to send its state"
 _HOSTDEV_NAMES = {"pci": "PCI", "usb": "USB", "scsi": "SCSI", "scsi_host": "SCSI host", "mdev": "mediated"}
 
 
@@ -80,6 +81,7 @@ def staying(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
             yield f"shared memory {memory.get('name', '')}", "other guests of its host use it too"
     yield from _of_disks(root)
     yield from _of_the_hosts(root)
+    yield from _whose_state_stays(root)
     yield from _of_processor(root)
 
 
@@ -102,6 +104,22 @@ def _of_the_hosts(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
         for device in root.iterfind(f"devices/{kind}"):
             if device.get("type") in ("passthrough", "external") or device.get("mode", "").startswith("host"):
                 yield kind.partition("/")[0].replace("tpm", "TPM"), _HOST_DEVICE
+
+
+def _whose_state_stays(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    """What QEMU has marked so (`unmigratable`, and virgl's migration_blocker), and libvirt does not look at."""
+    for video in root.iterfind("devices/video"):
+        if video.find("model/acceleration[@accel3d='yes']") is not None:
+            yield "video with 3D acceleration", _STATE_STAYS
+        if attribute(video, "driver", "name") == "vhostuser":
+            yield "video by vhost-user", _STATE_STAYS
+    for sound in root.iterfind("devices/sound"):
+        if sound.get("model") in ("usb", "virtio"):
+            yield f"sound ({sound.get('model')})", _STATE_STAYS
+    for crypto in root.iterfind("devices/crypto"):
+        yield f"crypto device ({crypto.get('model', '')})", _STATE_STAYS
+    for disk in root.iterfind("devices/disk/target[@bus='nvme']"):
+        yield f"disk {disk.get('dev', '')} (bus nvme)", _STATE_STAYS
 
 
 def _of_processor(root: ElementTree.Element) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ _STOCK = {
 }
 _VERSIONS = {"IP": 4, "IPV6": 6}
 _PINNED = re.compile(r"\$(IP|IPV6)\b")
+_SOURCES = ("srcipaddr", "arpsrcipaddr")
 _DEEPEST, _MOST_READ = 16, 64  # filters below each other, and of one card
 Parameters = dict[str, tuple[str, ...]]
 
@@ -90,8 +91,17 @@ def _follow(
     for rule in filter_.iterfind("rule"):
         for variable in {v for e in rule for value in e.attrib.values() for v in _PINNED.findall(value)}:
             held.pin(variable, given)
+        if rule.get("direction") != "in" and not all(map(_is_understood, rule)):
+            held.known = False
     for below in filter_.iterfind("filterref"):
         _follow(below, given, held, described, deep - 1)
+
+
+def _is_understood(match: ElementTree.Element) -> bool:
+    """Whether a rule's sources are those variables, or the address that no machine has yet: one that is written out, or
+    that a parameter of another name gives, may be all that the card is held to."""
+    said = [match.get(name, "") for name in _SOURCES]
+    return all(not value or _PINNED.match(value) or value in ("0.0.0.0", "::") for value in said)
 
 
 def _parameters(reference: ElementTree.Element) -> Parameters:

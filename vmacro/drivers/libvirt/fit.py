@@ -34,10 +34,10 @@ _MISSING = frozenset(
         libvirt.VIR_ERR_NO_STORAGE_POOL,
         libvirt.VIR_ERR_NO_STORAGE_VOL,
         libvirt.VIR_ERR_NO_DOMAIN,
+        libvirt.VIR_ERR_OPERATION_INVALID,  # a pool that is not active
     }
 )
-# Of a daemon that is not there, or a driver that it was built without.
-_UNASKED = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_SYSTEM_ERROR})
+_NOT_THERE = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_SYSTEM_ERROR)  # a daemon
 _USAGES = {
     "volume": libvirt.VIR_SECRET_USAGE_TYPE_VOLUME,
     "ceph": libvirt.VIR_SECRET_USAGE_TYPE_CEPH,
@@ -71,15 +71,16 @@ def fit(connection: Any, name: str, uuid: str, wanted: Definition) -> Fit:
 
 
 def _is_there(connection: Any, need: Need) -> bool | None:
-    """None where this libvirt cannot be asked about such things."""
+    """None where this libvirt cannot be asked about such things: its daemon is not there, it was built without that
+    driver, or has a reason of its own. What else it says of other things still counts."""
     try:
         _LOOKS[need.kind](connection, need.name)
     except libvirt.libvirtError as error:
         if error.get_error_code() in _MISSING:
             return False
-        if error.get_error_code() in _UNASKED:
-            return None
-        raise
+        if error.get_error_domain() == libvirt.VIR_FROM_RPC and error.get_error_code() not in _NOT_THERE:
+            raise
+        return None
     return True
 
 

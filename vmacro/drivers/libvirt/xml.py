@@ -68,13 +68,14 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
     root = parse(text)
     bridge = root.find("bridge")
     ip = _ip(root)
-    span = ip.find("./dhcp/range") if ip is not None else None
     serves = ip is not None and _serves(ip)
-    dhcp_range = (span.get("start", ""), span.get("end", "")) if span is not None else None
     reserved = dict.fromkeys([*reservations(text), *(reservations(stored) if stored else ())])
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
     # libvirt lists leases in another order each time.
     taken = sorted({*leased, *((r.address, r.mac) for r in reserved)}, key=lambda entry: (str(entry[0]), str(entry[1])))
+    known = {str(address) for address, _ in taken}
+    ranges = [(r.get("start", ""), r.get("end", "")) for r in (ip.iterfind("./dhcp/range") if ip is not None else ())]
+    dhcp_range = next((r for r in ranges if _free(r, known)), ranges[0] if ranges else None)
     found: dict[str, Any] = {
         "name": root.findtext("name", ""),
         "active": active,
@@ -84,7 +85,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
         "subnet": _subnet(ip) if ip is not None else "",
         "gateway": ip.get("address", "") if ip is not None else "",
         "dhcp_range": dhcp_range,
-        "dhcp_free": _free(dhcp_range, {str(address) for address, _ in taken}) if serves else None,
+        "dhcp_free": _free(dhcp_range, known) if serves else None,
         "taken": taken,
         "reserved": [fields.encode(r) for r in reserved],
         "forward": attribute(root, "forward", "mode") or "isolated",
