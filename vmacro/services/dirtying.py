@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from vmacro.errors import HostError
-from vmacro.model.facts import Survey
+from vmacro.model.facts import HostView, Survey
 from vmacro.model.nouns import Guest, Host
 from vmacro.ports import World
 
-_LONGEST_S = 20.0
+_LONGEST_S = 600.0
 
 
-def measured(seen: Survey, host: Host, guest: Guest, world: World) -> Survey:
-    """Once all else has been looked at: what its agent does for us changes more than an idle guest itself. A forecast
-    does without where that fails, or takes too long: no move depends on it."""
+def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, world: World) -> Survey:
+    """What is seen, with what was measured while it was looked at, since that takes a second. `look` leaves the guest in
+    peace: what its agent does for us changes more than an idle guest itself. A forecast does without where the
+    measurement fails: no move depends on it."""
+    rates: list[float | None] = []
 
-    def measure() -> float | None:
+    def measure() -> None:
         try:
-            return world.hypervisor(host).dirty_mib_s(guest.domain)
+            rates.append(world.hypervisor(host).dirty_mib_s(guest.domain))
         except HostError:
-            return None
+            rates.append(None)
 
-    (rate,) = world.side_by_side([measure], _LONGEST_S)
-    views = (replace(view, dirty_mib_s=rate) if view.host == host.name else view for view in seen.views)
-    return replace(seen, views=tuple(views))
+    _, seen = world.side_by_side([measure, look], _LONGEST_S)
+    assert seen is not None, "looked at for ten minutes"
+    rate = rates[0] if rates else None
+    return replace(seen, views=tuple(_with(rate, host.name, view) for view in seen.views))
+
+
+def _with(rate: float | None, host: str, view: HostView) -> HostView:
+    return replace(view, dirty_mib_s=rate) if view.host == host else view

@@ -17,7 +17,7 @@ import libvirt
 from vmacro.wire import fields
 from vmacro.wire.fields import Number
 
-PERIOD_S = 3
+PERIOD_S = 1
 _LATE_S, _LOOK_S = 1.5, 0.1
 _UNABLE = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_OPERATION_INVALID)
 
