@@ -36,7 +36,7 @@ DOM0_WORDS = (
 )
 # QEMU emulates AMD's virtualisation and no other. Under EPYC Xen panics; under this one PVH guests stop at once.
 # What it lacks for TLS is added, since AES in ordinary instructions would be most of a copy.
-PROCESSOR = "Opteron_G3,-misalignsse,+svm,+npt,+ssse3,+aes,+pclmulqdq"
+PROCESSOR = "Opteron_G3,-misalignsse,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+aes,+pclmulqdq"
 # libvirt 9 wants a model of which the host has every feature. Each has `sep` or `vme`: Xen hides the first on AMD's
 # processors, and QEMU does not emulate the second.
 CPU_MODEL = """\
