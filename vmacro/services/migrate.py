@@ -66,6 +66,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
         ending = Ending.INCOMPLETE if outcome.ending == Ending.MOVED else outcome.ending
         reason = "; ".join(t for t in (outcome.reason, phases.unwritten) if t)
         outcome = replace(outcome, ending=ending, reason=reason, remains=True)
+    world.tell(plan.move_id, events.MoveEnded(outcome.ending.value, outcome.reason))
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 
