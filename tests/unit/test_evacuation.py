@@ -86,6 +86,8 @@ def test_a_measured_link_says_how_long() -> None:
     moves, _ = planned(fake_world(), pace=Pace({("bucharest", "oslo"): 64.0}, around_s=5.0), to=())
     to_oslo = next(m for m in moves.values() if m.destination_site == "oslo")
     assert (to_oslo.copy_s, to_oslo.seconds) == (4.0, 9.0) and "64 MiB/s as measured" in to_oslo.because
+    back, _ = planned(fake_world(), pace=Pace({("oslo", "bucharest"): 64.0}, around_s=5.0), to=())
+    assert {m.because for m in back.values()} == {m.because for m in moves.values()}, "measured the other way"
     bound, _ = planned(fake_world(), pace=Pace({}, 5.0, at_most_mib_s=16.0))
     assert {m.copy_s for m in bound.values()} == {16.0}
 

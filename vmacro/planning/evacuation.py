@@ -24,8 +24,8 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast moves go: `mib_s` from one site to another, as earlier moves were measured; `around_s`: what one takes
-    besides its copy."""
+    """How fast moves go: `mib_s` from one site to another, as earlier moves were measured, else as those the other way
+    were; `around_s`: what one takes besides its copy."""
 
     mib_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     around_s: float = ASSUMED_AROUND_S
@@ -33,7 +33,7 @@ class Pace:
 
     def of(self, source: str, target: str) -> tuple[float, bool]:
         """MiB/s, and whether that was measured."""
-        measured = self.mib_s.get((source, target), 0.0)
+        measured = self.mib_s.get((source, target)) or self.mib_s.get((target, source), 0.0)
         found = measured or ASSUMED_MIB_S
         return (min(found, self.at_most_mib_s) if self.at_most_mib_s else found), measured > 0
 

@@ -81,7 +81,7 @@ def _go_forward(
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found, beyond = bounded(judge(before, after, arrival.present), after.beyond)
+        found, beyond = bounded(judge(before, after, arrival.present, plan.guest.probe), after.beyond)
         flows = tuple(compare_flows(before.flows, after.flows, after.carried))
         outcome = replace(outcome, connections=tuple(found), beyond=beyond, carried=after.carried, flows=flows)
         if not phases.run(Phase.VERIFY, bool, lambda w: _is_the_same(plan, w, before)):
