@@ -59,5 +59,7 @@ def test_an_address_that_two_moves_have_carried_is_told_once(vmacro: Vmacro, tow
 
 
 def test_who_follows_all_moves_learns_how_each_ended(vmacro: Vmacro) -> None:
-    told = [json.loads(line) for line in vmacro("events", "--json").stdout.splitlines()]
+    done = vmacro("events", "--json")
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert told, done.stderr
     assert [event["data"]["ending"] for event in told if event["kind"] == "ended"] == ["moved"]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from vmacro.model.batch_events import BatchChanged, TryBegan, TryEnded
 from vmacro.model.moves import Phase
+from vmacro.wire.text import many
 
 Side = Literal["source", "destination"]
 
@@ -159,7 +160,8 @@ class Joined:
     @property
     def text(self) -> str:
         total = self.follow + self.carried
-        return f"{self.follow} of {total} connections have joined; the others will be carried"
+        carried = "; the others will be carried" if self.follow < total else ""
+        return f"{self.follow} of {many(total, 'connection')} joined{carried}"
 
 
 @dataclass(frozen=True)

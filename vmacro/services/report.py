@@ -205,16 +205,18 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     flows = ("address", "udp_before", "icmp_before", "udp_after", "icmp_after", "carried")
     datagrams = tuple(tuple(f[fact] for fact in flows) for f in figures["datagrams"])
     named = tuple(column.replace("_", " ") for column in flows)
+    arrived = figures["new_address"] is not None
+    address = f"{figures['old_address']} to {figures['new_address']} (seen by {figures['seen_by']})"
     felt_rows = (
         ("outage", f"{felt.outage.ms:.0f} ms"),
-        ("guest's own downtime", f"{figures['guest_downtime_ms']} ms"),
-        ("until round trips were steady again", f"{felt.recover_ms} ms"),
+        *_ms("guest's own downtime", figures["guest_downtime_ms"]),
+        *_ms("until round trips were steady again", felt.recover_ms),
         ("requests sent, lost, out of order", f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"),
     )
     move_rows = (
         ("to", f"{figures['destination']}: {figures['chosen_because']}"),
-        ("address", f"{figures['old_address']} to {figures['new_address']} (seen by {figures['seen_by']})"),
-        ("move, start to settled", f"{figures['migration_wall_s']} s"),
+        ("address", address if arrived else f"{figures['old_address']}, as before"),
+        ("move, start to settled" if arrived else "move, start to end", f"{figures['migration_wall_s']} s"),
         ("memory sent", f"{(figures['bytes_transferred'] or 0) / (1 << 20):.1f} MiB; {_compressed(figures)}"),
         *_forecast_rows(figures["forecast"]),
         *_slowed_rows(figures["slowed_percent"], felt),
@@ -231,6 +233,11 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     ]
 
 
+def _ms(name: str, figure: float | None) -> list[tuple[str, str]]:
+    """A row, where there is something to say."""
+    return [(name, f"{figure} ms")] if figure is not None else []
+
+
 def _compressed(figures: dict[str, Any]) -> str:
     because = f" ({figures['compression_because']})" if figures["compression_because"] else ""
     return f"compression {figures['compression']}{because}"
@@ -243,8 +250,8 @@ def _forecast_rows(forecast: dict[str, Any] | None) -> list[tuple[str, str]]:
     mib, seconds, pause_ms = forecast["bytes_sent"] / (1 << 20), forecast["seconds"], forecast["pause_ms"]
     amounts = f"{mib:.1f} MiB in {seconds} s, pause {pause_ms} ms"
     off = {name: by for name, by in (forecast["off"] or {}).items() if by is not None}
-    said = ", ".join(f"{name} {by:+.0%}" for name, by in off.items())
-    return [("expected", amounts + (f"; off by: {said}" if said else ""))]
+    said = ", ".join(f"{name} {abs(by):.0%} too {'much' if by > 0 else 'little'}" for name, by in off.items() if by)
+    return [("expected", amounts + (f": {said}" if said else ""))]
 
 
 def _slowed_rows(percent: int, felt: Felt) -> list[tuple[str, str]]:
