@@ -287,9 +287,13 @@ def see_that_nobody_moves(settings: Settings, guest: str) -> None:
 
 @contextmanager
 def carrier(settings: Settings, worlds: Worlds, publish: Publish, cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Works on carriages as long as it is open."""
-    with opened_journal(settings, worlds, journal.CARRIER, publish, cancelled):
-        yield
+    """Works on carriages as long as it is open, or until `cancelled` says so; the next one goes on with them."""
+    leaving = threading.Event()
+    with opened_journal(settings, worlds, journal.CARRIER, publish, lambda: leaving.is_set() or cancelled()):
+        try:
+            yield
+        finally:
+            leaving.set()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from vmacro.model import marks
 from vmacro.model.facts import Reservation
 from vmacro.model.moves import Carriage, Ending
 from vmacro.services import carry, migrate, seamless
+from vmacro.services.executions import Suspended
 
 OLD = "10.50.1.97"
 
@@ -206,6 +207,38 @@ def test_a_later_move_takes_over(fake: FakeWorld) -> None:
     assert [r.address for r in fake.hosts["bucharest"].networks["front"].reserved] == [OLD], (
         "which the later move needs"
     )
+
+
+def test_an_address_at_home_that_a_later_move_carries_is_that_ones(fake: FakeWorld) -> None:
+    """It has no leg there that the later move would close, and its reservation is the later move's now."""
+    story = Story(fake)
+    story.move()
+    chosen = story.plan("bucharest")
+    outcome = migrate.run_move(chosen, fake.world, Straight())
+    story.happened(chosen, outcome)
+    (at_home,) = [c for c in carry.carriages(chosen, outcome, fake.now_s) if c.leg is None]
+    assert story.move("berlin").carried == (at_home.address,)
+    before, began = ends(fake), fake.now_s
+    assert "later move" in carry.run_carriage(at_home, fake.world, Straight())
+    assert ends(fake) == before and fake.now_s < began + 60
+
+
+def test_what_an_address_is_kept_for_is_told_once_as_long_as_it_is_the_same(fake: FakeWorld) -> None:
+    carriage = replace(moved(fake), lingers_until_s=fake.now_s + 90)
+    carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 200), fake.world, Straight())
+    told = [e.text for e in fake.events if e.kind == "carry.waits"]
+    assert len(told) == 2 and "lingers for new connections" in told[0] and "still use it" in told[1], told
+
+
+def test_a_process_that_is_told_to_leave_ends_no_carriage(fake: FakeWorld) -> None:
+    """Neither while it watches, nor while a host is away that is to close its end."""
+    carriage = moved(fake)
+    leaving = replace(fake.world, cancelled=lambda: True)
+    with pytest.raises(Suspended):
+        carry.run_carriage(carriage, leaving, Straight())
+    fake.hosts["berlin"].reachable = False
+    with pytest.raises(Suspended):
+        carry._close(carriage, leaving, late=True)
 
 
 def test_the_deadline_of_an_earlier_move_cuts_nothing_that_a_later_one_carries(fake: FakeWorld) -> None:

@@ -7,7 +7,7 @@ import pytest
 from vmacro.drivers.fake import FakeWorld, connection, domain
 from vmacro.model.facts import Claim, Disk, Pool, Reservation
 from vmacro.model.moves import Finding
-from vmacro.model.nouns import Policy
+from vmacro.model.nouns import Policy, ProbeTarget
 from vmacro.planning import checks
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
@@ -247,6 +247,26 @@ def test_why_a_client_cannot_follow_is_the_right_reason() -> None:
     assert codes(found) == ["client-slots-taken", "client-ipv6-only"]
     assert "its slots are taken" in found[0].message and "did not join the IPv4 address" in found[1].message
     assert checks.blockers(findings(fake, allow_connection_loss=True)) == []
+
+
+def test_old_addresses_that_take_slots_are_withdrawn_by_carry() -> None:
+    fake = FakeWorld()
+    full = connection(0xB2, "10.50.1.97", False)
+    fake.guest.connections = [replace(full, subflows=(*full.subflows, replace(full.subflows[0], joined=True)))]
+    assert "vmacro carry" not in findings(fake)[0].hint
+    fake.guest.kept = ["10.50.1.80"]
+    assert "`vmacro carry`, which withdraws old addresses" in findings(fake)[0].hint
+
+
+def test_the_moves_own_measuring_does_not_stand_against_it() -> None:
+    """Its visitors come by plain TCP, and go."""
+    fake = FakeWorld()
+    fake.guest.connections = [connection(0, "10.50.1.97", willing=False), connection(0xB2, "10.50.1.97", False)]
+    assert codes(findings(fake)) == ["client-plain-tcp", "client-refuses-add-addr"]
+    port = fake.guest.connections[0].subflows[0].local_port
+    measured = replace(fake.inventory.guests[0], probe=ProbeTarget("lab", port))
+    fake.inventory = replace(fake.inventory, guests=(measured,))
+    assert codes(findings(fake)) == []
 
 
 def test_all_findings_come_at_once() -> None:

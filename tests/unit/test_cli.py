@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +24,7 @@ from vmacro.lab import lab
 from vmacro.model.events import Event, Note
 from vmacro.model.facts import Claim, Flows
 from vmacro.model.moves import Ending
+from vmacro.rtt import responder
 from vmacro.services.event_log import DatabaseEventLog
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
@@ -65,6 +69,7 @@ def folder(tmp_path: Path) -> Path:
             ["init", "first.toml", *TWO_HOSTS, "--subnet", "a=10.1.0.7/24", "--subnet", "b=10.2.0.0/24"],
             "--subnet a=10.1.0.7/24: is an address in a network: the network is 10.1.0.0/24",
         ),
+        (["rtt", "probe", "127.0.0.1:1", "--visit-every-ms", "5"], "--visit-every-ms 5: 20 at least"),
         (["rtt", "probe", "web:80", "--port", "80"], "'web:80': has a port already"),
         (["events", "web-1", "-i", "new.toml"], "move 'web-1': neither in the log nor in the journal"),
         (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
@@ -222,6 +227,51 @@ def test_check_says_where_a_guest_would_go_and_why(vmacro: Vmacro, town: Town) -
     assert "to berlin-1, chosen because: the most memory available of the hosts that can take it" in done.stdout
 
 
+def test_what_cannot_be_looked_at_is_no_leftover_and_no_success(vmacro: Vmacro, town: Town) -> None:
+    assert vmacro("sites").returncode == 0 and vmacro("cleanup", "--dry-run").returncode == 0
+    town.fake.hosts["bucharest"].reachable = False
+    assert vmacro("sites").returncode == 0, "some were"
+    done = vmacro("cleanup", "--dry-run", "--json")
+    assert done.returncode == 1
+    assert {row["did"] for row in json.loads(done.stdout)} == {"could not be looked at"}
+    for host in town.fake.hosts.values():
+        host.reachable = False
+    assert vmacro("sites").returncode == 1
+
+
+def test_programs_get_the_reason_too(vmacro: Vmacro, town: Town) -> None:
+    done = vmacro("migrate", "g1", "--to", "bucharest", "--json")
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == said["exit_code"] == 3 and "the move was not started" in said["error"], done.stdout
+    assert json.loads(vmacro("migrate", "nobody", "--to", "berlin", "--json").stdout)["hint"].startswith("known guests")
+
+
+def test_a_guest_that_is_there_already_gets_no_forecast(vmacro: Vmacro, town: Town) -> None:
+    done = vmacro("check", "g1", "--to", "bucharest")
+    assert done.returncode == 3 and "already-there" in done.stdout
+    assert "compression" not in done.stdout and "the copy:" not in done.stdout
+
+
+def test_old_addresses_that_take_clients_slots_are_told(vmacro: Vmacro, town: Town) -> None:
+    guest = town.fake.guests["g1"]
+    full = connection(0xB2, "10.50.1.97", willing=False)
+    guest.kept = ["10.50.2.80"]
+    guest.connections = [replace(full, subflows=(*full.subflows, replace(full.subflows[0], joined=True)))]
+    assert "old addresses take slots at its clients: 10.50.2.80" in vmacro("connections", "g1").stderr
+
+
+def test_a_recording_stays_until_there_is_another(vmacro: Vmacro, tmp_path: Path) -> None:
+    (tmp_path / "rtt.ndjson").write_text("dear")
+    assert vmacro("rtt", "probe", "127.0.0.1:1", "--duration-s", "1").returncode == 1
+    assert (tmp_path / "rtt.ndjson").read_text() == "dear"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=responder.serve, args=(listener,), daemon=True).start()
+        done = vmacro("rtt", "probe", f"127.0.0.1:{listener.getsockname()[1]}", "--tcp", "--duration-s", "0.1")
+    assert done.returncode == 0 and "dear" not in (tmp_path / "rtt.ndjson").read_text()
+
+
 def test_connections_shows_some_and_with_all_each(vmacro: Vmacro, town: Town) -> None:
     guest = town.fake.guests["g1"]
     guest.connections = [connection(n, "10.50.1.97", willing=n % 2 == 0) for n in range(1, 151)]
@@ -251,14 +301,14 @@ def test_connections_says_that_a_move_is_under_way(vmacro: Vmacro, town: Town, t
     assert "guest g2: move g2-of-theirs of them@there is under way" in theirs.stderr
 
 
-def test_carried_says_that_the_guest_has_gone_elsewhere(vmacro: Vmacro, town: Town) -> None:
+def test_carried_says_that_the_guest_is_not_there_and_what_ends_that_row(vmacro: Vmacro, town: Town) -> None:
     town.fake.guests["g1"].connections.append(connection(0xB2, "10.50.1.97", willing=False))
     assert vmacro("migrate", "g1", "--to", "berlin").returncode == 0
     carried = json.loads(vmacro("carried", "--json").stdout)
     assert {(c["address"], c["trouble"]) for c in carried} == {("10.50.1.97", "")}
-    assert vmacro("migrate", "g1", "--to", "bucharest").returncode == 0
+    town.fake.power_off("g1")
     troubles = [c["trouble"] for c in json.loads(vmacro("carried", "--json").stdout)]
-    assert "the guest has gone elsewhere than berlin-1" in troubles
+    assert "the guest does not run at berlin-1; if it has moved on, `vmacro carry` ends this row" in troubles
 
 
 def test_carried_says_for_how_long_an_address_lingers(vmacro: Vmacro, town: Town) -> None:

@@ -67,7 +67,7 @@ def test_a_guest_goes_where_it_is_cheaper_and_says_what_that_saves() -> None:
     found = only(place(dear_and_cheap()))
     assert [(v.host, v.begin) for v in found.visits] == [("a1", START), ("b1", START)]
     assert found.saves == pytest.approx(6 * 0.9 - 0.05)
-    assert found.why == "goes to b/b1 at 01 Jun 00:00: saves 5.4 in 6 h, and costs 0.05 to move"
+    assert found.why == "goes to b/b1 at 01 Jun 00:00 UTC: saves 5.4 in 6 h, and costs 0.05 to move"
 
 
 def test_it_follows_prices_there_and_back() -> None:
@@ -156,7 +156,7 @@ def test_who_must_leave_and_cannot_is_named() -> None:
     assert [f.code for f in found.findings] == ["must-leave"]
     assert (
         found.findings[0].message
-        == "must leave host b1 by 01 Jun 03:00, and there is no way: no other site is open to it"
+        == "must leave host b1 by 01 Jun 03:00 UTC, and there is no way: no other site is open to it"
     )
 
 
@@ -193,6 +193,18 @@ def test_a_day_has_so_many_moves_and_no_more() -> None:
     stay = Rules(most_moves_a_day=24, shortest_stay_s=5 * 3600)
     begun = [v.begin for v in only(place(replace(base, rules=stay))).visits][1:]
     assert len(begun) > 2 and all(b - a >= timedelta(hours=5) for a, b in itertools.pairwise(begun))
+
+
+def test_who_goes_later_says_what_would_let_it_go_at_once() -> None:
+    came = guest("web", "a1", since=START - timedelta(hours=1), moved=(START - timedelta(hours=1),))
+    base = dear_and_cheap(came)
+    found = only(place(replace(base, rules=Rules(shortest_stay_s=3 * 3600))))
+    assert [v.begin.hour for v in found.visits[1:]] == [2] and "shorter stay" in found.change
+    tired = guest("web", "a1", moved=(START,))
+    late = Horizon(START, 3600, 30)
+    sites = (site("a", *(1.0,) * 30), site("b", *(0.1,) * 30))
+    found = only(place(replace(dear_and_cheap(tired, sites=sites, horizon=late), rules=Rules(most_moves_a_day=1))))
+    assert [v.begin.day for v in found.visits[1:]] == [2] and "more moves a day" in found.change
 
 
 def test_round_trips_and_carbon_are_weighed_too() -> None:

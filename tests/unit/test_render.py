@@ -17,6 +17,7 @@ from vmacro.model.events import CopyProgress, DomainChanged, Event, Note, PhaseB
 from vmacro.model.moves import Ending, Finding, Outcome, Phase, Severity
 from vmacro.model.nouns import Compression
 from vmacro.planning.handoffs import SEAMLESS
+from vmacro.rtt.report import felt
 from vmacro.rtt.samples import Recording, Sample
 from vmacro.services import report
 from vmacro.services.event_json import from_plain
@@ -133,10 +134,12 @@ def test_a_report_says_how_the_copy_was_sent_what_was_expected_and_what_clients_
     page = (tmp_path / "report.html").read_text()
     for said in (
         "50.0 MiB; compression zstd (auto: the link takes 19 MiB/s)",
-        "60.0 MiB in 12.0 s, pause 150 ms; off by: bytes +20%, time +20%, pause +25%",
+        "60.0 MiB in 12.0 s, pause 150 ms: bytes 20% too much, time 20% too much, pause 25% too much",
         "by up to 60 %, so that its copy converged; the longest round trip meanwhile: 1.0 ms",
     ):
         assert said in page
+    rolled = report.tables(report.summary(plan, Outcome(Ending.ROLLED_BACK), None), felt(recording, []))
+    assert "None" not in str([row for table in rolled for row in table.rows if "ms" in str(row) or "seen" in str(row)])
     nothing = report.summary(replace(plan, forecast=None), Outcome(Ending.ROLLED_BACK), None)
     assert nothing["forecast"] is None and nothing["slowed_percent"] == 0
     assert report.summary(plan, Outcome(Ending.ROLLED_BACK), None)["forecast"]["off"] is None

@@ -15,7 +15,7 @@ from vmacro.drivers.fake import FakeWorld, connection
 from vmacro.drivers.fake.agent import _joined
 from vmacro.model.facts import Beyond, Connection, Ended, Endings, Subflow
 from vmacro.model.moves import NOTHING_HEARD, After, Before, Ending, Outcome, Verdict
-from vmacro.model.nouns import Policy
+from vmacro.model.nouns import Policy, ProbeTarget
 from vmacro.planning import planner
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
 from vmacro.planning.outcome import MOST_COUNTED, bounded, counted, judge, untold
@@ -211,6 +211,17 @@ def test_one_that_is_gone_is_judged_by_what_the_kernel_told(how: str, lost: bool
     assert verdict(old, heard=told(end)) == (Verdict.LOST if lost else Verdict.ENDED)
     assert verdict(old, heard=told(end, watch="w-2")) == Verdict.UNKNOWN, "of another watch"
     assert verdict(old, heard=told(missed=True)) == verdict(old, heard=told()) == verdict(old) == Verdict.UNKNOWN
+
+
+def test_the_moves_own_measuring_is_told_from_clients() -> None:
+    old = on(OLD)
+    end = told(Ended(old.key, old.client, ABORTED, False))
+    whys = [
+        judge(Before("boot-1", (old,), WATCH), After((), (), end), (NEW,), probe)[0].why
+        for probe in (ProbeTarget("lab", 7000), ProbeTarget("lab", 7001), None)
+    ]
+    aborted = "its client's application aborted it"
+    assert whys == [f"the move's own measuring: {aborted}", aborted, aborted]
 
 
 def test_younger_ones_are_named_where_they_were_lost() -> None:

@@ -83,6 +83,8 @@ def main() -> None:
     try:
         app()
     except VmacroError as error:
+        if "--json" in sys.argv[1:]:
+            render.as_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
         render.warn(f"vmacro: {error}")
         sys.exit(error.exit_code)
 

@@ -39,9 +39,12 @@ def carry(
         wiring.carrier(settings, worlds, publish, interrupted.is_set),
         wiring.archive(settings) as archive,
     ):
-        for carriage in archive.carriages():
+        found = archive.carriages()
+        for carriage in found:
             if isinstance(carriage, UnreadableCarriage):
                 render.warn(f"vmacro: {carriage.trouble}; it is left alone")
+        if not found and not forever and not json:
+            render.say("nothing is carried")
         while not interrupted.is_set() and (forever or any(isinstance(c, Carriage) for c in archive.carriages())):
             time.sleep(POLL_S)
 
@@ -52,6 +55,8 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
     with wiring.archive(settings) as archive:
         carriages = archive.carriages()
     rows: list[tuple[object, ...]] = []
+    last = {(c.guest.name, c.address): c for c in carriages if isinstance(c, Carriage)}
+    carriages = [c for c in carriages if not isinstance(c, Carriage) or c is last[(c.guest.name, c.address)]]
     with wiring.opened(settings) as world:
         for carriage in carriages:
             if isinstance(carriage, UnreadableCarriage):
@@ -89,7 +94,8 @@ def _rows(carriage: Carriage, inventory: Inventory, world: World) -> list[tuple[
 def _users(carriage: Carriage, world: World) -> list[tuple[object, ...]]:
     """Client, transport, why it is carried, and bytes of each connection."""
     if not where([carriage.at], carriage.guest, world):
-        raise VmacroError(f"the guest has gone elsewhere than {carriage.at.name}", "vmacro carry ends this entry")
+        text = f"the guest does not run at {carriage.at.name}; if it has moved on, `vmacro carry` ends this row"
+        raise VmacroError(text)
     with world.agent(carriage.at, carriage.guest.domain) as agent:
         facts = agent.status()
         present = [address for address in (facts.address, facts.address6) if address]

@@ -26,6 +26,7 @@ from vmacro.model.events import Event
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
+from vmacro.wire.text import many
 
 batch = typer.Typer(help="Batches: what evacuate, drain, restore and follow have begun.", no_args_is_help=True)
 POLL_S = 0.3
@@ -345,9 +346,12 @@ def _show_plan(made: Batch) -> None:
         for n, m in enumerate(made.moves[:SHOWN_PLANNED], 1)
     ]
     total = sum(m.mib for m in made.moves)
-    note = f"{len(made.moves)} moves, {total:.0f} MiB, about {_minutes(made.expected_s)} in all"
+    note = f"{many(len(made.moves), 'move')}, {total:.0f} MiB, about {_minutes(made.expected_s)} in all"
     note += f"; the first {SHOWN_PLANNED} are shown, --json has all" if len(rows) < len(made.moves) else ""
-    render.table(render.rows("Moves", ("", "guest", "from", "to", "MiB", "s", "why there"), rows, note))
+    if rows:
+        render.table(render.rows("Moves", ("", "guest", "from", "to", "MiB", "s", "why there"), rows, note))
+    elif not made.stays:
+        render.say(f"{made.subject}: there is nothing to move")
     if made.stays:
         stays = [(s.guest, s.at, s.code, s.why, s.hint) for s in made.stays]
         render.table(render.rows("Who stays", ("guest", "at", "finding", "why", "hint"), stays))

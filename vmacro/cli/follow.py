@@ -110,6 +110,8 @@ def _simulated(policy: FollowPolicy, start: datetime | None, days: float, second
     ahead = Horizon(start.astimezone(policy.timing.zone), slot_s, round(days * 86_400 / slot_s) + slots)
     looked = known.look(policy, feeds, ahead, None)
     simulator = Simulator(policy, looked.known, start, days)
+    if not render.err.is_terminal:
+        render.warn(f"simulating {days:g} days of {len(policy.guests)} guests")
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -173,6 +173,7 @@ class Follower:
 def _plain(decided: Decided) -> dict[str, object]:
     """For programs."""
     now = {move.guest: f"{move.destination_site}/{move.destination}" for move in decided.moves}
+    later = {d.guest: d.visits[1] for d in decided.placement.decisions if d.moves and d.guest not in now}
     return {
         "holds": [{"subject": hold.subject, "why": hold.why} for hold in decided.made.holds],
         "findings": [vars(finding) | {"severity": finding.severity.value} for finding in decided.placement.findings],
@@ -180,6 +181,7 @@ def _plain(decided: Decided) -> dict[str, object]:
         "staying": decided.placement.staying,
         "guests": [
             {"guest": guest, "at": at, "to": now.get(guest), "why": why, "change": change}
+            | ({"later": {"to": f"{v.site}/{v.host}", "at": v.begin.isoformat()}} if (v := later.get(guest)) else {})
             for guest, at, why, change in follow.sentences(decided)
         ],
     }

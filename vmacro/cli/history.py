@@ -16,6 +16,7 @@ from vmacro.model.moves import Noted
 from vmacro.services import report
 from vmacro.services.archive import Archive, Record, Unreadable
 from vmacro.services.event_json import as_plain
+from vmacro.wire.text import many
 
 MoveArgument = Annotated[str, typer.Argument(metavar="MOVE", help="as `vmacro history` names it")]
 
@@ -99,14 +100,14 @@ def _found(step: Noted) -> str:
         return f"failed: {step.error.message}"
     found: Any = step.result
     if step.name in ("survey", "prepare") and found:
-        return f"{len(found['connections'])} connections"
+        return many(len(found["connections"]), "connection")
     if step.name == "copy":
         return f"downtime {found['downtime_ms']} ms, {found['bytes_transferred'] >> 20} MiB" if found else "no figures"
     if step.name == "arrive":
         return f"{found['old']} to {found['new']}, seen by {found['seen_by']}"
     if step.name == "settle":
         carried = ", ".join(found["carried"])
-        return f"{len(found['connections'])} connections" + (f", carried: {carried}" if carried else "")
+        return many(len(found["connections"]), "connection") + (f", carried: {carried}" if carried else "")
     return "rebooted" if step.name == "verify" and found is False else "ok"
 
 

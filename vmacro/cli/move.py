@@ -57,15 +57,17 @@ LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move 
 
 
 def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
-    """Sites, their hosts, and the guests that run there."""
+    """Sites, their hosts, and the guests that run there. Exit code 1 if no host at all could be asked."""
     settings = wiring.load(inventory)
     with wiring.opened(settings) as world:
-        rows = [_of_host(state) for state in overview(settings.inventory, world)]
+        states = overview(settings.inventory, world)
+    rows = [_of_host(state) for state in states]
     columns = ("site", "host", "hypervisor", "free MiB", "certificate days", "guests", "trouble")
     if json:
         render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         render.table(render.rows("", columns, rows))
+    raise typer.Exit(0 if any(state.facts is not None for state in states) else 1)
 
 
 def check(
@@ -161,6 +163,9 @@ def connections(
         return
     some = seen.connections if every else seen.connections[:SAMPLE]
     asked = not seen.unasked
+    old = seen.agent.extra_addresses if seen.agent is not None else ()
+    if old and any(c.mptcp and not c.willing and any(s.joined for s in c.subflows) for c in seen.connections):
+        render.warn(f"old addresses take slots at its clients: {', '.join(old)}; those that nobody needs: vmacro carry")
     rows = [(c.key, c.client, "mptcp" if c.mptcp else "tcp", _follows(c, asked), _subflows(c)) for c in some]
     note = _by_class(seen.connections) if len(some) < len(seen.connections) else ""
     render.table(render.rows("", ("token", "client", "transport", "follows", "subflows"), rows, note))

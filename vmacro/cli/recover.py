@@ -53,7 +53,7 @@ def cleanup(
     inventory: InventoryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Remove what ended moves of this journal left at hosts and in guests; exit code 1 if something stays."""
+    """Remove what ended moves of this journal left at hosts and in guests; exit code 1 if any stays or was not seen."""
     settings = wiring.load(inventory)
     log = wiring.event_log(settings, lambda _text: None)  # which is only read
     with wiring.archive(settings) as archive, wiring.opened(settings) as world:
@@ -74,7 +74,8 @@ def cleanup(
     for address in sorted(missing):
         render.warn(f"--release {address}: no reservation there that is a move's, or it is needed; nothing was removed")
     stays = [left for left, row in zip(found, rows, strict=True) if row[-1] != "removed" and not left.perhaps]
-    raise typer.Exit(1 if missing or (stays and not dry_run) else 0)
+    unseen = any(left.kind == "trouble" for left in found)
+    raise typer.Exit(1 if missing or unseen or (stays and not dry_run) else 0)
 
 
 def _was_planned(log: EventLog, move_id: str) -> bool:
@@ -85,6 +86,8 @@ def _was_planned(log: EventLog, move_id: str) -> bool:
 
 
 def _kept(left: leftovers.Leftover) -> str:
+    if left.kind == "trouble":
+        return "could not be looked at"
     return "stays: --release removes it" if left.kind == "reservation" else "not ours: stays"
 
 

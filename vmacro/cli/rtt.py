@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections import deque
 from pathlib import Path
@@ -21,6 +22,7 @@ from vmacro.rtt import responder, wire
 from vmacro.rtt import watch as watching
 from vmacro.rtt.prober import ProbeError, target_named
 from vmacro.rtt.samples import Recording, Sample
+from vmacro.rtt.visitors import LEAST_EVERY_MS
 
 app = typer.Typer(help="Round trips on one connection, measured as its user feels them.", no_args_is_help=True)
 PortOption = Annotated[int, typer.Option(min=1, max=65535)]
@@ -60,12 +62,16 @@ def probe(
         target = target_named(address, port, not tcp)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+    if 0 < visit_every_ms < LEAST_EVERY_MS:
+        raise ConfigurationError(f"--visit-every-ms {visit_every_ms:g}: {LEAST_EVERY_MS:g} at least", "0: none come")
     render.say(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
     try:
         with _LiveView() as live:
             probes.run(target, interval_ms, record, duration_s, 5.0, live.see, visit_every_ms)
     except ProbeError as error:
-        raise VmacroError(str(error), "is `vmacro rtt serve` running there?") from error
+        unknown = isinstance(error.__cause__, (socket.gaierror, UnicodeError))
+        hint = "is the name right? no server knows it" if unknown else "is `vmacro rtt serve` running there?"
+        raise VmacroError(str(error), hint) from error
     report(record)
 
 

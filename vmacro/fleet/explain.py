@@ -33,7 +33,7 @@ class Explainer:
         booked = self.ledger.bookings[unit].route
         blocked = "" if (booked == self.wanted[unit]).all() else self._lacking(unit, guest)
         if any(sent.guest == guest for sent in self.ledger.bookings[unit].sent):
-            return self._goes(unit, guest), blocked
+            return self._goes(unit, guest), blocked or self._why_later(unit, guest)
         return self._stays(unit, guest, blocked)
 
     def saves(self, unit: int, guest: int) -> float:
@@ -95,6 +95,16 @@ class Explainer:
         net, paid = self.saves(unit, guest), self._paid(unit, guest)
         hours = self.grid.slots * self.fleet.horizon.slot_hours
         return f"goes {way}: saves {net + paid:.4g} in {hours:g} h, and costs {paid:.4g} to move"
+
+    def _why_later(self, unit: int, guest: int) -> str:
+        """What keeps a guest that goes from going at once; '' where it is cheaper to go later."""
+        first = next(s.end for s in self.ledger.bookings[unit].stays if s.guest == guest)
+        if first and first == self.grid.wait[unit]:
+            return "a shorter stay: it may go no sooner (shortest_stay)"
+        if first and self.grid.budget[unit] == 0 and not self.grid.same_day(0, first):
+            moved = len(self.fleet.guests[guest].moved)
+            return f"more moves a day: it has moved {moved} times lately (most_moves_a_day)"
+        return ""
 
     def _stays(self, unit: int, guest: int, blocked: str) -> tuple[str, str]:
         needs = self.fleet.guests[guest]
@@ -197,4 +207,4 @@ class Explainer:
         return f"{self.fleet.hosts[host].site}/{self.fleet.hosts[host].name}"
 
     def _time(self, slot: int) -> str:
-        return f"{self.fleet.horizon.at(slot):%d %b %H:%M}"
+        return f"{self.fleet.horizon.at(slot):%d %b %H:%M %Z}"

@@ -134,9 +134,14 @@ class Simulator:
         self._first: tuple[Decision, ...] = ()
 
     def run(self, progress: Callable[[int, int], None], clock: Callable[[], float], seconds: float = 0.0) -> Simulation:
-        """`progress` is told slots done and slots in all; `seconds` of `clock` are for the solver of the optimum."""
+        """`progress` is told slots done and slots in all; `seconds` of `clock` are for the solver of the optimum.
+        Raises ConfigurationError where nothing was recorded of the time."""
         names = tuple(g.name for g in self.policy.guests), tuple(self._number)
         truth, left_out = self._truth()
+        if left_out == self.horizon.slots:
+            ends = f"{self.horizon.start:%Y-%m-%d %H:%M} to {self.horizon.at(self.horizon.slots):%Y-%m-%d %H:%M %Z}"
+            text = f"{self.policy.path}: of {ends} nothing is recorded that can be simulated"
+            raise ConfigurationError(text, "another --from; by default it is when recordings begin")
         probe = self._assembled(self._home(), 0)
         wrong = faults.check(probe.fleet)
         if wrong:

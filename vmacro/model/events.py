@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from vmacro.model.batch_events import BatchChanged, TryBegan, TryEnded
 from vmacro.model.moves import Phase
+from vmacro.wire.text import many
 
 Side = Literal["source", "destination"]
 
@@ -159,7 +160,8 @@ class Joined:
     @property
     def text(self) -> str:
         total = self.follow + self.carried
-        return f"{self.follow} of {total} connections have joined; the others will be carried"
+        carried = "; the others will be carried" if self.follow < total else ""
+        return f"{self.follow} of {many(total, 'connection')} joined{carried}"
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,30 @@ class CarryTrouble:
 
 
 @dataclass(frozen=True)
+class CarryWaits:
+    """What an old address is still carried for; told when that changes."""
+
+    address: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.address}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class MoveEnded:
+    """An attempt at a move has ended, and its outcome is written down next; `ending` as `vmacro history` has it."""
+
+    ending: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.ending}{f': {self.reason}' if self.reason else ''}"
+
+
+@dataclass(frozen=True)
 class JournalTrouble:
     """The journal could not be written during a phase; the first time only."""
 
@@ -290,6 +316,8 @@ What = (
     | HookEnded
     | CarryEnded
     | CarryTrouble
+    | CarryWaits
+    | MoveEnded
     | TryBegan
     | TryEnded
     | BatchChanged
@@ -316,6 +344,8 @@ KINDS: dict[str, type[What]] = {
     "hook": HookEnded,
     "carry": CarryEnded,
     "carry.trouble": CarryTrouble,
+    "carry.waits": CarryWaits,
+    "ended": MoveEnded,
     "try.begin": TryBegan,
     "try.end": TryEnded,
     "batch": BatchChanged,

@@ -24,8 +24,8 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast moves go: `mib_s` from one site to another, as earlier moves were measured; `around_s`: what one takes
-    besides its copy."""
+    """How fast moves go: `mib_s` from one site to another, as earlier moves were measured, else as those the other way
+    were; `around_s`: what one takes besides its copy."""
 
     mib_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     around_s: float = ASSUMED_AROUND_S

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from vmacro.model.facts import Beyond, Connection, Ended, Flows
 from vmacro.model.moves import After, Before, ConnectionOutcome, FlowsOutcome, Outcome, Verdict
+from vmacro.model.nouns import ProbeTarget
 from vmacro.wire.agent_verbs import ABORTED, CLOSED, CUT, MAX_CONNECTIONS, RESET, TIMED_OUT, CountArgs
 from vmacro.wire.counting import CARRIED, ELSEWHERE, FOLLOWED, JOINING, MUTE, NO_PATH, how_it_is
 
@@ -29,18 +30,29 @@ _RESTARTED = "it is gone, and nobody has seen how: the guest's agent was restart
 _MISSED = "it is gone, and the guest's kernel had more to tell than its agent could hear"
 _BETWEEN = "it went while the guest was asked for its connections"
 _JOINING = "its client has begun to join the new address, and has not answered yet"
+_OURS = "the move's own measuring"
 _MUTE = "its client does not answer at the new address"
 MOST_COUNTED = 1 << 53  # what a guest may say, and a row of the journal may have (fields.Number)
 REBOOTED, SHUT_OFF = "the guest rebooted during the move", "the guest was shut off during the move"
 _WORST = (Verdict.LOST, Verdict.UNKNOWN, Verdict.CARRIED, Verdict.FOLLOWED, Verdict.ENDED)
 
 
-def judge(before: Before, after: After, present: tuple[str, ...]) -> list[ConnectionOutcome]:
+def measures(connection: Connection, probe: ProbeTarget | None) -> bool:
+    """Whether it comes to the responder of round trips: the move's own prober and visitors are nobody's clients."""
+    ports = {subflow.local_port for subflow in connection.subflows}
+    return probe is not None and ports == {probe.port}
+
+
+def judge(
+    before: Before, after: After, present: tuple[str, ...], probe: ProbeTarget | None = None
+) -> list[ConnectionOutcome]:
     """Each connection that was there before, and what became of it; and those younger ones that were lost. `present`:
-    the guest's addresses at the new site."""
+    the guest's addresses at the new site; `probe`: where its round trips are measured."""
     now = {c.key: c for c in after.connections}
     ended = {e.key: e for e in after.endings.endings} if _is_unbroken(before, after) else {}
     found = [_judged(old, now.get(old.key), ended.get(old.key), before, after, present) for old in before.connections]
+    ours = {old.key for old in before.connections if measures(old, probe)}
+    found = [replace(o, why=f"{_OURS}: {o.why}") if o.why and o.key in ours else o for o in found]
     return [*found, *_younger(before, now.values(), ended.values(), after, present)]
 
 

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -39,13 +40,19 @@ def run(
     if remote:
         threading.Thread(target=_stop_at_the_end_of_input, args=(stopped,), daemon=True).start()
     with contextlib.nullcontext(sys.stdout) if remote else _private(record) as out:
-        prober = Prober(target, interval_ms, out, observe, visit_every_ms=visit_every_ms)
+        begin = (lambda _transport: None) if remote else (lambda _transport: _empty(out))
+        prober = Prober(target, interval_ms, out, observe, begin, visit_every_ms)
         prober.run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
 
 
 def _private(record: Path) -> TextIO:
-    """It names clients: its owner's alone, if it is made here."""
-    return cast(TextIO, open(record, "w", opener=lambda name, flags: os.open(name, flags, 0o600)))
+    """It names clients: its owner's alone, if it is made here. What it has stays until there is something to record."""
+    return cast(TextIO, open(record, "w", opener=lambda name, flags: os.open(name, flags & ~os.O_TRUNC, 0o600)))
+
+
+def _empty(out: TextIO) -> None:
+    if stat.S_ISREG(os.fstat(out.fileno()).st_mode):
+        os.ftruncate(out.fileno(), 0)
 
 
 def _stop_at_the_end_of_input(stopped: threading.Event) -> None:

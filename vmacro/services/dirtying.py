@@ -14,8 +14,8 @@ _LONGEST_S = 600.0
 
 
 def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, world: World) -> Survey:
-    """What is seen, with what was measured while it was looked at, since that takes a second. `look` leaves the guest in
-    peace: what its agent does for us changes more than an idle guest itself. A forecast does without where the
+    """What is seen, with what was measured while it was looked at, since that takes a second. `look` leaves the guest
+    in peace: what its agent does for us changes more than an idle guest itself. A forecast does without where the
     measurement fails: no move depends on it."""
     rates: list[float | None] = []
 

@@ -8,6 +8,11 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 
+class Suspended(BaseException):
+    """A workflow leaves before its end, as its process does: the next one goes on with it. It is no Exception, since
+    DBOS writes those down as the end of a workflow."""
+
+
 class Executions:
     """Of workflows, by id. Safe to use from any thread."""
 
@@ -32,6 +37,12 @@ class Executions:
                     with self._lock:
                         del self._of[workflow_id]
             wait((first,))
+
+    def have_left(self, patience_s: float) -> bool:
+        """Whether none goes on any more, within this time."""
+        with self._lock:
+            going_on = list(self._of.values())
+        return not wait(going_on, patience_s).not_done
 
     def _begin(self, workflow_id: str) -> tuple[Future[Any], Future[Any]]:
         mine: Future[Any] = Future()

@@ -30,7 +30,7 @@ from vmacro.errors import ConfigurationError, JournalError, VmacroError, reason_
 from vmacro.model.moves import Noted
 from vmacro.ports import World
 from vmacro.services import waiting
-from vmacro.services.executions import Executions
+from vmacro.services.executions import Executions, Suspended
 from vmacro.services.journal_json import Json, decoded, encoded
 from vmacro.wire.text import printable
 
@@ -44,6 +44,7 @@ CARRIER = "vmacro-carrier"
 # those of an older vmacro would be carried for ever.
 ROWS = "0.1.0"
 PARKED_S = 10.0
+LEAVE_S = 30.0  # what a carriage asks of hosts and guests is answered or given up by then
 _LOOK_EVERY_S = 0.2
 TRIES_EVERY_S = 0.2  # how often a worker looks for another move of a batch
 
@@ -113,6 +114,7 @@ class _Open:
     worlds: dict[str, World] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     executions: Executions = field(default_factory=Executions)
+    leaving: bool = False
 
     def execute(self, workflow_id: str, by_itself: bool, body: Callable[[World], Any]) -> Any:
         """Rows that are put back while they are worked on have DBOS begin them once more, beside the first time."""
@@ -140,11 +142,27 @@ def workflow(name: str, by_itself: bool = False) -> Callable[[Callable[..., Any]
     def register(body: Callable[..., Any]) -> Callable[..., Any]:
         @DBOS.workflow(name=name)
         def durable(*arguments: Any) -> Any:
-            return _opened().execute(present_id(), by_itself, lambda world: body(world, *arguments))
+            with _not_after_the_end() as opened:
+                return opened.execute(present_id(), by_itself, lambda world: body(world, *arguments))
 
         return durable
 
     return register
+
+
+@contextmanager
+def _not_after_the_end() -> Iterator[_Open]:
+    """What a workflow of this process works with. Once its journal is closed, nothing that it meets can be its end.
+    Raises Suspended then."""
+    opened = _open
+    if opened is None or opened.leaving:
+        raise Suspended
+    try:
+        yield opened
+    except Exception:
+        if _open is not opened:
+            raise Suspended from None
+        raise
 
 
 def work(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -170,8 +188,9 @@ def open_journal(
     """DBOS, launched. One executor name per process: it takes over nobody else's moves by itself.
 
     `make_world` is for workflows that DBOS begins: under the name CARRIER it works on carriages, those too that it
-    had begun when it last ended. With a `crew` it works on moves of batches, `at_once` so many. Raises JournalError
-    where this process has a journal open already.
+    had begun when it last ended; in the end their worlds must be cancelled, and it waits until they have left. With a
+    `crew` it works on moves of batches, `at_once` so many. Raises JournalError where this process has a journal open
+    already.
     """
     global _open
     with _opening:
@@ -186,6 +205,9 @@ def open_journal(
             )
         yield
     finally:
+        _open.leaving = True
+        if executor == CARRIER:
+            _open.executions.have_left(LEAVE_S)
         DBOS.destroy(workflow_completion_timeout_sec=0)
         logging.getLogger("dbos").handlers.clear()  # which write to what standard error was when DBOS was launched
         _open = None

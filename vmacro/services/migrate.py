@@ -67,6 +67,7 @@ def run_move(plan: Plan, world: World, journal: Journal, again: bool = False) ->
         reason = "; ".join(t for t in (outcome.reason, phases.unwritten) if t)
         outcome = replace(outcome, ending=ending, reason=reason, remains=True)
     world.claim.still()  # else how it ends is not for us to say
+    world.tell(plan.move_id, events.MoveEnded(outcome.ending.value, outcome.reason))
     return replace(outcome, wall_s=round(world.clock.monotonic_s() - began, 3))
 
 
@@ -81,7 +82,7 @@ def _go_forward(
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
         after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
-        found, beyond = bounded(judge(before, after, arrival.present), after.beyond)
+        found, beyond = bounded(judge(before, after, arrival.present, plan.guest.probe), after.beyond)
         flows = tuple(compare_flows(before.flows, after.flows, after.carried))
         outcome = replace(outcome, connections=tuple(found), beyond=beyond, carried=after.carried, flows=flows)
         if not phases.run(Phase.VERIFY, bool, lambda w: _is_the_same(plan, w, before)):

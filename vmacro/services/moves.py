@@ -310,6 +310,8 @@ def _checked(request: Request, seen: Survey) -> Checked:
         expected = forecast.forecast(placed, seen, chosen.method)
     copy = f"{chosen.method}: {chosen.because}" if chosen is not None else ""
     found = tuple(checks.check(placed, seen))
+    if any(finding.code == "already-there" for finding in found):
+        legs, told, copy, expected = "", "", "", None  # there is nothing to copy or carry
     return Checked(placed.host, placed.because, found, legs, told, copy, expected.text if expected else "")
 
 

@@ -216,7 +216,10 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     move_rows = (
         ("to", f"{figures['destination']}: {figures['chosen_because']}"),
         ("address", _addresses(figures)),
-        ("move, start to settled", f"{figures['migration_wall_s']} s"),
+        (
+            "move, start to settled" if figures["new_address"] is not None else "move, start to end",
+            f"{figures['migration_wall_s']} s",
+        ),
         ("memory sent", f"{known(sent_mib, 'MiB')}; {_compressed(figures)}"),
         *_forecast_rows(figures["forecast"]),
         *_slowed_rows(figures["slowed_percent"], felt),
@@ -255,8 +258,8 @@ def _forecast_rows(forecast: dict[str, Any] | None) -> list[tuple[str, str]]:
     mib, seconds, pause_ms = forecast["bytes_sent"] / (1 << 20), forecast["seconds"], forecast["pause_ms"]
     amounts = f"{mib:.1f} MiB in {seconds} s, pause {pause_ms} ms"
     off = {name: by for name, by in (forecast["off"] or {}).items() if by is not None}
-    said = ", ".join(f"{name} {by:+.0%}" for name, by in off.items())
-    return [("expected", amounts + (f"; off by: {said}" if said else ""))]
+    said = ", ".join(f"{name} {abs(by):.0%} too {'much' if by > 0 else 'little'}" for name, by in off.items() if by)
+    return [("expected", amounts + (f": {said}" if said else ""))]
 
 
 def _slowed_rows(percent: int, felt: Felt) -> list[tuple[str, str]]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def many(number: int, noun: str) -> str:
+    """So many of them, as people write it."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def escaped(text: str) -> str:
     """Control characters, marks that change the direction of writing, and lone surrogates as escapes (what
     str.isprintable() refuses); the rest as it is."""

@@ -134,7 +134,7 @@ class _Watch:
 
     def _why_to_give_up(self) -> str:
         if self._cancelled():
-            return "it was interrupted"
+            return "it was interrupted by its operator (Ctrl-C, SIGTERM, or an abort)"
         if time.monotonic() - self._began_s > self._policy.copy_timeout_s:
             return f"it took over {self._policy.copy_timeout_s:g} s (policy copy_timeout_s, move_timeout_s)"
         if time.monotonic() - self._sent_s > STALLED_S and self._sent >= 0:
