@@ -15,7 +15,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import crews, wiring
-from vmacro.cli import batch_view, render, telling
+from vmacro.cli import batch_plan, batch_view, render, telling
 from vmacro.cli import metrics as serving
 from vmacro.cli.move import InventoryOption, JsonOption
 from vmacro.crews import Working
@@ -26,11 +26,9 @@ from vmacro.model.events import Event
 from vmacro.services import batch_report
 from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.event_log import DatabaseEventLog, everything
-from vmacro.wire.text import many
 
 batch = typer.Typer(help="Batches: what evacuate, drain, restore and follow have begun.", no_args_is_help=True)
 POLL_S = 0.3
-SHOWN_PLANNED = 200  # moves of a plan on a terminal
 SHOWN = 40  # guests that moved well, in a report on a terminal
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -224,9 +222,9 @@ def _perform(
         if json and dry_run:
             render.as_json(asdict(made))
         elif not json:
-            _show_plan(made)
+            batch_plan.show(made)
         if dry_run:
-            raise typer.Exit(3 if made.stays or _is_late(made) else 0)
+            raise typer.Exit(3 if made.stays or batch_plan.is_late(made) else 0)
         if not made.moves:
             render.warn("there is nothing to move")
             if made.stays and made.purpose != Purpose.RESTORE:  # which ends the maintenance all the same
@@ -340,32 +338,6 @@ def _story(log: DatabaseEventLog, batch_id: str) -> list[Event]:
     return [event for _, event in everything(log, batch_id)]
 
 
-def _show_plan(made: Batch) -> None:
-    rows = [
-        (n, m.guest, m.source, f"{m.destination_site}/{m.destination}", m.mib, m.seconds, m.because)
-        for n, m in enumerate(made.moves[:SHOWN_PLANNED], 1)
-    ]
-    total = sum(m.mib for m in made.moves)
-    note = f"{many(len(made.moves), 'move')}, {total:.0f} MiB, about {_minutes(made.expected_s)} in all"
-    note += f"; the first {SHOWN_PLANNED} are shown, --json has all" if len(rows) < len(made.moves) else ""
-    if rows:
-        render.table(render.rows("Moves", ("", "guest", "from", "to", "MiB", "s", "why there"), rows, note))
-    elif not made.stays:
-        render.say(f"{made.subject}: there is nothing to move")
-    if made.stays:
-        stays = [(s.guest, s.at, s.code, s.why, s.hint) for s in made.stays]
-        render.table(render.rows("Who stays", ("guest", "at", "finding", "why", "hint"), stays))
-    if _is_late(made):
-        left = max(0.0, made.deadline_s - time.time())
-        render.warn(
-            f"deadline: in {_minutes(left)}; about {_minutes(made.expected_s)} needed: some moves may not begin"
-        )
-
-
-def _is_late(made: Batch) -> bool:
-    return made.deadline_s > 0 and time.time() + made.expected_s > made.deadline_s
-
-
 def _show_report(figures: dict[str, Any], trouble: str, json: bool, batch_id: str) -> None:
     if trouble:
         render.warn(trouble)
@@ -379,10 +351,6 @@ def _show_report(figures: dict[str, Any], trouble: str, json: bool, batch_id: st
 
 def _code(progress: BatchProgress) -> int:
     return 0 if not progress.unmoved and not progress.batch.stays else 5
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _deadline_s(text: str) -> float:
