@@ -14,9 +14,9 @@ _LONGEST_S = 600.0
 
 
 def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, world: World) -> Survey:
-    """What is seen, with what was measured while it was looked at, since that takes a second. `look` leaves the guest
-    in peace: what its agent does for us changes more than an idle guest itself. A forecast does without where the
-    measurement fails: no move depends on it."""
+    """What is seen, with what was measured while it was looked at, since that takes a second, and a check is to take
+    less than three. What the guest's agent does for us meanwhile counts, which under emulation is some MiB. A forecast
+    does without where the measurement fails: no move depends on it."""
     rates: list[float | None] = []
 
     def measure() -> None:

@@ -79,15 +79,22 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
-    seen = _inside(seen, inventory, guest, world, ask_clients, compare)
-    others = partial(_of_hosts, seen, inventory, world, ask_host_sides, compare)
+    rest = partial(_rest, seen, inventory, guest, world, ask_clients, ask_host_sides, compare)
     if measure and at.domain.running and not at.domain.migrating:
-        return dirtying.measured_meanwhile(others, host, guest, world)
-    return others()
+        return dirtying.measured_meanwhile(rest, host, guest, world)
+    return rest()
 
 
-def _inside(seen: Survey, inventory: Inventory, guest: Guest, world: World, ask_clients: bool, compare: bool) -> Survey:
-    """What is asked for of the guest itself once it is known where it runs."""
+def _rest(
+    seen: Survey,
+    inventory: Inventory,
+    guest: Guest,
+    world: World,
+    ask_clients: bool,
+    ask_host_sides: bool,
+    compare: bool,
+) -> Survey:
+    """What is asked for once it is known where the guest runs."""
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
     if compare:
@@ -98,13 +105,6 @@ def _inside(seen: Survey, inventory: Inventory, guest: Guest, world: World, ask_
         seen = _told(seen, [_Question(h, partial(_disks, h, copies, world), _mute(h)) for h in answering], world)
     if at.domain.running and at.domain.has_agent_channel:
         seen = inside.look(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
-    return seen
-
-
-def _of_hosts(seen: Survey, inventory: Inventory, world: World, ask_host_sides: bool, compare: bool) -> Survey:
-    """What hosts are asked once all that is known of the guest; it is left in peace meanwhile."""
-    at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
-    assert at.domain is not None and host is not None
     coming = _coming(seen, at.domain, host)
     questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
