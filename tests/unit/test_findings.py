@@ -465,6 +465,7 @@ BRIDGED = card("52:54:00:00:07:02", "", "br7")
 DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
 USERS = Card("52:54:00:00:07:04", "user")
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
+NFS = replace(POOL, kind="netfs", shared=True, source="nas-1:/images")
 CASES: dict[str, tuple[str, Breaking]] = {
     "all is well": (RENUMBER, lambda _fake: None),
     "the destination does not answer": (RENUMBER, host("berlin", reachable=False)),
@@ -596,6 +597,14 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a pool elsewhere": (SEAMLESS, with_disk(host("berlin", pools=(replace(POOL, path="/other"),)))),
     "no pool": (SEAMLESS, with_disk(host("berlin", pools=()))),
     "a full pool": (SEAMLESS, with_disk(host("berlin", pools=(POOL,)))),
+    "a shared pool that one host has": (
+        SEAMLESS,
+        with_disk(host("bucharest", pools=(NFS,)), host("berlin", pools=(replace(POOL, path="/other"),))),
+    ),
+    "a shared pool of another server": (
+        SEAMLESS,
+        with_disk(host("bucharest", pools=(NFS,)), host("berlin", pools=(replace(NFS, source="nas-2:/images"),))),
+    ),
     "a volume in the way": (SEAMLESS, with_disk(taken_volume)),
     "no forwarding": (SEAMLESS, links("berlin", forwarding=False)),
     "a host that does not know its name": (SEAMLESS, links("berlin", resolves_own_name=False)),
