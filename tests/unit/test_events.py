@@ -73,7 +73,7 @@ def test_the_shape_that_programs_read() -> None:
             Tunnelled(("10.2.0.9", "fd00::9"), "wireguard"),
             "10.2.0.9 and fd00::9 goes to the guest at home, through wireg",
         ),
-        (Joined(follow=2, carried=1, unwilling=0), "2 of 3 connections have joined"),
+        (Joined(follow=2, carried=1, unwilling=0), "2 of 3 connections joined"),
         (Turned("b1", "guest", 5, 1500, rescued=3), "within 1.5 ms of its event; 3 packets sent after the guest"),
         (Turned("b1", "guest", 5, 0, trouble="no tap"), "b1 could not turn: no tap"),
     ],

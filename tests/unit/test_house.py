@@ -86,6 +86,7 @@ def test_one_decoder_reads_what_others_wrote() -> None:
         "fleet/recorded.py",
         "host/disks.py",
         "host/domains.py",
+        "host/emulator.py",
         "host/guard.py",
         "host/pools.py",
         "rtt/recording.py",
