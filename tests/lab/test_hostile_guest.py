@@ -1,0 +1,143 @@
+"""A guest whose owner has changed its agent: real, in a real guest, through whole moves and a carriage. All lies, from
+every phase on, are told in memory (unit/test_hostile_agent.py, test_hostile_parties.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support import (
+    Vmacro,
+    Way,
+    address_of,
+    clients,
+    eventually,
+    into,
+    site_of,
+    traces_of_moves,
+    verdicts,
+    without_probers,
+)
+from vmacro.lab.lab import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow("three moves; in memory: test_hostile_agent, test_hostile_parties")]
+# Runs the agent that is there, and changes what it says: by verb, the fields of its answer; to lists it adds.
+LIAR = """
+import json, sys
+sys.path.insert(0, "/usr/local/sbin/vmacro-agent.pyz")
+from guest_agent import __main__, channel
+honest = channel.answer
+
+async def answer(line, handler):
+    said = await honest(line, handler)
+    try:
+        asked, reply = json.loads(line), json.loads(said)
+    except ValueError:
+        return said
+    with open("/run/lies") as file:
+        lie = json.load(file).get(asked.get("verb"), {})
+    result = reply.get("result", {})
+    for field, value in lie.items():
+        result[field] = result.get(field, []) + value if isinstance(value, list) else value
+    return json.dumps(reply).encode() + b"\\n"
+
+channel.answer = answer
+sys.exit(__main__.main())
+"""
+UNIT = """[Service]
+ExecStart=
+ExecStart=/usr/bin/python3 /run/liar.py --interface eth0
+"""
+DROP_IN = "/run/systemd/system/vmacro-agent.service.d"
+MARKUP = "[bold]\x1b]0;owned\x07[/nothing]"
+Lies = dict[str, dict[str, Any]]
+
+
+def inside(lab: Lab, command: str, text: str = "") -> None:
+    words = [*into(lab, "operator", address_of(lab, "web")), command]
+    done = subprocess.run(words, input=text, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def says(lab: Lab, lies: Lies) -> None:
+    inside(lab, "cat > /run/lies", json.dumps(lies))
+
+
+@contextmanager
+def lying(lab: Lab, lies: Lies) -> Iterator[None]:
+    """From now on; afterwards its agent is the honest one again."""
+    says(lab, lies)
+    inside(lab, "cat > /run/liar.py", LIAR)
+    inside(lab, f"mkdir -p {DROP_IN}; cat > {DROP_IN}/liar.conf", UNIT)
+    inside(lab, "systemctl daemon-reload; systemctl restart vmacro-agent")
+    try:
+        yield
+    finally:
+        inside(lab, f"rm -r {DROP_IN}; systemctl daemon-reload; systemctl restart vmacro-agent")
+        eventually(lambda: lab.guest("web").agent is not None, "its honest agent")
+
+
+def others(lab: Lab, way: Way) -> list[str]:
+    """A neighbour's address, gateways, hosts, free ones of both sites, somebody's in the Internet."""
+    free = [str(lab.topology.sites[site].subnet[200]) for site in (way.here, way.there)]
+    gateways = [str(lab.topology.sites[site].subnet[1]) for site in (way.here, way.there)]
+    hosts = [lab.host(site).address for site in (way.here, way.there)]
+    return [address_of(lab, "busy"), *free, *gateways, *hosts, "8.8.8.8", "127.0.0.1", "224.0.0.5"]
+
+
+def test_one_that_lies_about_its_addresses_gets_none_of_them(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """There, carried, and back: legs, rules and reservations are of its own address alone."""
+    quiet, before, home = without_probers(vmacro), traces_of_moves(lab), address_of(lab, "web")
+    names = others(lab, way)
+    with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
+        with lying(lab, {"status": {"extra_addresses": names, "endpoints": names, "hostname": MARKUP}}):
+            for to in (way.there, way.here):
+                done = quiet("migrate", "web", "--to", to, "--json")
+                assert done.returncode in (0, 5), done.stdout[-3000:] + done.stderr
+                assert "\x1b" not in done.stdout + done.stderr
+                assert site_of(lab, "web") == to
+                new = {line for host, lines in traces_of_moves(lab).items() for line in lines - before[host]}
+                assert not [line for line in new for name in names if f"{name} " in f"{line} "], new
+        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    assert quiet("carry").returncode == 0
+    assert json.loads(quiet("carried", "--json").stdout) == []
+    assert traces_of_moves(lab) == before
+
+
+def test_one_that_says_to_have_another_address_is_not_moved(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    quiet, before = without_probers(vmacro), traces_of_moves(lab)
+    gateway = str(lab.topology.sites[way.here].subnet[1])
+    lease = {
+        "address": address_of(lab, "busy"),
+        "prefix_length": 24,
+        "gateway": gateway,
+        "server": gateway,
+        "seconds": 60,
+    }
+    with lying(lab, {"status": {"mac": lab.topology.mac("busy")}}):
+        done = quiet("migrate", "web", "--to", way.there)
+        assert done.returncode == 3, done.stdout + done.stderr
+        says(lab, {"status": {"lease": lease}})
+        done = quiet("migrate", "web", "--to", way.there)
+        assert done.returncode == 3, done.stdout + done.stderr
+    assert site_of(lab, "web") == way.here and traces_of_moves(lab) == before
+
+
+def test_one_that_lies_once_it_has_arrived_runs_where_it_is_said_to(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Nobody believes where it says to be; an honest agent, or the move's deadlines, end what remains."""
+    quiet, before, home = without_probers(vmacro), traces_of_moves(lab), address_of(lab, "web")
+    with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
+        with lying(lab, {"arrive": {"new": "8.8.8.8", "old": "224.0.0.5", "lease_ms": 10**400}}):
+            done = quiet("migrate", "web", "--to", way.there)
+            assert done.returncode == 5, done.stdout[-3000:] + done.stderr
+            assert site_of(lab, "web") == way.there
+        ended = quiet("resume")
+        assert ended.returncode in (0, 5), ended.stdout[-3000:] + ended.stderr
+        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    assert quiet("carry").returncode == 0
+    assert traces_of_moves(lab) == before
