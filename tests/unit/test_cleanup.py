@@ -50,7 +50,7 @@ class Place:
 
     def cleanup(self, *options: str) -> tuple[int, dict[str, str]]:
         """Exit code; what became of each address."""
-        done = CliRunner().invoke(app, ["cleanup", "--json", *options])
+        done = CliRunner().invoke(app, ["cleanup", "--json", "-i", "any.toml", *options])
         return done.exit_code, {row["address"]: row["did"] for row in json.loads(done.stdout)}
 
     @property
@@ -114,6 +114,6 @@ def test_what_is_asked_for_and_is_not_there_to_be_removed_is_told(place: Place, 
     place.fake.hosts["berlin"].networks["front"] = replace(
         place.fake.hosts["berlin"].networks["front"], reserved=(MINE, PIN)
     )
-    done = CliRunner().invoke(app, ["cleanup", "--release", address])
+    done = CliRunner().invoke(app, ["cleanup", "--release", address, "-i", "any.toml"])
     assert done.exit_code == 1 and f"--release {address}: " in " ".join(done.stderr.split())
     assert place.reserved == [PIN]
