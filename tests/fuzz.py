@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from vmacro.host.errors import RefusedError
     from vmacro.host.legs import from_alias
     from vmacro.host.network import KernelNetwork
-    from vmacro.host.server import Server
+    from vmacro.host.server import REFUSALS, Server
     from vmacro.host.switchover import Switchover
     from vmacro.model.definitions import Device
     from vmacro.rtt import wire
@@ -61,7 +61,7 @@ def _refuse(_args: object) -> Any:
 def _host_without_a_kernel() -> Dispatcher:
     switchover = Switchover(KernelNetwork(_Nothing()), LibvirtDomains("test:///none"))
     disks = [handler(verb, _refuse) for verb in host_verbs.VERBS.values()]
-    return Dispatcher([*disks, *Server(_Nothing(), switchover, _refuse, tuple).handlers()])
+    return Dispatcher([*disks, *Server(_Nothing(), switchover, _refuse, tuple).handlers()], REFUSALS)
 
 
 _HOST = _host_without_a_kernel()
