@@ -20,6 +20,7 @@ from tests.unit.town import PATIENCE_S, Town, Vmacro
 from vmacro import wiring
 from vmacro.cli.following import Follower
 from vmacro.model.batches import Wish
+from vmacro.services.batches import Batches, BatchProgress
 
 POLICY = """currency = "EUR"
 
@@ -169,10 +170,22 @@ def test_rules_that_contradict_move_nobody(vmacro: Vmacro, town: Town, policy: P
     assert "rules-contradict: guest g1: must be at one site, and must not be: g1, g2" in done.stderr
 
 
+@pytest.mark.parametrize("ends", ["in time", "as it is given up"])
 def test_a_daemon_follows_a_policy_that_changes_and_ends_on_sigterm(
-    vmacro: Vmacro, town: Town, policy: Path, monkeypatch: pytest.MonkeyPatch
+    vmacro: Vmacro, town: Town, policy: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
+    """Its batch ends whenever its last move does."""
     where: list[str] = []
+    progress = Batches.progress
+
+    def and_then_ended(batches: Batches, name: str) -> BatchProgress:
+        seen = progress(batches, name)
+        if seen.wish == Wish.PAUSE and not seen.under_way:
+            batches._tools.tables.want(name, Wish.ENDED)
+        return seen
+
+    if ends == "as it is given up":
+        monkeypatch.setattr(Batches, "progress", and_then_ended)
 
     def look_on() -> None:
         limit = time.monotonic() + PATIENCE_S

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import crews, policies, wiring
 from vmacro.cli import fleet, render, telling
-from vmacro.errors import VmacroError, reason_of
+from vmacro.errors import ConfigurationError, VmacroError, reason_of
 from vmacro.fleet.assemble import whole_horizon
 from vmacro.fleet.policy import FollowPolicy
 from vmacro.inventory import Settings
@@ -126,7 +126,8 @@ class Follower:
         for name in self._mine(batches):
             progress = batches.progress(name)
             if progress.wish == Wish.PAUSE and not progress.under_way:
-                batches.want(name, Wish.ABORT)
+                with suppress(ConfigurationError):  # its last move has just ended, and it with that
+                    batches.want(name, Wish.ABORT)
 
     @contextmanager
     def _tools(self) -> Iterator[tuple[Moves, Batches]]:
