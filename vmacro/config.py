@@ -56,8 +56,8 @@ def parse(data: object, model: type[Model], name: str) -> Model:
         # What is strict of JSON takes lists for tuples and texts for addresses, but neither "yes" for true nor 5 for
         # an address.
         return model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(_explain(name, e, model, data) for e in error.errors())) from error
+    except ValidationError as error:  # its own text has the values, passwords among them
+        raise ConfigurationError("\n".join(_explain(name, e, model, data) for e in error.errors())) from None
 
 
 def _explain(name: str, error: ErrorDetails, model: type[BaseModel], data: object) -> str:

@@ -98,7 +98,7 @@ def valued(error: ValueError, value: Any) -> str:
     """What a check of ours says, or the standard library of an address."""
     text = str(error)
     if isinstance(error, (AddressValueError, NetmaskValueError)):
-        return f"is no address or network of its kind: {text}"
+        return f"is no address or network of its kind: {text.partition(' in ')[0]}"  # in its value
     if text.endswith("has host bits set"):
         return f"is an address in a network: the network is {ip_network(value, strict=False)}"
     return text
