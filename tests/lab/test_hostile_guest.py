@@ -3,21 +3,22 @@ every phase on, are told in memory (unit/test_hostile_agent.py, test_hostile_par
 
 from __future__ import annotations
 
+import base64
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 
+from tests.breaking import Scene, in_guest
 from tests.support import (
     Vmacro,
     Way,
     address_of,
     clients,
     eventually,
-    into,
     site_of,
     traces_of_moves,
     verdicts,
@@ -58,27 +59,28 @@ MARKUP = "[bold]\x1b]0;owned\x07[/nothing]"
 Lies = dict[str, dict[str, Any]]
 
 
-def inside(lab: Lab, command: str, text: str = "") -> None:
-    words = [*into(lab, "operator", address_of(lab, "web")), command]
-    done = subprocess.run(words, input=text, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+def put(lab: Lab, vmacro: Vmacro, path: str, text: str) -> None:
+    """By the console: it is no matter what the guest's agent says, or where the guest is."""
+    packed = base64.b64encode(text.encode()).decode()
+    in_guest(Scene(lab, vmacro, "", ""), f"mkdir -p {PurePosixPath(path).parent}; echo {packed} | base64 -d > {path}")
 
 
-def says(lab: Lab, lies: Lies) -> None:
-    inside(lab, "cat > /run/lies", json.dumps(lies))
+def says(lab: Lab, vmacro: Vmacro, lies: Lies) -> None:
+    put(lab, vmacro, "/run/lies", json.dumps(lies))
 
 
 @contextmanager
-def lying(lab: Lab, lies: Lies) -> Iterator[None]:
+def lying(lab: Lab, vmacro: Vmacro, lies: Lies) -> Iterator[None]:
     """From now on; afterwards its agent is the honest one again."""
-    says(lab, lies)
-    inside(lab, "cat > /run/liar.py", LIAR)
-    inside(lab, f"mkdir -p {DROP_IN}; cat > {DROP_IN}/liar.conf", UNIT)
-    inside(lab, "systemctl daemon-reload; systemctl restart vmacro-agent")
+    again = "systemctl daemon-reload; systemctl restart vmacro-agent"
+    says(lab, vmacro, lies)
+    put(lab, vmacro, "/run/liar.py", LIAR)
+    put(lab, vmacro, f"{DROP_IN}/liar.conf", UNIT)
+    in_guest(Scene(lab, vmacro, "", ""), again)
     try:
         yield
     finally:
-        inside(lab, f"rm -r {DROP_IN}; systemctl daemon-reload; systemctl restart vmacro-agent")
+        in_guest(Scene(lab, vmacro, "", ""), f"rm -r {DROP_IN}; {again}")
         eventually(lambda: lab.guest("web").agent is not None, "its honest agent")
 
 
@@ -95,7 +97,7 @@ def test_one_that_lies_about_its_addresses_gets_none_of_them(lab: Lab, vmacro: V
     quiet, before, home = without_probers(vmacro), traces_of_moves(lab), address_of(lab, "web")
     names = others(lab, way)
     with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
-        with lying(lab, {"status": {"extra_addresses": names, "endpoints": names, "hostname": MARKUP}}):
+        with lying(lab, vmacro, {"status": {"extra_addresses": names, "endpoints": names}}):
             for to in (way.there, way.here):
                 done = quiet("migrate", "web", "--to", to, "--json")
                 assert done.returncode in (0, 5), done.stdout[-3000:] + done.stderr
@@ -119,10 +121,13 @@ def test_one_that_says_to_have_another_address_is_not_moved(lab: Lab, vmacro: Vm
         "server": gateway,
         "seconds": 60,
     }
-    with lying(lab, {"status": {"mac": lab.topology.mac("busy")}}):
+    with lying(lab, vmacro, {"status": {"mac": lab.topology.mac("busy")}}):
         done = quiet("migrate", "web", "--to", way.there)
         assert done.returncode == 3, done.stdout + done.stderr
-        says(lab, {"status": {"lease": lease}})
+        says(lab, vmacro, {"status": {"hostname": MARKUP}})
+        done = quiet("migrate", "web", "--to", way.there)
+        assert done.returncode == 3 and "\x1b" not in done.stderr, done.stdout + done.stderr
+        says(lab, vmacro, {"status": {"lease": lease}})
         done = quiet("migrate", "web", "--to", way.there)
         assert done.returncode == 3, done.stdout + done.stderr
     assert site_of(lab, "web") == way.here and traces_of_moves(lab) == before
@@ -132,7 +137,7 @@ def test_one_that_lies_once_it_has_arrived_runs_where_it_is_said_to(lab: Lab, vm
     """Nobody believes where it says to be; an honest agent, or the move's deadlines, end what remains."""
     quiet, before, home = without_probers(vmacro), traces_of_moves(lab), address_of(lab, "web")
     with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
-        with lying(lab, {"arrive": {"new": "8.8.8.8", "old": "224.0.0.5", "lease_ms": 10**400}}):
+        with lying(lab, vmacro, {"arrive": {"new": "8.8.8.8", "old": "224.0.0.5", "lease_ms": 10**400}}):
             done = quiet("migrate", "web", "--to", way.there)
             assert done.returncode == 5, done.stdout[-3000:] + done.stderr
             assert site_of(lab, "web") == way.there
