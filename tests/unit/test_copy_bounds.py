@@ -161,6 +161,23 @@ def test_one_that_sends_nothing_any_more_is_given_up_and_what_qemu_cannot_cancel
     ]
 
 
+def test_one_that_libvirt_has_given_up_itself_is_yanked_though_nothing_more_is_said_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once its own keepalive has ended it, its job has failed, and has no figures; its QEMU is still `cancelling`."""
+    domain = Cancelling()
+    stats, failed = domain.jobStats, {"type": libvirt.VIR_DOMAIN_JOB_FAILED}
+    failed["operation"] = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
+
+    def told() -> dict[str, Any]:
+        found = stats()
+        return failed if domain.sent == domain.carried_by_link and not domain.aborted else found
+
+    monkeypatch.setattr(domain, "jobStats", told)
+    assert "nothing of it was sent for over 0.05 s" in cut_off(domain, monkeypatch)
+    assert len(domain.yanks) == 1
+
+
 def test_whatever_a_copy_is_given_up_for_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     domain = Cancelling(sent_mib=1 << 40)
     assert "took over 0.01 s" in cut_off(domain, monkeypatch, copy_timeout_s=0.01)

@@ -104,8 +104,9 @@ class _Watch:
     def look(self) -> None:
         self._warn(self._see_to())
         progress = _progress(self._domain) if self._can.progress else None
-        if progress is None or progress.bytes_sent != self._sent:
-            self._sent, self._sent_s = progress.bytes_sent if progress is not None else -1, time.monotonic()
+        # A migration that libvirt gives up itself says nothing more of it, also where its QEMU does not end.
+        if progress is not None and progress.bytes_sent != self._sent:
+            self._sent, self._sent_s = progress.bytes_sent, time.monotonic()
         if progress is not None:
             self._allow(allowed_downtime_ms(progress.iteration, self._policy.max_downtime_ms))
             self._report(self._judged(progress))
