@@ -165,7 +165,7 @@ def test_one_that_libvirt_has_given_up_itself_is_yanked_though_nothing_more_is_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once its own keepalive has ended it, its job has failed, and has no figures; its QEMU is still `cancelling`."""
-    domain = Cancelling()
+    domain = Cancelling(sent_mib=50)
     stats, failed = domain.jobStats, {"type": libvirt.VIR_DOMAIN_JOB_FAILED}
     failed["operation"] = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
 
