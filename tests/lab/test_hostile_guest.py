@@ -84,27 +84,27 @@ def lying(lab: Lab, vmacro: Vmacro, lies: Lies) -> Iterator[None]:
         eventually(lambda: lab.guest("web").agent is not None, "its honest agent")
 
 
-def others(lab: Lab, way: Way) -> list[str]:
-    """A neighbour's address, gateways, hosts, free ones of both sites, somebody's in the Internet."""
-    free = [str(lab.topology.sites[site].subnet[200]) for site in (way.here, way.there)]
-    gateways = [str(lab.topology.sites[site].subnet[1]) for site in (way.here, way.there)]
-    hosts = [lab.host(site).address for site in (way.here, way.there)]
-    return [address_of(lab, "busy"), *free, *gateways, *hosts, "8.8.8.8", "127.0.0.1", "224.0.0.5"]
+def others(lab: Lab, way: Way) -> list[list[str]]:
+    """For a move each, since a kernel has room for eight: a neighbour's, a free one there, somebody's in the Internet; a
+    gateway's, a host's, a free one at home."""
+    free = {site: str(lab.topology.sites[site].subnet[200]) for site in (way.here, way.there)}
+    first = [address_of(lab, "busy"), free[way.there], "8.8.8.8"]
+    return [first, [str(lab.topology.sites[way.here].subnet[1]), lab.host(way.there).address, free[way.here]]]
 
 
 def test_one_that_lies_about_its_addresses_gets_none_of_them(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """There, carried, and back: legs, rules and reservations are of its own address alone."""
     quiet, before, home = without_probers(vmacro), traces_of_moves(lab), address_of(lab, "web")
-    names = others(lab, way)
+    first, second = others(lab, way)
     with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
-        with lying(lab, vmacro, {"status": {"extra_addresses": names, "endpoints": names}}):
-            for to in (way.there, way.here):
+        with lying(lab, vmacro, {"status": {"extra_addresses": first, "endpoints": first}}):
+            for to, names in ((way.there, first), (way.here, second)):
+                says(lab, vmacro, {"status": {"extra_addresses": names, "endpoints": names}})
                 done = quiet("migrate", "web", "--to", to, "--json")
                 assert done.returncode in (0, 5), done.stdout[-3000:] + done.stderr
-                assert "\x1b" not in done.stdout + done.stderr
                 assert site_of(lab, "web") == to
                 new = {line for host, lines in traces_of_moves(lab).items() for line in lines - before[host]}
-                assert not [line for line in new for name in names if f"{name} " in f"{line} "], new
+                assert not [line for line in new for name in names if name in line.split()], new
         assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
     assert quiet("carry").returncode == 0
     assert json.loads(quiet("carried", "--json").stdout) == []
