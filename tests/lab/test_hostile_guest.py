@@ -85,8 +85,8 @@ def lying(lab: Lab, vmacro: Vmacro, lies: Lies) -> Iterator[None]:
 
 
 def others(lab: Lab, way: Way) -> list[list[str]]:
-    """For a move each, since a kernel has room for eight: a neighbour's, a free one there, somebody's in the Internet; a
-    gateway's, a host's, a free one at home."""
+    """For a move each, since a kernel has room for eight: a neighbour's, a free one there, somebody's in the Internet;
+    a gateway's, a host's, a free one at home."""
     free = {site: str(lab.topology.sites[site].subnet[200]) for site in (way.here, way.there)}
     first = [address_of(lab, "busy"), free[way.there], "8.8.8.8"]
     return [first, [str(lab.topology.sites[way.here].subnet[1]), lab.host(way.there).address, free[way.here]]]
