@@ -55,7 +55,8 @@ def carried(inventory: InventoryOption = None, json: JsonOption = False) -> None
     with wiring.archive(settings) as archive:
         carriages = archive.carriages()
     rows: list[tuple[object, ...]] = []
-    last = {(c.guest.name, c.address): c for c in carriages if isinstance(c, Carriage)}
+    by_age = sorted((c for c in carriages if isinstance(c, Carriage)), key=lambda c: c.began_s)
+    last = {(c.guest.name, c.address): c for c in by_age}
     carriages = [c for c in carriages if not isinstance(c, Carriage) or c is last[(c.guest.name, c.address)]]
     with wiring.opened(settings) as world:
         for carriage in carriages:
