@@ -218,10 +218,10 @@ def test_who_heeds_no_window_is_cut_off(ends: Ends, message: bytes, monkeypatch:
     assert max(len(channel.in_buffer), len(channel.in_stderr_buffer)) < (1 << 20) + 65536
 
 
-def test_a_server_that_never_says_who_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_never_says_who_it_is(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines may come before its identification (RFC 4253 section 4.2): not for ever, and none reaches a terminal."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+        monkeypatch.setattr(ssh, "SSH_PORT", listener.getsockname()[1])
 
         def accept() -> None:
             with suppress(OSError):
@@ -230,12 +230,8 @@ def test_a_server_that_never_says_who_it_is(capfd: pytest.CaptureFixture[str]) -
                     there.sendall(b"\x1b[2Jhello\r\n" * 100)
 
         threading.Thread(target=accept, daemon=True).start()
-        client = paramiko.SSHClient()
-        connect = client.connect
-        client.connect = lambda address, **how: connect(address, port=port, **how)  # type: ignore[method-assign]
         with soon(), pytest.raises(VmacroError) as told:
-            Ssh(None, None)._log_in(client, "host b1", "root", "127.0.0.1")
-        client.close()
+            Ssh(None, None).connect("host b1", "root", "127.0.0.1")
     assert str(told.value).replace("\n", "").isprintable()
     assert capfd.readouterr().err == ""
 

@@ -331,8 +331,8 @@ class FakeShell:
     programs: dict[str, Callable[[], FakeProgram]]
     started: list[str] = field(default_factory=list)
 
-    def start(self, subject: str, user: str, address: str, program: str) -> FakeProgram:
-        self.started.append(f"{subject} {user}@{address} {program}")
+    def start(self, subject: str, user: str, address: str, program: str, slow_s: float = 0.0) -> FakeProgram:
+        self.started.append(f"{subject} {user}@{address} {program}" + (f" +{slow_s:g} s" if slow_s else ""))
         return self.programs[address]()
 
 
@@ -361,6 +361,12 @@ def test_a_session_per_host_opened_once_and_again_where_it_broke() -> None:
     assert shell.started == [*wanted, wanted[0]] and opened[0].closed == 1
     sides.close()
     assert not any(program.alive for program in opened)
+
+
+def test_a_host_of_xen_may_take_longer_to_let_in() -> None:
+    shell = FakeShell({"10.9.0.6": lambda: saying({})})
+    HostSides(shell).get(replace(BERLIN, uri="xen:///system")).arm("web")
+    assert shell.started == ["host berlin root@10.9.0.6 vmacro-host +45 s"]
 
 
 def test_a_host_without_ssh_is_named() -> None:

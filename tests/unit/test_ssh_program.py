@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import paramiko
 import pytest
 from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from tests.support import eventually
-from vmacro.drivers.ssh import SshProgram
+from vmacro.drivers import ssh
+from vmacro.drivers.ssh import Ssh, SshProgram
+from vmacro.errors import UnreachableError
 
 KEY = paramiko.ECDSAKey.generate()
 
@@ -102,3 +105,36 @@ def test_closing_lets_go_of_who_waits(ends: Ends) -> None:
     closer.join()
     assert not ends.program.alive
     ends.program.close()
+
+
+def test_a_machine_that_is_slow_to_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a Xen host whose first domain gets little of its processor: only who expects that waits for its banner."""
+    monkeypatch.setattr(ssh, "CONNECT_TIMEOUT_S", 0.3)
+    key = tmp_path / "key"
+    KEY.write_private_key_file(str(key))
+    listening = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+    monkeypatch.setattr(ssh, "SSH_PORT", listening.getsockname()[1])
+    known = tmp_path / "known_hosts"
+    known.write_text(f"127.0.0.1 {KEY.get_name()} {KEY.get_base64()}\n")
+
+    def serve() -> None:
+        while not over.is_set():
+            sock, _ = listening.accept()
+            over.wait(1.0)
+            if not over.is_set():
+                transport = paramiko.Transport(sock)
+                transport.add_server_key(KEY)
+                transport.start_server(threading.Event(), Server())
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        shell = Ssh(key, known)
+        with pytest.raises(UnreachableError, match="host b1: SSH to"):
+            shell.start("host b1", "root", "127.0.0.1", "vmacro-host")
+        program = shell.start("host b1", "root", "127.0.0.1", "vmacro-host", 30.0)
+        assert program.alive
+        program.close()
+    finally:
+        over.set()
+        listening.close()

@@ -356,7 +356,7 @@ class Shell:
         self.way = way
         self.started: list[tuple[str, str, str]] = []
 
-    def start(self, subject: str, user: str, address: str, program: str) -> Way:
+    def start(self, subject: str, user: str, address: str, program: str, slow_s: float = 0.0) -> Way:
         self.started.append((user, address, program))
         return self.way
 

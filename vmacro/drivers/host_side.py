@@ -58,8 +58,9 @@ class Program(Protocol):
 class Shell(Protocol):
     """What starts programs on other machines."""
 
-    def start(self, subject: str, user: str, address: str, program: str) -> Program:
-        """Raises UnreachableError, UntrustedError, both about `subject`."""
+    def start(self, subject: str, user: str, address: str, program: str, slow_s: float = 0.0) -> Program:
+        """`slow_s`: what the machine may need besides until the program is started. Raises UnreachableError,
+        UntrustedError, both about `subject`."""
 
 
 class SshHostSide:
@@ -343,7 +344,7 @@ class HostSides:
 
     def _connect(self, host: Host) -> Session:
         user, address = host_side_at(host)
-        program = self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM)
+        program = self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM, host.starting_s)
         return Session(host.name, program, host.starting_s)
 
 

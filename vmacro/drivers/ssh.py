@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from paramiko.buffered_pipe import BufferedPipe
 from vmacro.errors import UnreachableError, UntrustedError, all_of, reason_of
 
 CONNECT_TIMEOUT_S = 10.0
+SSH_PORT = 22
 MAX_COMPLAINT_BYTES = 8 << 20
 MAX_UNREAD_BYTES = 8 << 20  # paramiko's window is 2 MiB
 _KEEPALIVE_S = 5
@@ -34,27 +36,28 @@ class Ssh:
     key: Path | None
     known_hosts: Path | None
 
-    def connect(self, subject: str, user: str, address: str) -> paramiko.SSHClient:
-        """Logged in. Raises UnreachableError, UntrustedError, both about `subject`."""
+    def connect(self, subject: str, user: str, address: str, slow_s: float = 0.0) -> paramiko.SSHClient:
+        """Logged in. `slow_s`: what the machine, once it has taken the connection, may need besides to say who it is
+        and to let us in. Raises UnreachableError, UntrustedError, both about `subject`."""
         client = paramiko.SSHClient()
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         try:
-            self._log_in(client, subject, user, address)
+            self._log_in(client, subject, user, address, CONNECT_TIMEOUT_S + slow_s)
         except BaseException:
             client.close()
             raise
         return client
 
-    def start(self, subject: str, user: str, address: str, program: str) -> SshProgram:
+    def start(self, subject: str, user: str, address: str, program: str, slow_s: float = 0.0) -> SshProgram:
         """A program there, with a connection of its own. Raises as connect()."""
-        client = self.connect(subject, user, address)
+        client = self.connect(subject, user, address, slow_s)
         try:
-            return SshProgram(client, program)
+            return SshProgram(client, program, CONNECT_TIMEOUT_S + slow_s)
         except (OSError, paramiko.SSHException) as error:
             client.close()
             raise UnreachableError(f"{subject}: SSH to {address}: {all_of(error)}") from error
 
-    def _log_in(self, client: paramiko.SSHClient, subject: str, user: str, address: str) -> None:
+    def _log_in(self, client: paramiko.SSHClient, subject: str, user: str, address: str, within_s: float) -> None:
         self._trust_known_hosts(client)
         try:
             client.connect(
@@ -63,9 +66,10 @@ class Ssh:
                 key_filename=str(self.key) if self.key else None,
                 allow_agent=self.key is None,
                 look_for_keys=self.key is None,
-                timeout=CONNECT_TIMEOUT_S,
-                banner_timeout=CONNECT_TIMEOUT_S,
-                auth_timeout=CONNECT_TIMEOUT_S,
+                sock=socket.create_connection((address, SSH_PORT), CONNECT_TIMEOUT_S),
+                timeout=within_s,
+                banner_timeout=within_s,
+                auth_timeout=within_s,
             )
         except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
             raise UntrustedError(f"{subject}: SSH to {address}: {all_of(error)}", _TRUST_HINT) from error
@@ -90,13 +94,13 @@ class Ssh:
 class SshProgram:
     """A program at the other end of a connection that is its own. Implements host_side.Program."""
 
-    def __init__(self, client: paramiko.SSHClient, program: str) -> None:
-        """Raises OSError, SSHException."""
+    def __init__(self, client: paramiko.SSHClient, program: str, within_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Raises OSError, SSHException; where no session is opened in that time, too."""
         self._client = client
         transport = client.get_transport()
         assert transport is not None
         transport.set_keepalive(_KEEPALIVE_S)
-        self._channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
+        self._channel = transport.open_session(timeout=within_s)
         self._channel.in_buffer, self._channel.in_stderr_buffer = _Unread(), _Unread()
         self._channel.exec_command(program)
         self._complaint = b""

@@ -59,7 +59,7 @@ class XenChannels:
     def open(self, host: Host, domain: str) -> Iterator[XenStream]:
         with self._turns.setdefault(domain, threading.RLock()):
             user, address = host_side_at(host)
-            program = self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM)
+            program = self._shell.start(f"host {host.name}", user, address, names.HOST_SIDE_PROGRAM, host.starting_s)
             try:
                 self._lead(program, domain, AGENT.deadline_s + host.starting_s)
                 yield XenStream(domain, program)
