@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,14 +18,16 @@ TESTS = Path(__file__).parent.parent
 SOURCES = "".join((TESTS / name).read_text() for name in ("fuzz.py", "fuzz_files.py", "fuzz_xen.py"))
 TARGETS = re.findall(r"^def ([a-z][a-z_]*)\(data: bytes\) -> None:", SOURCES, re.MULTILINE)
 WHOLE_MOVES = {"move": 100, "row": 100}  # which take some ms each
-TEN_MINUTES = pytest.param(600, id="ten minutes", marks=[pytest.mark.slow("10 min"), pytest.mark.timeout(1800)])
+BOUNDS = ("-rss_limit_mb=1024", "-max_len=6000")
+LONG_S = 600
+AT_ONCE = 2 * (os.cpu_count() or 1)  # of the long ones: else they alone take longer than all other tests together
 
 
 Fuzzer = Callable[[str, list[str], Path], int]
 
 
-@pytest.fixture(scope="module")
-def fuzzer() -> Iterator[Fuzzer]:
+@contextmanager
+def serving() -> Iterator[Fuzzer]:
     """Each target in a process of its own, which begins with all modules instrumented."""
     pytest.importorskip("atheris", reason="atheris has wheels for x86_64 only")
     pipe = subprocess.PIPE
@@ -31,16 +36,42 @@ def fuzzer() -> Iterator[Fuzzer]:
         asks, answers = server.stdin, server.stdout
 
         def fuzz(target: str, flags: list[str], folder: Path) -> int:
-            print(json.dumps([target, flags, str(folder)]), file=asks, flush=True)
+            print(json.dumps([target, [*flags, *BOUNDS], str(folder)]), file=asks, flush=True)
             return int(answers.readline())
 
         yield fuzz
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(0, id="a moment"), TEN_MINUTES])
+@pytest.fixture(scope="module")
+def fuzzer() -> Iterator[Fuzzer]:
+    with serving() as fuzz:
+        yield fuzz
+
+
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_input_breaks_it(target: str, seconds: int, tmp_path: Path, fuzzer: Fuzzer) -> None:
-    bounds = [f"-max_total_time={seconds}"] if seconds else [f"-runs={WHOLE_MOVES.get(target, 4000)}", "-seed=1"]
-    code = fuzzer(target, [*bounds, "-rss_limit_mb=1024", "-max_len=6000"], tmp_path)
-    said = (tmp_path / "log").read_text(errors="replace")
-    assert code == 0 and re.search(r"Done \d+ runs", said), said[-3000:]
+def test_no_input_breaks_it(target: str, tmp_path: Path, fuzzer: Fuzzer) -> None:
+    code = fuzzer(target, [f"-runs={WHOLE_MOVES.get(target, 4000)}", "-seed=1"], tmp_path)
+    assert _went_well(code, tmp_path), _log(tmp_path)[-3000:]
+
+
+@pytest.mark.slow("ten minutes of each target")
+@pytest.mark.timeout((LONG_S + 60) * (len(TARGETS) // AT_ONCE + 2))
+def test_ten_minutes_of_each(tmp_path: Path) -> None:
+    def run(target: str) -> str:
+        (tmp_path / target).mkdir()
+        with serving() as fuzz:
+            code = fuzz(target, [f"-max_total_time={LONG_S}"], tmp_path / target)
+        print(f"{target}: {code}; {_log(tmp_path / target)[-200:]}", flush=True)
+        return "" if _went_well(code, tmp_path / target) else f"{target}: {_log(tmp_path / target)[-3000:]}"
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        broken = [said for said in pool.map(run, TARGETS) if said]
+    assert not broken, "\n".join(broken)
+
+
+def _went_well(code: int, folder: Path) -> bool:
+    return code == 0 and re.search(r"Done \d+ runs", _log(folder)) is not None
+
+
+def _log(folder: Path) -> str:
+    return (folder / "log").read_text(errors="replace")
