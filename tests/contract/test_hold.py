@@ -11,6 +11,8 @@ import libvirt
 import pytest
 
 from tests.contract.towns import Place
+from tests.support import eventually
+from vmacro.host import hold as holding_side
 from vmacro.host.hold import MOST_FRAMES, Hold, Holding, has_carrier
 from vmacro.lab import namespaces
 
@@ -30,14 +32,18 @@ def host() -> Iterator[Place]:
         place.ip("link", "add", "front0", "address", "52:54:00:00:00:fe", "type", "bridge")
         place.ip("link", "set", "front0", "up")
         place.ip("address", "add", "10.73.0.1/24", "dev", "front0")
-        place.ip("link", "add", "tick", "type", "veth", "peer", "name", "tock")  # a bridge without a port sends nothing
-        place.ip("link", "set", "tick", "master", "front0", "up")
-        place.ip("link", "set", "tock", "up")
         for address, mac in ((ADDRESS, MAC), (OTHER, "52:54:00:00:00:02")):  # now that the bridge has its own address
             place.ip("neighbour", "add", address, "lladdr", mac, "dev", "front0", "nud", "permanent")
         yield place
     finally:
         namespaces.remove_all([HOST, GUEST])
+
+
+def held() -> Hold:
+    """Once the kernel has heard of the port, by which the bridge has a carrier."""
+    hold = Hold("front0", MAC)
+    eventually(lambda: has_carrier("front0"), "a carrier of the bridge")
+    return hold
 
 
 def arrives(host: Place, up: bool = True) -> socket.socket:
@@ -67,7 +73,7 @@ def said(sock: socket.socket) -> list[bytes]:
 
 def test_what_was_sent_before_the_card_was_up_reaches_the_guest_in_order(host: Place) -> None:
     with host.inside():
-        hold = Hold("front0", MAC)
+        hold = held()
         sender = host.udp("10.73.0.1", 9000)
         for number in range(5):
             sender.sendto(b"%d" % number, (ADDRESS, 7000))
@@ -81,9 +87,39 @@ def test_what_was_sent_before_the_card_was_up_reaches_the_guest_in_order(host: P
             sock.close()
 
 
+def test_the_bridge_has_a_port_for_as_long(host: Place) -> None:
+    """And keeps its address: else its neighbours would go."""
+    with host.inside():
+        ports = [name for _, name in socket.if_nameindex()]
+        hold = held()
+        assert {name for _, name in socket.if_nameindex()} - {*ports} == {"vmachold0"}
+        assert "52:54:00:00:00:fe" in host.ip("link", "show", "front0") and ADDRESS in host.ip("neighbour", "show")
+        hold.close()
+        assert [name for _, name in socket.if_nameindex()] == ports
+
+
+def test_without_taps_another_port_must_do(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding_side, "_TUN", "/dev/net/none")
+    with host.inside():
+        arrives(host).close()
+        hold, sender = held(), host.udp("10.73.0.1", 9000)
+        sender.sendto(b"0", (ADDRESS, 7000))
+        assert "vmachold" not in host.ip("link", "show") and hold.release("vif7.0") > 0
+        hold.close()
+        sender.close()
+
+
+def test_a_bridge_that_is_none(host: Place) -> None:
+    with host.inside():
+        ports = socket.if_nameindex()
+        with pytest.raises(OSError, match="No such device"):
+            Hold("front7", MAC)
+        assert socket.if_nameindex() == ports
+
+
 def test_no_more_is_held_than_a_queue_would(host: Place) -> None:
     with host.inside():
-        hold, sender = Hold("front0", MAC), host.udp("10.73.0.1", 9000)
+        hold, sender = held(), host.udp("10.73.0.1", 9000)
         for number in range(MOST_FRAMES + 50):
             sender.sendto(b"%d" % number, (ADDRESS, 7000))
             hold.listen()
@@ -96,7 +132,7 @@ def test_no_more_is_held_than_a_queue_would(host: Place) -> None:
 def test_it_waits_for_the_carrier(host: Place) -> None:
     libvirt.virEventRegisterDefaultImpl()
     with host.inside():
-        holding, sender, released = Holding(Hold("front0", MAC)), host.udp("10.73.0.1", 9000), list[int]()
+        holding, sender, released = Holding(held()), host.udp("10.73.0.1", 9000), list[int]()
         sender.sendto(b"early", (ADDRESS, 7000))
         arrives(host, up=False)
         holding.release("vif7.0", released.append)

@@ -3,13 +3,18 @@ guest's own driver has connected to it, some tenths of a second after the guest 
 comes meanwhile by the host's own routes, by a leg or from elsewhere, is kept here, and given to the vif once it is up.
 
 The guest may get some of it twice, as in rescue.py. What other machines of the bridge send it is not held.
+
+The kernel drops what it would send by a bridge without a port, before anybody sees it (noop_qdisc, of a device that has no
+carrier). A host's first guest comes to such a one; so the bridge has a port of ours for as long.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -20,7 +25,10 @@ MOST_FRAMES, MOST_BYTES = 1000, 4 << 20  # as many as a tap's queue; and a bound
 LOOK_EVERY_MS = 5
 GIVEN_UP_AFTER = 30_000 // LOOK_EVERY_MS  # looks
 _ETH_P_ALL, _SOL_PACKET, _PACKET_VNET_HDR, _SO_ATTACH_FILTER = 3, 263, 15, 26
-_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8913, 0x8914, 0x1, 0x40
+_SIOCSIFHWADDR, _SIOCGIFHWADDR, _SIOCBRADDIF = 0x8924, 0x8927, 0x89A2
+_TUN = "/dev/net/tun"
+_TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x2, 0x1000
 _OUTGOING = 4  # PACKET_OUTGOING: from the host's own routes
 
 
@@ -29,6 +37,7 @@ class Hold:
 
     def __init__(self, bridge: str, mac: str) -> None:
         """Raises OSError where there is no such bridge."""
+        self._port = _port(bridge)
         self._frames: list[bytes] = []
         self._bytes = 0
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -70,6 +79,42 @@ class Hold:
     def close(self) -> None:
         """Stop holding."""
         self._socket.close()
+        if self._port is not None:
+            self._port.close()
+
+
+class _Port:
+    """A tap in a bridge, which nobody reads and which gives the bridge a carrier. It goes with whoever has it open."""
+
+    def __init__(self, bridge: str) -> None:
+        """Raises OSError."""
+        self._file = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            request = struct.pack("16sH14x", b"vmachold%d", _IFF_TAP | _IFF_NO_PI)
+            name = fcntl.ioctl(self._file, _TUNSETIFF, request)[:16]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                # The bridge's own: it takes the lowest of its ports', and with another forgets all neighbours.
+                own = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s16x", bridge.encode()))[16:32]
+                fcntl.ioctl(sock, _SIOCSIFHWADDR, name + own)
+                fcntl.ioctl(sock, _SIOCSIFFLAGS, name + struct.pack("H14x", _IFF_UP))
+                index = socket.if_nametoindex(name.rstrip(b"\0").decode())
+                fcntl.ioctl(sock, _SIOCBRADDIF, struct.pack("16si12x", bridge.encode(), index))
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _port(bridge: str) -> _Port | None:
+    """None where the kernel has no taps: then what is held depends on the bridge's other ports. Raises OSError."""
+    try:
+        return _Port(bridge)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):  # or there is no such bridge, which binding to it tells
+            return None
+        raise
 
 
 class Holding:
