@@ -4,8 +4,8 @@ comes meanwhile by the host's own routes, by a leg or from elsewhere, is kept he
 
 The guest may get some of it twice, as in rescue.py. What other machines of the bridge send it is not held.
 
-The kernel drops what it would send by a bridge without a port, before anybody sees it (noop_qdisc, of a device that has no
-carrier). A host's first guest comes to such a one; so the bridge has a port of ours for as long.
+The kernel drops what it would send by a bridge without a port, before anybody sees it (noop_qdisc: it has no carrier).
+A host's first guest comes to such a one; so the bridge has a port of ours for as long.
 """
 
 from __future__ import annotations
