@@ -20,12 +20,12 @@ from vmacro.rtt import wire
 
 WEB, ECHO, DATAGRAMS = 80, 7000, 7001
 # Whatever goes on all the while has a pace: without one it is all that an emulated guest gets done.
-DOWNLOAD_BYTES_S, UPLOAD_BYTES_S = 4 << 20, 1 << 20
-DOWNLOADS_BYTES_S = 2 << 20
+DOWNLOAD_BYTES_S, UPLOAD_BYTES_S = 4 << 20, 1 << 18
+DOWNLOADS_BYTES_S = 1 << 19
 PATIENCE_S = 120.0
 DATAGRAM_PATIENCE_S = 5.0  # longer than a guest pauses, also under emulation
 MOST_LOST = 3  # of all that are asked during a test's moves
-LARGE_BYTES, LARGE_BYTES_S = 200_000_000, 4 << 20
+LARGE_BYTES, LARGE_BYTES_S = 200_000_000, 3 << 19
 RANDOM = hashlib.sha256(random.Random(1).randbytes(16 << 20)).hexdigest()
 Client = Callable[[str, threading.Event, threading.Event], str]
 
