@@ -223,6 +223,24 @@ def test_an_address_at_home_that_a_later_move_carries_is_that_ones(fake: FakeWor
     assert ends(fake) == before and fake.now_s < began + 60
 
 
+@pytest.mark.parametrize("late_s", [1e6, -1.0])
+def test_an_address_at_home_that_a_later_move_has_given_the_guest_again_is_that_ones(
+    fake: FakeWorld, late_s: float
+) -> None:
+    """The guest has gone, and come back to it as its present address: it is in use, but carried no longer."""
+    story = Story(fake)
+    story.move()
+    chosen = story.plan("bucharest")
+    outcome = migrate.run_move(chosen, fake.world, Straight())
+    story.happened(chosen, outcome)
+    (at_home,) = [c for c in carry.carriages(chosen, outcome, fake.now_s) if c.leg is None]
+    again = replace(at_home, address=fake.guest.address, deadline_s=fake.now_s + late_s)
+    effects: list[str] = []
+    fake.before = effects.append
+    assert "later move" in carry.run_carriage(again, fake.world, Straight())
+    assert not [effect for effect in effects if "retire" in effect or "release" in effect], effects
+
+
 def test_what_an_address_is_kept_for_is_told_once_as_long_as_it_is_the_same(fake: FakeWorld) -> None:
     carriage = replace(moved(fake), lingers_until_s=fake.now_s + 90)
     carry.run_carriage(replace(carriage, deadline_s=fake.now_s + 200), fake.world, Straight())

@@ -145,8 +145,13 @@ def _retire_if_unused(carriage: Carriage, world: World, tell: Tell = _untold) ->
         return Need.NEEDED
     with world.agent(carriage.at, carriage.guest.domain) as agent:
         facts = agent.status()
-        if not facts.address or carriage.address in (facts.address, facts.address6):
-            tell(f"{name} has not seen yet that it is at {at}")  # its agent may have just started
+        if not facts.address:
+            tell(f"the agent of {name} has just started")
+            return Need.NEEDED
+        if carriage.address in (facts.address, facts.address6):
+            if carriage.leg is None:  # which it had left for another one; since then it was elsewhere
+                return Need.TAKEN_OVER
+            tell(f"{name} has not seen yet that it is at {at}")
             return Need.NEEDED
         if carriage.address not in facts.extra_addresses:
             return Need.UNNEEDED
