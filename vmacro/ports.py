@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from vmacro.fleet.policy import Feed, Format
+from vmacro.fleet.feeds import Feed, Format
 from vmacro.model.definitions import Definition, Fit
 from vmacro.model.events import Event, What
 from vmacro.model.facts import (
@@ -388,6 +388,12 @@ class World:
     names: Names = field(kw_only=True)
     hooks: Hooks = field(kw_only=True)
     claim: Claim = field(default=Unshared(), kw_only=True)
+    beside: Callable[[Host], Hypervisor] | None = field(default=None, kw_only=True)
+
+    def hypervisor_beside(self, host: Host) -> Hypervisor:
+        """The same one, by a connection of its own where there is one: for what is asked at the same time. Two threads
+        must not share a connection (drivers/libvirt/migration.py)."""
+        return (self.beside or self.hypervisor)(host)
 
     def tell(self, move_id: str, what: What) -> None:
         """Publish what has just happened; '' where it concerns no move."""

@@ -21,7 +21,7 @@ def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, wor
 
     def measure() -> None:
         try:
-            rates.append(world.hypervisor(host).dirty_mib_s(guest.domain))
+            rates.append(world.hypervisor_beside(host).dirty_mib_s(guest.domain))
         except HostError:
             rates.append(None)
 

@@ -118,7 +118,7 @@ class Phases:
             return world.host_disks(host)
 
         bounded = replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network, host_disks=host_disks)
-        return replace(bounded, names=_Bounded(world.names, check))
+        return replace(bounded, names=_Bounded(world.names, check), beside=None)
 
     def _tell(self, what: What) -> None:
         self._world.tell(self._plan.move_id, what)

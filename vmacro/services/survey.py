@@ -9,7 +9,7 @@ from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
 from vmacro.model.definitions import Definition
-from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostFacts, HostView, Past, Survey, Tracked
+from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostView, Past, Survey, Tracked
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs
@@ -22,16 +22,6 @@ from vmacro.wire.host_verbs import MOST_DEVICES
 HOST_DEADLINE_S = 20.0
 Views = tuple[HostView, ...]
 _LATE_HINT = "it takes connections, but something on it hangs: look at its libvirtd and vmacro-host"
-
-
-@dataclass(frozen=True)
-class HostState:
-    """A host as it is now: its facts, None where `trouble` says why, and the guests that run there."""
-
-    host: Host
-    facts: HostFacts | None = None
-    guests: tuple[str, ...] = ()
-    trouble: str = ""
 
 
 def deadline_s(hosts: Iterable[Host]) -> float:
@@ -135,7 +125,7 @@ def _looked_at(
     within_s = deadline_s(asked)
     answers = world.side_by_side(questions, within_s)
     silent = f"name server: no answer within {within_s:g} s"
-    others = [*(_late(host) for host in asked), *(NameView(name, None, "silent", silent) for name in led)]
+    others = [*(late_view(host) for host in asked), *(NameView(name, None, "silent", silent) for name in led)]
     said = [answer or other for answer, other in zip(answers, others, strict=True)]
     return tuple(v for v in said if isinstance(v, HostView)), tuple(n for n in said if isinstance(n, NameView))
 
@@ -162,24 +152,6 @@ def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool
         with world.agent(host, guest.domain) as agent:
             return replace(seen, connections=agent.all_connections())
     return seen
-
-
-def overview(inventory: Inventory, world: World) -> list[HostState]:
-    """All hosts as they are now."""
-    asked = [partial(_state, host, inventory, world) for host in inventory.hosts]
-    answers = world.side_by_side(asked, deadline_s(inventory.hosts))
-    others = [HostState(host, trouble=_late(host).trouble) for host in inventory.hosts]
-    return [answer or other for answer, other in zip(answers, others, strict=True)]
-
-
-def _state(host: Host, inventory: Inventory, world: World) -> HostState:
-    try:
-        hypervisor = world.hypervisor(host)
-        facts = hypervisor.facts()
-        found = [(guest.name, hypervisor.domain(guest.domain)) for guest in inventory.guests]
-        return HostState(host, facts, tuple(name for name, domain in found if domain is not None and domain.running))
-    except HostError as error:
-        return HostState(host, trouble=error.message)
 
 
 def _name(name: str, world: World) -> NameView:
@@ -230,7 +202,8 @@ def _mute(host: Host) -> _Change:
     return lambda view: replace(view, links_trouble=f"its host side: {late(host)}", links_hint=_LATE_HINT)
 
 
-def _late(host: Host) -> HostView:
+def late_view(host: Host) -> HostView:
+    """A host that has not answered by then."""
     return HostView(host.name, host.site, trouble=f"host {host.name}: {late(host)}", trouble_hint=_LATE_HINT)
 
 
@@ -358,13 +331,27 @@ def _disks(host: Host, copies: tuple[DiskCopy, ...], world: World) -> _Change:
 
 
 def view(host: Host, guest: Guest | None, world: World) -> HostView:
-    """One host's facts, and a guest's there; or why there are none."""
-    try:
+    """One host's facts, and a guest's there; or why there are none. By two connections at once: far away, what takes
+    time is the number of questions after each other."""
+    own = HostView(host.name, host.site, plain_tunnel=host.plain_tunnel, guard=host.guard)
+
+    def of_the_host() -> _Change:
         hypervisor = world.hypervisor(host)
-        facts, network, networks = hypervisor.facts(), hypervisor.network(host.network), hypervisor.networks()
+        facts, networks, pools = hypervisor.facts(), hypervisor.networks(), hypervisor.pools()
+        return lambda view: replace(view, facts=facts, networks=networks, pools=pools)
+
+    def of_the_guest() -> _Change:
+        hypervisor = world.hypervisor_beside(host)
+        network = hypervisor.network(host.network)
         domain = hypervisor.domain(guest.domain) if guest is not None else None
-        seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
-        return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard, networks=networks)
+        return lambda view: replace(view, network=network, domain=domain)
+
+    try:
+        for seen in world.side_by_side([of_the_host, of_the_guest], deadline_s([host])):
+            if seen is None:
+                return late_view(host)
+            own = seen(own)
+        return own
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint, supported=supported)
