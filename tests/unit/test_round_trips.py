@@ -4,6 +4,7 @@ for what is known to be long."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -12,12 +13,14 @@ import pytest
 
 from tests.unit.faults import Call, Faults, Wrapped
 from tests.unit.spoken_libvirt import Libvirt
+from tests.unit.town import PATIENCE_S
 from vmacro.drivers.fake import FakeWorld, host
 from vmacro.drivers.fake.world import TWO_SITES
 from vmacro.drivers.libvirt import dirtying
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
+from vmacro.drivers.system import side_by_side
 from vmacro.model.definitions import FILTER, Definition, Need
 from vmacro.model.moves import Finding
 from vmacro.model.nouns import Host
@@ -227,3 +230,43 @@ def test_what_libvirt_is_asked_for_is_known() -> None:
         "dirty_mib_s": 3,
     }
     assert of_choosing_a_driver() == 1
+
+
+class Line:
+    """A connection of which it is noted where a thread uses it while another one does."""
+
+    def __init__(self, of: Any, shared: list[str], met: threading.Barrier) -> None:
+        self._of, self._shared, self._met, self._used = of, shared, met, threading.Lock()
+
+    def __getattr__(self, verb: str) -> Any:
+        def called(*args: Any) -> Any:
+            if not self._used.acquire(blocking=False):
+                self._shared.append(verb)
+                self._met.abort()
+                self._used.acquire()
+            try:
+                if verb in ("dirty_mib_s", "definition"):  # which are asked at the same time
+                    self._met.wait(PATIENCE_S)
+                return getattr(self._of, verb)(*args)
+            finally:
+                self._used.release()
+
+        return called
+
+
+def test_no_two_threads_share_a_connection() -> None:
+    """libvirt's client would lose wake-ups, and a check take until the next keep-alive."""
+    fake, shared, met = far_away(), list[str](), threading.Barrier(2)
+    lines = {
+        (host.name, beside): Line(fake.world.hypervisor(host), shared, met)
+        for host in fake.inventory.hosts
+        for beside in (False, True)
+    }
+    world = replace(
+        fake.world,
+        hypervisor=lambda host: cast(Any, lines[host.name, False]),
+        beside=lambda host: cast(Any, lines[host.name, True]),
+        side_by_side=side_by_side,
+    )
+    _, found = look(fake, world)
+    assert shared == [] and checks.blockers(found) == []
