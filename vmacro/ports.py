@@ -113,9 +113,13 @@ class Hypervisor(Protocol):
         If a migration is under way already, begun by an orchestrator that is gone, that one is followed instead. Raises
         CopyError if it fails, or if `cancelled` becomes true before its end."""
 
+    def measure(self, domain: str) -> bool:
+        """Begin to measure how fast a running domain changes its memory: dirty_mib_s() has it a second later. False
+        where this libvirt or hypervisor does not measure it, or measures it already, or there is no such domain."""
+
     def dirty_mib_s(self, domain: str) -> float | None:
-        """How fast a running domain changes its memory, in whole MiB/s as they come, measured over the next seconds.
-        None where this libvirt or hypervisor does not measure it, or there is no such domain."""
+        """What measure() has measured, in whole MiB/s as they come, waited for where it is early. None where that takes
+        too long, or there is no such domain."""
 
     def pools(self) -> tuple[Pool, ...]:
         """All active storage pools."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 import vmacro.api
 from tests.unit.test_archive import knowing, no_world
@@ -20,6 +21,7 @@ from tests.unit.test_follow import POLICY
 from tests.unit.town import PATIENCE_S, Town
 from vmacro import moving, private, wiring
 from vmacro.cli.app import app, main
+from vmacro.cli.commands import ENTRIES, Commands
 from vmacro.drivers.fake import connection
 from vmacro.model.events import Event, Note
 from vmacro.model.moves import Ending, Outcome
@@ -101,12 +103,12 @@ OTHERS |= {"lab shell"}
 
 
 def test_every_command_is_looked_at() -> None:
-    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None}
-    for group in app.registered_groups:
-        assert isinstance(group.typer_instance, typer.Typer)
-        for command in group.typer_instance.registered_commands:
-            assert command.callback is not None
-            names.add(f"{group.name} {command.name or command.callback.__name__}")
+    group = typer.main.get_command(app)
+    assert isinstance(group, Commands)
+    names = set()
+    for name in ENTRIES:
+        command = group.get_command(typer.Context(group), name)
+        names |= {f"{name} {each}" for each in command.commands} if isinstance(command, TyperGroup) else {name}
     assert names == set(COMMANDS) | OTHERS
 
 

@@ -101,8 +101,8 @@ def of_choosing_a_driver() -> int:
 FILTERED = Need(FILTER, "clean-traffic", "card", live=True)
 KVM = Definition("/usr/bin/kvm", "x86_64", "q35", "kvm", "<cpu mode='host-model'/>", needs=(FILTERED,))
 ARGS: dict[str, tuple[Any, ...]] = {"network": ("front",), "fit": ("web", "uuid-1", KVM)}
-ARGS |= dict.fromkeys(("domain", "definition", "dirty_mib_s"), ("web",))
-SURVEYED = ("facts", "domain", "definition", "fit", "network", "networks", "pools", "dirty_mib_s")
+ARGS |= dict.fromkeys(("domain", "definition", "measure", "dirty_mib_s"), ("web",))
+SURVEYED = ("facts", "domain", "definition", "fit", "network", "networks", "pools", "measure", "dirty_mib_s")
 
 
 class Distant(Faults):
@@ -113,6 +113,7 @@ class Distant(Faults):
         super().__init__()
         self._fake, self._clock = fake, fake.clock
         self._costs = {verb: round_trips(verb, *ARGS.get(verb, ())) for verb in SURVEYED}
+        self._measured_s = 0.0
         self._ready_s: dict[str, float] = {}  # when a party can be asked
 
     def around(self, call: Call, act: Callable[[], Result]) -> Result:
@@ -122,8 +123,10 @@ class Distant(Faults):
         said = act()
         self._clock.sleep(ROUND_TRIP_S * self._cost(call) + (PROBING_S if call.verb == "facts" and "@" in party else 0))
         self._ready_s[party] = self._clock.now_s
-        if call.verb == "dirty_mib_s":  # it is asked in between, and answers others meanwhile
-            self._clock.sleep(dirtying.PERIOD_S)
+        if call.verb == "measure":
+            self._measured_s = self._clock.now_s + dirtying.PERIOD_S
+        if call.verb == "dirty_mib_s":
+            self._wait_until(self._measured_s)
         return said
 
     def world(self, fake: FakeWorld) -> World:
@@ -227,7 +230,8 @@ def test_what_libvirt_is_asked_for_is_known() -> None:
         "network": 6,
         "networks": 1,
         "pools": 2,
-        "dirty_mib_s": 3,
+        "measure": 2,
+        "dirty_mib_s": 2,
     }
     assert of_choosing_a_driver() == 1
 
@@ -245,7 +249,7 @@ class Line:
                 self._met.abort()
                 self._used.acquire()
             try:
-                if verb in ("dirty_mib_s", "definition"):  # which are asked at the same time
+                if verb in ("measure", "definition"):  # which are asked at the same time
                     self._met.wait(PATIENCE_S)
                 return getattr(self._of, verb)(*args)
             finally:

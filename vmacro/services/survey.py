@@ -9,7 +9,7 @@ from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
 from vmacro.model.definitions import Definition
-from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostView, Past, Survey, Tracked
+from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostView, Past, Survey
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs
@@ -20,6 +20,7 @@ from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 from vmacro.wire.host_verbs import MOST_DEVICES
 
 HOST_DEADLINE_S = 20.0
+_LONGEST_S = 600.0  # for a guest, whose driver gives up sooner
 Views = tuple[HostView, ...]
 _LATE_HINT = "it takes connections, but something on it hangs: look at its libvirtd and vmacro-host"
 
@@ -69,45 +70,47 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
-    rest = partial(_rest, seen, inventory, guest, world, ask_clients, ask_host_sides, compare)
-    if measure and at.domain.running and not at.domain.migrating:
-        return dirtying.measured_meanwhile(rest, host, guest, world)
-    return rest()
-
-
-def _rest(
-    seen: Survey,
-    inventory: Inventory,
-    guest: Guest,
-    world: World,
-    ask_clients: bool,
-    ask_host_sides: bool,
-    compare: bool,
-) -> Survey:
-    """What is asked for once it is known where the guest runs."""
-    at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
-    assert at.domain is not None and host is not None
-    if compare:
-        seen = _with_definition(seen, host, guest, world)
+    measures = measure and at.domain.running and not at.domain.migrating
+    seen, measured = _seen_inside(seen, host, guest, world, ask_clients, compare, measures)
     copies = disks.copies(at.domain, at.pools)
     if copies:
         answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
         seen = _told(seen, [_Question(h, partial(_disks, h, copies, world), _mute(h)) for h in answering], world)
-    if at.domain.running and at.domain.has_agent_channel:
-        seen = inside.look(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     coming = _coming(seen, at.domain, host)
     questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         questions += _about_links(seen, coming, inventory, world)
     seen = _told(seen, questions, world)
-    if compare:
-        seen = _told(seen, _about_files(seen, at, inventory, world), world)
+    questions = _about_files(seen, at, inventory, world) if compare else []
     if seen.agent is not None:
-        claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
-        answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], deadline_s(asked))
-        tracked = {h.name: answer for h, answer in zip(asked, answers, strict=True)}
-        seen = replace(seen, views=tuple(replace(v, tracked=tracked.get(v.host)) for v in seen.views))
-    return seen
+        asked = inventory.hosts if ask_host_sides else (host,)
+        questions += [_Question(h, partial(_tracked, h, seen, seen.agent.claimed, world), _unchanged) for h in asked]
+    if measured:
+        questions.append(_Question(host, partial(_dirtied, host, guest, world), _unchanged))
+    return _told(seen, questions, world)
+
+
+def _seen_inside(
+    seen: Survey, host: Host, guest: Guest, world: World, ask_clients: bool, compare: bool, measure: bool
+) -> tuple[Survey, bool]:
+    """What the guest's domain names, and meanwhile what its agent says; and whether it is measured what it writes."""
+    measured = False
+
+    def of_the_domain() -> Survey:
+        return _with_definition(seen, host, guest, world) if compare else seen
+
+    def of_the_agent() -> Survey:
+        nonlocal measured
+        measured = measure and dirtying.begin(host, guest, world)
+        domain = seen.running_at[0].domain
+        if domain is None or not (domain.running and domain.has_agent_channel):
+            return seen
+        return inside.look(seen, host, guest, world.inventory.policy.consent_timeout_ms if ask_clients else 0, world)
+
+    described, looked = world.side_by_side([of_the_domain, of_the_agent], _LONGEST_S)
+    assert described is not None and looked is not None, "looked at for ten minutes"
+    found = replace(looked, definition=described.definition, definition_trouble=described.definition_trouble)
+    return found, measured
 
 
 def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> Views:
@@ -171,7 +174,7 @@ def _name(name: str, world: World) -> NameView:
 def _with_definition(seen: Survey, host: Host, guest: Guest, world: World) -> Survey:
     """What the guest's domain names."""
     try:
-        return replace(seen, definition=world.hypervisor(host).definition(guest.domain))
+        return replace(seen, definition=world.hypervisor_beside(host).definition(guest.domain))
     except HostError as error:
         return replace(seen, definition_trouble=error.message)
 
@@ -196,6 +199,10 @@ def _told(seen: Survey, questions: list[_Question], world: World) -> Survey:
         name = question.host.name
         views[name] = (answer or question.late)(views[name])
     return replace(seen, views=tuple(views.values()))
+
+
+def _unchanged(view: HostView) -> HostView:
+    return view
 
 
 def _mute(host: Host) -> _Change:
@@ -310,15 +317,21 @@ def _files(host: Host, wanted: tuple[str, ...], world: World) -> _Change:
     return lambda view: replace(view, files=files)
 
 
-def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> Tracked | None:
+def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> _Change:
     """Not known is a finding of its own, where it matters."""
     view = seen.view(host.name)
     if view.trouble or view.links_trouble:
-        return None
+        return _unchanged
     try:
-        return datagrams.at(host, addresses, world)
+        tracked = datagrams.at(host, addresses, world)
     except HostError:
-        return None
+        return _unchanged
+    return lambda view: replace(view, tracked=tracked)
+
+
+def _dirtied(host: Host, guest: Guest, world: World) -> _Change:
+    rate = dirtying.mib_s(host, guest, world)
+    return lambda view: replace(view, dirty_mib_s=rate)
 
 
 def _disks(host: Host, copies: tuple[DiskCopy, ...], world: World) -> _Change:
