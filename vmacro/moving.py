@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro import private, wiring
 from vmacro.drivers.prober import NamespaceProber, SshProber
+from vmacro.drivers.ssh import Ssh
 from vmacro.errors import VmacroError
 from vmacro.inventory import Settings
 from vmacro.model.moves import Noted, Outcome, Plan
@@ -39,7 +40,8 @@ def prober(settings: Settings, guest: Guest) -> NamespaceProber | SshProber | No
         return None
     chosen = settings.probers[guest.probe.prober]
     if chosen.ssh:
-        return SshProber(guest.probe.prober, chosen.ssh, wiring.ssh(settings))
+        way = Ssh(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
+        return SshProber(guest.probe.prober, chosen.ssh, way)
     return NamespaceProber(chosen.network_namespace)
 
 

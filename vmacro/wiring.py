@@ -15,10 +15,10 @@ from vmacro.drivers import hooks
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.feeds import Files
 from vmacro.drivers.host_side import HostSides
+from vmacro.drivers.late_ssh import LateSsh
 from vmacro.drivers.libvirt.connection import CLOSE_TIMEOUT_S, Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
 from vmacro.drivers.no_names import NoNames
-from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock, enter_network, side_by_side
 from vmacro.drivers.transports import Transports
 from vmacro.errors import ConfigurationError
@@ -139,7 +139,7 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
     Connections to libvirt are each world's own: where threads share one, libvirt's client loses wake-ups (see
     drivers/libvirt/migration.py), and libvirtd answers five calls at a time on one (max_client_requests).
     """
-    shell = ssh(settings)
+    shell = LateSsh(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
     sides, names = HostSides(shell), _dns(settings) or NoNames()
     turns: dict[str, threading.RLock] = {}
 
@@ -181,11 +181,6 @@ def opened(settings: Settings) -> Iterator[World]:
 def feeds(fetch: bool) -> Files:
     """Files of others; `fetch`: those that are old are fetched again."""
     return Files(fetch)
-
-
-def ssh(settings: Settings) -> Ssh:
-    """SSH with the inventory's key and known hosts."""
-    return Ssh(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
 
 
 @contextmanager

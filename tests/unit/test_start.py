@@ -15,8 +15,9 @@ from vmacro.cli.app import app
 from vmacro.cli.commands import ENTRIES, Commands
 
 ROOT = Path(__file__).parents[2]
-LOOKS = {"cryptography", "libvirt", "paramiko", "pydantic", "rich", "sqlalchemy"}
-MOVES = LOOKS | {"dbos", "psycopg", "rich.progress"}
+# SSH, too, is loaded as it is used: in a thread, while hosts answer others.
+LOOKS = {"libvirt", "pydantic", "rich", "sqlalchemy"}
+MOVES = LOOKS | {"cryptography", "dbos", "paramiko", "psycopg", "rich.progress"}
 TELLS = LOOKS | {"rich.progress"}
 MANY = MOVES | {"prometheus_client", "pyroute2"}
 DECIDES = {"astral", "highspy", "icalendar", "numpy", "rich.progress"}
@@ -35,7 +36,7 @@ NEEDED = {
     "init": LOOKS,
     "lab": MANY | {"ansible_runner"},
     "move": MOVES,
-    "pki": LOOKS,
+    "pki": LOOKS | {"cryptography"},
     "provision": MANY | {"ansible_runner"},
     "recover": MOVES,
     "rtt": {"prometheus_client", "pydantic", "rich"},
