@@ -114,12 +114,10 @@ class Hypervisor(Protocol):
         CopyError if it fails, or if `cancelled` becomes true before its end."""
 
     def measure(self, domain: str) -> bool:
-        """Begin to measure how fast a running domain changes its memory: dirty_mib_s() has it a second later. False
-        where this libvirt or hypervisor does not measure it, or measures it already, or there is no such domain."""
+        """Begin to measure how fast a running domain changes its memory. False where that cannot be, or is done."""
 
     def dirty_mib_s(self, domain: str) -> float | None:
-        """What measure() has measured, in whole MiB/s as they come, waited for where it is early. None where that takes
-        too long, or there is no such domain."""
+        """What measure() has found a second later, in whole MiB/s; waited for. None where that takes too long."""
 
     def pools(self) -> tuple[Pool, ...]:
         """All active storage pools."""
@@ -338,8 +336,7 @@ class EventLog(Protocol):
 
     def read(self, move_id: str = "", after: int = 0) -> list[tuple[int, Event]]:
         """Those of a move, or all, in the order in which they were written, each with its number; only those whose
-        number is larger than `after`, and of many the first ones (event_log.MOST_READ). Raises JournalError where the
-        log cannot be read."""
+        number is larger than `after`, and of many the first ones (event_log.MOST_READ). Raises JournalError."""
 
 
 class Claim(Protocol):
@@ -395,8 +392,7 @@ class World:
     beside: Callable[[Host], Hypervisor] | None = field(default=None, kw_only=True)
 
     def hypervisor_beside(self, host: Host) -> Hypervisor:
-        """The same one, by a connection of its own where there is one: for what is asked at the same time. Two threads
-        must not share a connection (drivers/libvirt/migration.py)."""
+        """By a connection of its own, for what is asked meanwhile: no two threads share one (drivers/libvirt)."""
         return (self.beside or self.hypervisor)(host)
 
     def tell(self, move_id: str, what: What) -> None:

@@ -15,7 +15,7 @@ class LateSsh:
     key: Path | None
     known_hosts: Path | None
 
-    def start(self, subject: str, user: str, address: str, program: str) -> Program:
+    def start(self, subject: str, user: str, address: str, program: str, slow_s: float = 0.0) -> Program:
         from vmacro.drivers.ssh import Ssh
 
-        return Ssh(self.key, self.known_hosts).start(subject, user, address, program)
+        return Ssh(self.key, self.known_hosts).start(subject, user, address, program, slow_s)
