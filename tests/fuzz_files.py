@@ -23,7 +23,7 @@ from vmacro.provisioning import runner
 from vmacro.rtt import recording as recordings
 from vmacro.rtt import report
 from vmacro.rtt.samples import Sample
-from vmacro.services import claims, event_json, journal, journal_json, workflows
+from vmacro.services import claims, event_json, journal, serializer, workflows
 from vmacro.services.archive import Archive
 from vmacro.services.event_log import DatabaseEventLog, everything
 from vmacro.wire import fields
@@ -51,7 +51,7 @@ def toml(data: bytes) -> None:
 def log(data: bytes) -> None:
     """A value of the journal, as DBOS has it decoded."""
     with suppress(JournalError):
-        journal_json.Json().deserialize(data.decode(errors="surrogateescape"))
+        serializer.Json().deserialize(data.decode(errors="surrogateescape"))
 
 
 def recording(data: bytes) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from vmacro import crews, wiring
+from vmacro import crews, moving, wiring
 from vmacro.crews import Working
 from vmacro.errors import ClaimedError, ConfigurationError, PlanRejectedError, RolledBackError, VmacroError
 from vmacro.inventory import Settings
@@ -34,12 +34,14 @@ from vmacro.model.moves import Ending, Finding, Outcome, Plan
 from vmacro.model.nouns import PolicyChanges
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
-from vmacro.services import journal, waiting
+from vmacro.services import databases, waiting
 from vmacro.services.archive import see_that_it_may_name_a_move
 from vmacro.services.batches import Batches, BatchProgress
+from vmacro.services.checker import Checked, Worlds
 from vmacro.services.event_log import everything
-from vmacro.services.moves import Checked, Control, Moves, Report, Worlds
-from vmacro.services.survey import HostState, connections_of, overview
+from vmacro.services.moves import Control, Moves, Report
+from vmacro.services.overview import HostState, overview
+from vmacro.services.survey import connections_of
 
 __all__ = [
     "Batch",
@@ -151,7 +153,7 @@ class Session:
     it begins nothing more of them, and waits for what it has under way; a batch that goes on is left to others.
     """
 
-    def __init__(self, settings: Settings, reports: Path = wiring.REPORTS, works: bool = False) -> None:
+    def __init__(self, settings: Settings, reports: Path = moving.REPORTS, works: bool = False) -> None:
         self._settings, self._reports, self._works = settings, reports, works
         self._working: Working | None = None
         self._stack = ExitStack()
@@ -285,12 +287,12 @@ class Session:
             self._working = enter(crews.working(settings, worlds, log, log.append, complain, self._reports))
             moves = self._working.moves
         else:
-            moves = enter(wiring.moves(settings, worlds, log, self._reports))
+            moves = enter(moving.moves(settings, worlds, log, self._reports))
         return worlds, moves, enter(crews.batches(settings, moves, log.append))
 
     def _of_batches(self, ask: Callable[[Batches], Result]) -> Result:
         def asked() -> Result:
-            with journal.explained(self._settings.database_url):
+            with databases.explained(self._settings.database_url):
                 return ask(self._batches)
 
         return self._here(asked)

@@ -17,19 +17,20 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from sqlalchemy import make_url
 
-from vmacro import wiring
+from vmacro import moving, wiring
 from vmacro.errors import ClaimedError, TakenOverError
 from vmacro.inventory import Settings
 from vmacro.model.batches import PlannedMove
 from vmacro.planning.request import Request
 from vmacro.ports import EventLog
-from vmacro.services import claims, journal
+from vmacro.services import claims, databases
 from vmacro.services.batches import Batches, Ourselves, Tools
+from vmacro.services.checker import Publish, Worlds
 from vmacro.services.crew import Crew, Means, Watches
 from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.journal_rows import Rows
 from vmacro.services.leader import Leader
-from vmacro.services.moves import Moves, Publish, Worlds
+from vmacro.services.moves import Moves
 
 _MACHINE = Path("/sys/class/dmi/id/product_uuid")
 JOIN_S = 30.0
@@ -52,7 +53,7 @@ def batches(settings: Settings, moves: Moves, publish: Publish) -> Iterator[Batc
     """The use cases of batches. Raises ConfigurationError where the database cannot be used, then and later."""
     tables = FleetTables(settings.database_url)
     try:
-        with journal.explained(settings.database_url):
+        with databases.explained(settings.database_url):
             yield Batches(
                 Tools(
                     settings.inventory,
@@ -80,23 +81,23 @@ def working(
     log: EventLog,
     publish: Publish,
     complain: Callable[[str], None],
-    reports: Path = wiring.REPORTS,
+    reports: Path = moving.REPORTS,
     watches: tuple[Watches, ...] = (),
 ) -> Iterator[Working]:
     """Works on batches, and leads if nobody else does. At its end it begins nothing more, and waits for what is under
     way; so, too, once others have taken it for dead. Raises ConfigurationError, JournalError."""
     name, over = _new_name(), threading.Event()
     with ExitStack() as stack:
-        stack.callback(wiring.forget_old, settings, reports)  # once all has ended
+        stack.callback(moving.forget_old, settings, reports)  # once all has ended
         tables = FleetTables(settings.database_url)
         stack.callback(tables.close)
-        moves = wiring.moves_on(settings, worlds, log, lambda: None, tables)
+        moves = moving.moves_on(settings, worlds, log, lambda: None, tables)
         archive = partial(wiring.archive, settings)
         means = Means(name, tables, moves, archive, partial(_request, settings), _folders(reports), publish, watches)
         crew = Crew(means)
         claim = stack.enter_context(claims.held(settings.database_url, name, claims.WORKERS))
         stack.callback(_forget, settings, name)
-        opening = wiring.opened_journal(settings, worlds, name, lambda _event: None, lambda: False, crew)
+        opening = moving.opened_journal(settings, worlds, name, lambda _event: None, lambda: False, crew)
         stack.enter_context(opening)
         rows = stack.enter_context(_rows(settings))
         limits = settings.raw_inventory.fleet.limits

@@ -21,7 +21,7 @@ from vmacro.errors import ConfigurationError, reason_of
 from vmacro.limits import Fleet, Policy
 from vmacro.model import nouns
 from vmacro.outside import Dns, Hooks, Probe, Prober
-from vmacro.pki.store import OPERATOR
+from vmacro.pki.names import OPERATOR
 from vmacro.wording import spelled
 
 check_name = spelled(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from vmacro.fleet.policy import Feed, Format
+from vmacro.fleet.feeds import Feed, Format
 from vmacro.model.definitions import Definition, Fit
 from vmacro.model.events import Event, What
 from vmacro.model.facts import (
@@ -113,9 +113,11 @@ class Hypervisor(Protocol):
         If a migration is under way already, begun by an orchestrator that is gone, that one is followed instead. Raises
         CopyError if it fails, or if `cancelled` becomes true before its end."""
 
+    def measure(self, domain: str) -> bool:
+        """Begin to measure how fast a running domain changes its memory. False where that cannot be, or is done."""
+
     def dirty_mib_s(self, domain: str) -> float | None:
-        """How fast a running domain changes its memory, in whole MiB/s as they come, measured over the next seconds.
-        None where this libvirt or hypervisor does not measure it, or there is no such domain."""
+        """What measure() has found a second later, in whole MiB/s; waited for. None where that takes too long."""
 
     def pools(self) -> tuple[Pool, ...]:
         """All active storage pools."""
@@ -334,8 +336,7 @@ class EventLog(Protocol):
 
     def read(self, move_id: str = "", after: int = 0) -> list[tuple[int, Event]]:
         """Those of a move, or all, in the order in which they were written, each with its number; only those whose
-        number is larger than `after`, and of many the first ones (event_log.MOST_READ). Raises JournalError where the
-        log cannot be read."""
+        number is larger than `after`, and of many the first ones (event_log.MOST_READ). Raises JournalError."""
 
 
 class Claim(Protocol):
@@ -388,6 +389,11 @@ class World:
     names: Names = field(kw_only=True)
     hooks: Hooks = field(kw_only=True)
     claim: Claim = field(default=Unshared(), kw_only=True)
+    beside: Callable[[Host], Hypervisor] | None = field(default=None, kw_only=True)
+
+    def hypervisor_beside(self, host: Host) -> Hypervisor:
+        """By a connection of its own, for what is asked meanwhile: no two threads share one (drivers/libvirt)."""
+        return (self.beside or self.hypervisor)(host)
 
     def tell(self, move_id: str, what: What) -> None:
         """Publish what has just happened; '' where it concerns no move."""

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from vmacro.config import Strict, shown
 from vmacro.errors import ConfigurationError
 from vmacro.fleet.computed import Schedule
-from vmacro.fleet.policy import COMPUTED, Feed, Format, Known, Source
+from vmacro.fleet.feeds import COMPUTED, Feed, Format
+from vmacro.fleet.policy import Known, Source
 from vmacro.fleet.signals import Kind, Unit
 from vmacro.wording import spelled
 

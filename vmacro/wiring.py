@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyroute2 import netns
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
-
-from vmacro import inventory, private
-from vmacro.drivers import dns, hooks
+from vmacro import inventory
+from vmacro.drivers import hooks
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.feeds import Files
 from vmacro.drivers.host_side import HostSides
-from vmacro.drivers.libvirt.connection import Connections
+from vmacro.drivers.late_ssh import LateSsh
+from vmacro.drivers.libvirt.connection import CLOSE_TIMEOUT_S, Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
-from vmacro.drivers.prober import NamespaceProber, SshProber
-from vmacro.drivers.ssh import Ssh
-from vmacro.drivers.system import SystemClock, side_by_side
+from vmacro.drivers.no_names import NoNames
+from vmacro.drivers.system import SystemClock, enter_network, side_by_side
 from vmacro.drivers.transports import Transports
-from vmacro.errors import ConfigurationError, VmacroError
+from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
-from vmacro.lab import lab
+from vmacro.lab import paths, seat
 from vmacro.model.batches import Maintenance
-from vmacro.model.moves import Noted, Outcome, Plan
 from vmacro.model.nouns import Guest, Site
-from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.request import Request
-from vmacro.ports import Claim, EventLog, Names, World
-from vmacro.services import claims, journal, retention, workflows
+from vmacro.ports import Claim, World
+from vmacro.services import claims, databases
 from vmacro.services.archive import Archive
-from vmacro.services.crew import Crew
+from vmacro.services.checker import Checker, Publish, Tools, Worlds
 from vmacro.services.event_log import DatabaseEventLog
 from vmacro.services.fleet_tables import FleetTables
-from vmacro.services.moves import Moves, Publish, Tools, Worlds
+
+if TYPE_CHECKING:
+    from vmacro.drivers.dns import DnsNames
 
 Given = TypeVar("Given")
-REPORTS = Path("report")
-PLAYBOOK_RUNS = "provision"  # in state_dir, a folder for each
 SYSTEM_INVENTORY = Path("/etc/vmacro/inventory.toml")
 
 
@@ -57,11 +48,11 @@ def find_inventory(given: Path | None) -> Path:
         return given
     if SYSTEM_INVENTORY.exists():
         return SYSTEM_INVENTORY
-    up = lab.names()
+    up = {name: seat.inventory_file(paths.lab_dir(name)) for name in paths.names()}
     if len(up) == 1:
-        return lab.Lab.running(up[0]).inventory_file
+        return next(iter(up.values()))
     seen = f"several labs are up: {', '.join(up)}" if up else "no lab is up"
-    files = ", or ".join(str(lab.Lab.running(name).inventory_file) for name in up)
+    files = ", or ".join(map(str, up.values()))
     hint = f"name one with --inventory{': ' if files else ''}{files}"
     raise ConfigurationError(f"no inventory: {SYSTEM_INVENTORY} does not exist, and {seen}", hint)
 
@@ -122,17 +113,22 @@ def _see_that_files_can_be_used(settings: Settings, guest: Guest) -> None:
     """The key and the executables that a move would use, before anything is contacted. Raises ConfigurationError, with
     all that is wrong with the executables."""
     written = settings.raw_inventory
-    if guest.names and written.dns is not None:
-        dns.read_key(written.dns.key_file)
+    if guest.names and (names := _dns(settings)) is not None:
+        names.see_key()
     listed = [(f"hooks.{key}", path) for key in ("before", "after") for path in getattr(written.hooks, key)]
     wrong = [f"{settings.path}: {key}: {path}: {why}" for key, path in listed if (why := hooks.why_not(path))]
     if wrong:
         raise ConfigurationError("\n".join(wrong), "an executable file that nobody but root or you can change")
 
 
-def _names(settings: Settings) -> Names:
+def _dns(settings: Settings) -> DnsNames | None:
+    """None where the inventory has no [dns]; the library is loaded only where it has: it takes its time."""
     found = settings.raw_inventory.dns
-    return dns.DnsNames(str(found.server), found.port, found.key_file) if found is not None else dns.NoNames()
+    if found is None:
+        return None
+    from vmacro.drivers.dns import DnsNames
+
+    return DnsNames(str(found.server), found.port, found.key_file)
 
 
 @contextmanager
@@ -143,13 +139,13 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
     Connections to libvirt are each world's own: where threads share one, libvirt's client loses wake-ups (see
     drivers/libvirt/migration.py), and libvirtd answers five calls at a time on one (max_client_requests).
     """
-    shell = ssh(settings)
-    sides, names = HostSides(shell), _names(settings)
+    shell = LateSsh(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
+    sides, names = HostSides(shell), _dns(settings) or NoNames()
     turns: dict[str, threading.RLock] = {}
 
     @contextmanager
     def world(publish: Publish, cancelled: Callable[[], bool]) -> Iterator[World]:
-        connections = Connections(settings.orchestrator.pki_dir)
+        connections, others = (Connections(settings.orchestrator.pki_dir) for _ in range(2))
         try:
             yield World(
                 hypervisor=lambda host: hypervisor(host, connections, sides.get),
@@ -163,9 +159,10 @@ def drivers(settings: Settings, polite: bool = False) -> Iterator[Worlds]:
                 side_by_side=side_by_side,
                 names=names,
                 hooks=hooks.Executables(),
+                beside=lambda host: hypervisor(host, others, sides.get),
             )
         finally:
-            connections.close()
+            side_by_side([connections.close, others.close], CLOSE_TIMEOUT_S)
 
     try:
         yield world
@@ -181,125 +178,43 @@ def opened(settings: Settings) -> Iterator[World]:
         yield world
 
 
-def prober(settings: Settings, guest: Guest) -> NamespaceProber | SshProber | None:
-    """What measures a guest's round trips while it moves; None where the inventory names nothing."""
-    if guest.probe is None:
-        return None
-    chosen = settings.probers[guest.probe.prober]
-    if chosen.ssh:
-        return SshProber(guest.probe.prober, chosen.ssh, ssh(settings))
-    return NamespaceProber(chosen.network_namespace)
-
-
 def feeds(fetch: bool) -> Files:
     """Files of others; `fetch`: those that are old are fetched again."""
     return Files(fetch)
 
 
-def ssh(settings: Settings) -> Ssh:
-    """SSH with the inventory's key and known hosts."""
-    return Ssh(settings.orchestrator.ssh_key, settings.orchestrator.ssh_known_hosts)
-
-
 @contextmanager
-def moves(settings: Settings, worlds: Worlds, log: EventLog, reports: Path = REPORTS) -> Iterator[Moves]:
-    """The use cases. The journal is opened for the first move: whoever only looks leaves none behind. `reports`: where
-    folders of moves lie, of which old ones are removed."""
-    with ExitStack() as stack:
-        opening, opened = threading.Lock(), threading.Event()
-
-        def open_journal() -> None:
-            with opening:
-                if not opened.is_set():
-                    stack.callback(
-                        lambda: forget_old(settings, reports) if opened.is_set() else None
-                    )  # once all has ended
-                    executor = f"vmacro-{secrets.token_hex(6)}"
-                    stack.enter_context(opened_journal(settings, worlds, executor, lambda _event: None, lambda: False))
-                    opened.set()
-
-        tables = stack.enter_context(closing(FleetTables(settings.database_url)))
-        yield moves_on(settings, worlds, log, open_journal, tables)
-
-
-def moves_on(
-    settings: Settings, worlds: Worlds, log: EventLog, open_journal: Callable[[], None], tables: FleetTables
-) -> Moves:
-    """The use cases, on a journal that `open_journal` opens unless it is open."""
-
-    def maintenance() -> tuple[Maintenance, ...]:
-        with journal.explained(settings.database_url):
-            return tables.maintenance()
-
-    def run(plan: Plan, world: World, attempt: int = 1, inherited: Iterable[Noted] = ()) -> Outcome:
-        with journal.explained(settings.database_url):
-            return workflows.run(plan, world, attempt, inherited)
-
-    return Moves(
-        Tools(
-            settings.inventory,
-            worlds,
-            open_journal,
-            run,
-            partial(claimed, settings),
-            partial(archive, settings),
-            partial(prober, settings),
-            new_move_id,
-            log,
-            maintenance,
+def checker(settings: Settings, worlds: Worlds) -> Iterator[Checker]:
+    """What stands against moves. Whoever only looks leaves no journal behind."""
+    with closing(FleetTables(settings.database_url)) as tables:
+        yield Checker(
+            Tools(settings.inventory, worlds, partial(archive, settings), partial(maintenance, settings, tables))
         )
-    )
 
 
-@contextmanager
-def opened_journal(
-    settings: Settings,
-    worlds: Worlds,
-    executor: str,
-    publish: Publish,
-    cancelled: Callable[[], bool],
-    crew: Crew | None = None,
-) -> Iterator[None]:
-    """What DBOS begins by itself gets a world that publishes there, and ends when `cancelled` says so."""
-    with journal.explained(settings.database_url, opening=True):
-        private.folder(settings.orchestrator.state_dir)
-        url = make_url(settings.database_url)
-        if url.drivername == "sqlite":
-            private.touch(private.folder(Path(url.database or "").parent) / Path(url.database or "").name)
-    at_once = settings.raw_inventory.fleet.moves_per_worker
-    opening = journal.open_journal(settings.database_url, lambda: worlds(publish, cancelled), executor, crew, at_once)
-    with _of_the_journal(settings, opening):
-        yield
+def maintenance(settings: Settings, tables: FleetTables) -> tuple[Maintenance, ...]:
+    """Hosts and sites that get no guests. Raises ConfigurationError where the database cannot be used."""
+    with databases.explained(settings.database_url):
+        return tables.maintenance()
 
 
 @contextmanager
 def claimed(settings: Settings, guest: str) -> Iterator[Claim]:
     """The guest is this process's to move. Raises ClaimedError."""
-    with _of_the_journal(settings, claims.held(settings.database_url, guest)) as claim:
+    with of_the_journal(settings, claims.held(settings.database_url, guest)) as claim:
         yield claim
 
 
 def see_that_nobody_moves(settings: Settings, guest: str) -> None:
     """Raises ClaimedError, which says who does."""
-    with journal.explained(settings.database_url, opening=True):
+    with databases.explained(settings.database_url, opening=True):
         claims.see_that_nobody_has(settings.database_url, guest)
-
-
-@contextmanager
-def carrier(settings: Settings, worlds: Worlds, publish: Publish, cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Works on carriages as long as it is open, or until `cancelled` says so; the next one goes on with them."""
-    leaving = threading.Event()
-    with opened_journal(settings, worlds, journal.CARRIER, publish, lambda: leaving.is_set() or cancelled()):
-        try:
-            yield
-        finally:
-            leaving.set()
 
 
 @contextmanager
 def archive(settings: Settings) -> Iterator[Archive]:
     """The journal, to be read. Raises JournalError as it is used."""
-    with _of_the_journal(settings, _archive(settings)) as opened_archive:
+    with of_the_journal(settings, _archive(settings)) as opened_archive:
         yield opened_archive
 
 
@@ -313,10 +228,10 @@ def _archive(settings: Settings) -> Iterator[Archive]:
 
 
 @contextmanager
-def _of_the_journal(settings: Settings, opening: AbstractContextManager[Given]) -> Iterator[Given]:
+def of_the_journal(settings: Settings, opening: AbstractContextManager[Given]) -> Iterator[Given]:
     """What is open, the database's errors in our words."""
-    with journal.explained(settings.database_url), ExitStack() as stack:
-        with journal.explained(settings.database_url, opening=True):
+    with databases.explained(settings.database_url), ExitStack() as stack:
+        with databases.explained(settings.database_url, opening=True):
             given = stack.enter_context(opening)
         yield given
 
@@ -324,27 +239,6 @@ def _of_the_journal(settings: Settings, opening: AbstractContextManager[Given]) 
 def event_log(settings: Settings, complain: Callable[[str], None]) -> DatabaseEventLog:
     """To be read; and, inside `with`, to be appended to."""
     return DatabaseEventLog(settings.database_url, complain)
-
-
-def forget_old(settings: Settings, reports: Path | None = None) -> None:
-    """What was written down longer ago than the inventory's keep_days; of reports, those in this folder. What cannot be
-    removed is complained of, and tried again the next time."""
-    before_s = time.time() - settings.orchestrator.keep_days * 86_400
-    complain = logging.getLogger("vmacro").warning
-    try:
-        retention.of_playbooks(settings.orchestrator.state_dir / PLAYBOOK_RUNS, before_s)
-        if reports is not None:
-            retention.of_reports(reports, before_s)
-        with archive(settings) as opened_archive, closing(FleetTables(settings.database_url)) as tables:
-            retention.of_database(opened_archive, event_log(settings, complain), tables, before_s)
-        claims.forget(settings.database_url, before_s)
-    except (VmacroError, OSError, SQLAlchemyError) as error:
-        complain("what is older than keep_days cannot be removed: %s", str(error).splitlines()[0])
-
-
-def new_move_id(guest: Guest) -> str:
-    """A name for a move of the guest that begins now."""
-    return planner.move_id(guest.name, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
 
 
 def enter(settings: Settings) -> None:
@@ -358,7 +252,7 @@ def enter(settings: Settings) -> None:
             f"{settings.path}: orchestrator.network_namespace: entering {name!r} needs root", "run it with sudo"
         )
     try:
-        netns.setns(name, flags=0)
+        enter_network(name)
     except FileNotFoundError:
         raise ConfigurationError(
             f"{settings.path}: orchestrator.network_namespace: no namespace {name!r}", "is the lab up?"

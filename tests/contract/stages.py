@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tests.support import clients, on_host, other_site, site_of, virsh
-from vmacro.drivers import dns
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.fake import FakeWorld, card, connection, domain
 from vmacro.drivers.hooks import Executables
@@ -21,6 +20,7 @@ from vmacro.drivers.host_side import HostSides
 from vmacro.drivers.libvirt.channel import VirtioChannels
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.hypervisors import hypervisor
+from vmacro.drivers.no_names import NoNames
 from vmacro.drivers.ssh import Ssh
 from vmacro.drivers.system import SystemClock
 from vmacro.lab import namespaces
@@ -241,7 +241,7 @@ def in_lab(lab: Lab, known: Inventory) -> Iterator[Stage]:
             SystemClock(),
             lambda _event: None,
             known,
-            names=dns.NoNames(),
+            names=NoNames(),
             hooks=Executables(),
         )
         dead = replace(there, name="dead", uri=there.uri.replace("/system", ":9/system"))

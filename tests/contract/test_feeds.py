@@ -19,7 +19,7 @@ import pytest
 from tests.contract import certifies
 from vmacro.drivers import feeds
 from vmacro.drivers.feeds import Files
-from vmacro.fleet.policy import Feed, Format
+from vmacro.fleet.feeds import Feed, Format
 from vmacro.fleet.recorded import SignalError
 from vmacro.ports import FeedText
 

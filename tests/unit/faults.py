@@ -89,13 +89,13 @@ class Faults:
         plain = fake.world
 
         def hypervisor(host: Host) -> Any:
-            return _Wrapped(plain.hypervisor(host), host.name, self)
+            return Wrapped(plain.hypervisor(host), host.name, self)
 
         def host_network(host: Host) -> Any:
-            return _Wrapped(plain.host_network(host), f"side@{host.name}", self)
+            return Wrapped(plain.host_network(host), f"side@{host.name}", self)
 
         def host_disks(host: Host) -> Any:
-            return _Wrapped(plain.host_disks(host), f"side@{host.name}", self)
+            return Wrapped(plain.host_disks(host), f"side@{host.name}", self)
 
         def agent(host: Host, name: str) -> AbstractContextManager[Any]:
             subject = f"agent@{host.name}"
@@ -104,16 +104,16 @@ class Faults:
             def opened() -> Iterator[Any]:
                 with plain.agent(host, name) as found:
                     self.around(Call(subject, "open agent"), lambda: None)
-                    yield _Wrapped(found, subject, self)
+                    yield Wrapped(found, subject, self)
 
             return opened()
 
         wrapped = replace(plain, hypervisor=hypervisor, host_network=host_network, host_disks=host_disks, agent=agent)
-        outside: dict[str, Any] = {"names": _Wrapped(plain.names, "names", self)}
-        return replace(wrapped, hooks=_Wrapped(plain.hooks, "hooks", self), **outside)
+        outside: dict[str, Any] = {"names": Wrapped(plain.names, "names", self)}
+        return replace(wrapped, hooks=Wrapped(plain.hooks, "hooks", self), **outside)
 
 
-class _Wrapped:
+class Wrapped:
     """Any port, whose methods are counted."""
 
     def __init__(self, port: Any, subject: str, faults: Faults) -> None:

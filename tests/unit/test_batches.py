@@ -149,7 +149,7 @@ def test_maintenance_keeps_single_moves_away_too(town: Town, tmp_path: Path) -> 
         assert {m.destination for m in batch.moves} == {"berlin-1"}
         work.batches.begin(batch)
         work.wait_for_the_end(batch)
-        (finding,) = work.batches._tools.moves.check(work.batches._tools.request("g1", "bucharest")).findings
+        (finding,) = work.batches._tools.checker.check(work.batches._tools.request("g1", "bucharest")).findings
         assert finding.code == "in-maintenance" and "host bucharest" in finding.subject
 
 

@@ -9,7 +9,6 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -20,7 +19,7 @@ from tests.unit.town import PATIENCE_S, Town, Vmacro
 from vmacro import api, inventory, wiring
 from vmacro.drivers.fake import connection
 from vmacro.errors import ConfigurationError
-from vmacro.lab import lab
+from vmacro.lab import paths
 from vmacro.model.events import Event, Note
 from vmacro.model.facts import Claim, Flows
 from vmacro.model.moves import Ending
@@ -141,26 +140,34 @@ def test_no_inventory_and_no_lab(vmacro: Vmacro, tmp_path: Path) -> None:
 
 def test_with_several_labs_up_the_files_to_name_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(wiring, "SYSTEM_INVENTORY", tmp_path / "none.toml")
-    monkeypatch.setattr(lab, "names", lambda: ["one", "two"])
-    monkeypatch.setattr(
-        lab.Lab, "running", lambda name: SimpleNamespace(inventory_file=tmp_path / name / "inventory.toml")
-    )
+    monkeypatch.setenv("VMACRO_STATE", str(tmp_path))
+    for name in ("one", "two"):
+        lab_that_is_up(name)
+    (paths.lab_dir("two") / "seat").mkdir()
     with pytest.raises(ConfigurationError, match="several labs are up: one, two") as caught:
         wiring.find_inventory(None)
-    for name in ("one", "two"):
-        assert str(tmp_path / name / "inventory.toml") in caught.value.hint
+    for file in ("lab/one/inventory.toml", "lab/two/seat/etc/vmacro/inventory.toml"):
+        assert str(tmp_path / file) in caught.value.hint
+
+
+def lab_that_is_up(name: str) -> Path:
+    """What there is to see of it; returns where its inventory is."""
+    folder = paths.lab_dir(name)
+    folder.mkdir(parents=True)
+    (folder / "topology.toml").touch()
+    return folder / "inventory.toml"
 
 
 def test_whose_inventory_was_taken_is_told_where_none_was_named(
     vmacro: Vmacro, town: Town, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The one lab that is up may be somebody else's."""
-    told = f"no inventory is named: taking that of the one lab that is up: {town.file}"
+    theirs = lab_that_is_up("theirs")
+    theirs.symlink_to(town.file)
+    told = f"no inventory is named: taking that of the one lab that is up: {theirs}"
     assert told not in vmacro("sites").stderr, "the environment names it"
     monkeypatch.delenv("VMACRO_INVENTORY")
     monkeypatch.setattr(wiring, "SYSTEM_INVENTORY", tmp_path / "none.toml")
-    monkeypatch.setattr(lab, "names", lambda: ["theirs"])
-    monkeypatch.setattr(lab.Lab, "running", lambda _name: SimpleNamespace(inventory_file=town.file))
     for words in (["sites"], ["migrate", "g1", "--to", "berlin"], ["history"]):
         done = vmacro(*words)
         assert done.returncode == 0 and told in done.stderr, done.stderr

@@ -44,7 +44,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_rate_is_waited_for() -> None:
     host = Host([{}, said(MEASURING, 99), said(MEASURED, 12)])
-    assert dirtying.mib_s(host, host) == 12.0
+    assert dirtying.measure(host) and dirtying.mib_s(host, host) == 12.0
 
 
 def test_one_that_never_comes_is_not() -> None:
@@ -53,13 +53,13 @@ def test_one_that_never_comes_is_not() -> None:
 
 
 @pytest.mark.parametrize("code", [libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID])
-def test_a_libvirt_that_does_not_measure_is_not_asked_twice(code: int) -> None:
-    assert dirtying.mib_s(None, Host([], refuses=code)) is None
+def test_a_libvirt_that_does_not_measure_says_so(code: int) -> None:
+    assert not dirtying.measure(Host([], refuses=code))
 
 
 def test_another_error_is_one() -> None:
     with pytest.raises(libvirt.libvirtError):
-        dirtying.mib_s(None, Host([], refuses=libvirt.VIR_ERR_INTERNAL_ERROR))
+        dirtying.measure(Host([], refuses=libvirt.VIR_ERR_INTERNAL_ERROR))
 
 
 @pytest.mark.parametrize("rate", [-1, 1 << 50, "12", None, 0.5])

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 
 from tests.unit.town import Town
-from vmacro import wiring
+from vmacro import moving, wiring
 from vmacro.addresses import with_psycopg
 from vmacro.errors import ConfigurationError, JournalError
 from vmacro.model.batches import Batch, Maintenance, PlannedMove, Purpose, Wish
@@ -138,5 +138,5 @@ def test_what_is_older_than_the_inventory_says_goes_with_its_tries(town: Town) -
     made = batch()
     tables.add(made)
     tables.want(made.batch_id, Wish.ENDED)
-    wiring.forget_old(settings)
+    moving.forget_old(settings)
     assert tables.batches() == []

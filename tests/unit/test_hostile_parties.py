@@ -33,6 +33,8 @@ from vmacro import wiring
 from vmacro.cli import move as move_command
 from vmacro.cli import render
 from vmacro.cli.app import app
+from vmacro.cli.check import show_findings
+from vmacro.cli.stream import stream
 from vmacro.drivers.fake import FakeWorld
 from vmacro.drivers.fake.clock import FakeClock
 from vmacro.errors import VmacroError
@@ -170,7 +172,7 @@ def shown(found: Stage, outcome: Outcome, capsys: pytest.CaptureFixture[str]) ->
     figures = report.summary(found.plan, outcome, None)
     move_command.show_ending(Report(found.plan, outcome, figures, Path("report"), tuple(found.fake.events)))
     render.as_json(figures)
-    with render.stream(json_lines=False) as show, render.stream(json_lines=True) as tell:
+    with stream(json_lines=False) as show, stream(json_lines=True) as tell:
         for event in found.fake.events:
             show(event)
             tell(event)
@@ -243,7 +245,7 @@ def test_no_answer_to_the_checks_does_more_than_be_found(
         except VmacroError as error:
             assert is_harmless(str(error)), where
             continue
-        move_command.show_findings(findings, "nothing")
+        show_findings(findings, "nothing")
         render.as_json([asdict(finding) for finding in findings])
         assert is_harmless(capsys.readouterr().out), where
         assert all(finding.message.strip() for finding in findings), where

@@ -69,11 +69,11 @@ def test_nothing_that_is_shown_is_markup() -> None:
 
 def test_text_is_shown_by_render_alone() -> None:
     """Which escapes what would rule a terminal; what else prints, prints what is ours."""
-    ours = {"app.py", "batch_view.py", "pki.py", "events.py", "provision.py", "move.py", "rtt.py"}
+    ours = {"app.py", "batch_view.py", "pki.py", "events.py", "provision.py", "move.py", "rtt.py", "stream.py"}
     printing = {path.name for path, _, name in calls() if name == "print" and path.parent.name == "cli"}
     assert printing - {"render.py"} <= ours
     consoles = {path.name for path, _, name in calls() if re.search(r"\b(out|err)\.print$", name)}
-    assert consoles <= {"render.py", "move.py", "pki.py"}
+    assert consoles <= {"render.py", "check.py", "pki.py", "stream.py"}
 
 
 def test_one_decoder_reads_what_others_wrote() -> None:

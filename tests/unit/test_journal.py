@@ -31,7 +31,7 @@ from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.resuming import inherited
 from vmacro.ports import World
-from vmacro.services import claims, database_claims, journal, journal_json, migrate, workflows
+from vmacro.services import claims, database_claims, journal, journal_json, migrate, upkeep, workflows
 from vmacro.services.archive import Archive
 
 # Processes of their own, from one that has imported everything already: starting a Python takes a second.
@@ -87,7 +87,7 @@ def test_a_killed_process_is_resumed_by_another(database_url: str, archive: Call
     found.after_the_crash()
 
     steps = inherited(archive().steps(plan.move_id), None)
-    archive().give_up(plan.move_id)
+    upkeep.give_up(archive(), plan.move_id)
     with journal.open_journal(database_url, _no_world, "test-2"):
         outcome = workflows.run(plan, found.fake.world, 2, steps)
     assert outcome.ending == Ending.MOVED, outcome

@@ -31,7 +31,7 @@ from vmacro.model.moves import (
 )
 from vmacro.model.nouns import Host, ProbeTarget
 from vmacro.services import journal_json
-from vmacro.services.journal_json import Json
+from vmacro.services.serializer import Json
 
 STAGE = stage(WITH_DISK)
 GUEST = replace(

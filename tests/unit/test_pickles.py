@@ -25,7 +25,9 @@ from vmacro.errors import JournalError
 from vmacro.ports import World
 from vmacro.services import journal
 from vmacro.services.archive import Archive
-from vmacro.services.journal_json import SERIALIZATION, Json
+from vmacro.services.journal_json import SERIALIZATION
+from vmacro.services.journal_rows import CARRY, MIGRATE
+from vmacro.services.serializer import Json
 
 TABLES = {table.name: table for table in SystemSchema.metadata_obj.sorted_tables}
 DECODED = {"inputs", "output", "error", "message", "value", "context"}
@@ -78,13 +80,13 @@ class Stranger:
                 if {"workflow_uuid", "destination_uuid", "schedule_id"} & {c.name for c in table.columns}:
                     self._into.execute(table.delete())
             for queue in (journal.CARRIAGES, INTERNAL_QUEUE):
-                queued = {"status": "ENQUEUED", "queue_name": queue, "name": journal.CARRY}
+                queued = {"status": "ENQUEUED", "queue_name": queue, "name": CARRY}
                 self._status(f"in {queue}", "inputs", **queued)
                 self._status(f"in here {queue}", **queued)
                 self._of(f"in here {queue}", "workflow_input", "inputs", {"inputs": PLAIN})
             for id, status, column in (("out", "SUCCESS", "output"), ("err", "ERROR", "error")):
-                self._status(id, column, status=status, name=journal.MIGRATE)
-                self._status(f"{id} there", status=status, name=journal.MIGRATE)
+                self._status(id, column, status=status, name=MIGRATE)
+                self._status(f"{id} there", status=status, name=MIGRATE)
                 self._of(f"{id} there", "workflow_output", column, {})
                 replayed = f"{id} of a step"
                 self._status(replayed, status="PENDING", name="reader", executor_id=journal.CARRIER)

@@ -15,7 +15,8 @@ from cryptography import x509
 from vmacro.errors import ConfigurationError
 from vmacro.pki import certificates
 from vmacro.pki import store as pki
-from vmacro.pki.store import LIBVIRT, MAX_REQUEST_BYTES, OPERATOR, QEMU, Store
+from vmacro.pki.names import LIBVIRT, OPERATOR, QEMU
+from vmacro.pki.store import MAX_REQUEST_BYTES, Store
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests import recorded
 from vmacro import config, policies
 from vmacro.errors import ConfigurationError
+from vmacro.fleet.feeds import Format
 from vmacro.fleet.nouns import Level
-from vmacro.fleet.policy import FollowPolicy, Format
+from vmacro.fleet.policy import FollowPolicy
 from vmacro.fleet.signals import Kind
 
 SMALL = """currency = "EUR"

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 import vmacro.api
 from tests.unit.test_archive import knowing, no_world
 from tests.unit.test_enumeration import stage
 from tests.unit.test_follow import POLICY
 from tests.unit.town import PATIENCE_S, Town
-from vmacro import private, wiring
+from vmacro import moving, private, wiring
 from vmacro.cli.app import app, main
+from vmacro.cli.commands import ENTRIES, Commands
 from vmacro.drivers.fake import connection
 from vmacro.model.events import Event, Note
 from vmacro.model.moves import Ending, Outcome
@@ -27,7 +29,7 @@ from vmacro.planning.handoffs import SEAMLESS
 from vmacro.provisioning import ansible_inventory
 from vmacro.rtt import recording as recordings
 from vmacro.rtt.samples import Sample
-from vmacro.services import journal, migrate, retention, workflows
+from vmacro.services import journal, migrate, retention, upkeep, workflows
 from vmacro.services.archive import Archive
 from vmacro.services.event_log import DatabaseEventLog
 
@@ -101,12 +103,12 @@ OTHERS |= {"lab shell"}
 
 
 def test_every_command_is_looked_at() -> None:
-    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None}
-    for group in app.registered_groups:
-        assert isinstance(group.typer_instance, typer.Typer)
-        for command in group.typer_instance.registered_commands:
-            assert command.callback is not None
-            names.add(f"{group.name} {command.name or command.callback.__name__}")
+    group = typer.main.get_command(app)
+    assert isinstance(group, Commands)
+    names = set()
+    for name in ENTRIES:
+        command = group.get_command(typer.Context(group), name)
+        names |= {f"{name} {each}" for each in command.commands} if isinstance(command, TyperGroup) else {name}
     assert names == set(COMMANDS) | OTHERS
 
 
@@ -146,7 +148,7 @@ def test_what_a_command_writes_is_its_owners_alone(home: Path, name: str, monkey
             main()
     assert readable_by_others(home) == []
     if name.startswith("provision") and name != "provision orchestrator":
-        see_that_it_ran_and_tells_no_secret(home / "state" / wiring.PLAYBOOK_RUNS)
+        see_that_it_ran_and_tells_no_secret(home / "state" / moving.PLAYBOOK_RUNS)
 
 
 def see_that_it_ran_and_tells_no_secret(runs: Path) -> None:
@@ -244,10 +246,10 @@ def test_moves_are_forgotten_but_for_those_that_are_still_of_use(
             guest = replace(plan.guest, name=name[0])
             workflows.run(replace(chosen, move_id=name, guest=guest), world)
     archive = Archive(url)
-    assert archive.forget(int((time.time() - DAY_S) * 1000)) == 0, "they are of today"
+    assert upkeep.forget(archive, int((time.time() - DAY_S) * 1000)) == 0, "they are of today"
     assert {r.move_id for r in _records(archive)} == set(plans)
     later = int((time.time() + DAY_S) * 1000)
-    assert archive.forget(later) == 2 and archive.forget(later) == 0
+    assert upkeep.forget(archive, later) == 2 and upkeep.forget(archive, later) == 0
     assert {r.move_id for r in _records(archive)} == {"g-2", "g-3", "h-2"}
     assert archive.steps("g-1") == [] and archive.move("g-1") is None
     archive.close()
@@ -266,7 +268,7 @@ def test_a_move_whose_address_is_carried_is_kept(town: Town, session: vmacro.api
     archive = Archive(f"sqlite:///{tmp_path}/state/journal.sqlite")
     carried = {carriage.move_id for carriage in archive.carriages()}
     assert carried
-    archive.forget(int((time.time() + DAY_S) * 1000))
+    upkeep.forget(archive, int((time.time() + DAY_S) * 1000))
     assert carried <= {record.move_id for record in _records(archive)}
     assert {carriage.move_id for carriage in archive.carriages()} == carried
     archive.close()

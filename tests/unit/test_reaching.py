@@ -19,6 +19,7 @@ from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.ssh import Ssh
 from vmacro.errors import UnreachableError, UntrustedError
 from vmacro.pki import store as pki
+from vmacro.pki.names import LIBVIRT, OPERATOR
 from vmacro.rtt.prober import ProbeError, Prober, Target
 
 URIS = ["qemu+tls://h:99999/system", "qemu+tls://h:x/system", "qemu+tls://[::1/system", "qemu+tls://a..b/system"]
@@ -56,7 +57,7 @@ def test_libvirt_itself_writes_nothing_to_standard_error(tmp_path: Path) -> None
     """Our errors say that a certificate is another host's. What keeps libvirt quiet is not handed on to programs."""
     pki.init(tmp_path / "ca", "test")
     ours = tmp_path / "us"
-    pki.stores(tmp_path / "ca")[pki.LIBVIRT].issue_pair(ours, pki.OPERATOR, ())
+    pki.stores(tmp_path / "ca")[LIBVIRT].issue_pair(ours, OPERATOR, ())
     talk = (
         "import os, sys, vmacro.drivers.libvirt.connection, libvirt\n"
         "libvirt.registerErrorHandler(lambda *_: None, None)\n"

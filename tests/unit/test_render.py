@@ -11,7 +11,8 @@ from rich.console import Console
 
 from tests.unit.test_enumeration import stage
 from vmacro.cli import render
-from vmacro.cli.move import show_findings
+from vmacro.cli.check import show_findings
+from vmacro.cli.stream import stream
 from vmacro.model.copies import CopyStatistics, Forecast
 from vmacro.model.events import CopyProgress, DomainChanged, Event, Note, PhaseBegan, PhaseEnded, What
 from vmacro.model.moves import Ending, Finding, Outcome, Phase, Severity
@@ -35,7 +36,7 @@ def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_live_lines_are_no_markup(screen: StringIO, capsys: pytest.CaptureFixture[str]) -> None:
-    with render.stream(json_lines=False) as show:
+    with stream(json_lines=False) as show:
         for what in (PhaseBegan(Phase.COPY), Note(HOSTILE), PhaseEnded(Phase.COPY)):
             show(Event("m", 1, what))
     assert SHOWN in screen.getvalue() + capsys.readouterr().out
@@ -79,7 +80,7 @@ def test_a_finding_says_its_subject_once_and_is_no_markup(screen: StringIO) -> N
 
 
 def test_json_lines_keep_their_shape(capsys: pytest.CaptureFixture[str]) -> None:
-    with render.stream(json_lines=True) as show:
+    with stream(json_lines=True) as show:
         show(Event("m", 1, DomainChanged("source", "a1", "suspended", "migrated")))
     line = json.loads(capsys.readouterr().out)
     assert (line["kind"], line["data"]["side"], line["data"]["event"]) == ("domain", "source", "suspended")

@@ -16,8 +16,9 @@ from tests.unit.town import Vmacro
 from vmacro import policies
 from vmacro.drivers.feeds import Files
 from vmacro.fleet import reading
+from vmacro.fleet.feeds import Format
 from vmacro.fleet.nouns import Horizon
-from vmacro.fleet.policy import Format, Known, Source
+from vmacro.fleet.policy import Known, Source
 from vmacro.fleet.signals import Kind, Reading, Signal
 from vmacro.fleet.simulation import BEST_NOW, OPTIMUM, PLANNED, RULE, STAY, Simulation, Simulator
 from vmacro.services import known

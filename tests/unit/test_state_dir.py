@@ -8,9 +8,9 @@ import pytest
 
 import vmacro.api
 from tests.unit.town import Town
-from vmacro import wiring
+from vmacro import moving, wiring
 from vmacro.errors import ConfigurationError
-from vmacro.services import journal
+from vmacro.services import databases
 
 
 def unusable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
@@ -34,7 +34,7 @@ def test_nothing_begins_without_a_journal_and_looking_needs_none(
 
 def test_a_carrier_says_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     town = unusable(tmp_path, monkeypatch)
-    carrier = wiring.carrier(wiring.load(town.file), town.world, lambda _event: None, lambda: True)
+    carrier = moving.carrier(wiring.load(town.file), town.world, lambda _event: None, lambda: True)
     with pytest.raises(ConfigurationError, match=r"journal sqlite:.*: Not a directory"), carrier:
         raise AssertionError("it began")
 
@@ -49,7 +49,7 @@ def test_what_happens_while_the_journal_is_open_is_not_the_journals(tmp_path: Pa
 
 
 def test_a_password_in_a_query_is_not_shown() -> None:
-    opening = journal.explained("postgresql://u@h/x?password=hush", opening=True)
+    opening = databases.explained("postgresql://u@h/x?password=hush", opening=True)
     with pytest.raises(ConfigurationError, match="journal postgresql://u@h/x: ") as raised, opening:
         raise OSError("away")
     assert "hush" not in str(raised.value)

@@ -23,7 +23,7 @@ from vmacro.planning import checks
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import doctor, leftovers, measured
-from vmacro.services.survey import overview
+from vmacro.services.overview import overview
 
 
 def constants(prefix: str) -> dict[str, int]:

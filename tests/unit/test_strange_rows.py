@@ -31,9 +31,10 @@ from vmacro.model.nouns import Host
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.resuming import as_the_inventory_has_it
 from vmacro.ports import World
-from vmacro.services import carry, journal, journal_json, migrate, workflows
+from vmacro.services import carry, journal, journal_json, migrate, upkeep, workflows
 from vmacro.services.archive import Archive, Record, Unreadable, UnreadableCarriage
-from vmacro.services.journal_rows import WAITING, Rows
+from vmacro.services.journal_rows import CARRY, MIGRATE, WAITING, Rows
+from vmacro.services.serializer import Json
 
 A_DAY_TO_COME_MS = 1 << 43
 EVIL = "qemu+ssh://stranger/system?command=/tmp/x"
@@ -93,10 +94,10 @@ def sqlite(tmp_path: Path) -> str:
 def test_the_rows_are_those_that_dbos_lists(database_url: str) -> None:
     """In a later DBOS the tables may be others."""
     plan, _ = moved(database_url, "rows-1")
-    serializer: Any = journal_json.Json()
+    serializer: Any = Json()
     client, rows = DBOSClient(system_database_url=database_url, serializer=serializer), Rows(_url(database_url))
     (listed,) = client.list_workflows(workflow_ids=["rows-1"])
-    (read,) = rows.executions(journal.MIGRATE, "rows-1")
+    (read,) = rows.executions(MIGRATE, "rows-1")
     assert (read.name, read.status) == (listed.workflow_id, listed.status)
     assert (read.began_ms, read.ended_ms) == (listed.created_at, listed.updated_at)
     assert (read.inputs.loaded("x"), read.output.loaded("x")) == (_plain(listed.input), listed.output)
@@ -104,11 +105,9 @@ def test_the_rows_are_those_that_dbos_lists(database_url: str) -> None:
     assert [(r.name, r.output.loaded("x"), r.began_ms, r.ended_ms) for r in rows.steps("rows-1")] == [
         (s["function_name"], s["output"], s["started_at_epoch_ms"], s["completed_at_epoch_ms"]) for s in steps
     ]
-    waiting = client.list_workflows(name=journal.CARRY, status=["ENQUEUED", "PENDING"])
-    assert sorted(r.name for r in rows.workflows(journal.CARRY, statuses=WAITING)) == sorted(
-        w.workflow_id for w in waiting
-    )
-    assert plan.move_id in {r.name for r in rows.workflows(journal.MIGRATE)}
+    waiting = client.list_workflows(name=CARRY, status=["ENQUEUED", "PENDING"])
+    assert sorted(r.name for r in rows.workflows(CARRY, statuses=WAITING)) == sorted(w.workflow_id for w in waiting)
+    assert plan.move_id in {r.name for r in rows.workflows(MIGRATE)}
     client.destroy()
     rows.close()
 
@@ -334,7 +333,7 @@ def test_what_nobody_can_read_is_not_forgotten(sqlite: str) -> None:
     stranger.put("workflow_input", "inputs", "web-4", {"args": []})
     with closing(Archive(sqlite)) as archive:
         stranger.write("UPDATE dbos.workflow_status SET status = 'SUCCESS' WHERE name = 'carry'")
-        assert archive.forget(A_DAY_TO_COME_MS) == 1
+        assert upkeep.forget(archive, A_DAY_TO_COME_MS) == 1
         assert [record.move_id for record in archive.moves()] == ["web-4", "web-3", "web-1"]
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from tests import postgres as postgres_server
 from tests.fleet_worker import world
 from tests.support import eventually
-from vmacro import crews, wiring
+from vmacro import crews, moving, wiring
 from vmacro.drivers.fake.wide import inventory_text
 from vmacro.inventory import Settings
 from vmacro.model.batch_events import TryBegan, TryEnded
@@ -68,7 +68,7 @@ def planning(settings: Settings) -> Iterator[tuple[Batches, DatabaseEventLog]]:
     """A process that works on nothing."""
     with ExitStack() as stack:
         log = stack.enter_context(wiring.event_log(settings, print))
-        moves = stack.enter_context(wiring.moves(settings, stack.enter_context(wiring.drivers(settings)), log))
+        moves = stack.enter_context(moving.moves(settings, stack.enter_context(wiring.drivers(settings)), log))
         yield stack.enter_context(crews.batches(settings, moves, log.append)), log
 
 

@@ -8,7 +8,8 @@ import typer
 
 from vmacro import wiring
 from vmacro.cli import render
-from vmacro.cli.move import InventoryOption, JsonOption, show_findings
+from vmacro.cli.check import show_findings
+from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.planning.checks import blockers
 from vmacro.services.doctor import examine
 

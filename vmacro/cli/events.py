@@ -10,7 +10,7 @@ import typer
 
 from vmacro import wiring
 from vmacro.cli import render, telling
-from vmacro.cli.move import InventoryOption, JsonOption
+from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.model.events import Event

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro import crews, wiring
+from vmacro import crews, moving, wiring
 from vmacro.cli import batch_plan, batch_view, render, telling
 from vmacro.cli import metrics as serving
-from vmacro.cli.move import InventoryOption, JsonOption
+from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.crews import Working
 from vmacro.errors import ConfigurationError, JournalError, TakenOverError, VmacroError, reason_of
 from vmacro.inventory import Settings
@@ -265,7 +265,7 @@ def carry_on(settings: Settings, name: str, detach: bool, json: bool, begun: boo
                 hint = f"go on with it: vmacro batch resume {batch_id}; or give it up: vmacro batch abort {batch_id}"
                 render.warn(hint)
         progress = batches.progress(batch_id)
-        figures, trouble = batch_report.write(wiring.REPORTS / batch_id, progress, _story(log, batch_id))
+        figures, trouble = batch_report.write(moving.REPORTS / batch_id, progress, _story(log, batch_id))
     _show_report(figures, trouble, json, batch_id)
     raise typer.Exit(_code(progress))
 
@@ -319,7 +319,7 @@ def _looking(settings: Settings) -> Iterator[tuple[Batches, DatabaseEventLog]]:
     with ExitStack() as stack:
         log = stack.enter_context(telling.event_log(settings))
         worlds = stack.enter_context(wiring.drivers(settings))
-        moves = stack.enter_context(wiring.moves(settings, worlds, log))
+        moves = stack.enter_context(moving.moves(settings, worlds, log))
         yield stack.enter_context(crews.batches(settings, moves, log.append)), log
 
 
@@ -346,7 +346,7 @@ def _show_report(figures: dict[str, Any], trouble: str, json: bool, batch_id: st
         return
     for table in batch_report.tables(figures, SHOWN):
         render.table(table)
-    render.say(f"report: {wiring.REPORTS / batch_id}/report.html")
+    render.say(f"report: {moving.REPORTS / batch_id}/report.html")
 
 
 def _code(progress: BatchProgress) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro import crews, policies, wiring
+from vmacro import crews, moving, policies, wiring
 from vmacro.cli import fleet, render, telling
 from vmacro.errors import ConfigurationError, VmacroError, reason_of
 from vmacro.fleet.assemble import whole_horizon
@@ -134,7 +134,7 @@ class Follower:
         with ExitStack() as stack:
             log = stack.enter_context(telling.event_log(self._settings))
             worlds = stack.enter_context(wiring.drivers(self._settings))
-            moves = stack.enter_context(wiring.moves(self._settings, worlds, log))
+            moves = stack.enter_context(moving.moves(self._settings, worlds, log))
             yield moves, stack.enter_context(crews.batches(self._settings, moves, log.append))
 
     def _decided(self, moves: Moves, batches: Batches) -> Decided:

@@ -15,8 +15,9 @@ import typer
 from vmacro import inventory as inventories
 from vmacro import wiring
 from vmacro.cli import move, render
+from vmacro.cli.options import ReportOption
 from vmacro.errors import ConfigurationError, LabError
-from vmacro.lab import accelerator, requirements, seat, topology
+from vmacro.lab import accelerator, paths, requirements, seat, topology
 from vmacro.lab import lab as labs
 from vmacro.lab.lab import Lab
 from vmacro.lab.machines import access
@@ -120,7 +121,7 @@ def down(name: NameArgument = "demo", lab: LabOption = "") -> None:
     requirements.require_root("lab down")
     name = lab or name
     found = labs.leftovers(name)
-    left = Lab.running(name).down() if name in labs.names() else found
+    left = Lab.running(name).down() if name in paths.names() else found
     if not found:
         Lab.running(name)  # says which there are
     if left:
@@ -131,7 +132,7 @@ def down(name: NameArgument = "demo", lab: LabOption = "") -> None:
 @app.command()
 def demo(
     shape: TopologyOption = topology.DEFAULT,
-    report_dir: move.ReportOption = None,
+    report_dir: ReportOption = None,
     hypervisor: HypervisorOption = None,
 ) -> None:
     """The main job, whole: the lab up, the first guest moved from its home to the other site, the report."""

@@ -14,11 +14,12 @@ import typer
 from vmacro import inventory as inventories
 from vmacro import private, wiring
 from vmacro.cli import render
-from vmacro.cli.move import InventoryOption, JsonOption
+from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.pki import store as pki
-from vmacro.pki.store import LIBVIRT, LIFETIME_DAYS, MAX_REQUEST_BYTES, OPERATOR, QEMU, RENEW_DAYS, Store
+from vmacro.pki.names import LIBVIRT, OPERATOR, QEMU
+from vmacro.pki.store import LIFETIME_DAYS, MAX_REQUEST_BYTES, RENEW_DAYS, Store
 
 app = typer.Typer(help="An authority of your own, for libvirt's and QEMU's TLS.", no_args_is_help=True)
 

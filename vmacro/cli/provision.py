@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from vmacro import wiring
+from vmacro import moving, wiring
 from vmacro.cli import render
-from vmacro.cli.move import InventoryOption, JsonOption
+from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.provisioning import ansible_inventory, runner
@@ -156,10 +156,10 @@ def _unsaid(settings: Settings) -> list[str]:
 
 
 def _provision(settings: Settings, playbook: str, machines: dict[str, Any], options: Options, json: bool) -> None:
-    folder = settings.orchestrator.state_dir / wiring.PLAYBOOK_RUNS / time.strftime("%Y%m%d-%H%M%S")
+    folder = settings.orchestrator.state_dir / moving.PLAYBOOK_RUNS / time.strftime("%Y%m%d-%H%M%S")
     with _shown(json) as show:
         recap = runner.run(machines, playbook, options, folder, show)
-    wiring.forget_old(settings)
+    moving.forget_old(settings)
     if json:
         render.as_json({"folder": str(folder), playbook: recap.counts})
     else:

@@ -1,21 +1,18 @@
-"""Events and tables on a terminal, as plain lines, or as JSON lines."""
+"""Tables and lines on a terminal, or as JSON. cli/stream.py has what is shown while something long runs."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from vmacro.model.events import CopyProgress, DiskProgress, Event, PhaseBegan, PhaseEnded, PhaseFailed
 from vmacro.rtt.report import Table, cell
-from vmacro.services.event_json import as_plain
 from vmacro.wire.text import escaped, lines
 
 # Nothing is markup unless it is a Text, which only we make: hosts and guests said much of what is shown.
@@ -60,70 +57,6 @@ def as_json(data: object) -> None:
     """One line on standard output."""
     sys.stdout.write(json.dumps(data) + "\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def stream(json_lines: bool) -> Iterator[Callable[[Event], None]]:
-    """Where events go while something long runs."""
-    if json_lines:
-        yield lambda event: as_json(as_plain(event))
-    elif out.is_terminal:
-        with _LiveView() as live:
-            yield live.show
-    else:
-        yield _plain_lines()
-
-
-def _plain_lines() -> Callable[[Event], None]:
-    began = time.monotonic()
-    last_progress = -10.0
-
-    def show(event: Event) -> None:
-        nonlocal last_progress
-        now = time.monotonic()
-        if isinstance(event.what, CopyProgress | DiskProgress):
-            if now - last_progress < 2:
-                return
-            last_progress = now
-        if not isinstance(event.what, PhaseEnded):
-            print(f"{now - began:7.2f} s  {event.kind:14} {escaped(event.text)}", flush=True)
-
-    return show
-
-
-class _LiveView:
-    """Phases as lines, the copy as a bar."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[detail]}", markup=False),
-            TimeElapsedColumn(),
-            console=out,
-            transient=True,
-        )
-        self._task = self._progress.add_task("survey", total=100, detail="")
-        self._began = time.monotonic()
-
-    def __enter__(self) -> _LiveView:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, event: Event) -> None:
-        text, stamp = escaped(event.text), (f"{time.monotonic() - self._began:7.2f} s  ", "dim")
-        if isinstance(event.what, PhaseBegan):
-            self._progress.update(self._task, description=text, completed=0, detail="")
-        elif isinstance(event.what, PhaseEnded):
-            out.print(Text.assemble(stamp, (text, "green")))
-        elif isinstance(event.what, CopyProgress | DiskProgress):
-            self._progress.update(self._task, completed=event.what.percent, detail=text)
-        else:
-            out.print(Text.assemble(stamp, (text, "dim")))
 
 
 def event_line(event: Event) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from vmacro import wiring
 from vmacro.cli import render
+from vmacro.cli.stream import stream
 from vmacro.inventory import Settings
 from vmacro.model.events import Event
 from vmacro.services.event_log import DatabaseEventLog
@@ -20,7 +21,7 @@ def event_log(settings: Settings) -> DatabaseEventLog:
 @contextmanager
 def told(settings: Settings, json: bool) -> Iterator[tuple[DatabaseEventLog, Callable[[Event], None]]]:
     """The log, and what publishes to it and to the terminal."""
-    with event_log(settings) as log, render.stream(json) as show:
+    with event_log(settings) as log, stream(json) as show:
         watching = [show]
 
         def publish(event: Event) -> None:

@@ -43,6 +43,10 @@ class DnsNames:
         self._server, self._port, self._key_file = server, port, key_file
         self._subject = f"name server {server}"
 
+    def see_key(self) -> None:
+        """Raises ConfigurationError where its file cannot be used."""
+        read_key(self._key_file)
+
     def look(self, name: str) -> NameFacts:
         return NameFacts(name, self._records(name, A), self._records(name, AAAA))
 
@@ -121,19 +125,6 @@ class DnsNames:
             said = "it is not authoritative for that"
         hint = "which zones does it serve, and what may our key update there?"
         return NamesError(f"{self._subject}: {what}: refused: {said}", hint)
-
-
-class NoNames:
-    """Implements ports.Names where the inventory has no [dns]."""
-
-    def look(self, name: str) -> NameFacts:
-        raise self._unknown(name)
-
-    def replace(self, seen: NameFacts, wanted: tuple[str, ...]) -> bool:
-        raise self._unknown(seen.name)
-
-    def _unknown(self, name: str) -> ConfigurationError:
-        return ConfigurationError(f"name {name}: the inventory has no [dns]", "server and key_file")
 
 
 def read_key(path: Path) -> dns.tsig.Key:

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from vmacro import private
 from vmacro.errors import reason_of
-from vmacro.fleet.policy import Feed, Format
+from vmacro.fleet.feeds import Feed, Format
 from vmacro.fleet.recorded import MOST_CHARACTERS, SignalError, watttime_token
 from vmacro.ports import FeedText
 from vmacro.wire.text import printable

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vmacro.drivers.system import side_by_side
 from vmacro.errors import HostError, UnknownVerbError, UnreachableError
 from vmacro.model.facts import (
     BaseFacts,
@@ -31,6 +32,7 @@ from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Result, Verb
 from vmacro.wire.xen_verbs import Saving, XenFacts
 
+CLOSE_TIMEOUT_S = 20.0  # of all sessions, which close at once
 _ROOM = messages.MAX_REQUEST_BYTES - 200  # for the paths of a request
 _HINT = "is vmacro-host there of this version? vmacro provision hosts --tags host_side"
 _OLD = ("unknown-verb", "bad-args")  # what one of another version says to what it does not know
@@ -312,9 +314,7 @@ class HostSides:
         with self._lock:
             self._closed = True
             sessions = [slot.session for slot in self._slots.values()]
-        for session in sessions:
-            if session is not None:
-                session.close()
+        side_by_side([session.close for session in sessions if session is not None], CLOSE_TIMEOUT_S)
 
     def _tried(self, host: Host, slot: _Slot) -> Session:
         try:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from vmacro.fleet import computed, recorded
+from vmacro.fleet.feeds import COMPUTED, Format
 from vmacro.fleet.nouns import Horizon
-from vmacro.fleet.policy import COMPUTED, Format, Source
+from vmacro.fleet.policy import Source
 from vmacro.fleet.recorded import LONGEST, SignalError
 from vmacro.fleet.signals import Reading, Signal
 

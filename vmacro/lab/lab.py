@@ -82,19 +82,19 @@ class Lab:
         """A lab that is up. Raises LabError."""
         saved = paths.lab_dir(name) / "topology.toml"
         if not saved.exists():
-            up = ", ".join(names()) or "none"
+            up = ", ".join(paths.names()) or "none"
             raise LabError(f"lab {name}: is not up", f"labs that are: {up}; `vmacro lab up` starts one")
         return cls(topology.load(saved))
 
     @property
     def bare(self) -> bool:
         """Its operator provisions the hosts, by an inventory of their own."""
-        return seat.folder(self.folder).is_dir()
+        return seat.is_there(self.folder)
 
     @property
     def inventory_file(self) -> Path:
         """The inventory of the lab; in a lab with bare hosts, the one that its operator writes."""
-        return (seat.etc(self.folder) if self.bare else self.folder) / "inventory.toml"
+        return seat.inventory_file(self.folder)
 
     @property
     def credentials(self) -> Path:
@@ -353,11 +353,6 @@ class Lab:
                 f"`vmacro lab down {self.topology.name}` first, or give this one another name",
             )
         saved.write_text(text)
-
-
-def names() -> list[str]:
-    """Labs that are up."""
-    return sorted(p.parent.name for p in (paths.state_dir() / "lab").glob("*/topology.toml"))
 
 
 def leftovers(name: str) -> list[str]:

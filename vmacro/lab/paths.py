@@ -24,3 +24,8 @@ def state_dir() -> Path:
 def lab_dir(name: str) -> Path:
     """One lab's folder."""
     return state_dir() / "lab" / name
+
+
+def names() -> list[str]:
+    """Labs that are up."""
+    return sorted(p.parent.name for p in (state_dir() / "lab").glob("*/topology.toml"))

@@ -23,6 +23,7 @@ from vmacro.lab.machines.container import Container
 from vmacro.lab.machines.xen import XenHost
 from vmacro.lab.paths import cache_dir
 from vmacro.lab.topology import OPERATOR, Topology
+from vmacro.pki import names as certified
 from vmacro.pki import store as pki
 from vmacro.provisioning import ansible_inventory, runner, wheels
 from vmacro.provisioning.runner import Options, Task
@@ -141,7 +142,7 @@ def provision(shape: Topology, folder: Path, options: Options, report: Report) -
     """`vmacro provision hosts`, from the operator's place. Raises ProvisioningError."""
     settings = inventory.load(folder / "inventory.toml")
     pki.init(folder / "pki", f"vmacro lab {shape.name}")
-    pki.stores(folder / "pki")[pki.LIBVIRT].issue_pair(folder / "operator", pki.OPERATOR, ())
+    pki.stores(folder / "pki")[certified.LIBVIRT].issue_pair(folder / "operator", certified.OPERATOR, ())
     machines = ansible_inventory.derived(settings, ansible_inventory.parts())
     return _run(shape, folder, "hosts", machines, options, report)
 

@@ -35,6 +35,16 @@ def etc(lab: Path) -> Path:
     return folder(lab) / "etc/vmacro"
 
 
+def is_there(lab: Path) -> bool:
+    """Whether the lab has one: its operator provisions the hosts, by an inventory of their own."""
+    return folder(lab).is_dir()
+
+
+def inventory_file(lab: Path) -> Path:
+    """The inventory of a lab, by its folder; in one with bare hosts, the one that its operator writes."""
+    return (etc(lab) if is_there(lab) else lab) / "inventory.toml"
+
+
 def create(lab: Path) -> None:
     """Make the seat's folders. The lab's SSH keys go into root's home there, which the seat's /etc/passwd names, since
     OpenSSH looks it up in that file. Idempotent."""

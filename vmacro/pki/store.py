@@ -20,10 +20,9 @@ from vmacro import private
 from vmacro.errors import ConfigurationError
 from vmacro.pki import certificates
 from vmacro.pki.certificates import HOST_USES, OPERATOR_USES, Authority, PublicKey
+from vmacro.pki.names import LIBVIRT, QEMU
 
 MAX_REQUEST_BYTES = 16_384
-OPERATOR = "operator"
-LIBVIRT, QEMU = "libvirt", "qemu"
 RENEW_DAYS = 30.0
 LIFETIME_DAYS = 365.0
 Parsed = TypeVar("Parsed")

@@ -12,6 +12,7 @@ from typing import Any
 from vmacro.inventory import Guest, Settings
 from vmacro.model.nouns import Host
 from vmacro.pki import store as pki
+from vmacro.pki.names import OPERATOR
 from vmacro.provisioning import agent_package, rtt_program, wheels
 
 HOSTS, GUESTS, RESPONDERS, PROBERS = "hypervisors", "guests", "responders", "probers"
@@ -166,7 +167,7 @@ def _variables(settings: Settings, host: Host) -> dict[str, Any]:
             {"name": h.name, "address": h.address, "tls_name": h.tls_name, "plain_tunnel": h.plain_tunnel}
             for h in others
         ],
-        "vmacro_clients": [pki.OPERATOR, *(h.name for h in others)],
+        "vmacro_clients": [OPERATOR, *(h.name for h in others)],
         "vmacro_network": _network(settings, host),
         **read.ansible,
     }

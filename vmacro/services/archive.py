@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbos import DBOSClient
 from sqlalchemy import make_url
 
 from vmacro.errors import ConfigurationError, JournalError, reason_of
@@ -16,9 +14,7 @@ from vmacro.model.facts import NO_PAST, HomedAddress, Lingering, Past, PastCopy
 from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
 from vmacro.model.nouns import Compression, Guest
 from vmacro.services import journal_json
-from vmacro.services.journal import CARRY, MIGRATE, TRY
-from vmacro.services.journal_json import Json
-from vmacro.services.journal_rows import ENDED, WAITING, Rows, StepRow, WorkflowRow
+from vmacro.services.journal_rows import CARRY, ENDED, MIGRATE, TRY, WAITING, Rows, StepRow, WorkflowRow
 from vmacro.wire.messages import is_identifier
 from vmacro.wire.text import printable
 
@@ -127,7 +123,7 @@ class Archive:
             missing = url.drivername.startswith("sqlite") and not Path(url.database or "").exists()
         except OSError as error:
             raise JournalError(f"journal {url.database}: {reason_of(error)}", "orchestrator.state_dir") from error
-        self._database_url = database_url
+        self.database_url = database_url
         self._rows = None if missing else Rows(url)
 
     def moves(self, limit: int = 50) -> list[Record | Unreadable]:
@@ -210,13 +206,9 @@ class Archive:
         inherited = [journal_json.noted_from(item, subject) for item in taken_over]
         return [*inherited, *(_noted(row, subject) for row in self._rows.steps(last.name))]
 
-    def give_up(self, move_id: str) -> None:
-        """Close attempts whose orchestrator is gone, so that the next one takes over."""
-        left = [row.name for row in self._attempts(move_id) if row.status == "PENDING"]
-        if left:
-            with self._client() as client:
-                for name in left:
-                    client.cancel_workflow(name)
+    def cut_off(self, move_id: str) -> list[str]:
+        """Attempts that have not ended, by the names of their rows."""
+        return [row.name for row in self._attempts(move_id) if row.status == "PENDING"]
 
     def carriages(self) -> list[Carriage | UnreadableCarriage]:
         """Old addresses that are still carried, oldest first; of several attempts at a move the first one's."""
@@ -245,44 +237,31 @@ class Archive:
         arrived = tuple(copy for copy in copies if copy is not None)[:MOST_COPIES]
         return Past(legs, tuple(carried), tuple(Lingering(*item) for item in lingering), arrived)
 
-    def forget(self, before_ms: int, batches: frozenset[str] = frozenset()) -> int:
-        """Delete moves that ended before then, with their attempts, carriages, and tries of all batches but these.
-        Returns how many moves.
+    def outlived(self, before_ms: int, batches: frozenset[str] = frozenset()) -> tuple[int, list[str]]:
+        """How many moves ended before then; and the names of their rows, with their attempts and carriages, and of
+        tries of all batches but these.
 
         What is not finished or cannot be read stays, and the last move of each guest; so do moves of which a carriage
         is under way or a move that stays has legs, since only the journal tells whose a leg is. Raises what the
         database raises.
         """
         if self._rows is None:
-            return 0
+            return 0, []
         records = _moves(self._rows.workflows(MIGRATE))
         kept = _needed(records, before_ms) | {carriage.move_id for carriage in self._carrying()}
         old = {r.move_id for r in records} - kept
         attempts = self._rows.workflows(MIGRATE) if old else ()
-        doomed = [row.name for row in attempts if row.name.partition("+")[0] in old]
+        names = [row.name for row in attempts if row.name.partition("+")[0] in old]
         carried = self._rows.workflows(CARRY, statuses=ENDED)
-        doomed += [row.name for row in carried if 0 < row.ended_ms < before_ms]
+        names += [row.name for row in carried if 0 < row.ended_ms < before_ms]
         tried = self._rows.workflows(TRY, statuses=ENDED)
-        doomed += [row.name for row in tried if 0 < row.ended_ms < before_ms and _batch_of(row.name) not in batches]
-        if doomed:
-            with self._client() as client:
-                for first in range(0, len(doomed), 100):  # a statement has so many parameters at most
-                    client.delete_workflows(doomed[first : first + 100])
-        return len(old)
+        names += [row.name for row in tried if 0 < row.ended_ms < before_ms and _batch_of(row.name) not in batches]
+        return len(old), names
 
     def close(self) -> None:
         """Let go of the database."""
         if self._rows is not None:
             self._rows.close()
-
-    @contextmanager
-    def _client(self) -> Iterator[DBOSClient]:
-        serializer: Any = Json()
-        client = DBOSClient(system_database_url=self._database_url, serializer=serializer)
-        try:
-            yield client
-        finally:
-            client.destroy()
 
     def _carrying(self) -> list[Carriage | UnreadableCarriage]:
         """Oldest first."""

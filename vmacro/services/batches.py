@@ -35,12 +35,11 @@ from vmacro.planning import evacuation
 from vmacro.planning.dispatch import expected_s
 from vmacro.planning.evacuation import Candidate, Pace
 from vmacro.planning.request import Request, may_be_of
-from vmacro.services import journal
 from vmacro.services.archive import Archive
+from vmacro.services.checker import Checker, Publish
 from vmacro.services.fleet_tables import FleetTables, written
-from vmacro.services.journal_rows import WAITING, Rows
+from vmacro.services.journal_rows import TRY, WAITING, Rows
 from vmacro.services.leader import Tally, tally_of, tries_of
-from vmacro.services.moves import Moves, Publish
 
 _AGAINST_EACH_OTHER = ({Purpose.EVACUATE, Purpose.RESTORE}, {Purpose.DRAIN, Purpose.RESTORE})
 MEASURED = 200  # of so many of the last moves it is known how fast they were
@@ -98,7 +97,7 @@ class Tools:
 
     inventory: Inventory
     limits: Limits
-    moves: Moves
+    checker: Checker
     tables: FleetTables
     rows: Callable[[], AbstractContextManager[Rows]]
     archive: Callable[[], AbstractContextManager[Archive]]
@@ -194,7 +193,7 @@ class Batches:
         """How far a batch is. Raises ConfigurationError where there is none, JournalError."""
         batch, wish = self._tools.tables.batch(batch_id)
         with self._tools.rows() as rows:
-            waiting = list(rows.workflows(journal.TRY, prefix=f"{batch_id}-", statuses=WAITING))
+            waiting = list(rows.workflows(TRY, prefix=f"{batch_id}-", statuses=WAITING))
             tally = tally_of(rows, batch_id, {row.name for row in waiting})
         return BatchProgress(batch, wish, tally, frozenset(tried.number for tried in tries_of(waiting)))
 
@@ -287,7 +286,7 @@ class Batches:
 
     def _surveys(self, guests: Iterable[Guest]) -> Iterable[tuple[Request, Survey]]:
         site = self._tools.inventory.sites[0].name
-        return self._tools.moves.look_at([self._tools.request(guest.name, site) for guest in guests])
+        return self._tools.checker.look_at([self._tools.request(guest.name, site) for guest in guests])
 
     def _is_us(self, survey: Survey) -> bool:
         return self._tools.ourselves.is_in(survey)

@@ -22,8 +22,9 @@ from vmacro.model.moves import Ending
 from vmacro.planning.request import Request
 from vmacro.services import journal
 from vmacro.services.archive import Archive, Record
+from vmacro.services.checker import Publish
 from vmacro.services.fleet_tables import FleetTables
-from vmacro.services.moves import Control, Folder, Moves, Publish, Report
+from vmacro.services.moves import Control, Folder, Moves, Report
 
 LOOK_EVERY_S = 0.5  # whether somebody wants a batch aborted
 LINGER_S = 2.0  # who leaves keeps a try for this long, so that others take it first the next time

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import sqlalchemy
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from vmacro.addresses import without_password
+from vmacro.errors import ConfigurationError, reason_of
 
 CONNECTED_WITHIN_S = 5
 
@@ -20,3 +28,17 @@ def postgresql(url: sqlalchemy.URL, within_s: float) -> sqlalchemy.Engine:
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {within_s * 1000:.0f}")
 
     return engine
+
+
+@contextmanager
+def explained(database_url: str, opening: bool = False) -> Iterator[None]:
+    """The database's own errors as one of ours, the password left out. `opening`: those of its folder too; later, an
+    OSError is somebody else's, a closed pipe's for one."""
+    kinds: tuple[type[Exception], ...] = (SQLAlchemyError, OSError) if opening else (SQLAlchemyError,)
+    try:
+        yield
+    except kinds as error:
+        shown = without_password(make_url(database_url))
+        raise ConfigurationError(
+            f"journal {shown}: {reason_of(error)}", "orchestrator.database_url, or state_dir"
+        ) from error

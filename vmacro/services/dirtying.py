@@ -1,35 +1,27 @@
-"""How fast a guest changes its memory, measured before a move."""
+"""How fast a guest changes its memory, measured before a move, while other things are looked at: that takes a second. A
+forecast does without where it fails: no move depends on it.
+
+What the guest's agent does for us meanwhile counts, which under emulation is some MiB.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 
 from vmacro.errors import HostError
-from vmacro.model.facts import HostView, Survey
 from vmacro.model.nouns import Guest, Host
 from vmacro.ports import World
 
-_LONGEST_S = 600.0
+
+def begin(host: Host, guest: Guest, world: World) -> bool:
+    """Whether it is measured now, at the host where the guest runs."""
+    with suppress(HostError):
+        return world.hypervisor(host).measure(guest.domain)
+    return False
 
 
-def measured_meanwhile(look: Callable[[], Survey], host: Host, guest: Guest, world: World) -> Survey:
-    """What is seen, with what was measured while it was looked at, since that takes a second, and a check is to take
-    less than three. What the guest's agent does for us meanwhile counts, which under emulation is some MiB. A forecast
-    does without where the measurement fails: no move depends on it."""
-    rates: list[float | None] = []
-
-    def measure() -> None:
-        try:
-            rates.append(world.hypervisor(host).dirty_mib_s(guest.domain))
-        except HostError:
-            rates.append(None)
-
-    _, seen = world.side_by_side([measure, look], _LONGEST_S)
-    assert seen is not None, "looked at for ten minutes"
-    rate = rates[0] if rates else None
-    return replace(seen, views=tuple(_with(rate, host.name, view) for view in seen.views))
-
-
-def _with(rate: float | None, host: str, view: HostView) -> HostView:
-    return replace(view, dirty_mib_s=rate) if view.host == host else view
+def mib_s(host: Host, guest: Guest, world: World) -> float | None:
+    """What has been measured since; None where that failed."""
+    with suppress(HostError):
+        return world.hypervisor(host).dirty_mib_s(guest.domain)
+    return None

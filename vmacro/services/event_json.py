@@ -6,6 +6,7 @@ Whoever reads one may have a file or a table that a newer version or a stranger 
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +16,6 @@ from vmacro.model.events import KINDS, Event, What
 
 MAX_CHARACTERS = 1 << 16  # of one event's data; our own have some hundreds
 _LIMIT = 1 << 63
-_ADAPTERS: dict[str, TypeAdapter[What]] = {kind: TypeAdapter(what) for kind, what in KINDS.items()}
 
 
 def as_plain(event: Event) -> dict[str, Any]:
@@ -39,12 +39,12 @@ def decoded(move_id: object, wall_ns: object, kind: object, data: object) -> Eve
         raise EventError(f"event: move_id: no name of a move (value: {str(move_id)[:40]!r})")
     if type(wall_ns) is not int or not 0 <= wall_ns < _LIMIT:
         raise EventError(f"event: wall_ns: no time (value: {str(wall_ns)[:40]!r})")
-    if not isinstance(kind, str) or (adapter := _ADAPTERS.get(kind)) is None:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise EventError(f"event: kind: unknown (value: {str(kind)[:40]!r})", "a newer vmacro may know it")
     if not isinstance(data, str) or len(data) > MAX_CHARACTERS:
         raise EventError(f"event: data of {kind}: not JSON of {MAX_CHARACTERS} characters or less")
     try:
-        what = adapter.validate_json(data.encode(errors="replace"), strict=True)
+        what = _adapter(kind).validate_json(data.encode(errors="replace"), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join((kind, *map(str, first["loc"])))[:60]
@@ -53,6 +53,11 @@ def decoded(move_id: object, wall_ns: object, kind: object, data: object) -> Eve
         if isinstance(value, (int, float)) and not -_LIMIT < value < _LIMIT:
             raise EventError(f"event: data of {kind}: {name}: too large")
     return Event(move_id, wall_ns, what)
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[What]:
+    return TypeAdapter(KINDS[kind])
 
 
 def _encodable(text: str) -> str:

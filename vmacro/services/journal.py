@@ -22,22 +22,20 @@ from dbos import DBOS, SetWorkflowID
 from dbos._error import DBOSBaseException, DBOSException
 from dbos._outcome import DeferredResult, NoResult
 from dbos._utils import retriable_postgres_exception
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmacro.addresses import without_password
-from vmacro.errors import ConfigurationError, JournalError, VmacroError, reason_of
+from vmacro.errors import JournalError, VmacroError, reason_of
 from vmacro.model.moves import Noted
 from vmacro.ports import World
 from vmacro.services import waiting
 from vmacro.services.executions import Executions, Suspended
-from vmacro.services.journal_json import Json, decoded, encoded
+from vmacro.services.journal_json import decoded, encoded
+from vmacro.services.serializer import Json
 from vmacro.wire.text import printable
 
 Result = TypeVar("Result")
 MakeWorld = Callable[[], AbstractContextManager[World]]
 APPLICATION = "vmacro"
-MIGRATE, CARRY, TRY = "migrate", "carry", "try"
 CARRIAGES, TRIES = "carriages", "tries"  # queues
 CARRIER = "vmacro-carrier"
 # DBOS works on rows of its own application_version alone. Carriages outlive upgrades, so that it must never change:
@@ -368,17 +366,3 @@ def was_cut_off(error: BaseException | None) -> bool:
 def _opened() -> _Open:
     assert _open is not None, "open_journal() comes before any workflow"
     return _open
-
-
-@contextmanager
-def explained(database_url: str, opening: bool = False) -> Iterator[None]:
-    """The database's own errors as one of ours, the password left out. `opening`: those of its folder too; later, an
-    OSError is somebody else's, a closed pipe's for one."""
-    kinds: tuple[type[Exception], ...] = (SQLAlchemyError, OSError) if opening else (SQLAlchemyError,)
-    try:
-        yield
-    except kinds as error:
-        shown = without_password(make_url(database_url))
-        raise ConfigurationError(
-            f"journal {shown}: {reason_of(error)}", "orchestrator.database_url, or state_dir"
-        ) from error

@@ -1,8 +1,8 @@
 """What rows of the journal hold, as JSON: written and read here, and only here.
 
 Whoever may write to the database may write any row, so that what is read is typed and bounded as a guest's words are
-(wire.fields), and never decides what code decodes it: DBOS unpickles a row that says so, unless refuse_pickles() has
-been called, as this module does.
+(wire.fields), and never decides what code decodes it (services/serializer.py). DBOS is not loaded: whoever only reads
+the journal does without it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import enum
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
-
-from dbos._serialization import DefaultSerializer
 
 from vmacro.errors import JournalError, VmacroError
 from vmacro.model.facts import Arrival, CopyStatistics
@@ -38,41 +36,6 @@ _GIVEN: dict[str, Any] = {
 _RESULTS = dict.fromkeys((phase.value for phase in Phase), bool) | _GIVEN
 # What a plan's keys were called before they became new_legs, old_legs, earlier_legs and addresses.
 _OLDER_KEYS = {"leads", "trail", "standing", "held"}
-
-
-class Json:
-    """Values in the journal are JSON. DBOS would pickle them, and reading a journal must never run code."""
-
-    def serialize(self, data: Any) -> str:
-        """As DBOS asks; errors are written as their kind and text."""
-        return json.dumps(data, default=_exception_as_plain)
-
-    def deserialize(self, serialized_data: str) -> Any:
-        """Undo serialize(). Raises JournalError."""
-        item = loaded(serialized_data, "a value of the journal")
-        return error_from(item) if isinstance(item, Mapping) and "__error__" in item else item
-
-    def name(self) -> str:
-        """Stands beside each value in the database: it must never change."""
-        return SERIALIZATION
-
-
-def refuse_pickles() -> None:
-    """DBOS takes the decoder that a row names, and one of those unpickles (dbos._serialization.deserialize_value):
-    whoever writes a row would run what they like here. tests/unit/test_pickles.py asks DBOS itself."""
-
-    def read(_self: object, _text: object) -> Any:
-        raise JournalError("a value of the journal is a pickle; it was not read", "nothing of vmacro's writes any")
-
-    def written(_self: object, data: Any) -> str:
-        """That such a row has failed must be written, or it would be tried again for ever."""
-        return Json().serialize(data)
-
-    setattr(DefaultSerializer, "deserialize", read)  # noqa: B010 mypy lets nobody assign to methods
-    setattr(DefaultSerializer, "serialize", written)  # noqa: B010
-
-
-refuse_pickles()
 
 
 def loaded(text: object, subject: str) -> Any:
@@ -146,7 +109,7 @@ def result_from(step: str, data: object, subject: str) -> Any:
 
 def noted_as_plain(noted: Noted) -> dict[str, Any]:
     """As an attempt keeps what it inherits."""
-    error = _exception_as_plain(noted.error) if noted.error is not None else None
+    error = error_as_plain(noted.error) if noted.error is not None else None
     times = {"began_ms": noted.began_ms, "ended_ms": noted.ended_ms}
     return {"name": noted.name, "result": noted.result, "error": error, **times}
 
@@ -190,9 +153,8 @@ def _all_errors(root: type[VmacroError]) -> list[type[VmacroError]]:
     return [root, *(e for sub in root.__subclasses__() for e in _all_errors(sub))]
 
 
-def _exception_as_plain(value: object) -> object:
-    if isinstance(value, BaseException):
-        hint = value.hint if isinstance(value, VmacroError) else ""
-        message = value.message if isinstance(value, VmacroError) else str(value)
-        return {"__error__": type(value).__name__, "message": message, "hint": hint}
-    raise TypeError(f"{type(value).__name__} does not belong in the journal")
+def error_as_plain(error: BaseException) -> dict[str, str]:
+    """Undone by error_from()."""
+    hint = error.hint if isinstance(error, VmacroError) else ""
+    message = error.message if isinstance(error, VmacroError) else str(error)
+    return {"__error__": type(error).__name__, "message": message, "hint": hint}

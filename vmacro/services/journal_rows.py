@@ -22,6 +22,7 @@ from vmacro.services import databases
 from vmacro.services.journal_json import MAX_CHARACTERS, SERIALIZATION, loaded
 from vmacro.wire.text import printable
 
+MIGRATE, CARRY, TRY = "migrate", "carry", "try"  # what workflows are called in rows: must never change
 MOST_ROWS = 20_000  # of one question: years of moves
 PATIENCE_S = 30.0  # what is no table but a view may never end, and a lock never be given back
 WAITING = ("ENQUEUED", "PENDING")

@@ -21,10 +21,10 @@ from vmacro.model.batches import Batch, Became, Limits, Try, Wish
 from vmacro.model.events import Event
 from vmacro.planning.dispatch import Load, Waiting
 from vmacro.services import claims, journal, workflows
+from vmacro.services.checker import Publish
 from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.journal_json import decoded
-from vmacro.services.journal_rows import WAITING, Rows, WorkflowRow
-from vmacro.services.moves import Publish
+from vmacro.services.journal_rows import TRY, WAITING, Rows, WorkflowRow
 
 LEADER = "leader"
 LOOK_EVERY_S = 0.2
@@ -170,7 +170,7 @@ class Leader:
         if not wishes and not self._watched:
             self._open.clear()
             return
-        rows = [*self._rows.workflows(journal.TRY, statuses=WAITING)]
+        rows = [*self._rows.workflows(TRY, statuses=WAITING)]
         under_way = {row.name: tried for row in rows if (tried := self._tried(row)) is not None}
         for batch_id in wishes.keys() - self._open.keys():
             try:
@@ -195,7 +195,7 @@ class Leader:
 
     def _see_what_ended(self, under_way: dict[str, Try], now_s: float) -> None:
         gone = self._watched.keys() - under_way.keys()
-        found = {row.name: became(row) for row in self._rows.these(journal.TRY, gone)}
+        found = {row.name: became(row) for row in self._rows.these(TRY, gone)}
         for name in gone:
             tried = self._watched[name]
             if tried.batch_id in self._open:
@@ -281,7 +281,7 @@ def became(row: WorkflowRow) -> Became:
 def tally_of(rows: Rows, batch_id: str, but: set[str] | frozenset[str] = frozenset()) -> Tally:
     """What became of a batch's moves so far, as the journal has it; `but` tries that are under way."""
     tally = Tally()
-    every = [row for row in rows.workflows(journal.TRY, prefix=f"{batch_id}-") if row.name not in but]
+    every = [row for row in rows.workflows(TRY, prefix=f"{batch_id}-") if row.name not in but]
     for row in reversed(every):  # oldest first
         if row.status not in WAITING:
             try:

@@ -105,6 +105,10 @@ class Phases:
             check()
             return world.hypervisor(host)
 
+        def beside(host: Host) -> Hypervisor:
+            check()
+            return world.hypervisor_beside(host)
+
         def agent(host: Host, domain: str) -> AbstractContextManager[Agent]:
             check()
             return world.agent(host, domain)
@@ -118,7 +122,7 @@ class Phases:
             return world.host_disks(host)
 
         bounded = replace(world, hypervisor=hypervisor, agent=agent, host_network=host_network, host_disks=host_disks)
-        return replace(bounded, names=_Bounded(world.names, check))
+        return replace(bounded, names=_Bounded(world.names, check), beside=beside)
 
     def _tell(self, what: What) -> None:
         self._world.tell(self._plan.move_id, what)

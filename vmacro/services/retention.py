@@ -8,6 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from vmacro.services import upkeep
 from vmacro.services.archive import Archive
 from vmacro.services.event_log import DatabaseEventLog
 from vmacro.services.fleet_tables import FleetTables
@@ -21,7 +22,7 @@ def of_database(archive: Archive, log: DatabaseEventLog, tables: FleetTables, be
     """Moves of the journal and batches that ended before then, and events of that age. Returns how many moves. Raises
     what the database raises."""
     log.forget(int(before_s * 1e9))
-    return archive.forget(int(before_s * 1000), tables.forget(before_s))
+    return upkeep.forget(archive, int(before_s * 1000), tables.forget(before_s))
 
 
 def of_playbooks(folder: Path, before_s: float) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 
 from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
 from vmacro.model.definitions import Definition
-from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostFacts, HostView, Past, Survey, Tracked
+from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostView, Past, Survey
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
 from vmacro.planning import cards, disks, needs
@@ -20,18 +20,9 @@ from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 from vmacro.wire.host_verbs import MOST_DEVICES
 
 HOST_DEADLINE_S = 20.0
+_LONGEST_S = 600.0  # for a guest, whose driver gives up sooner
 Views = tuple[HostView, ...]
 _LATE_HINT = "it takes connections, but something on it hangs: look at its libvirtd and vmacro-host"
-
-
-@dataclass(frozen=True)
-class HostState:
-    """A host as it is now: its facts, None where `trouble` says why, and the guests that run there."""
-
-    host: Host
-    facts: HostFacts | None = None
-    guests: tuple[str, ...] = ()
-    trouble: str = ""
 
 
 def deadline_s(hosts: Iterable[Host]) -> float:
@@ -79,45 +70,47 @@ def survey(
         return seen
     at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
     assert at.domain is not None and host is not None
-    rest = partial(_rest, seen, inventory, guest, world, ask_clients, ask_host_sides, compare)
-    if measure and at.domain.running and not at.domain.migrating:
-        return dirtying.measured_meanwhile(rest, host, guest, world)
-    return rest()
-
-
-def _rest(
-    seen: Survey,
-    inventory: Inventory,
-    guest: Guest,
-    world: World,
-    ask_clients: bool,
-    ask_host_sides: bool,
-    compare: bool,
-) -> Survey:
-    """What is asked for once it is known where the guest runs."""
-    at, host = seen.running_at[0], inventory.host(seen.running_at[0].host)
-    assert at.domain is not None and host is not None
-    if compare:
-        seen = _with_definition(seen, host, guest, world)
+    measures = measure and at.domain.running and not at.domain.migrating
+    seen, measured = _seen_inside(seen, host, guest, world, ask_clients, compare, measures)
     copies = disks.copies(at.domain, at.pools)
     if copies:
         answering = [h for h in inventory.hosts if not seen.view(h.name).trouble]
         seen = _told(seen, [_Question(h, partial(_disks, h, copies, world), _mute(h)) for h in answering], world)
-    if at.domain.running and at.domain.has_agent_channel:
-        seen = inside.look(seen, host, guest, inventory.policy.consent_timeout_ms if ask_clients else 0, world)
     coming = _coming(seen, at.domain, host)
     questions = _about_fit(seen, coming, inventory, world)
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         questions += _about_links(seen, coming, inventory, world)
     seen = _told(seen, questions, world)
-    if compare:
-        seen = _told(seen, _about_files(seen, at, inventory, world), world)
+    questions = _about_files(seen, at, inventory, world) if compare else []
     if seen.agent is not None:
-        claimed, asked = seen.agent.claimed, inventory.hosts if ask_host_sides else (host,)
-        answers = world.side_by_side([partial(_tracked, h, seen, claimed, world) for h in asked], deadline_s(asked))
-        tracked = {h.name: answer for h, answer in zip(asked, answers, strict=True)}
-        seen = replace(seen, views=tuple(replace(v, tracked=tracked.get(v.host)) for v in seen.views))
-    return seen
+        asked = inventory.hosts if ask_host_sides else (host,)
+        questions += [_Question(h, partial(_tracked, h, seen, seen.agent.claimed, world), _unchanged) for h in asked]
+    if measured:
+        questions.append(_Question(host, partial(_dirtied, host, guest, world), _unchanged))
+    return _told(seen, questions, world)
+
+
+def _seen_inside(
+    seen: Survey, host: Host, guest: Guest, world: World, ask_clients: bool, compare: bool, measure: bool
+) -> tuple[Survey, bool]:
+    """What the guest's domain names, and meanwhile what its agent says; and whether it is measured what it writes."""
+    measured = False
+
+    def of_the_domain() -> Survey:
+        return _with_definition(seen, host, guest, world) if compare else seen
+
+    def of_the_agent() -> Survey:
+        nonlocal measured
+        measured = measure and dirtying.begin(host, guest, world)
+        domain = seen.running_at[0].domain
+        if domain is None or not (domain.running and domain.has_agent_channel):
+            return seen
+        return inside.look(seen, host, guest, world.inventory.policy.consent_timeout_ms if ask_clients else 0, world)
+
+    described, looked = world.side_by_side([of_the_domain, of_the_agent], _LONGEST_S)
+    assert described is not None and looked is not None, "looked at for ten minutes"
+    found = replace(looked, definition=described.definition, definition_trouble=described.definition_trouble)
+    return found, measured
 
 
 def look_at(hosts: Iterable[Host], guest: Guest | None, world: World) -> Views:
@@ -135,7 +128,7 @@ def _looked_at(
     within_s = deadline_s(asked)
     answers = world.side_by_side(questions, within_s)
     silent = f"name server: no answer within {within_s:g} s"
-    others = [*(_late(host) for host in asked), *(NameView(name, None, "silent", silent) for name in led)]
+    others = [*(late_view(host) for host in asked), *(NameView(name, None, "silent", silent) for name in led)]
     said = [answer or other for answer, other in zip(answers, others, strict=True)]
     return tuple(v for v in said if isinstance(v, HostView)), tuple(n for n in said if isinstance(n, NameView))
 
@@ -164,24 +157,6 @@ def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool
     return seen
 
 
-def overview(inventory: Inventory, world: World) -> list[HostState]:
-    """All hosts as they are now."""
-    asked = [partial(_state, host, inventory, world) for host in inventory.hosts]
-    answers = world.side_by_side(asked, deadline_s(inventory.hosts))
-    others = [HostState(host, trouble=_late(host).trouble) for host in inventory.hosts]
-    return [answer or other for answer, other in zip(answers, others, strict=True)]
-
-
-def _state(host: Host, inventory: Inventory, world: World) -> HostState:
-    try:
-        hypervisor = world.hypervisor(host)
-        facts = hypervisor.facts()
-        found = [(guest.name, hypervisor.domain(guest.domain)) for guest in inventory.guests]
-        return HostState(host, facts, tuple(name for name, domain in found if domain is not None and domain.running))
-    except HostError as error:
-        return HostState(host, trouble=error.message)
-
-
 def _name(name: str, world: World) -> NameView:
     """As the name server has it. That it would change it is tried by a change to what it is, which changes nothing (RFC
     2136 section 3.4)."""
@@ -199,7 +174,7 @@ def _name(name: str, world: World) -> NameView:
 def _with_definition(seen: Survey, host: Host, guest: Guest, world: World) -> Survey:
     """What the guest's domain names."""
     try:
-        return replace(seen, definition=world.hypervisor(host).definition(guest.domain))
+        return replace(seen, definition=world.hypervisor_beside(host).definition(guest.domain))
     except HostError as error:
         return replace(seen, definition_trouble=error.message)
 
@@ -226,11 +201,16 @@ def _told(seen: Survey, questions: list[_Question], world: World) -> Survey:
     return replace(seen, views=tuple(views.values()))
 
 
+def _unchanged(view: HostView) -> HostView:
+    return view
+
+
 def _mute(host: Host) -> _Change:
     return lambda view: replace(view, links_trouble=f"its host side: {late(host)}", links_hint=_LATE_HINT)
 
 
-def _late(host: Host) -> HostView:
+def late_view(host: Host) -> HostView:
+    """A host that has not answered by then."""
     return HostView(host.name, host.site, trouble=f"host {host.name}: {late(host)}", trouble_hint=_LATE_HINT)
 
 
@@ -337,15 +317,21 @@ def _files(host: Host, wanted: tuple[str, ...], world: World) -> _Change:
     return lambda view: replace(view, files=files)
 
 
-def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> Tracked | None:
+def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> _Change:
     """Not known is a finding of its own, where it matters."""
     view = seen.view(host.name)
     if view.trouble or view.links_trouble:
-        return None
+        return _unchanged
     try:
-        return datagrams.at(host, addresses, world)
+        tracked = datagrams.at(host, addresses, world)
     except HostError:
-        return None
+        return _unchanged
+    return lambda view: replace(view, tracked=tracked)
+
+
+def _dirtied(host: Host, guest: Guest, world: World) -> _Change:
+    rate = dirtying.mib_s(host, guest, world)
+    return lambda view: replace(view, dirty_mib_s=rate)
 
 
 def _disks(host: Host, copies: tuple[DiskCopy, ...], world: World) -> _Change:
@@ -358,13 +344,27 @@ def _disks(host: Host, copies: tuple[DiskCopy, ...], world: World) -> _Change:
 
 
 def view(host: Host, guest: Guest | None, world: World) -> HostView:
-    """One host's facts, and a guest's there; or why there are none."""
-    try:
+    """One host's facts, and a guest's there; or why there are none. By two connections at once: far away, what takes
+    time is the number of questions after each other."""
+    own = HostView(host.name, host.site, plain_tunnel=host.plain_tunnel, guard=host.guard)
+
+    def of_the_host() -> _Change:
         hypervisor = world.hypervisor(host)
-        facts, network, networks = hypervisor.facts(), hypervisor.network(host.network), hypervisor.networks()
+        facts, networks, pools = hypervisor.facts(), hypervisor.networks(), hypervisor.pools()
+        return lambda view: replace(view, facts=facts, networks=networks, pools=pools)
+
+    def of_the_guest() -> _Change:
+        hypervisor = world.hypervisor_beside(host)
+        network = hypervisor.network(host.network)
         domain = hypervisor.domain(guest.domain) if guest is not None else None
-        seen = HostView(host.name, host.site, facts, domain, network, pools=hypervisor.pools())
-        return replace(seen, plain_tunnel=host.plain_tunnel, guard=host.guard, networks=networks)
+        return lambda view: replace(view, network=network, domain=domain)
+
+    try:
+        for seen in world.side_by_side([of_the_host, of_the_guest], deadline_s([host])):
+            if seen is None:
+                return late_view(host)
+            own = seen(own)
+        return own
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint, supported=supported)

@@ -25,9 +25,10 @@ from vmacro.services.journal_json import (
     outcome_from,
     plan_from,
 )
+from vmacro.services.journal_rows import CARRY, MIGRATE, TRY
 
 
-@journal.workflow(journal.MIGRATE)
+@journal.workflow(MIGRATE)
 def _migrate(world: World, plan: dict[str, Any], inherited: list[dict[str, Any]]) -> dict[str, Any]:
     chosen, _ = plan_from(plan, "the plan of a move")
     steps = journal.Steps(noted_from(item, "a step of an earlier attempt") for item in inherited)
@@ -41,13 +42,13 @@ def _migrate(world: World, plan: dict[str, Any], inherited: list[dict[str, Any]]
     return plain
 
 
-@journal.workflow(journal.CARRY, by_itself=True)
+@journal.workflow(CARRY, by_itself=True)
 def _carry(world: World, carriage: dict[str, Any]) -> str:
     found = carriage_from(carriage, "a carriage")
     return carry.run_carriage(as_the_inventory_has_it(found, world.inventory), world, journal.Steps())
 
 
-@journal.work(journal.TRY)
+@journal.work(TRY)
 def _try(crew: Crew, tried: dict[str, Any]) -> dict[str, Any]:
     wanted: Try = decoded(Try, tried, "a try at a move of a batch")
     if wanted.name != journal.present_id():  # no leader would count it

@@ -100,6 +100,10 @@ class FakeHypervisor:
         self._world.finish_copy(here, domain, policy.compression == Compression.ZSTD)
         self._world.before(Effect("copy.done", self._name, domain))
 
+    def measure(self, domain: str) -> bool:
+        with self._host("measure", domain) as host:
+            return domain in host.domains
+
     def dirty_mib_s(self, domain: str) -> float | None:
         with self._host("dirty_mib_s", domain) as host:
             return host.dirtied.get(domain, 1.0) if domain in host.domains else None

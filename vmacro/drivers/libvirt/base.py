@@ -196,6 +196,13 @@ class LibvirtHypervisor:
             connect = partial(self._connections.another, self._host)
             migrate(self._host.name, handle, connect, order, report, cancelled)
 
+    def measure(self, domain: str) -> bool:
+        handle = self._lookup(domain)
+        if handle is None:
+            return False
+        with translated(self._host.name, f"domain {domain} cannot be asked how much it writes"):
+            return dirtying.measure(handle)
+
     def dirty_mib_s(self, domain: str) -> float | None:
         handle = self._lookup(domain)
         if handle is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,16 +17,18 @@ import libvirt
 
 from vmacro.addresses import check_libvirt
 from vmacro.drivers.libvirt.events import LifecycleEvents
+from vmacro.drivers.system import side_by_side
 from vmacro.errors import HostError, UnreachableError, UntrustedError, all_of, reason_of
 from vmacro.model.nouns import Host
 
 CONNECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 20.0  # above what keep-alive takes to end one whose host is gone
 KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 5, 3
 _PORTS = {"tls": 16514, "ssh": 22, "libssh2": 22, "libssh": 22}
 _TRUST_CODES = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_GNUTLS_ERROR)
 
 
-@functools.cache
+@cache
 def start_event_loop() -> None:
     """To be called once per process, before the first connection: otherwise no event ever comes."""
     libvirt.registerErrorHandler(lambda *_: None, None)
@@ -92,12 +94,10 @@ class Connections:
         return (ssl.cert_time_to_seconds(expires) - time.time()) / 86_400
 
     def close(self) -> None:
-        while self._open:
-            _, connection = self._open.popitem()
-            try:
-                connection.close()
-            except libvirt.libvirtError:
-                continue  # it is broken, hence closed
+        """All at once: each waits for its host's word."""
+        opened = [*self._open.values()]
+        self._open.clear()
+        side_by_side([partial(_close, connection) for connection in opened], CLOSE_TIMEOUT_S)
 
     def _connect(self, host: Host) -> Any:
         start_event_loop()
@@ -160,6 +160,13 @@ def _knock(host: Host) -> None:
             f"host {host.name}: no answer from {address[0]} port {address[1]}: {reason_of(error)}",
             "is it up, and does its firewall let this machine in?",
         ) from error
+
+
+def _close(connection: Any) -> None:
+    try:
+        connection.close()
+    except libvirt.libvirtError:
+        pass  # it is broken, hence closed
 
 
 def _alive(connection: Any) -> bool:

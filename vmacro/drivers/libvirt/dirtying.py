@@ -30,15 +30,20 @@ class _Rate:
     megabytes_per_second: Annotated[int, Number(0, 1 << 40)] = 0
 
 
-def mib_s(connection: Any, domain: Any) -> float | None:
-    """By virDomainStartDirtyRateCalc (libvirt 7.2); None where it cannot be measured, or not in time. Raises
-    libvirtError, ValueError."""
+def measure(domain: Any) -> bool:
+    """virDomainStartDirtyRateCalc (libvirt 7.2), which does not wait for its end; False where it cannot be measured, or
+    just is. Raises libvirtError."""
     try:
         domain.startDirtyRateCalc(PERIOD_S)
     except libvirt.libvirtError as error:
         if error.get_error_code() in _UNABLE:
-            return None
+            return False
         raise
+    return True
+
+
+def mib_s(connection: Any, domain: Any) -> float | None:
+    """What measure() has begun to measure; None where it is not done in time. Raises libvirtError, ValueError."""
     end = time.monotonic() + PERIOD_S + _LATE_S
     while time.monotonic() < end:
         found = _rate(connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE))
