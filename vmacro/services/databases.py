@@ -1,8 +1,11 @@
-"""PostgreSQL, as the journal's rows and the event log are read from it."""
+"""How the journal's rows, the event log and the fleet's tables are read, whoever may have written there."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy
+from sqlalchemy import ColumnElement, Text, func
 
 CONNECTED_WITHIN_S = 5
 
@@ -20,3 +23,9 @@ def postgresql(url: sqlalchemy.URL, within_s: float) -> sqlalchemy.Engine:
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {within_s * 1000:.0f}")
 
     return engine
+
+
+def cut(column: ColumnElement[Any], most: int, label: str) -> ColumnElement[Any]:
+    """By the database: a row that a stranger wrote may be of any size. As text, whatever it is: SQLite keeps anything
+    in any column."""
+    return func.substr(sqlalchemy.cast(column, Text), 1, most, type_=Text).label(label)
