@@ -130,13 +130,13 @@ def test_a_strangers_row_hides_no_other(tables: FleetTables, url: str, change: d
 
 
 def test_strangers_rows_of_any_size_fill_no_memory(tables: FleetTables, url: str) -> None:
-    """Each of 20 MB, of which Python keeps as many characters. They are cut where they are, and read one after the
+    """Each of 16 MB, of which Python keeps as many characters. They are cut where they are, and read one after the
     other."""
     good = batch()
     tables.add(good)
-    names = [f"evil-{uuid.uuid4().hex[:8]}" for _ in range(8)]
+    names = [f"evil-{uuid.uuid4().hex[:8]}" for _ in range(6)]
     for name in names:
-        write(url, batch_id=name, made_s=1.0, wish="run", plan="x" * 20_000_000)
+        write(url, batch_id=name, made_s=1.0, wish="run", plan="x" * 16_000_000)
     tracemalloc.start()
     try:
         assert (good, Wish.RUN) in tables.open() and (good, Wish.RUN) in tables.batches(1000)
