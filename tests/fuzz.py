@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from guest_agent import channel as agents_channel
-    from tests import fuzz_files, fuzz_xen
+    from tests import fuzz_files, fuzz_fleet, fuzz_xen
     from tests.hostile import is_harmless
     from tests.unit.test_agent_driver import ARRIVAL, CLAIM, CONNECTIONS, COUNTS, STATUS
     from vmacro.drivers.agent import ChannelAgent
@@ -233,7 +233,7 @@ def probe(data: bytes) -> None:
 
 _HERE = (agent, reply, host, host_reply, alias, probe, channel, session, xml, job)
 TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _HERE} | fuzz_files.TARGETS
-TARGETS |= fuzz_xen.TARGETS
+TARGETS |= fuzz_fleet.TARGETS | fuzz_xen.TARGETS
 _LEG = "home vxlan web-1 web 10.1.0.7 52:54:00:00:00:01 front0 10.9.0.6"
 _END = host_verbs.FoundLegEnd(*f"{_LEG} guest".split(" "))
 _FACTS = host_verbs.LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 1500, True, "", (_END,))
@@ -297,6 +297,7 @@ SEEDS = {
     "xml": [bytes([n]) + text.encode() for n, text in enumerate(_XML)],
     "job": [b'{"memory_total":1,"downtime":2,"memory_dirty_rate":3,"type":1}'],
     **fuzz_files.SEEDS,
+    **fuzz_fleet.SEEDS,
     **fuzz_xen.SEEDS,
 }
 

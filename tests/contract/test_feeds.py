@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,6 +167,72 @@ def test_a_server_that_does_not_answer_well(server: Server, tmp_path: Path, answ
         read(Feed(str(tmp_path / "p"), server.url), deadline_s=0.5)
     assert time.monotonic() - began < 2.5
     assert not (tmp_path / "p").exists()
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[str, int]]:
+    """Where nobody answers: a socket whose queue is full, so that the kernel drops who would connect."""
+    with socket.socket() as listening, ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listening.getsockname())
+        yield listening.getsockname()
+
+
+def test_many_addresses_have_one_deadline(
+    server: Server, tmp_path: Path, full: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the name says how many there are. One that answers after all others has no time of its own, either,
+    to drip its headers in."""
+    found = socket.getaddrinfo(*full, type=socket.SOCK_STREAM) * 3
+    found += socket.getaddrinfo("127.0.0.1", server.http.server_address[1], type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    server.answer = drip_headers
+    began = time.monotonic()
+    with pytest.raises(SignalError, match=r"has not answered within 0\.5 s"):
+        read(Feed(str(tmp_path / "p"), server.url), deadline_s=0.5)
+    assert time.monotonic() - began < 1.2 and server.asked == []
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "server.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "1", *subject]
+    subprocess.run(["openssl", "req", *made, "-keyout", path, "-out", tmp_path / "c"], check=True, capture_output=True)
+    path.write_text(path.read_text() + (tmp_path / "c").read_text())
+    return path
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_answer_that_is_cut_off_on_its_way_is_none(tmp_path: Path, certificate: Path, cut: bool) -> None:
+    """It ends where its connection does. Who is on the way cannot say so in TLS, but can end the connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def serve(listening: socket.socket) -> None:
+        accepted, _ = listening.accept()
+        with context.wrap_socket(accepted, server_side=True) as encrypted:
+            encrypted.recv(65536)
+            encrypted.sendall(b"HTTP/1.0 200 OK\r\n\r\n0.1")
+            if not cut:
+                encrypted.sendall(b"234")
+                encrypted.unwrap().close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as beside:
+        served = beside.submit(serve, listening)
+        files = Files(True, 5.0, ssl.create_default_context(cafile=certificate))
+        feed = Feed(str(tmp_path / "p"), f"https://localhost:{listening.getsockname()[1]}/")
+        if cut:
+            with pytest.raises(SignalError, match="localhost cannot be asked"):
+                files.read("power", feed, Format.CSV, NOON, NOON, no_rubbish)
+            assert not (tmp_path / "p").exists()
+        else:
+            assert files.read("power", feed, Format.CSV, NOON, NOON, no_rubbish).text == "0.1234"
+        served.exception(10)
 
 
 def test_too_much_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dbos._sys_db
@@ -183,6 +183,45 @@ def test_what_the_dead_have_left_is_forgotten_in_time(url: str, guest: str) -> N
         return not left()
 
     eventually(is_forgotten, "nobody's claim to be forgotten")
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """The table, by somebody who may write to it, and does not let go."""
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool)
+    with engine.begin() as session:
+        session.execute(text("LOCK TABLE vmacro_claims IN ACCESS EXCLUSIVE MODE"))
+        yield
+    engine.dispose()
+
+
+def test_a_table_that_somebody_locks_keeps_nobody_for_ever(
+    url: str, guest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither who asks, nor who claims, nor who lets go, which is how each move ends."""
+    monkeypatch.setattr(database_claims, "STATEMENT_S", 0.5)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        with claims.held(url, guest):
+            stack.enter_context(locked(url))
+        with pytest.raises(sqlalchemy.exc.OperationalError, match="statement timeout"):
+            claims.is_held(url, guest)
+        with pytest.raises(sqlalchemy.exc.OperationalError, match="statement timeout"), claims.held(url, guest):
+            pass
+    assert time.monotonic() - began < 30
+
+
+def test_who_has_a_claim_look_as_if_it_had_just_been_lost_is_not_waited_for(
+    url: str, guest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_claims, "LONGEST_S", 2.0)
+    key = database_claims.key_of(f"vmacro {guest}")
+    with claims.held(url, guest):  # there is a table
+        pass
+    row = "INSERT INTO vmacro_claims (key, holder, who, since, free_since) VALUES (:key, 'x', '{}', now(), :when)"
+    ask(url, row, key=key, when="infinity")
+    with pytest.raises(ClaimedError, match="is being moved by another process"), claims.held(url, guest):
+        pass
 
 
 def test_a_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:

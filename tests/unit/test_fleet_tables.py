@@ -4,6 +4,7 @@ stranger wrote there."""
 from __future__ import annotations
 
 import json
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_a_strangers_row_hides_no_other(tables: FleetTables, url: str, change: d
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("DELETE FROM vmacro_batches WHERE batch_id = :name"), {"name": named})
     engine.dispose()
+
+
+def test_strangers_rows_of_any_size_fill_no_memory(tables: FleetTables, url: str) -> None:
+    """Each of 16 MB, of which Python keeps as many characters. They are cut where they are, and read one after the
+    other."""
+    good = batch()
+    tables.add(good)
+    names = [f"evil-{uuid.uuid4().hex[:8]}" for _ in range(6)]
+    for name in names:
+        write(url, batch_id=name, made_s=1.0, wish="run", plan="x" * 16_000_000)
+    tracemalloc.start()
+    try:
+        assert (good, Wish.RUN) in tables.open() and (good, Wish.RUN) in tables.batches(1000)
+        assert tables.wishes()[good.batch_id] == Wish.RUN
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("DELETE FROM vmacro_batches WHERE batch_id LIKE 'evil-%'"))
+        engine.dispose()
+    assert most < 80_000_000
 
 
 def _plain(made: Batch) -> dict[str, object]:

@@ -25,16 +25,21 @@ import pytest
 from paramiko.buffered_pipe import BufferedPipe
 
 from tests.support import eventually
+from tests.unit.faults import Faults
+from tests.unit.test_enumeration import stage
 from tests.unit.test_ssh_program import Ends
 from tests.unit.test_ssh_program import ends as ends  # a fixture
 from vmacro.drivers import prober, ssh
 from vmacro.drivers.agent import ChannelAgent
+from vmacro.drivers.fake import Effect
 from vmacro.drivers.host_side import Session
 from vmacro.drivers.prober import SshProber
 from vmacro.drivers.ssh import Ssh
 from vmacro.errors import AgentError, HostError, VmacroError
-from vmacro.model.events import Event, Note
+from vmacro.model.events import DomainChanged, Event, Note
+from vmacro.model.moves import Ending
 from vmacro.model.nouns import ProbeTarget
+from vmacro.planning.handoffs import SEAMLESS
 from vmacro.rtt import recording as recordings
 from vmacro.rtt.samples import Sample
 from vmacro.services import event_log
@@ -361,3 +366,21 @@ def test_a_value_of_any_size_takes_no_more_than_its_bound(log: DatabaseEventLog,
     with soon():
         told = everything(log)
     assert len(told) == 25 and all(len(event.text) < 500 and len(event.move_id) <= 201 for _, event in told)
+
+
+def test_a_libvirt_that_tells_of_changes_without_end_fills_no_log() -> None:
+    found = stage(SEAMLESS)
+
+    def before(effect: Effect) -> None:
+        if effect == "copy bucharest":
+            for host in found.fake.hosts.values():
+                for _, see in host.watchers:
+                    for _ in range(10_000):
+                        see("resumed", "9" * 20)
+
+    found.fake.before = before
+    outcome = found.attempt(Faults())
+    assert outcome is not None and outcome.ending == Ending.MOVED
+    told = [event for event in found.fake.events if isinstance(event.what, DomainChanged)]
+    notes = [event.text for event in found.fake.events if "more than 100 changes" in event.text]
+    assert len(told) <= 200 and len(notes) == 2

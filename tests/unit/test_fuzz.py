@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent.parent
-SOURCES = "".join((TESTS / name).read_text() for name in ("fuzz.py", "fuzz_files.py", "fuzz_xen.py"))
+SOURCES = "".join((TESTS / name).read_text() for name in ("fuzz.py", "fuzz_files.py", "fuzz_fleet.py", "fuzz_xen.py"))
 TARGETS = re.findall(r"^def ([a-z][a-z_]*)\(data: bytes\) -> None:", SOURCES, re.MULTILINE)
-WHOLE_MOVES = {"move": 100, "row": 100}  # which take some ms each
+WHOLE_MOVES = {"move": 100, "row": 100, "batch": 200, "calendar": 200, "policy": 400}  # which take some ms each
 BOUNDS = ("-rss_limit_mb=1024", "-max_len=6000")
 LONG_S = 600
 AT_ONCE = 2 * (os.cpu_count() or 1)  # of the long ones: else they alone take longer than all other tests together

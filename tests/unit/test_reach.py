@@ -217,14 +217,41 @@ def test_hosts_that_cannot_ask_say_so_and_the_move_goes_on(error: HostError, tol
     assert len(notes(found)) == 2 and all(note.endswith(told) for note in notes(found))
 
 
-def test_a_destination_that_does_not_know_its_bridge_cannot_ask() -> None:
-    found = stage(RENUMBER)
+def its_network_is_silent(found: Stage) -> None:
+    """From the arrival on."""
 
     def before(effect: Effect) -> None:
         if effect == "network berlin" and found.fake.running_at() == ["berlin"]:
             raise HostError("host berlin: injected")
 
     found.fake.before = before
+
+
+@pytest.mark.parametrize(("handoff", "lie"), [(SEAMLESS, {"new6": "2001:db8::53"}), (RENUMBER, {})])
+def test_an_address_that_nobody_but_the_guest_knows_waits_for_who_does(
+    handoff: str, lie: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the destination's libvirt is silent just then: hosts would knock wherever the guest likes."""
+    found = stage(handoff)
+    its_network_is_silent(found)
+    asked: set[str] = set()
+    arrive, ask = FakeAgent.arrive, FakeHostNetwork.reach
+
+    def asking(side: FakeHostNetwork, wanted: Reach) -> tuple[Heard, ...]:
+        asked.update(wanted.addresses)
+        return ask(side, wanted)
+
+    monkeypatch.setattr(FakeAgent, "arrive", lambda agent, left: replace(arrive(agent, left), **lie))
+    monkeypatch.setattr(FakeHostNetwork, "reach", asking)
+    outcome = moved(found)
+    strange = lie.get("new6", "10.50.2.97")  # what DHCP gives it there
+    assert outcome.exit_code == 5 and strange not in asked
+    assert f"says that it has {strange}: nobody knows whether that is of network 'front' at berlin" in outcome.reason
+
+
+def test_a_destination_that_does_not_know_its_bridge_cannot_ask() -> None:
+    found = stage(SEAMLESS)
+    its_network_is_silent(found)
     assert moved(found).ending == Ending.MOVED
     assert any("nobody says which bridge" in note for note in notes(found))
 

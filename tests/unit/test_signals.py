@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -287,7 +288,7 @@ def ics(*lines: str) -> str:
 
 
 def closed(*lines: str, days: int = 3) -> list[str]:
-    found = calendars.windows("m", ics(*lines), NOON, NOON + timedelta(days=days), BERLIN)
+    found = calendars.windows("m", ics(*lines), NOON, NOON + timedelta(days=days), BERLIN, time.thread_time)
     return [f"{w.begin:%d %H:%M}-{w.end:%d %H:%M}" for w in found]
 
 
@@ -353,11 +354,47 @@ def test_calendars_that_would_never_be_read_to_their_end(lines: tuple[str, ...])
         closed(*lines)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # 31 February, looked for each day until the year 9999; and a Tuesday every 7 days from a Monday on.
+        ("DTSTART:20000101T000000Z", "DURATION:PT1H", "RRULE:FREQ=DAILY;BYMONTH=2;BYMONTHDAY=31"),
+        ("DTSTART:20000103T000000Z", "DURATION:PT1H", "RRULE:FREQ=DAILY;INTERVAL=7;BYDAY=TU"),
+        # Time zones' rules are not looked at: in one there is an event, which counts.
+        (
+            *("DTSTART:20260101T000000Z", "END:VEVENT", "BEGIN:VTIMEZONE", "TZID:UTC", "BEGIN:VEVENT", "UID:2@x"),
+            *("DTSTART:19700101T000000Z", "DURATION:PT1H", "RRULE:FREQ=MINUTELY", "END:VEVENT", "END:VTIMEZONE"),
+            *("BEGIN:VEVENT", "UID:3@x", "DTSTART:20260101T000000Z"),
+        ),
+    ],
+)
+def test_a_rule_that_is_looked_for_without_end(lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calendars, "MOST_S", 0.2)
+    began = time.thread_time()
+    with pytest.raises(SignalError, match=r"takes over 0\.2 s to read"):
+        closed(*lines)
+    assert time.thread_time() - began < 2.0
+
+
+def test_an_event_of_each_day_that_lasts_for_years(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calendars, "MOST_WINDOWS", 100)
+    with pytest.raises(SignalError, match=r"calendar m: is on 3[0-9]+ times"):
+        closed("DTSTART:20200101T000000Z", "DURATION:P300D", "RRULE:FREQ=DAILY")
+
+
+def test_many_time_zones_that_nothing_ends_take_no_time() -> None:
+    """To look for the end of each, through all of the text, took four minutes for a MiB of them."""
+    began = time.thread_time()
+    with pytest.raises(SignalError, match="is no iCalendar"):
+        closed("DTSTART:20260101T000000Z", *["BEGIN:VTIMEZONE"] * 40_000)
+    assert time.thread_time() - began < 20.0
+
+
 @given(text=st.text(max_size=100), key=st.sampled_from(["DTSTART", "DTEND", "RRULE", "DURATION", "EXDATE", "TZID"]))
 @settings(max_examples=100, deadline=None)
 def test_any_calendar_is_read_or_refused(text: str, key: str) -> None:
     for said in (text, ics("DTSTART:20260601T200000Z", f"{key}:{text}")):
         try:
-            calendars.windows("m", said, NOON, NOON + timedelta(days=1), BERLIN)
+            calendars.windows("m", said, NOON, NOON + timedelta(days=1), BERLIN, time.thread_time)
         except SignalError:
             continue

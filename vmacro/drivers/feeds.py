@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from vmacro import private
 from vmacro.errors import reason_of
@@ -73,7 +73,7 @@ class Files:
         """Of what may be in the URL, its server's name alone is told: there may be a token in it."""
         parts = urlsplit(url)
         subject, deadline = f"signal {name}: {parts.hostname}", time.monotonic() + self._deadline_s
-        connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
+        connection, context = self._connection(parts)
         late = threading.Event()
 
         def give_up() -> None:
@@ -86,6 +86,9 @@ class Files:
         timer.daemon = True
         timer.start()
         try:
+            connection.sock = _connected(connection.host, connection.port, context, deadline)
+            if late.is_set():  # before there was anything to wake
+                raise TimeoutError
             target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
             connection.request("GET", target, headers={"User-Agent": "vmacro", **headers})
             response = connection.getresponse()
@@ -103,11 +106,42 @@ class Files:
             timer.cancel()
             connection.close()
 
-    def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
-        if scheme == "http":  # to this machine itself: the policy allows no other (vmacro.sources)
-            return http.client.HTTPConnection(host, port, timeout=self._deadline_s)
+    def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, ssl.SSLContext | None]:
+        """Not connected yet, and how it is encrypted."""
+        host = parts.hostname or ""
+        if parts.scheme == "http":  # to this machine itself: the policy allows no other (vmacro.sources)
+            return http.client.HTTPConnection(host, parts.port), None
         context = self._context or ssl.create_default_context()
-        return http.client.HTTPSConnection(host, port, timeout=self._deadline_s, context=context)
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # see _connected
+        return http.client.HTTPSConnection(host, parts.port, context=context), context
+
+
+def _connected(host: str, port: int, context: ssl.SSLContext | None, deadline: float) -> socket.socket:
+    """To the first of its addresses that answers. All have until the deadline together: whoever has the name may give
+    it many. An end that TLS has not announced is none, since anybody on the way could cut an answer short: in two
+    places Python is told so. Raises OSError."""
+    error = OSError("it has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_left_s(deadline))
+            sock.connect(address)
+            sock.settimeout(_left_s(deadline))
+            return context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False) if context else sock
+        except ssl.SSLError:
+            sock.close()
+            raise
+        except OSError as other:
+            sock.close()
+            error = other
+    raise error
+
+
+def _left_s(deadline: float) -> float:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
 
 
 def _body(subject: str, response: http.client.HTTPResponse, deadline: float) -> bytes:

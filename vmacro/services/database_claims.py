@@ -13,11 +13,12 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from enum import Enum
 
 import sqlalchemy
 from sqlalchemy import BigInteger, Column, Connection, DateTime, MetaData, String, Table, Text, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -26,6 +27,8 @@ from vmacro.services import databases
 
 GRACE_S = 10.0
 LOOK_EVERY_S = 0.5  # how often a holder looks whether it was cut off
+STATEMENT_S = 10.0  # whoever may write to the table may lock it, for ever
+LONGEST_S = 60.0  # and may have it look, for ever, as if its holder had been seen to be cut off just now
 _META = MetaData()
 _CLAIMS = Table(
     "vmacro_claims",
@@ -83,7 +86,7 @@ class DatabaseClaim:
     @contextmanager
     def held(self, patience_s: float) -> Iterator[str | None]:
         """None while it is held; else, and nothing is, who has it: others are waited for `patience_s`, one that was cut
-        off for GRACE_S. Raises SQLAlchemyError."""
+        off for GRACE_S, and in all LONGEST_S. Raises SQLAlchemyError."""
         try:
             _create(self._engine)
             self._session = self._engine.connect()
@@ -113,11 +116,12 @@ class DatabaseClaim:
 
     def _taken(self, patience_s: float) -> bool:
         until_s = time.monotonic() + patience_s
+        longest_s = time.monotonic() + patience_s + LONGEST_S
         while (found := self._take()) is not _Is.OURS:
             now_s = time.monotonic()
             if found is _Is.CUT_OFF:
-                until_s = now_s + patience_s  # it may come back; in the end it is over
-            elif now_s >= until_s:
+                until_s = min(now_s + patience_s, longest_s)  # it may come back; in the end it is over
+            if now_s >= until_s:
                 return False
             time.sleep(0.005 if found is _Is.THEIRS else 0.2)
         return True
@@ -231,7 +235,16 @@ def _engine(url: sqlalchemy.URL, who: str) -> sqlalchemy.Engine:
     """A network that has gone is known within seconds, on TCP: a server far away that says nothing is no server."""
     alive = {"keepalives_idle": 2, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 5000}
     words = {"application_name": who[:63], "connect_timeout": databases.CONNECTED_WITHIN_S, **alive}
-    return sqlalchemy.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=words)
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=words)
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _bounded(connection: DBAPIConnection, _record: object) -> None:
+        """For the session, which is ours alone, as its locks are."""
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(f"SET statement_timeout = {STATEMENT_S * 1000:.0f}")
+        connection.commit()
+
+    return engine
 
 
 def _who_has(session: Connection, key: int) -> str:

@@ -1,12 +1,13 @@
-"""PostgreSQL, as the journal's rows and the event log are read from it."""
+"""How the journal's rows, the event log and the fleet's tables are read, whoever may have written there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import make_url
+from sqlalchemy import ColumnElement, Text, func, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmacro.addresses import without_password
@@ -42,3 +43,9 @@ def explained(database_url: str, opening: bool = False) -> Iterator[None]:
         raise ConfigurationError(
             f"journal {shown}: {reason_of(error)}", "orchestrator.database_url, or state_dir"
         ) from error
+
+
+def cut(column: ColumnElement[Any], most: int, label: str) -> ColumnElement[Any]:
+    """By the database: a row that a stranger wrote may be of any size. As text, whatever it is: SQLite keeps anything
+    in any column."""
+    return func.substr(sqlalchemy.cast(column, Text), 1, most, type_=Text).label(label)

@@ -25,6 +25,7 @@ from vmacro.errors import EventError, JournalError, reason_of
 from vmacro.model.events import CopyProgress, DiskProgress, Event, Unreadable
 from vmacro.ports import EventLog
 from vmacro.services import databases
+from vmacro.services.databases import cut
 from vmacro.services.event_json import MAX_CHARACTERS, as_plain, decoded
 from vmacro.wire.text import escaped, printable
 
@@ -52,17 +53,13 @@ _EVENTS = Table(
 )
 
 
-def _cut(column: sqlalchemy.ColumnElement[Any], most: int, name: str) -> sqlalchemy.ColumnElement[Any]:
-    return sqlalchemy.func.substr(sqlalchemy.cast(column, Text), 1, most + 1, type_=Text).label(name)
-
-
 # A row that a stranger wrote may be of any size and, in SQLite, of any kind.
 _BOUNDED = sqlalchemy.select(
-    _cut(_EVENTS.c.id, 20, "id"),
-    _cut(_EVENTS.c.move_id, 200, "move_id"),
-    _cut(_EVENTS.c.wall_ns, 20, "wall_ns"),
-    _cut(_EVENTS.c.kind, 40, "kind"),
-    _cut(_EVENTS.c.data, MAX_CHARACTERS, "data"),
+    cut(_EVENTS.c.id, 21, "id"),
+    cut(_EVENTS.c.move_id, 201, "move_id"),
+    cut(_EVENTS.c.wall_ns, 21, "wall_ns"),
+    cut(_EVENTS.c.kind, 41, "kind"),
+    cut(_EVENTS.c.data, MAX_CHARACTERS + 1, "data"),
 )
 
 

@@ -7,7 +7,7 @@ In the journal's database. What became of a batch's moves is not here: the journ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vmacro import private
 from vmacro.errors import ConfigurationError, JournalError
 from vmacro.model.batches import Batch, Maintenance, Wish
 from vmacro.services import databases
+from vmacro.services.databases import cut
 from vmacro.services.journal_json import MAX_CHARACTERS, decoded, encoded, loaded
 from vmacro.wire.messages import is_identifier
 from vmacro.wire.text import printable
@@ -44,6 +45,18 @@ _MAINTENANCE = Table(
     Column("is_site", Boolean, primary_key=True),
     Column("by", String(200), nullable=False),
     Column("since_s", Float, nullable=False),
+)
+
+_SHORT = 200  # characters; no name of ours has as many
+_AT_A_TIME = 4  # rows in memory
+# As they are read: a row that a stranger wrote may be of any size.
+_ID, _WISH = cut(_BATCHES.c.batch_id, _SHORT, "batch_id"), cut(_BATCHES.c.wish, _SHORT, "wish")
+_WHOLE = sqlalchemy.select(_ID, _WISH, cut(_BATCHES.c.plan, MAX_CHARACTERS + 1, "plan"))
+_MARKS = sqlalchemy.select(
+    cut(_MAINTENANCE.c.subject, _SHORT, "subject"),
+    _MAINTENANCE.c.is_site,
+    cut(_MAINTENANCE.c.by, _SHORT + 1, "by"),
+    _MAINTENANCE.c.since_s,
 )
 
 
@@ -75,24 +88,24 @@ class FleetTables:
     def batch(self, batch_id: str) -> tuple[Batch, Wish]:
         """A batch, and what is wanted of it. Raises ConfigurationError where there is none."""
         if is_identifier(batch_id):
-            for found in self._read(_BATCHES.select().where(_BATCHES.c.batch_id == batch_id)):
+            for found in self._read(_WHOLE.where(_BATCHES.c.batch_id == batch_id)):
                 return _batch(found)
         raise ConfigurationError(f"batch {batch_id[:100]!r}: there is none", "`vmacro batch list` lists them")
 
     def batches(self, limit: int = 50) -> list[tuple[Batch, Wish]]:
         """The newest first. One that cannot be read is left out: `unreadable` names it."""
-        newest = _BATCHES.select().order_by(_BATCHES.c.made_s.desc(), _BATCHES.c.batch_id).limit(limit)
+        newest = _WHOLE.order_by(_BATCHES.c.made_s.desc(), _BATCHES.c.batch_id).limit(limit)
         return _readable(self._read(newest))
 
     def open(self) -> list[tuple[Batch, Wish]]:
         """Those that have not ended, oldest first."""
-        wanted = _BATCHES.select().where(_BATCHES.c.wish != Wish.ENDED.value)
+        wanted = _WHOLE.where(_BATCHES.c.wish != Wish.ENDED.value)
         return _readable(self._read(wanted.order_by(_BATCHES.c.made_s, _BATCHES.c.batch_id).limit(MOST_LISTED)))
 
     def wishes(self) -> dict[str, Wish]:
         """What is wanted of those that have not ended, by their names: without their plans, which are large. What
         cannot be read is left out: it is nobody's to carry out."""
-        columns = sqlalchemy.select(_BATCHES.c.batch_id, _BATCHES.c.wish).where(_BATCHES.c.wish != Wish.ENDED.value)
+        columns = sqlalchemy.select(_ID, _WISH).where(_BATCHES.c.wish != Wish.ENDED.value)
         rows = self._read(columns.order_by(_BATCHES.c.made_s).limit(MOST_LISTED))
         found: dict[str, Wish] = {}
         for row in rows:
@@ -117,7 +130,7 @@ class FleetTables:
         maintenance still, since only they tell what is to be brought back. Returns the names of those that stay."""
         emptied = {mark.subject for mark in self.maintenance()}
         gone, kept = [], set()
-        for row in self._read(sqlalchemy.select(_BATCHES.c.batch_id, _BATCHES.c.wish, _BATCHES.c.made_s)):
+        for row in self._read(sqlalchemy.select(_ID, _WISH, _BATCHES.c.made_s)):
             of_it = any(f"-{subject[:30]}-" in str(row.batch_id) for subject in emptied)
             if row.wish == Wish.ENDED.value and float(row.made_s) < before_s and not of_it:
                 gone.append(row.batch_id)
@@ -151,7 +164,7 @@ class FleetTables:
 
     def maintenance(self) -> tuple[Maintenance, ...]:
         """All hosts and sites that get no guests. What cannot be read is left out."""
-        rows = self._read(_MAINTENANCE.select().order_by(_MAINTENANCE.c.subject).limit(MOST_HOSTS))
+        rows = self._read(_MARKS.order_by(_MAINTENANCE.c.subject).limit(MOST_HOSTS))
         plain = [{"subject": r.subject, "is_site": bool(r.is_site), "by": r.by, "since_s": r.since_s} for r in rows]
         found: list[Maintenance] = []
         for item in plain:
@@ -163,11 +176,10 @@ class FleetTables:
         """Let go of the database."""
         self._engine.dispose()
 
-    def _read(self, wanted: sqlalchemy.Select[Any]) -> list[Any]:
-        if not self._exists():
-            return []
-        with self._engine.connect() as connection:
-            return list(connection.execute(wanted))
+    def _read(self, wanted: sqlalchemy.Select[Any]) -> Iterator[Any]:
+        if self._exists():
+            with self._engine.connect() as connection:
+                yield from connection.execute(wanted, execution_options={"yield_per": _AT_A_TIME})
 
     def _exists(self) -> bool:
         if self._sqlite and not Path(self._url.database or "").exists():

@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from vmacro.errors import JournalError
 from vmacro.services import databases
+from vmacro.services.databases import cut
 from vmacro.services.journal_json import MAX_CHARACTERS, SERIALIZATION, loaded
 from vmacro.wire.text import printable
 
@@ -158,28 +159,23 @@ class _Tables:
         joined = status.outerjoin(inputs, inputs.c.workflow_uuid == status.c.workflow_uuid)
         joined = joined.outerjoin(outputs, outputs.c.workflow_uuid == status.c.workflow_uuid)
         self.workflows = sqlalchemy.select(
-            _cut(status.c.workflow_uuid, _SHORT, "id"),
-            _cut(status.c.status, _SHORT, "status"),
-            _cut(status.c.serialization, _SHORT, "serialization"),
-            _cut(func.coalesce(inputs.c.inputs, status.c.inputs), MAX_CHARACTERS + 1, "inputs"),
-            _cut(func.coalesce(outputs.c.output, status.c.output), MAX_CHARACTERS + 1, "output"),
-            _cut(status.c.created_at, _SHORT, "began"),
-            _cut(status.c.updated_at, _SHORT, "ended"),
-            _cut(status.c.executor_id, _SHORT, "executor"),
+            cut(status.c.workflow_uuid, _SHORT, "id"),
+            cut(status.c.status, _SHORT, "status"),
+            cut(status.c.serialization, _SHORT, "serialization"),
+            cut(func.coalesce(inputs.c.inputs, status.c.inputs), MAX_CHARACTERS + 1, "inputs"),
+            cut(func.coalesce(outputs.c.output, status.c.output), MAX_CHARACTERS + 1, "output"),
+            cut(status.c.created_at, _SHORT, "began"),
+            cut(status.c.updated_at, _SHORT, "ended"),
+            cut(status.c.executor_id, _SHORT, "executor"),
         ).select_from(joined)
         self.of_steps = sqlalchemy.select(
-            _cut(steps.c.function_name, _SHORT, "name"),
-            _cut(steps.c.serialization, _SHORT, "serialization"),
-            _cut(steps.c.output, MAX_CHARACTERS + 1, "output"),
-            _cut(steps.c.error, MAX_CHARACTERS + 1, "error"),
-            _cut(steps.c.started_at_epoch_ms, _SHORT, "began"),
-            _cut(steps.c.completed_at_epoch_ms, _SHORT, "ended"),
+            cut(steps.c.function_name, _SHORT, "name"),
+            cut(steps.c.serialization, _SHORT, "serialization"),
+            cut(steps.c.output, MAX_CHARACTERS + 1, "output"),
+            cut(steps.c.error, MAX_CHARACTERS + 1, "error"),
+            cut(steps.c.started_at_epoch_ms, _SHORT, "began"),
+            cut(steps.c.completed_at_epoch_ms, _SHORT, "ended"),
         )
-
-
-def _cut(column: ColumnElement[Any], most: int, label: str) -> ColumnElement[Any]:
-    """As text, whatever it is: SQLite keeps anything in any column."""
-    return func.substr(sqlalchemy.cast(column, sqlalchemy.Text), 1, most).label(label)
 
 
 def _workflow(row: Any) -> WorkflowRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -88,7 +89,8 @@ def _calendar(calendar: Calendar, policy: FollowPolicy, horizon: Horizon, read: 
         begin, end = horizon.start, horizon.at(horizon.slots)
 
         def windows(found: FeedText) -> Closed:
-            return Closed(calendars.windows(calendar.name, found.text, begin, end, policy.timing.zone))
+            zone, text = policy.timing.zone, found.text
+            return Closed(calendars.windows(calendar.name, text, begin, end, zone, time.thread_time))
 
         return read(calendar.name, calendar, Format.ICALENDAR, windows)
     except SignalError as error:

@@ -7,6 +7,7 @@ Failure, Ctrl-C, SIGKILL with `resume`, and `abort` take the same way through th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -27,6 +28,7 @@ from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import Place
 from vmacro.wire.agent_verbs import MAX_ADDRESSES
 
+MOST_CHANGES = 100  # of a domain at one host in a copy; an honest one tells of five
 _MAYBE_STATISTICS: type[CopyStatistics | None] = CopyStatistics | None  # type: ignore[assignment]
 
 
@@ -241,8 +243,18 @@ def _reporter(plan: Plan, world: World) -> Callable[[CopyProgress], None]:
 
 
 def _teller(plan: Plan, world: World, side: events.Side, host: str) -> Callable[[str, str], None]:
+    """Told by libvirt as often as its host likes: it would fill the event log, and a terminal."""
+    number = itertools.count(1)
+
     def see(event: str, detail: str) -> None:
-        world.tell(plan.move_id, events.DomainChanged(side, host, event, detail))
+        count = next(number)
+        if count <= MOST_CHANGES:
+            world.tell(plan.move_id, events.DomainChanged(side, host, event, detail))
+        elif count == MOST_CHANGES + 1:
+            text = (
+                f"host {host}: tells of more than {MOST_CHANGES} changes of the domain in one copy: no more are shown"
+            )
+            world.tell(plan.move_id, events.Note(text))
 
     return see
 

@@ -62,14 +62,14 @@ def _network(plan: Plan, world: World) -> NetworkFacts | None:
 
 
 def _see_that_they_are_its_own(plan: Plan, network: NetworkFacts | None, arrival: Arrival) -> None:
-    """As the plan has it, or as the destination's network may have given them to it; of which nobody knows just now, if
-    its libvirt is silent."""
-    if network is None:
-        return
-    inside = subnets(network.subnet, network.subnet6)
+    """As the plan has it, or as the destination's network may have given them to it."""
+    inside = subnets(network.subnet, network.subnet6) if network is not None else ()
     for address in set(arrival.present) - {plan.new_address, plan.new_address6}:
+        where = f"network {plan.destination.network!r} at {plan.destination.name}"
+        if network is None:
+            text = f"guest {plan.guest.name}: says that it has {address}: nobody knows whether that is of {where}"
+            raise HostError(text, f"does its libvirt answer? then vmacro resume {plan.move_id}")
         if not any(contains(subnet, address) for subnet in inside):
-            where = f"network {plan.destination.network!r} at {plan.destination.name}"
             text = f"guest {plan.guest.name}: says that it has {address}, which is none of {where}"
             raise AgentError(text, f"if it still says so, it is not to be trusted; then vmacro resume {plan.move_id}")
 

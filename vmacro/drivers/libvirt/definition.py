@@ -212,7 +212,7 @@ def _folder(path: str, what: str) -> Iterator[Need]:
 
 def _stays(now: ElementTree.Element, next: ElementTree.Element | None) -> Iterator[Stay]:
     """Each once; that of the persistent definition only where the live one has none like it."""
-    live = list(dict.fromkeys(devices.staying(now)))
+    live = dict.fromkeys(devices.staying(now))
     yield from (Stay(what, why, live=True) for what, why in live)
     later = dict.fromkeys(devices.staying(next)) if next is not None else {}
     yield from (Stay(what, why, live=False) for what, why in later if (what, why) not in live)

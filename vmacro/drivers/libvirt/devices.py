@@ -48,20 +48,30 @@ def of(root: ElementTree.Element) -> Iterator[Device]:
 def missing(devices: Iterable[Device], capabilities: str) -> tuple[list[Device], list[Device]]:
     """Those that a hypervisor does not have, and those that its domain capabilities say nothing of. Raises
     ValueError."""
-    told = parse(capabilities).find("devices")
+    told = _listed(parse(capabilities).find("devices"))
     lacks, silent = [], []
     for device in devices:
-        element = told.find(device.element) if told is not None else None
-        if element is not None and element.get("supported") == "no":
+        supported, enums = told.get(device.element, (False, {}))
+        if device.element in told and not supported:
             lacks.append(device)
-            continue
-        enums = element.iterfind("enum") if element is not None else ()
-        values = [v.text for e in enums if e.get("name") == device.aspect for v in e.iterfind("value")]
-        if not values:
+        elif not enums.get(device.aspect):
             silent.append(device)
-        elif device.value not in values:
+        elif device.value not in enums[device.aspect]:
             lacks.append(device)
     return lacks, silent
+
+
+def _listed(devices: ElementTree.Element | None) -> dict[str, tuple[bool, dict[str, set[str]]]]:
+    """By element, the first of each name: whether it is supported, and the values of its enums. Read once: a host may
+    say much, and a domain have many devices."""
+    found: dict[str, tuple[bool, dict[str, set[str]]]] = {}
+    for element in devices if devices is not None else ():
+        if element.tag not in found:
+            enums: dict[str, set[str]] = {}
+            for enum in element.iterfind("enum"):
+                enums.setdefault(enum.get("name", ""), set()).update(v.text or "" for v in enum.iterfind("value"))
+            found[element.tag] = element.get("supported") != "no", enums
+    return found
 
 
 def staying(root: ElementTree.Element) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,9 @@ _STOCK = {
 _VERSIONS = {"IP": 4, "IPV6": 6}
 _PINNED = re.compile(r"\$(IP|IPV6)\b")
 _SOURCES = ("srcipaddr", "arpsrcipaddr")
-_DEEPEST, _MOST_READ = 16, 64  # filters below each other, and of one card
+_DEEPEST = 16  # filters below each other
+_MOST_READ, _MOST_FOLLOWED = 64, 1024  # of a domain: filters, each of which its host is asked for; references to them
+_MOST_CHARACTERS = 1 << 16  # of a filter
 Parameters = dict[str, tuple[str, ...]]
 
 
@@ -41,27 +43,46 @@ class _Found:
 
     pinned: dict[str, set[str]] = field(default_factory=dict)
     known: bool = True
-    read: int = 0
 
     def pin(self, variable: str, given: Parameters) -> None:
         self.pinned.setdefault(variable, set()).update(given.get(variable, ()))
 
 
+class _Read:
+    """The filters of one domain, each of which is asked for once."""
+
+    def __init__(self, described: Callable[[str], str]) -> None:
+        self._described = described
+        self._found: dict[str, ElementTree.Element | None] = {}
+        self._followed = 0
+
+    def __call__(self, name: str) -> ElementTree.Element | None:
+        """None where there is none, or no more are followed. Raises ValueError, and what `described` raises."""
+        self._followed += 1
+        if self._followed > _MOST_FOLLOWED:
+            return None
+        if name not in self._found and len(self._found) < _MOST_READ:
+            text = self._described(name)
+            self._found[name] = xml.parse(text) if 0 < len(text) <= _MOST_CHARACTERS else None
+        return self._found.get(name)
+
+
 def of(live: str, stored: str, described: Callable[[str], str]) -> tuple[Filter, ...]:
     """Of a domain's two definitions, the second '' where it has none; what is in both is told once. `described`: a
     filter's XML by name, '' where there is none. Raises ValueError, and what `described` raises."""
-    found = [*_of(live, LIVE, described), *(_of(stored, STORED, described) if stored else ())]
+    read = _Read(described)
+    found = [*_of(live, LIVE, read), *(_of(stored, STORED, read) if stored else ())]
     said = {(f["mac"], f["name"], f["versions"], f["allowed"], f["known"]): f for f in reversed(found)}
     decoded: tuple[Filter, ...] = fields.decode_as(Filters, [*reversed(said.values())], "filters")
     return decoded
 
 
-def _of(text: str, where: str, described: Callable[[str], str]) -> Iterator[dict[str, object]]:
+def _of(text: str, where: str, read: _Read) -> Iterator[dict[str, object]]:
     for card in xml.parse(text).iterfind("./devices/interface"):
         mac = card.find("mac")
         for reference in card.iterfind("filterref"):
             held = _Found()
-            _follow(reference, {}, held, described, _DEEPEST)
+            _follow(reference, {}, held, read, _DEEPEST)
             yield {
                 "mac": mac.get("address", "").lower() if mac is not None else "",
                 "name": reference.get("filter", ""),
@@ -72,9 +93,7 @@ def _of(text: str, where: str, described: Callable[[str], str]) -> Iterator[dict
             }
 
 
-def _follow(
-    reference: ElementTree.Element, given: Parameters, held: _Found, described: Callable[[str], str], deep: int
-) -> None:
+def _follow(reference: ElementTree.Element, given: Parameters, held: _Found, read: _Read, deep: int) -> None:
     """A reference's parameters go before those that are given from above."""
     name, own = reference.get("filter", ""), _parameters(reference)
     given = {**given, **own}
@@ -82,19 +101,17 @@ def _follow(
         for variable in _STOCK[name]:
             held.pin(variable, given)
         return
-    held.read += 1
-    text = described(name) if deep and held.read <= _MOST_READ else ""
-    if not text:
+    filter_ = read(name) if deep else None
+    if filter_ is None:
         held.known = False
         return
-    filter_ = xml.parse(text)
     for rule in filter_.iterfind("rule"):
         for variable in {v for e in rule for value in e.attrib.values() for v in _PINNED.findall(value)}:
             held.pin(variable, given)
         if rule.get("direction") != "in" and not all(map(_is_understood, rule)):
             held.known = False
     for below in filter_.iterfind("filterref"):
-        _follow(below, given, held, described, deep - 1)
+        _follow(below, given, held, read, deep - 1)
 
 
 def _is_understood(match: ElementTree.Element) -> bool:

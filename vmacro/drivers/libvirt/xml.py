@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import xml.etree.ElementTree as ElementTree
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def network(text: str, active: bool, leases: Iterable[tuple[object, object]], st
     leased = [(address, _mac(mac)) for address, mac in leases if ":" not in str(address)]
     # libvirt lists leases in another order each time.
     taken = sorted({*leased, *((r.address, r.mac) for r in reserved)}, key=lambda entry: (str(entry[0]), str(entry[1])))
-    known = {str(address) for address, _ in taken}
+    known = sorted({int(ipaddress.IPv4Address(address)) for address, _ in taken})
     ranges = [(r.get("start", ""), r.get("end", "")) for r in (ip.iterfind("./dhcp/range") if ip is not None else ())]
     dhcp_range = next((r for r in ranges if _free(r, known)), ranges[0] if ranges else None)
     found: dict[str, Any] = {
@@ -185,14 +186,14 @@ def migrates_live(text: str) -> bool:
     return parse(text).find("./host/migration_features/live") is not None
 
 
-def _free(dhcp_range: tuple[str, str] | None, taken: set[str]) -> int:
-    """None for a new guest where there is no range: libvirt has dnsmasq serve the reserved cards alone
-    (networkDnsmasqConfDHCP: `static`)."""
+def _free(dhcp_range: tuple[str, str] | None, taken: list[int]) -> int:
+    """`taken` in order. None for a new guest where there is no range: libvirt has dnsmasq serve the reserved cards
+    alone (networkDnsmasqConfDHCP: `static`)."""
     if dhcp_range is None:
         return 0
     first, last = (int(ipaddress.IPv4Address(a)) for a in dhcp_range)
-    inside = [a for a in taken if first <= int(ipaddress.IPv4Address(a)) <= last]
-    return last - first + 1 - len(inside)
+    inside = bisect_right(taken, last) - bisect_left(taken, first)
+    return last - first + 1 - max(0, inside)
 
 
 def memory_mib(domain: ElementTree.Element) -> int:
