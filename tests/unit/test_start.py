@@ -65,7 +65,7 @@ TOLD = "\nimport sys\nprint('LOADED', *sys.modules)\n"
 def loaded(program: str, *words: str) -> set[str]:
     """What is slow, of the modules that such a process has at its end."""
     command = [sys.executable, "-c", program + TOLD, *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "rror" not in done.stderr, done.stderr
     return SLOW & set(done.stdout.rpartition("LOADED")[2].split())
 
