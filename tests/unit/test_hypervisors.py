@@ -171,6 +171,9 @@ def lesser(fake: FakeWorld, at: str, lacks: str) -> None:
     fake.hosts[at].facts = replace(facts, capabilities=replace(facts.capabilities, **without))
 
 
+FROZEN = "<domain><name>{}</name><devices><disk>{}<target dev='vda'/></disk></devices></domain>"
+
+
 class Willing(Domain):
     """Keeps what it was asked for."""
 
@@ -179,6 +182,7 @@ class Willing(Domain):
         self.asked: list[str] = []
         self.flags = 0
         self.parameters: dict[str, Any] = {}
+        self.persistent = False
 
     def UUID(self) -> bytes:  # noqa: N802
         return b"u"
@@ -190,7 +194,10 @@ class Willing(Domain):
         pass  # the connection's
 
     def isPersistent(self) -> bool:  # noqa: N802
-        return False
+        return self.persistent
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802
+        return FROZEN.format("next" if flags & libvirt.VIR_DOMAIN_XML_INACTIVE else "live", "<backingStore/>")
 
     def migrateSetMaxDowntime(self, _ms: int) -> None:  # noqa: N802
         self.asked.append("downtime")
@@ -220,6 +227,17 @@ def test_a_migration_asks_for_nothing_that_its_hypervisor_cannot() -> None:
     domain = started(encrypted_copy=False, auto_converge=False, bandwidth_cap=False, max_downtime=False)
     assert domain.flags & ALL_OF_QEMU == 0 and domain.asked == []
     assert list(domain.parameters) == [libvirt.VIR_MIGRATE_PARAM_URI]
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_disk_goes_along_without_what_is_below_it(persistent: bool) -> None:
+    domain = Willing()
+    domain.persistent = persistent
+    assert migration.Started(domain, lambda: domain, replace(order(), disks=("vda",))).wait(5)
+    stored = {libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: FROZEN.format("next", "")} if persistent else {}
+    expected = {libvirt.VIR_MIGRATE_PARAM_DEST_XML: FROZEN.format("live", ""), **stored}
+    assert {name: text for name, text in domain.parameters.items() if "_xml" in name} == expected
+    assert domain.parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] == ["vda"]
 
 
 MULTIFD = libvirt.VIR_MIGRATE_PARALLEL | libvirt.VIR_MIGRATE_COMPRESSED

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 
 import libvirt
 
+from vmacro.drivers.libvirt import chains
 from vmacro.drivers.libvirt.states import job, state_word
 from vmacro.errors import CopyError, HostError, all_of
 from vmacro.model.facts import LEAVING, Capabilities, CopyProgress, CopyStatistics
@@ -232,7 +233,8 @@ class Started(threading.Thread):
                 domain.migrateSetMaxDowntime(allowed_downtime_ms(1, self._policy.max_downtime_ms))
             except libvirt.libvirtError:
                 pass  # the migration itself will tell
-        domain.migrateToURI3(self._order.destination.peer_uri, self._parameters(), self._flags(domain))
+        parameters = {**self._parameters(), **self._definitions(domain)}
+        domain.migrateToURI3(self._order.destination.peer_uri, parameters, self._flags(domain))
 
     @property
     def _compressed(self) -> bool:
@@ -271,6 +273,18 @@ class Started(threading.Thread):
         if self._can.encrypted_copy and not self._order.tunnelled:
             parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = destination.tls_name
         return parameters
+
+    def _definitions(self, domain: Any) -> dict[str, Any]:
+        """As the destination is to have the domain, where its own disks go along. Raises ValueError, libvirtError."""
+        disks = self._order.disks
+        if not disks:
+            return {}
+        live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+        found = {libvirt.VIR_MIGRATE_PARAM_DEST_XML: chains.without(live, disks)}
+        if domain.isPersistent():
+            stored = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            found[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = chains.without(stored, disks)
+        return found
 
 
 def _told(error: BaseException) -> str:
