@@ -4,12 +4,17 @@ import errno
 import random
 import socket
 import struct
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from guest_agent import connections, netlink
 from guest_agent.endpoint_ids import fresh_id
+from vmacro.drivers.agent import ChannelAgents
+from vmacro.drivers.fake.world import FakeWorld
 from vmacro.drivers.libvirt import xml
+from vmacro.errors import LabError
 from vmacro.lab import guests, topology
 from vmacro.lab.forwarder import Delay, Link
 from vmacro.model.facts import MOST_CARDS, Card
@@ -193,3 +198,13 @@ def test_endpoint_ids_are_fresh() -> None:
     assert fresh_id([], 0) == 1
     assert fresh_id([2, 3], 1) == 4
     assert fresh_id([1], 255) == 2
+
+
+@pytest.mark.timeout(30)
+def test_a_guest_that_gets_no_lease_is_given_up() -> None:
+    """Its agent answers all the while."""
+    fake = FakeWorld()
+    fake.guest.address = ""
+    agents = cast(ChannelAgents, SimpleNamespace(open=fake.world.agent))
+    with pytest.raises(LabError, match="guest web: not ready after 0 s: its agent answers, and has no lease"):
+        guests.wait_until_ready(agents, fake.inventory.hosts[0], "web", 0.2)

@@ -211,6 +211,7 @@ def wait_until_ready(agents: ChannelAgents, host: Host, name: str, timeout_s: fl
                 facts = agent.status()
             if facts.address:
                 return Ready(name, facts, waited)
+            raise AgentError(f"guest {name}: its agent answers, and has no lease")
         except (AgentError, HostError) as error:
             if waited > timeout_s:
                 hint = f"look at its console: vmacro lab shell {host.name}, then virsh console {name}"
