@@ -172,7 +172,7 @@ class Hypervisor(FakeHypervisor):
         return self._house.definition()
 
     def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
-        return fit.fit(self._house.berlin, name, uuid, wanted)
+        return fit.fit(self._house.berlin, name, uuid, wanted, lambda _name: "")
 
 
 # What stands against each, twice where it does twice; those that only warn begin with a question mark.
@@ -354,7 +354,7 @@ def test_a_pool_that_is_not_active_has_nothing_and_hides_nothing() -> None:
             raise error(libvirt.VIR_ERR_INTERNAL_ERROR)
 
     needs = tuple(Need(kind, "x/y", "it", live=True) for kind in (VOLUME, SECRET, FILTER))
-    found = fit.fit(Still(), "web", "uuid-1", Definition(needs=needs))
+    found = fit.fit(Still(), "web", "uuid-1", Definition(needs=needs), lambda _name: "")
     assert (found.absent, found.unasked) == ((needs[0], needs[2]), (needs[1],))
 
 

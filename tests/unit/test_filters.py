@@ -66,6 +66,24 @@ def test_what_a_filter_holds_a_card_to(name: str, parameters: tuple[tuple[str, s
     assert (found.versions, found.allowed) == expected
 
 
+@pytest.mark.parametrize(
+    ("there", "versions", "known"),
+    [
+        ("<filterref filter='clean-traffic'/>", (4,), True),
+        ("<filterref filter='no-mac-spoofing'/>", (), True),
+        ("<rule action='drop' direction='out'><ip match='no' srcipaddr='10.0.0.1'/></rule>", (), False),
+    ],
+)
+def test_another_host_has_another_filter_of_that_name(there: str, versions: tuple[int, ...], known: bool) -> None:
+    here = of(domain("harmless", ("IP", "10.0.0.7")))
+    (found,) = filters.elsewhere(here, lambda name: f"<filter name='{name}'>{there}</filter>")
+    allowed = ("10.0.0.7",) if versions else ()
+    assert found == Filter(MAC, "harmless", LIVE, versions, allowed, known)
+    assert filters.elsewhere(here, shown) == tuple(here)
+    assert filters.elsewhere(here, lambda _name: "") == (), "another rule says that it has none"
+    assert filters.elsewhere(of(domain("clean-traffic")), lambda _name: "") == tuple(of(domain("clean-traffic")))
+
+
 def test_nobody_is_asked_of_libvirts_own() -> None:
     def asked(name: str) -> str:
         raise AssertionError(name)

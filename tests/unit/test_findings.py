@@ -587,6 +587,14 @@ CASES: dict[str, tuple[str, Breaking]] = {
     ),
     "a filter of its card with all addresses": (SEAMLESS, pinned("clean-traffic", "10.50.1.97", "10.50.2.10")),
     "a filter of its card from its next start on": (RENUMBER, pinned("ours", "10.50.1.97", where=STORED)),
+    "a filter of its card that is another there": (
+        SEAMLESS,
+        both(pinned("ours", "10.50.1.97", "10.50.2.10"), fitting(filters=(Filter(MAC, "ours", LIVE, (4,)),))),
+    ),
+    "a filter of its card that nobody knows there": (
+        RENUMBER,
+        both(pinned("ours", "10.50.1.97", "10.50.2.10"), fitting(filters=(Filter(MAC, "ours", LIVE, known=False),))),
+    ),
     "a filter of its card that nobody knows": (SEAMLESS, pinned("ours", known=False)),
     "datagrams that nothing carries": (RENUMBER, datagrams),
     "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),

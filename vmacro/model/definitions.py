@@ -101,7 +101,8 @@ class Fit:
     """What a host's libvirt says of a domain that may come. Of what it needs: `absent`, and `unasked`, what cannot be
     found out there. `namesake`: the domain with its UUID and another name. `refusal`: why that hypervisor runs no such
     domain. `processor`: whether its own has all that the domain's has, and `processor_why` not. Of its devices, what
-    its hypervisor `lacks`, and what it is `silent` about. `free_pages_mib`: in huge pages of the domain's size."""
+    its hypervisor `lacks`, and what it is `silent` about. `free_pages_mib`: in huge pages of the domain's size.
+    `filters`: what its own ones would hold the domain's cards to."""
 
     absent: Annotated[tuple[Need, ...], Items(MOST_NEEDS)] = ()
     unasked: Annotated[tuple[Need, ...], Items(MOST_NEEDS)] = ()
@@ -114,3 +115,4 @@ class Fit:
     free_pages_mib: Annotated[int, Number(0, 1 << 50)] = 0
     cpus: Annotated[int, Number(0, 1 << 20)] = 1 << 20
     nodes: Annotated[int, Number(0, 1 << 20)] = 1 << 20
+    filters: Filters = ()

@@ -19,10 +19,12 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     if source is None or target is None or card is None or source.site == target.site or survey.definition is None:
         return  # where it could not be read, another rule speaks
     needed = _needed(survey, target, card.mac)
-    for found in (f for f in survey.definition.filters if f.mac == card.mac):
+    here, there = survey.definition.filters, target.fit.filters if target.fit is not None else ()
+    also = [(found, f", as {target.host} has it,") for found in there if found not in here]
+    for found, whose in [*((found, "") for found in here), *also]:
         lost = [a for a in needed if ip_address(a).version in found.versions and a not in found.allowed]
-        if lost or not found.known:
-            yield _finding(request, found, lost, target)
+        if found.mac == card.mac and (lost or not found.known):
+            yield _finding(request, found, lost, target, whose)
 
 
 def _needed(survey: Survey, target: HostView, mac: str) -> list[str]:
@@ -33,9 +35,9 @@ def _needed(survey: Survey, target: HostView, mac: str) -> list[str]:
     return [address for address in dict.fromkeys((*new, *claimed)) if address]
 
 
-def _finding(request: Request, found: Filter, lost: list[str], target: HostView) -> Finding:
+def _finding(request: Request, found: Filter, lost: list[str], target: HostView, whose: str) -> Finding:
     severity = Severity.BLOCKER if lost and found.where == LIVE else Severity.WARNING
-    filter_ = f"the filter {found.name!r} of its card {found.mac}"
+    filter_ = f"the filter {found.name!r} of its card {found.mac}{whose}"
     if not lost:
         text = f"nobody knows what {filter_} lets pass: its libvirt does not show it, or it has addresses of its own"
         hint = f"virsh nwfilter-dumpxml {found.name} there: does it hold the guest to addresses ($IP)?"

@@ -58,7 +58,7 @@ class FakeHypervisor:
         """What nobody has said of it, it has."""
         with self._host("fit", name) as host:
             twin = next((d.name for d in host.domains.values() if d.uuid == uuid and d.name != name), "")
-            return replace(host.fit, namesake=twin)
+            return replace(host.fit, namesake=twin, filters=host.fit.filters or wanted.filters)
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:

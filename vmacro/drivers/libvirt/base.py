@@ -149,7 +149,7 @@ class LibvirtHypervisor:
     def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
         connection = self._connection
         with understood(self._host.name, f"it cannot be asked for what domain {name} needs"):
-            return fit.fit(connection, name, uuid, wanted)
+            return fit.fit(connection, name, uuid, wanted, self._filter_xml)
 
     def network(self, name: str) -> NetworkFacts | None:
         network = self._network(name)

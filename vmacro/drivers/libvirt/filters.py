@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from vmacro.drivers.libvirt import xml
@@ -77,20 +77,36 @@ def of(live: str, stored: str, described: Callable[[str], str]) -> tuple[Filter,
     return decoded
 
 
+def elsewhere(known: Iterable[Filter], described: Callable[[str], str]) -> tuple[Filter, ...]:
+    """The same on a host whose filters `described` tells; of those whose name it does not know, nothing. Raises as
+    of()."""
+    read, found = _Read(described), []
+    for here in known:
+        if here.name in _STOCK or read(here.name) is not None:
+            found.append(_held(xml.parse(here.reference), here.mac, here.where, read))
+    decoded: tuple[Filter, ...] = fields.decode_as(Filters, found, "filters")
+    return decoded
+
+
 def _of(text: str, where: str, read: _Read) -> Iterator[dict[str, object]]:
     for card in xml.parse(text).iterfind("./devices/interface"):
-        mac = card.find("mac")
+        mac = xml.attribute(card, "mac", "address").lower()
         for reference in card.iterfind("filterref"):
-            held = _Found()
-            _follow(reference, {}, held, read, _DEEPEST)
-            yield {
-                "mac": mac.get("address", "").lower() if mac is not None else "",
-                "name": reference.get("filter", ""),
-                "where": where,
-                "versions": tuple(sorted(_VERSIONS[variable] for variable in held.pinned)),
-                "allowed": tuple(sorted(a for values in held.pinned.values() for a in values)),
-                "known": held.known,
-            }
+            yield _held(reference, mac, where, read)
+
+
+def _held(reference: ElementTree.Element, mac: str, where: str, read: _Read) -> dict[str, object]:
+    held = _Found()
+    _follow(reference, {}, held, read, _DEEPEST)
+    return {
+        "mac": mac,
+        "name": reference.get("filter", ""),
+        "where": where,
+        "versions": tuple(sorted(_VERSIONS[variable] for variable in held.pinned)),
+        "allowed": tuple(sorted(a for values in held.pinned.values() for a in values)),
+        "known": held.known,
+        "reference": xml.in_one_line(reference),
+    }
 
 
 def _follow(reference: ElementTree.Element, given: Parameters, held: _Found, read: _Read, deep: int) -> None:

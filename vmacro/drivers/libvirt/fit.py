@@ -7,7 +7,7 @@ from typing import Any
 
 import libvirt
 
-from vmacro.drivers.libvirt import devices
+from vmacro.drivers.libvirt import devices, filters
 from vmacro.drivers.libvirt.xml import parse
 from vmacro.model.definitions import (
     DIFFERS,
@@ -47,9 +47,9 @@ _USAGES = {
 }
 
 
-def fit(connection: Any, name: str, uuid: str, wanted: Definition) -> Fit:
-    """`connection` is the host's virConnect. Raises libvirtError where it cannot be asked, ValueError where it says
-    what cannot be."""
+def fit(connection: Any, name: str, uuid: str, wanted: Definition, described: Callable[[str], str]) -> Fit:
+    """`connection` is the host's virConnect; `described` tells a network filter of the host's as XML, '' for none.
+    Raises libvirtError where it cannot be asked, ValueError where it says what cannot be."""
     there = {need: _is_there(connection, need) for need in wanted.needs if need.kind in _LOOKS}
     refusal, lacks, silent = _capabilities(connection, wanted)
     processor, why = _processor(connection, wanted) if not refusal else (FITS, "")
@@ -66,6 +66,7 @@ def fit(connection: Any, name: str, uuid: str, wanted: Definition) -> Fit:
         "free_pages_mib": max((_free_pages_mib(connection, kib) for kib in _sizes_kib(wanted)), default=0),
         "cpus": seen[2],
         "nodes": seen[4],
+        "filters": [fields.encode(held) for held in filters.elsewhere(wanted.filters, described)],
     }
     return fields.decode(Fit, found, "fit")
 
