@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not knot.installed(), reason="no Knot: `make test` unpacks it"),
 ]
 PORT, TTL_S, LINGER_S = 15353, 4, 15
-WWW = "www.example.test"
+WWW, FOREIGN = "www.example.test", "mail.example.test"  # the key may update the first alone
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def server(lab: Lab, tmp_path: Path) -> Iterator[knot.Knot]:
     """In the operator's network, with the guest's name as it is now."""
     inside = ("ip", "netns", "exec", lab.namespace(OPERATOR))
     address = str(lab.topology.uplink(OPERATOR).node.ip)
-    records = f"www {TTL_S} A {address_of(lab, 'web')}\n"
+    records = "".join(f"{name} {TTL_S} A {address_of(lab, 'web')}\n" for name in ("www", "mail"))
     with knot.running(tmp_path / "knot", records, address, PORT, inside) as found:
         yield found
 
@@ -133,6 +133,8 @@ def test_check_finds_what_stands_against_a_name(lab: Lab, named: Vmacro, server:
     set_to(lab, server, named, here)
     short = named.altered("short.toml", lambda t: t.replace(f"linger_s = {LINGER_S}", f"linger_s = {TTL_S - 1}"))
     assert "name-ttl" in codes(short(*check))
+    foreign = named.altered("foreign.toml", lambda t: t.replace(f'"{WWW}"', f'"{FOREIGN}"'))
+    assert "name-refused" in codes(foreign(*check))
     knot.key_file(key, secret=knot.OTHER_SECRET)
     wrong = named(*check)
     assert wrong.returncode == 0 and "name-key" in codes(wrong)

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -107,6 +110,39 @@ def test_a_ring_of_moves_leaves_nothing(ring: Lab, tmp_path: Path, moves: int) -
     assert traces_of_moves(ring) == before
     with namespaces.inside(ring.namespace("client")), socket.create_connection((address_of(ring, "web"), 80), 10):
         pass
+
+
+@pytest.mark.slow("a check and a refusal; as a unit test: test_checks")
+def test_a_client_without_ipv4_cannot_join_what_renumber_announces(ring: Lab, tmp_path: Path) -> None:
+    """Where neither filters nor a guard forbid `renumber`: no move is made, so that the WAN's own drop nothing."""
+    node, quiet = ring.namespace("client"), without_probers(Vmacro(tmp_path, ring.inventory_file))
+    free = quiet.altered(
+        "free.toml",
+        lambda t: re.sub(
+            "^anti_spoofing = true$", "", re.sub("^subnet = .*", r"\g<0>\nguard = false", t, flags=re.M), flags=re.M
+        ),
+    )
+    to = next(site for site in ring.topology.sites if site != site_of(ring, "web"))
+    address6, before = address6_of(ring), traces_of_moves(ring)
+    with clients(ring, "client", address6, "idle"), without_ipv4(node):
+        found = free("check", "web", "--to", to, "--handoff", "renumber", "--json")
+        assert found.returncode == 3, found.stdout + found.stderr
+        assert "client-ipv6-only" in {f["code"] for f in json.loads(found.stdout)}, found.stdout
+        done = free("migrate", "web", "--to", to, "--handoff", "renumber")
+        assert done.returncode == 3 and "its client uses IPv6" in done.stderr, done.stdout + done.stderr
+    assert site_of(ring, "web") != to and traces_of_moves(ring) == before
+
+
+@contextmanager
+def without_ipv4(node: str) -> Iterator[None]:
+    """A node that has no way anywhere by IPv4."""
+    routes = ["ip", "-n", node, "-4", "route"]
+    way = subprocess.run([*routes, "show", "default"], check=True, capture_output=True, text=True).stdout.split()
+    subprocess.run([*routes, "del", *way], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*routes, "add", *way], check=True)
 
 
 @pytest.mark.skipif(not knot.installed(), reason="no Knot: `make test` unpacks it")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -25,6 +27,7 @@ from tests.support import (
     virsh,
     without_probers,
 )
+from vmacro.lab import namespaces
 from vmacro.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow("two minutes; each finding is a unit test, too")]
@@ -41,6 +44,7 @@ address = "10.19.250.9"
 CARD = "<interface type='network'><mac address='{}'/><source network='front'/></interface>"
 ENTRY = "<host mac='{}' ip='{}'/>"
 RP_FILTERS = {name: f"/proc/sys/net/ipv4/conf/{name}/rp_filter" for name in ("all", "eth0")}
+PUBLIC = "20.30.40.50"
 # Networks that the destination does not offer to guests, whatever the inventory says.
 ODD = """<network><name>odd</name><bridge name='odd0' stp='on' delay='4'/><mac address='52:54:00:99:99:99'/>
 <forward mode='nat'/><ip address='{}' prefix='24'/></network>"""
@@ -283,5 +287,45 @@ def test_legs_that_another_orchestrator_has_opened(lab: Lab, vmacro: Vmacro, way
         assert done.returncode == 0, done.stdout + done.stderr
         found = findings(other, Way(way.there, way.here), 0)
         assert "leg-unknown" in {f["code"] for f in found if f["severity"] == "warning"}, found
+    ended = quiet("carry")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_a_client_from_the_internet_cannot_join_an_address_of_the_inside(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    short = vmacro.altered("short.toml", saying(way.there, memory_reserve_mib="1000000"))
+    with from_the_internet(lab):
+        with namespaces.inside(lab.namespace("client")):
+            connected = socket.create_connection((address_of(lab, "web"), 80), 30, (PUBLIC, 0))
+        with connected:
+            stopped(lab, short, way, "memory-short", warned=("address-private",))
+
+
+@contextmanager
+def from_the_internet(lab: Lab) -> Iterator[None]:
+    """A client has a further address, of the Internet, and the WAN leads there."""
+    client, wan = lab.namespace("client"), lab.namespace("wan")
+    own = ["ip", "-n", client, "address"]
+    by = ["ip", "-n", wan, "route"]
+    subprocess.run([*own, "add", f"{PUBLIC}/32", "dev", "lo"], check=True)
+    subprocess.run([*by, "add", f"{PUBLIC}/32", "via", str(lab.topology.uplink("client").node.ip)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*by, "del", f"{PUBLIC}/32"], check=True)
+        subprocess.run([*own, "del", f"{PUBLIC}/32", "dev", "lo"], check=True)
+
+
+def test_a_client_whose_slots_are_taken(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """It has followed a move, and its old address is still another's; so it takes no further one."""
+    quiet, old = without_probers(vmacro), address_of(lab, "web")
+    free = quiet.altered("free.toml", lambda t: re.sub("^subnet = .*", r"\g<0>\nguard = false", t, flags=re.M))
+    with clients(lab, "shy", old, "idle"), clients(lab, "client", old, "tcp-idle"):
+        done = quiet("migrate", "web", "--to", way.there)
+        assert done.returncode == 0, done.stdout + done.stderr
+        back = Way(way.there, way.here)
+        found = findings(free, back, 3, "--handoff", "renumber")
+        assert "client-slots-taken" in blocking(found), found
+        refused(free, back, found, "--handoff", "renumber")
+        assert site_of(lab, "web") == way.there
     ended = quiet("carry")
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -14,6 +14,7 @@ BY_ITS_WORDS = {
     "already-there": "test_refusals.py::test_already_there",
     "destination-unreachable": "test_refusals.py::test_an_unreachable_destination",
     "guest-claimed": "test_orchestrator.py::test_two_operators_at_once",
+    "moved-since": "test_evacuation.py::test_who_was_moved_by_hand_meanwhile_is_left_where_it_is",
 }
 
 

@@ -1,0 +1,120 @@
+"""A guest whose card is held to the one address that libvirt has learnt (`clean-traffic` without an address): refused
+where that can be known, and where it cannot, nobody is told that the guest has moved while its new address is dead."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lab.domains import FILE, defined_as_before, hosts_as_they_are, told
+from tests.lab.test_obstacles import blocking, findings, refused
+from tests.support import (
+    Vmacro,
+    Way,
+    address_of,
+    clients,
+    site_of,
+    summary,
+    traces_of_moves,
+    verdicts,
+    virsh,
+    without_probers,
+)
+from vmacro.lab.lab import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow("a move and its resume; by packets: contract/test_reach")]
+# The house's own, by one name at both hosts; at the source it holds nobody to anything.
+HOUSE = "house"
+LOOSE, STRICT = f"<filter name='{HOUSE}'/>", f"<filter name='{HOUSE}'><filterref filter='clean-traffic'/></filter>"
+
+
+def card_with(lab: Lab, host: str, name: str) -> str:
+    """The card of the running `web` with this filter, without an address; '' for none."""
+    card = ElementTree.fromstring(virsh(lab, host, "dumpxml", "web")).find("devices/interface")
+    assert card is not None
+    for old in card.findall("filterref"):
+        card.remove(old)
+    if name:
+        ElementTree.SubElement(card, "filterref", filter=name)
+    return ElementTree.tostring(card, encoding="unicode")
+
+
+def filtered(lab: Lab, host: str, name: str) -> None:
+    told(lab, host, card_with(lab, host, name), "update-device", "web", FILE, "--live")
+
+
+@contextmanager
+def held(lab: Lab, host: str, name: str) -> Iterator[None]:
+    with defined_as_before(lab, host):
+        filtered(lab, host, name)
+        try:
+            yield
+        finally:
+            filtered(lab, site_of(lab, "web"), "")
+
+
+@contextmanager
+def house_filters(lab: Lab, way: Way) -> Iterator[None]:
+    for host, text in ((way.here, LOOSE), (way.there, STRICT)):
+        told(lab, host, text, "nwfilter-define", FILE)
+    try:
+        yield
+    finally:
+        for host in (way.here, way.there):
+            virsh(lab, host, "nwfilter-undefine", HOUSE)
+
+
+def test_a_card_that_is_held_to_what_it_was_first_seen_with_is_refused(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    with held(lab, way.here, "clean-traffic"), clients(lab, "client", address_of(lab, "web"), "chatter") as process:
+        before = hosts_as_they_are(lab)
+        found = findings(vmacro, way, 3)
+        assert blocking(found) == {"anti-spoofing"}, found
+        assert "holds it to one address, which libvirt learns" in json.dumps(found)
+        refused(vmacro, way, found)
+        assert hosts_as_they_are(lab) == before
+        assert verdicts(process) == {"chatter": ""}
+
+
+def test_a_filter_that_is_another_there_is_refused(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    with house_filters(lab, way), held(lab, way.here, HOUSE):
+        before = hosts_as_they_are(lab)
+        found = findings(vmacro, way, 3)
+        assert blocking(found) == {"anti-spoofing"} and f"as {way.there} has it" in json.dumps(found), found
+        refused(vmacro, way, found)
+        assert hosts_as_they_are(lab) == before
+
+
+def test_what_nobody_could_know_is_met_by_packets(lab: Lab, vmacro: Vmacro, way: Way) -> None:
+    """Somebody gives it the filter once it was checked. Its new address is dead: it keeps the old one, by which its
+    clients live, until the filter is mended."""
+    quiet, old, before = without_probers(vmacro), address_of(lab, "web"), traces_of_moves(lab)
+    hooked = quiet.altered("hooked.toml", lambda t: f'{t}\n[hooks]\nbefore = ["{hook(lab, quiet, way.here)}"]\n')
+    with defined_as_before(lab, way.here), clients(lab, "client", old, "chatter", "tcp-chatter") as process:
+        done = hooked("migrate", "web", "--to", way.there, "--json")
+        assert done.returncode == 5, done.stdout[-3000:] + done.stderr
+        reason = summary(done)["reason"]
+        assert "is not reached" in reason, reason
+        assert site_of(lab, "web") == way.there
+        carried = {row["address"] for row in json.loads(quiet("carried", "--json").stdout)}
+        assert carried == {old}, "nothing is withdrawn"
+        filtered(lab, way.there, "")
+        resumed = quiet("resume", summary(done)["move_id"], "--json")
+        assert resumed.returncode == 0, resumed.stdout[-3000:] + resumed.stderr
+        assert verdicts(process) == {"chatter": "", "tcp-chatter": ""}
+    assert quiet("carry").returncode == 0
+    assert traces_of_moves(lab) == before
+
+
+def hook(lab: Lab, vmacro: Vmacro, host: str) -> Path:
+    """That gives the card a filter, at once, before anything else is done."""
+    leader, path = lab.host(host).leader, vmacro.folder / "hook"
+    assert leader is not None
+    told(lab, host, card_with(lab, host, "clean-traffic"), "version")
+    path.write_text(f"#!/bin/sh\nexec nsenter -t {leader.pid} -a virsh update-device web {FILE} --live >&2\n")
+    path.chmod(0o755)
+    return path
