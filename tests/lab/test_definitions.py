@@ -47,7 +47,7 @@ EXPECTED: dict[str, list[str]] = {
     "listening": ["listen-address", "listen-unknown"],
     "kernel": ["file-missing", "file-missing"],
     "sealed": ["device-stays"],
-    "old-desktop": ["device-unknown", "file-missing", "file-missing"],
+    "old-desktop": ["device-stays", "device-unknown", "file-missing", "file-missing"],
     "storage": ["file-missing", "file-missing", "file-missing", "volume-missing"],
 }
 BACKED_UP = "debian-virt-install"

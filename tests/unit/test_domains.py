@@ -198,7 +198,7 @@ EXPECTED: dict[str, list[str]] = {
     "listening": ["listen-address", "?listen-unknown"],
     "kernel": ["file-missing", "file-missing"],
     "sealed": ["device-stays", "device-stays", "device-stays", "device-stays"],
-    "old-desktop": ["?file-missing", "?file-missing", "?device-unknown"],
+    "old-desktop": ["device-stays", "?file-missing", "?file-missing", "?device-unknown"],
     "storage": ["disk-kind", "file-missing", "file-missing", "volume-missing"],
 }
 KEPT = {"snapshots": {"snapshots": 2, "checkpoints": 1, "saved": True}}

@@ -31,6 +31,8 @@ _EVERYWHERE = frozenset({("panic", "isa"), ("video", "none")})
 # Of channels libvirt lists these, whatever else QEMU has (virQEMUCapsFillDomainDeviceChannelCaps); two are everywhere.
 _MAY_BE_MISSING = {"channel": frozenset({"spicevmc"})}
 _HOST_DEVICE = "it is a device of its host"
+# qemuMigrationSrcIsSafe: "unsafe" is what can be written to, and is neither sent along nor on storage that both share.
+_WRITABLE = "it can be written to, and its file stays on its host: eject it, or make it <readonly/>"
 _STATE_STAYS = "QEMU does not know how to send its state"
 _HOSTDEV_NAMES = {"pci": "PCI", "usb": "USB", "scsi": "SCSI", "scsi_host": "SCSI host", "mdev": "mediated"}
 
@@ -102,6 +104,8 @@ def _of_disks(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
             yield what, "it is transient: what the guest has written is thrown away"
         if disk.get("type") in ("nvme", "vhostuser", "vhostvdpa"):
             yield what, _HOST_DEVICE
+        if disk.get("device") == "floppy" and disk.find("readonly") is None and disk.find("source") is not None:
+            yield f"floppy {attribute(disk, 'target', 'dev')}", _WRITABLE
 
 
 def _of_the_hosts(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
