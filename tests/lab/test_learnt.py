@@ -28,9 +28,11 @@ from tests.support import (
 from vmacro.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow("a move and its resume; by packets: contract/test_reach")]
-# The house's own, by one name at both hosts; at the source it holds nobody to anything.
+# The house's own, by one name and UUID at both hosts: one holds nobody to anything.
 HOUSE = "house"
-LOOSE, STRICT = f"<filter name='{HOUSE}'/>", f"<filter name='{HOUSE}'><filterref filter='clean-traffic'/></filter>"
+FILTER = f"<filter name='{HOUSE}'><uuid>5ca1ab1e-0000-4000-8000-000000000003</uuid>{{}}</filter>"
+LOOSE, STRICT = FILTER.format(""), FILTER.format("<filterref filter='clean-traffic'/>")
+WRITTEN = FILTER.format("<filterref filter='clean-traffic'><parameter name='IP' value='{}'/></filterref>")
 
 
 def card_with(lab: Lab, host: str, name: str) -> str:
@@ -59,8 +61,8 @@ def held(lab: Lab, host: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def house_filters(lab: Lab, way: Way) -> Iterator[None]:
-    for host, text in ((way.here, LOOSE), (way.there, STRICT)):
+def house_filters(lab: Lab, way: Way, there: str) -> Iterator[None]:
+    for host, text in ((way.here, LOOSE), (way.there, there)):
         told(lab, host, text, "nwfilter-define", FILE)
     try:
         yield
@@ -81,7 +83,7 @@ def test_a_card_that_is_held_to_what_it_was_first_seen_with_is_refused(lab: Lab,
 
 
 def test_a_filter_that_is_another_there_is_refused(lab: Lab, vmacro: Vmacro, way: Way) -> None:
-    with house_filters(lab, way), held(lab, way.here, HOUSE):
+    with house_filters(lab, way, STRICT), held(lab, way.here, HOUSE):
         before = hosts_as_they_are(lab)
         found = findings(vmacro, way, 3)
         assert blocking(found) == {"anti-spoofing"} and f"as {way.there} has it" in json.dumps(found), found
@@ -90,15 +92,16 @@ def test_a_filter_that_is_another_there_is_refused(lab: Lab, vmacro: Vmacro, way
 
 
 def test_what_nobody_could_know_is_met_by_packets(lab: Lab, vmacro: Vmacro, way: Way) -> None:
-    """Somebody gives it the filter once it was checked. Its new address is dead: it keeps the old one, by which its
-    clients live, until the filter is mended."""
+    """Once it was checked, somebody has the filter at the destination hold it to its old address: the new one is dead.
+    It keeps the old one, by which its clients live, until that is mended."""
     quiet, old, before = without_probers(vmacro), address_of(lab, "web"), traces_of_moves(lab)
-    hooked = quiet.altered("hooked.toml", lambda t: f'{t}\n[hooks]\nbefore = ["{hook(lab, quiet, way.here)}"]\n')
-    with defined_as_before(lab, way.here), clients(lab, "client", old, "chatter", "tcp-chatter") as process:
+    hook = changing(lab, quiet, way.there, WRITTEN.format(old))
+    hooked = quiet.altered("hooked.toml", lambda t: f'{t}\n[hooks]\nbefore = ["{hook}"]\n')
+    loose, client = house_filters(lab, way, LOOSE), clients(lab, "client", old, "chatter", "tcp-chatter")
+    with loose, held(lab, way.here, HOUSE), client as process:
         done = hooked("migrate", "web", "--to", way.there, "--json")
         assert done.returncode == 5, done.stdout[-3000:] + done.stderr
-        reason = summary(done)["reason"]
-        assert "is not reached" in reason, reason
+        assert "is not reached" in summary(done)["reason"], summary(done)["reason"]
         assert site_of(lab, "web") == way.there
         carried = {row["address"] for row in json.loads(quiet("carried", "--json").stdout)}
         assert carried == {old}, "nothing is withdrawn"
@@ -110,11 +113,12 @@ def test_what_nobody_could_know_is_met_by_packets(lab: Lab, vmacro: Vmacro, way:
     assert traces_of_moves(lab) == before
 
 
-def hook(lab: Lab, vmacro: Vmacro, host: str) -> Path:
-    """That gives the card a filter, at once, before anything else is done."""
+def changing(lab: Lab, vmacro: Vmacro, host: str, text: str) -> Path:
+    """A hook that defines a filter at a host."""
     leader, path = lab.host(host).leader, vmacro.folder / "hook"
     assert leader is not None
-    told(lab, host, card_with(lab, host, "clean-traffic"), "version")
-    path.write_text(f"#!/bin/sh\nexec nsenter -t {leader.pid} -a virsh update-device web {FILE} --live >&2\n")
+    (vmacro.folder / "filter.xml").write_text(text)
+    into = f"nsenter -t {leader.pid} -a sh -c 'cat > {FILE}; virsh nwfilter-define {FILE} >&2'"
+    path.write_text(f"#!/bin/sh\nexec {into} < {vmacro.folder}/filter.xml\n")
     path.chmod(0o755)
     return path

@@ -45,7 +45,7 @@ NETWORK = "<network><name>{0}</name><bridge name='{0}0' stp='off' delay='0'/></n
 NETWORKS = ("storage", "lan")
 FILTER = "<filter name='office-only'/>"
 MEMORY_MIB = 256
-WHOLE = ("debian-virt-install", "cloud-image", "two-cards", "filters", "ejected", "kernel", "old-desktop")
+WHOLE = ("debian-virt-install", "cloud-image", "two-cards", "filters", "ejected", "kernel")
 
 
 @pytest.fixture(scope="module")
