@@ -17,6 +17,7 @@ from tests.lab.test_unfit import saying, stopped
 from tests.support import Vmacro, Way, eventually, on_host, virsh
 from vmacro.lab.lab import Lab
 from vmacro.pki import store as pki
+from vmacro.pki.names import LIBVIRT
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow("three minutes; each finding is a unit test, too")]
 # What libvirt has written down of what its QEMU can do, which it asks for when that changes.
@@ -103,7 +104,7 @@ def test_a_libvirt_that_cannot_be_asked_for_secrets(lab: Lab, vmacro: Vmacro, wa
 def test_a_certificate_that_is_about_to_expire(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """Its authority is asked in a copy: what the lab's own has issued stays as it is."""
     shutil.copytree(lab.folder / "pki", vmacro.folder / "pki")
-    soon = pki.stores(vmacro.folder / "pki")[pki.LIBVIRT].renew(way.there, days=20).decode()
+    soon = pki.stores(vmacro.folder / "pki")[LIBVIRT].renew(way.there, days=20).decode()
     before = on_host(lab, way.there, "cat", SERVER_CERTIFICATE)
     with_certificate = ("sh", "-ec", f'printf %s "$1" > {SERVER_CERTIFICATE}; {AGAIN}', "sh")
     on_host(lab, way.there, *with_certificate, soon)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
+from vmacro.model.definitions import FILTER
 from vmacro.model.facts import HostView, Survey
 from vmacro.model.filters import LIVE, Filter
 from vmacro.model.moves import Finding, Severity
@@ -20,7 +21,9 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         return  # where it could not be read, another rule speaks
     needed = _needed(survey, target, card.mac)
     here, there = survey.definition.filters, target.fit.filters if target.fit is not None else ()
-    also = [(found, f", as {target.host} has it,") for found in there if found not in here]
+    absent = {need.name for need in (target.fit.absent if target.fit is not None else ()) if need.kind == FILTER}
+    new = (found for found in there if found not in here and found.name not in absent)
+    also = [(found, f", as {target.host} has it,") for found in new]
     for found, whose in [*((found, "") for found in here), *also]:
         lost = [a for a in needed if ip_address(a).version in found.versions and a not in found.allowed]
         if found.mac == card.mac and (lost or not found.known):

@@ -78,12 +78,9 @@ def of(live: str, stored: str, described: Callable[[str], str]) -> tuple[Filter,
 
 
 def elsewhere(known: Iterable[Filter], described: Callable[[str], str]) -> tuple[Filter, ...]:
-    """The same on a host whose filters `described` tells; of those whose name it does not know, nothing. Raises as
-    of()."""
-    read, found = _Read(described), []
-    for here in known:
-        if here.name in _STOCK or read(here.name) is not None:
-            found.append(_held(xml.parse(here.reference), here.mac, here.where, read))
+    """The same on a host whose filters `described` tells. Raises as of()."""
+    read = _Read(described)
+    found = [_held(xml.parse(here.reference), here.mac, here.where, read) for here in known]
     decoded: tuple[Filter, ...] = fields.decode_as(Filters, found, "filters")
     return decoded
 
