@@ -30,7 +30,9 @@ class TakeoverError(Exception):
 def _run(*command: str) -> str:
     """Output and errors of a command; if it cannot be run, why."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return done.stdout
@@ -151,6 +153,7 @@ def _start_agent() -> str:
             ["systemctl", "enable", "--now", managers.AGENT_UNIT],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=READY_WITHIN_S,
         )
     except subprocess.TimeoutExpired:

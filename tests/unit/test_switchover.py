@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import libvirt
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
+from vmacro.host import switchover
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.host.switchover import Switchover, Tap
-from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN, MacUser
+from vmacro.wire.host_verbs import FENCED, GUEST, MOST_TURNS, STAYED, TUNNEL, UNKNOWN, MacUser, Turn
 
 LEG = LegEnd("home", "vxlan", "web-1", "web", "10.1.0.7", "52:54:00:00:00:01", "front0", "10.9.0.6")
 LEG6 = replace(LEG, address="fd50::7")
@@ -281,7 +283,7 @@ def test_what_the_kernel_refuses_at_an_event_is_told(host: Host, error: Exceptio
     host.leave()
     (turn,) = host.switchover.turned("web").turns
     assert turn.to == TUNNEL and turn.trouble.startswith(trouble)
-    assert host.switchover.departure("web") == UNKNOWN, "it paused, and is not fenced"
+    assert host.switchover.departure("web") == FENCED, "whatever became of its legs"
 
 
 def test_a_bug_at_an_event_is_no_trouble_of_the_kernels(host: Host) -> None:
@@ -315,6 +317,122 @@ def test_the_oldest_turns_are_dropped_and_that_is_said(host: Host) -> None:
     assert not any(turn.trouble for turn in told[1:])
 
 
+@dataclass
+class Clock:
+    """Both of this machine's, in step; `wall_ns` is what it was at `now_ns` 0."""
+
+    wall_ns: int = 1_795_800_000_000_000_000
+    now_ns: int = 0
+
+    def passes(self, ns: int) -> None:
+        self.now_ns += ns
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    both = SimpleNamespace(time_ns=lambda: made.wall_ns + made.now_ns, monotonic_ns=lambda: made.now_ns)
+    monkeypatch.setattr(switchover, "time", both)
+    return made
+
+
+def test_a_turn_is_told_by_when_all_ends_were_turned_and_how_long_that_took(
+    host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, send_on = host.kernel.point, Ear.send_on
+
+    def slowly(end: LegEnd, to: str) -> None:
+        clock.passes(1_500_000)
+        point(end, to)
+
+    def late(ear: Ear, legs: list[LegEnd]) -> int:
+        clock.passes(9_000_000)
+        return send_on(ear, legs)
+
+    monkeypatch.setattr(host.kernel, "point", slowly)
+    monkeypatch.setattr(Ear, "send_on", late)
+    host.switchover.arm("web")
+    host.leave()
+    host.resume()
+    turned, stays = host.switchover.turned("web").turns
+    assert turned == Turn(TUNNEL, clock.wall_ns + 3_000_000, 3000, 2, ""), "two ends; the rescue is no part of it"
+    assert (stays.to, stays.wall_ns, stays.took_us, stays.rescued) == (GUEST, clock.wall_ns + 12_000_000, 0, 0)
+
+
+def test_a_turn_that_fails_has_no_moment(host: Host, clock: Clock) -> None:
+    host.switchover.arm("web")
+    host.kernel.error = OSError(19, "gone")
+    host.leave()
+    gone = "OSError: [Errno 19] gone"
+    assert host.switchover.turned("web").turns == (Turn(TUNNEL, 0, 0, 0, f"{gone}; {gone}"),)
+
+
+def test_an_end_that_cannot_be_turned_keeps_no_other_from_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = host.kernel.point
+    monkeypatch.setattr(host.kernel, "point", lambda end, to: fails() if end == LEG else point(end, to))
+    host.switchover.arm("web")
+    host.leave()
+    assert host.kernel.points == {"fd50::7": TUNNEL}
+    (turn,) = host.switchover.turned("web").turns
+    assert (turn.rescued, turn.trouble) == (1, "OSError: [Errno 19] no such device"), "of the end that was turned"
+    assert not host.kernel.overheard[0].open
+
+
+def test_a_card_that_cannot_be_fenced_keeps_no_other_from_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_up = host.kernel.put_up_fence
+    monkeypatch.setattr(host.kernel, "put_up_fence", lambda tap: fails() if tap == "tap1" else put_up(tap))
+    host.switchover.arm("web")
+    host.leave()
+    assert host.kernel.fences == {"tap2"} and host.troubles() == ["OSError: [Errno 19] no such device"]
+    host.resume()
+    assert host.kernel.points["10.1.0.7"] == TUNNEL, "nothing comes back by itself"
+
+
+def test_what_was_dropped_is_told_by_the_oldest_that_is_left(host: Host, clock: Clock) -> None:
+    host.switchover.arm("web")
+    for number in range(MOST_TURNS):
+        clock.now_ns = number
+        host.switchover.happened("web", TUNNEL if number % 2 else GUEST, left=False)
+    note, first, *_ = host.switchover.turned("web").turns
+    assert note == Turn(TUNNEL, clock.wall_ns + 1, 0, 0, "1 earlier turns were dropped: nobody asked")
+    assert (first.to, first.wall_ns) == (TUNNEL, clock.wall_ns + 1)
+
+
+def test_who_cannot_be_overheard_is_not_armed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor as it was before: its legs may be others by now."""
+    host.switchover.arm("web")
+    host.libvirt.devices["web"] = [Tap("tap9", LEG.mac)]
+    monkeypatch.setattr(host.kernel, "overhear", fails)
+    with pytest.raises(OSError, match="no such device"):
+        host.switchover.arm("web")
+    host.leave()
+    assert not host.kernel.points and host.troubles() == []
+
+
+def fails(*_: object) -> int:
+    raise OSError(19, "no such device")
+
+
+def test_a_rescue_that_fails_is_told_and_overhears_no_more(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.switchover.arm("web")
+    monkeypatch.setattr(Ear, "send_on", fails)
+    host.leave()
+    assert host.troubles() == ["OSError: [Errno 19] no such device"]
+    assert not host.kernel.overheard[0].open
+    host.switchover.arm("web")
+    assert [ear.open for ear in host.kernel.overheard] == [False, True]
+
+
+def test_a_guest_that_leaves_is_fenced_though_its_late_packets_are_lost(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that libvirt resumes here must reach nobody, whatever else has failed."""
+    host.switchover.arm("web")
+    monkeypatch.setattr(Ear, "send_on", fails)
+    host.leave()
+    assert host.kernel.fences == {"tap1", "tap2"} and host.switchover.departure("web") == FENCED
+
+
 # On Xen, where a guest that arrives has no queue yet
 
 
@@ -326,15 +444,17 @@ def destination() -> Host:
     return host
 
 
-def test_what_comes_for_a_guest_before_its_card_is_up_is_held_and_then_given_to_it(destination: Host) -> None:
+def test_what_comes_for_a_guest_before_its_card_is_up_is_held_and_then_given_to_it(
+    destination: Host, clock: Clock
+) -> None:
     destination.switchover.arm("web")
     (held,) = destination.kernel.holds
     assert (held.bridge, held.mac, held.open) == (LEG.bridge, LEG.mac, True)
     destination.libvirt.devices["web"] = DEVICES["web"]
     destination.resume()
     assert held.device == "tap2", "the card that its legs are of"
-    first, second = destination.switchover.turned("web").turns
-    assert first.to == GUEST and second.to == GUEST and sorted((first.rescued, second.rescued)) == [0, 3]
+    told = {turn.rescued: turn for turn in destination.switchover.turned("web").turns}
+    assert told == {count: Turn(GUEST, clock.wall_ns, 0, count) for count in (0, 3)}
 
 
 def test_it_is_released_too_where_the_orchestrator_turns(destination: Host) -> None:

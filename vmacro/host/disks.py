@@ -180,7 +180,7 @@ def create_overlay(copy: Copy) -> None:
     target = f"/proc/self/fd/{here}/{copy.overlay}"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(copy.base), "-F", copy.format, target]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, pass_fds=(here,), timeout=OVERLAY_S)
+        done = _run(command, keep=(here,), timeout_s=OVERLAY_S)
     except subprocess.TimeoutExpired:
         raise DiskError(f"{copy.folder.path / copy.overlay}: was not made within {OVERLAY_S:g} s") from None
     if done.returncode != 0:
@@ -249,7 +249,7 @@ def _start(unit: str, description: str, options: list[str], command: list[str]) 
     """Why it does not run, in its program's own words, or systemd's where it did not come to that; '' if it runs."""
     words = ["systemd-run", "--quiet", f"--unit={unit}", f"--description={description}", *options]
     words += [f"--property=RuntimeMaxSec={LONGEST_S}", "--property=Nice=5", "--property=IOSchedulingClass=idle"]
-    done = subprocess.run([*words, "--", *command], capture_output=True, text=True, errors="replace")
+    done = _run([*words, "--", *command])
     if done.returncode == 0:
         return ""
     return _last(unit) or printable(done.stderr.strip()[-400:]) or f"systemd-run ended with {done.returncode}"
@@ -257,18 +257,23 @@ def _start(unit: str, description: str, options: list[str], command: list[str]) 
 
 def _reset(unit: str) -> None:
     for verb in ("stop", "reset-failed"):
-        subprocess.run(["systemctl", verb, unit], capture_output=True)
+        _run(["systemctl", verb, unit])
 
 
 def _property(unit: str, name: str) -> str:
-    done = subprocess.run(["systemctl", "show", "--value", "--property", name, unit], capture_output=True, text=True)
-    return done.stdout.strip()
+    return _run(["systemctl", "show", "--value", "--property", name, unit]).stdout.strip()
 
 
 def _last(unit: str) -> str:
     """What its program said last; systemd's own lines come after that, and say less. The journal may not have it
     yet."""
-    subprocess.run(["journalctl", "--sync"], capture_output=True)
-    command = ["journalctl", "-u", unit, "-n", "2", "-o", "cat", "_TRANSPORT=stdout"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip()[-400:]
+    _run(["journalctl", "--sync"])
+    return _run(["journalctl", "-u", unit, "-n", "2", "-o", "cat", "_TRANSPORT=stdout"]).stdout.strip()[-400:]
+
+
+def _run(
+    command: list[str], keep: tuple[int, ...] = (), timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Nothing of it comes to our own output, which is the channel. QEMU's programs say names that an image has, which
+    may be any bytes. `keep`: descriptors that it needs, too. Raises TimeoutExpired."""
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=keep, timeout=timeout_s)

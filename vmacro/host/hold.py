@@ -11,7 +11,6 @@ A host's first guest comes to such a one; so the bridge has a port of ours for a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -21,15 +20,15 @@ from collections.abc import Callable
 
 import libvirt
 
+from vmacro.host import packets
+
 MOST_FRAMES, MOST_BYTES = 1000, 4 << 20  # as many as a tap's queue; and a bound for those that are large
 LOOK_EVERY_MS = 5
 GIVEN_UP_AFTER = 30_000 // LOOK_EVERY_MS  # looks
-_ETH_P_ALL, _SOL_PACKET, _PACKET_VNET_HDR, _SO_ATTACH_FILTER = 3, 263, 15, 26
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8913, 0x8914, 0x1, 0x40
 _SIOCSIFHWADDR, _SIOCGIFHWADDR, _SIOCBRADDIF = 0x8924, 0x8927, 0x89A2
 _TUN = "/dev/net/tun"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x2, 0x1000
-_OUTGOING = 4  # PACKET_OUTGOING: from the host's own routes
 
 
 class Hold:
@@ -40,15 +39,7 @@ class Hold:
         self._port = _port(bridge)
         self._frames: list[bytes] = []
         self._bytes = 0
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        code = _filter(bytes.fromhex(mac.replace(":", "")))
-        program = ctypes.create_string_buffer(code)  # struct sock_fprog points to it
-        pointer = struct.pack("@HP", len(code) // 8, ctypes.addressof(program))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
-        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
-        self._socket.setblocking(False)
-        self._socket.bind((bridge, _ETH_P_ALL))
+        self._socket = packets.overheard(bridge, _filter(bytes.fromhex(mac.replace(":", ""))))
 
     def fileno(self) -> int:
         """For whoever waits until there is something to hold."""
@@ -58,7 +49,7 @@ class Hold:
         """Take what has come; what is over the bounds is lost, as it would be in a queue."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(MOST_FRAMES):
-                frame = self._socket.recv(1 << 17)
+                frame = self._socket.recv(packets.LARGEST)
                 if len(self._frames) < MOST_FRAMES and self._bytes + len(frame) <= MOST_BYTES:
                     self._frames.append(frame)
                     self._bytes += len(frame)
@@ -67,9 +58,7 @@ class Hold:
         """Give all to a device that is up. Returns how many. Raises OSError where there is no such device."""
         self.listen()
         frames, self._frames, self._bytes, sent = self._frames, [], 0, 0
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
-            out.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-            out.bind((device, 0))
+        with packets.sender(device) as out:
             for frame in frames:
                 with contextlib.suppress(OSError):  # its queue is full: as lost as it was
                     out.send(frame)
@@ -169,7 +158,7 @@ def _filter(mac: bytes) -> bytes:
     return struct.pack(
         "=" + 8 * "HBBI",
         *(0x28, 0, 0, 0xFFFFF004),
-        *(0x15, 0, 5, _OUTGOING),
+        *(0x15, 0, 5, packets.OUTGOING),  # from the host's own routes
         *(0x20, 0, 0, 0),
         *(0x15, 0, 3, first),
         *(0x28, 0, 0, 4),

@@ -31,7 +31,9 @@ def sets(family: str, name: str) -> list[str] | None:
     """Names of a table's sets; None where there is no such table. Not what is in them, which may be a lot."""
     if not available():
         return None
-    done = subprocess.run(["nft", "--terse", "list", "table", family, name], capture_output=True, text=True)
+    done = subprocess.run(
+        ["nft", "--terse", "list", "table", family, name], capture_output=True, text=True, errors="replace"
+    )
     return re.findall(r"^\tset (\S+) {$", done.stdout, re.MULTILINE) if done.returncode == 0 else None
 
 
@@ -53,7 +55,9 @@ def apply(script: str) -> None:
     if not available():
         text = "this host has no nft, and nothing is opened that is not filtered: install nftables"
         raise RefusedError("no-filter", text)
-    done = subprocess.run(["nft", "-f", "-"], input=script, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(
+        ["nft", "-f", "-"], input=script, capture_output=True, text=True, errors="replace", timeout=10
+    )
     if done.returncode:
         raise OSError(errno.EIO, f"nft: {' '.join(done.stderr.split())[:400]}")
 

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import ipaddress
-import socket
 import struct
 import time
 
+from vmacro.host import packets
 from vmacro.host.legs import LegEnd
 from vmacro.wire.host_verbs import VXLAN
 
 WINDOW_S = 0.03  # a few times what libvirt takes to pass on QEMU's STOP
 MOST_FRAMES = 4096
-_ETH_P_ALL, _SOL_PACKET, _PACKET_VNET_HDR, _SO_ATTACH_FILTER = 3, 263, 15, 26
-_OUTGOING = 4  # PACKET_OUTGOING: towards the guest
 _VNET_HEADER = 10  # struct virtio_net_hdr: checksums and segments still to be made
 # ld #pkttype; jeq #4, next, drop; ret #-1; ret #0 (linux/filter.h)
 _FILTER = struct.pack(
     "=HBBIHBBIHBBIHBBI",
     *(0x28, 0, 0, 0xFFFFF004),
-    *(0x15, 0, 1, _OUTGOING),
+    *(0x15, 0, 1, packets.OUTGOING),  # towards the guest
     *(0x06, 0, 0, 0xFFFFFFFF),
     *(0x06, 0, 0, 0),
 )
@@ -35,17 +32,13 @@ _FILTER = struct.pack(
 class Overheard:
     """The last moments of what went to a guest by its tap."""
 
-    def __init__(self, tap: str) -> None:
+    def __init__(
+        self, tap: str, overhear: packets.Overhear = packets.overheard, sender: packets.Send = packets.sender
+    ) -> None:
         """Raises OSError where there is no such device."""
         self._frames: collections.deque[tuple[float, bytes]] = collections.deque(maxlen=MOST_FRAMES)
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        program = ctypes.create_string_buffer(_FILTER)  # struct sock_fprog points to it
-        pointer = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(program))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
-        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
-        self._socket.setblocking(False)
-        self._socket.bind((tap, _ETH_P_ALL))
+        self._socket = overhear(tap, _FILTER)
+        self._sender = sender
 
     def fileno(self) -> int:
         """For whoever waits until there is something to listen to."""
@@ -56,7 +49,7 @@ class Overheard:
         now = time.monotonic()
         with contextlib.suppress(BlockingIOError):
             for _ in range(MOST_FRAMES):
-                self._frames.append((now, self._socket.recv(1 << 17)))
+                self._frames.append((now, self._socket.recv(packets.LARGEST)))
         while self._frames and now - self._frames[0][0] > WINDOW_S:
             self._frames.popleft()
 
@@ -69,9 +62,7 @@ class Overheard:
             wanted = ipaddress.ip_address(leg.address).packed
             mine = [f for f in frames if _target(f) == wanted]
             if mine:
-                with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
-                    out.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-                    out.bind((leg.device, 0))
+                with self._sender(leg.device) as out:
                     for frame in mine:
                         with contextlib.suppress(OSError):  # the device's queue is full: as lost as it was
                             out.send(_for_tunnel(frame, leg))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -126,6 +127,16 @@ class _Told:
         return (note, *self.turns)
 
 
+@contextmanager
+def _noting(troubles: list[str]) -> Iterator[None]:
+    """What the kernel or libvirt refuses is noted, and the rest is done all the same: one leg that cannot be turned
+    keeps neither another from it, nor the fence down."""
+    try:
+        yield
+    except (NetlinkError, OSError, RefusedError, libvirt.libvirtError) as error:
+        troubles.append(f"{type(error).__name__}: {error}")
+
+
 class Switchover:
     """Remembers what was armed, fenced and turned since this program began. Fences are on the taps, and outlive it."""
 
@@ -187,21 +198,25 @@ class Switchover:
         if to == GUEST and domain in self._fenced:
             self._tell(domain, Turn(to, time.time_ns(), 0, trouble=_STAYS_FENCED))
             return
-        began_ns = time.monotonic_ns()
-        trouble, rescued, took_us, at_ns = "", 0, 0, 0
-        try:
-            for end in armed.legs:
-                self._network.point(end, to)
-            took_us, at_ns = (time.monotonic_ns() - began_ns) // 1000, time.time_ns()
+        began_ns, troubles = time.monotonic_ns(), list[str]()
+        turned = [end for end in armed.legs if self._pointed(end, to, troubles)]
+        at_ns = 0 if troubles else time.time_ns()
+        took_us = 0 if troubles else (time.monotonic_ns() - began_ns) // 1000
+        rescued = 0
+        with _noting(troubles):
             if to == TUNNEL:
-                rescued = self._rescue(domain, armed.legs)
+                rescued = self._rescue(domain, turned)
             else:
                 self._release(domain)
-            if left:
-                self._fence(domain, armed.taps)
-        except (NetlinkError, OSError, RefusedError, libvirt.libvirtError) as error:
-            trouble = printable(f"{type(error).__name__}: {error}")
-        self._tell(domain, Turn(to, at_ns, took_us, rescued, trouble))
+        if left:
+            self._fence(domain, armed.taps, troubles)
+        self._tell(domain, Turn(to, at_ns, took_us, rescued, printable("; ".join(troubles))))
+
+    def _pointed(self, end: LegEnd, to: str, troubles: list[str]) -> bool:
+        with _noting(troubles):
+            self._network.point(end, to)
+            return True
+        return False
 
     def _taps(self, domain: str) -> list[Tap]:
         self._listen()
@@ -254,11 +269,12 @@ class Switchover:
             return
         held.release(card, lambda count: self._tell(domain, Turn(GUEST, time.time_ns(), 0, count)))
 
-    def _fence(self, domain: str, taps: Iterable[str]) -> None:
+    def _fence(self, domain: str, taps: Iterable[str], troubles: list[str]) -> None:
         """All of them: a copy that libvirt resumes here must reach nobody, by whatever card."""
         for tap in taps:
-            self._network.put_up_fence(tap)
-            self._fenced.add(domain)
+            with _noting(troubles):
+                self._network.put_up_fence(tap)
+                self._fenced.add(domain)
 
     def _tell(self, domain: str, turn: Turn) -> None:
         self._told.setdefault(domain, _Told()).add(turn)

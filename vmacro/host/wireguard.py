@@ -137,7 +137,7 @@ def _start(device: str) -> None:
         words = ["systemd-run", "--quiet", "--collect", unit, f"--description=vmacro: leg {device}"]
         command = [*words, "--service-type=forking", *(f"--property={p}" for p in _CONFINED), "--", *command]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=10, **quiet)  # type: ignore[call-overload]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=10, **quiet)  # type: ignore[call-overload]
     if done.returncode:
         raise OSError(errno.EIO, f"{_PROGRAM} {device}: {' '.join(done.stderr.split())[-300:]}")
 
@@ -167,7 +167,7 @@ def _can_bind(port: int) -> bool:
 
 def _wg(*words: str, stdin: str = "") -> str:
     try:
-        done = subprocess.run(["wg", *words], input=stdin, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["wg", *words], input=stdin, capture_output=True, text=True, errors="replace", timeout=10)
     except subprocess.TimeoutExpired:
         raise OSError(errno.ETIMEDOUT, f"wg {words[0]}: no answer within 10 s") from None
     if done.returncode:

@@ -78,7 +78,9 @@ def _on_xen(carry_out: Callable[[Args], Result]) -> Callable[[Args], Result]:
 def _xl(word: str) -> str:
     """What it says. Raises RefusedError."""
     try:
-        done = subprocess.run([XL, word], capture_output=True, text=True, timeout=XL_TIMEOUT_S, check=True)
+        done = subprocess.run(
+            [XL, word], capture_output=True, text=True, errors="replace", timeout=XL_TIMEOUT_S, check=True
+        )
     except subprocess.CalledProcessError as error:
         raise RefusedError("xl", f"xl {word}: {error.stderr.strip()[:200]}") from None
     except subprocess.TimeoutExpired:

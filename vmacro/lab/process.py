@@ -23,6 +23,7 @@ def run(argv: Sequence[str | Path], *, input: str | None = None, timeout_s: floa
             input=input,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout_s,
             check=True,
             env=_environment(),

@@ -83,7 +83,7 @@ def _build(work: Path, version: str) -> Path:
     target = work / "agent.deb"
     command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(root), str(target)]
     try:
-        subprocess.run(command, capture_output=True, text=True, check=True)
+        subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
     except FileNotFoundError as error:
         raise ProvisioningError(
             "dpkg-deb: is not installed, so the agent's package cannot be built", "install dpkg"

@@ -107,7 +107,9 @@ def _download(target: Path, *options: str) -> None:
 
 def _pip(*words: str) -> None:
     command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "315532800"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env={**os.environ, "SOURCE_DATE_EPOCH": "315532800"}
+    )
     if done.returncode != 0:
         hint = "`make setup` fetches what hosts need; without it this machine must reach its index"
         raise ProvisioningError(f"pip {words[0]}: {done.stderr.strip()[-800:]}", hint)
