@@ -28,7 +28,7 @@ Z = 1.96
 LONGEST_S = 300  # of one mutant
 TESTS = {
     "guest_agent": "arrival retirement consent claims slots agent agent_state public",
-    "vmacro.host.disks": "host_disks",
+    "vmacro.host.disks": "host_disks host_disk_programs",
     "vmacro.host.legs": "rescue routing guard rules host_side switchover",
     "vmacro.host.rescue": "rescue switchover",
     "vmacro.host.switchover": "switchover host_domains lifecycle_events admission",

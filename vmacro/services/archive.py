@@ -241,7 +241,7 @@ class Archive:
         """How many moves ended before then; and the names of their rows, with their attempts and carriages, and of
         tries of all batches but these.
 
-        What is not finished or cannot be read stays, and the last move of each guest; so do moves of which a carriage
+        What has not ended or cannot be read stays, and the last move of each guest; so do moves of which a carriage
         is under way or a move that stays has legs, since only the journal tells whose a leg is. Raises what the
         database raises.
         """
