@@ -20,6 +20,7 @@ from vmacro.model.batches import Became, Try
 from vmacro.model.moves import Carriage, Noted, Outcome, Plan
 from vmacro.services import journal
 from vmacro.services.archive import Archive
+from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.journal_json import SERIALIZATION, Json, encoded, noted_as_plain
 from vmacro.services.journal_rows import Rows
 
@@ -133,6 +134,13 @@ def _empty() -> Path:
     client._sys_db.run_migrations()
     client.destroy()
     return path
+
+
+def fleet_tables(ledger: Ledger) -> FleetTables:
+    """In the ledger's database. Nobody asks what a power cut would leave of it: it need not wait for the disk."""
+    made = FleetTables(ledger.url)
+    sqlalchemy.event.listen(made._engine, "connect", lambda made, _: made.execute("PRAGMA synchronous = OFF"))
+    return made
 
 
 def _columns(names: str) -> str:
