@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ MOVE = PlannedMove("ada", "buc1", "bucharest", "osl1", "oslo", 256.0, 2.0, 10.0)
 
 
 def test_a_site_is_emptied_to_all_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.time, "time", lambda: 7.0)
+    monkeypatch.setattr(services, "time", SimpleNamespace(time=lambda: 7.0))
     desk.put("cleo", "ber1")
     batch = desk.batches.plan_evacuation("bucharest", deadline_s=9.0)
     assert {guest: source for guest, (source, _) in guests(batch).items()} == {"ada": "buc1", "bob": "buc1"}

@@ -107,8 +107,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 def test_a_try_is_a_move_of_its_own_and_all_of_it_is_told(work: Work) -> None:
     became = work.crew.carry_out(TRIED)
     assert work.moves.asked == [("migrate", (MOVE, f"batch {TRIED.name}"))]
-    figures = {"outage_ms": 120, "mib": 150.0, "wall_s": 12.5}
-    assert became == Became(Ending.MOVED, "why", "what next", PLAN.move_id, worker="worker-7", **figures)
+    assert became == Became(Ending.MOVED, "why", "what next", PLAN.move_id, 120, 150.0, 12.5, "worker-7")
     assert work.watched == [(TRIED,), (TRIED, became)]
     common = "web", ENDS[0], ENDS[2], ENDS[1], ENDS[3], 2, "worker-7"
     assert [event.what for event in work.seen] == [

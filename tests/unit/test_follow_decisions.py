@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -157,9 +157,9 @@ def test_what_cannot_be_asked_is_not_known_and_says_why(fake: FakeWorld, load: L
 def test_a_host_that_has_not_answered_in_time_is_named(fake: FakeWorld, load: Load) -> None:
     asked: list[float] = []
 
-    def all_but_one(acts: Any, deadline_s: float) -> list[Any]:
-        asked.append(deadline_s)
-        return [act() if number != 1 else None for number, act in enumerate(acts)]
+    def all_but_one(questions: Sequence[Callable[[], Any]], within_s: float) -> list[Any]:
+        asked.append(within_s)
+        return [ask() if number != 1 else None for number, ask in enumerate(questions)]
 
     world = replace(fake.world, side_by_side=all_but_one)
     standing = follow.look(load(), fake.inventory, world, Past(), NOW)

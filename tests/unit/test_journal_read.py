@@ -431,11 +431,10 @@ TRIED = Try("follow-x-1", 0, 1, 0.0, 0.0, PlannedMove("g1", "a", "x", "b", "y", 
 
 
 def test_what_ended_long_ago_is_forgotten_but_the_last_move_of_each_guest(ledger: Ledger, archive: Archive) -> None:
-    bare = {"new_legs": (), "old_legs": (), "earlier_legs": ()}
     for number in range(1, 6):
-        plan = replace(named(number), **bare)
+        plan = replace(named(number), new_legs=(), old_legs=(), earlier_legs=())
         ledger.attempt(plan, MOVED if number != 2 else LEFT_WORK, at_ms=(number, 10 * number))
-    ledger.attempt(replace(named(1), **bare), MOVED, 2, at_ms=(1, 11))
+    ledger.attempt(replace(named(1), new_legs=(), old_legs=(), earlier_legs=()), MOVED, 2, at_ms=(1, 11))
     unreadable(ledger, named(1, "db"), 1)
     ledger.attempt(named(6), None, at_ms=(0, 0))
     assert archive.forget(40) == 3, "also what has left work: the guest has moved since"
@@ -445,9 +444,8 @@ def test_what_ended_long_ago_is_forgotten_but_the_last_move_of_each_guest(ledger
 
 
 def test_moves_that_are_carried_or_whose_legs_are_in_use_are_not_forgotten(ledger: Ledger, archive: Archive) -> None:
-    bare = {"new_legs": (), "old_legs": (), "earlier_legs": ()}
     leg = replace(PLAN.old_legs[0], move_id=named(2).move_id)
-    plans = [replace(named(number), **bare) for number in (1, 2, 3)]
+    plans = [replace(named(number), new_legs=(), old_legs=(), earlier_legs=()) for number in (1, 2, 3)]
     plans.append(replace(named(4), new_legs=(), old_legs=(), earlier_legs=(leg,)))
     for number, plan in enumerate(plans, 1):
         ledger.attempt(plan, MOVED, at_ms=(number, number))

@@ -21,7 +21,7 @@ from vmacro.model.batches import Batch, Became, Limits, PlannedMove, Purpose, Tr
 from vmacro.model.events import Event
 from vmacro.model.moves import Ending
 from vmacro.planning.dispatch import Load
-from vmacro.services import journal, leader
+from vmacro.services import claims, journal, leader, workflows
 from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.journal_json import encoded
 from vmacro.services.leader import LEADER, Leader, Open, Tally, became, tally_of, tries_of, try_of
@@ -221,9 +221,9 @@ def post(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Post]:
         assert (url, kind) == (ledger.url, "workers")
         return name in made.alive
 
-    monkeypatch.setattr(leader.workflows, "submit", submit)
-    monkeypatch.setattr(leader.journal, "take_from", lambda *words: made.taken.append(words))
-    monkeypatch.setattr(leader.claims, "is_held", is_held)
+    monkeypatch.setattr(workflows, "submit", submit)
+    monkeypatch.setattr(journal, "take_from", lambda *words: made.taken.append(words))
+    monkeypatch.setattr(claims, "is_held", is_held)
     clock = SimpleNamespace(time=lambda: made.now_s, time_ns=lambda: int(made.now_s * 1e9), monotonic=time.monotonic)
     monkeypatch.setattr(leader, "time", clock)
     yield made
@@ -431,7 +431,7 @@ class Election:
 def elect(post: Post, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Election]:
     def elected(*outcomes: Claim | Exception) -> Election:
         made = Election([*outcomes])
-        monkeypatch.setattr(leader.claims, "held", made.held)
+        monkeypatch.setattr(claims, "held", made.held)
         monkeypatch.setattr(made.stopped, "wait", made.wait)
         return made
 
