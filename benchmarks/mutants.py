@@ -68,7 +68,7 @@ TESTS = {
     "vmacro.services.event_log": "event_log",
     "vmacro.services.executions": "executions",
     "vmacro.services.fleet_report": "reports",
-    "vmacro.services.fleet_tables": "fleet_tables batch_plans",
+    "vmacro.services.fleet_tables": "fleet_tables",
     "vmacro.services.follow": "follow_decisions",
     "vmacro.services.handoff": "migrate seamless counting",
     "vmacro.services.inside": "measured checks migrate",

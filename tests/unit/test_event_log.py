@@ -83,6 +83,15 @@ def test_a_sqlite_log_is_a_file_of_its_own_for_nobody_else(tmp_path: Path) -> No
     assert made["journal-events.sqlite"] == 0o600 and set(made.values()) == {0o600}
 
 
+def test_a_row_says_for_people_what_its_data_say_for_programs(tmp_path: Path) -> None:
+    """Whoever looks with SQL has a terminal, too."""
+    with DatabaseEventLog(log_url(tmp_path), quiet) as log:
+        log.append(Event("m", 7, Note("clear\x1b[2J")))
+    with closing(sqlite3.connect(tmp_path / "journal-events.sqlite")) as database:
+        (row,) = database.execute("SELECT id, move_id, wall_ns, kind, text, data FROM vmacro_events")
+    assert row == (1, "m", 7, "note", "clear\\x1b[2J", json.dumps({"text": "clear\x1b[2J"}))
+
+
 def test_figures_of_a_copy_are_kept_once_a_second(tmp_path: Path) -> None:
     with DatabaseEventLog(f"sqlite:///{tmp_path}/j.sqlite", quiet) as log:
         for tenth in range(31):

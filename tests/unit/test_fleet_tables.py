@@ -163,3 +163,105 @@ def test_what_is_older_than_the_inventory_says_goes_with_its_tries(town: Town) -
     tables.want(made.batch_id, Wish.ENDED)
     moving.forget_old(settings)
     assert tables.batches() == []
+
+
+# On SQLite alone, which is all that these depend on
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[FleetTables]:
+    made = FleetTables(f"sqlite:///{tmp_path}/state/journal.sqlite")
+    yield made
+    made.close()
+
+
+def named(name: str, made_s: float) -> Batch:
+    return Batch(name, Purpose.EVACUATE, "x", (MOVE,), (), made_s)
+
+
+def test_batches_are_listed_newest_first_and_carried_out_oldest_first(quick: FleetTables, tmp_path: Path) -> None:
+    made = [named("b", 2.0), named("c", 1.0), named("a", 2.0), named("over", 3.0)]
+    for each in made:
+        quick.add(each)
+    quick.want("over", Wish.ENDED)
+    quick.want("c", Wish.PAUSE)
+    run = Wish.RUN
+    assert quick.batches() == [(made[3], Wish.ENDED), (made[2], run), (made[0], run), (made[1], Wish.PAUSE)]
+    assert quick.batches(2) == quick.batches()[:2]
+    assert quick.open() == [(made[1], Wish.PAUSE), (made[2], run), (made[0], run)]
+    assert list(quick.wishes().items()) in (
+        [("c", Wish.PAUSE), *pair] for pair in ([("a", run), ("b", run)], [("b", run), ("a", run)])
+    )
+    files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()}
+    assert files["journal.sqlite"] == 0o600
+
+
+def test_no_list_is_longer_than_anybody_reads(quick: FleetTables, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        quick.add(named(f"b{number}", float(number)))
+        quick.close_for_guests(Maintenance(f"h{number}", False, "ada@desk", 1.0))
+    monkeypatch.setattr("vmacro.services.fleet_tables.MOST_LISTED", 2)
+    monkeypatch.setattr("vmacro.services.fleet_tables.MOST_HOSTS", 3)
+    assert [b.batch_id for b, _ in quick.open()] == list(quick.wishes()) == ["b0", "b1"]
+    assert [mark.subject for mark in quick.maintenance()] == ["h0", "h1", "h2"]
+
+
+def test_what_is_wanted_of_a_batch_is_wanted_of_it_alone(quick: FleetTables) -> None:
+    for name in ("a", "b"):
+        quick.add(named(name, 1.0))
+    quick.want("a", Wish.ABORT)
+    with pytest.raises(ConfigurationError) as told:
+        quick.want("a", Wish.PAUSE)
+    assert told.value.message == "batch a: was aborted" and told.value.hint == "plan another: vmacro evacuate"
+    quick.want("a", Wish.ABORT)
+    assert quick.wishes() == {"a": Wish.ABORT, "b": Wish.RUN}
+    for name in ("c", "no name"):
+        with pytest.raises(ConfigurationError, match=rf"\Abatch '{name}': there is none\n"):
+            quick.want(name, Wish.RUN)
+
+
+def test_a_host_and_a_site_of_one_name_open_each_by_itself(quick: FleetTables) -> None:
+    site, host = Maintenance("x", True, "ada@desk", 5.0), Maintenance("x", False, "bob@desk", 6.0)
+    for mark in (site, host):
+        quick.close_for_guests(mark)
+    quick.close_for_guests(Maintenance("x", True, "cleo@desk", 4.0))
+    assert set(quick.maintenance()) == {Maintenance("x", True, "ada@desk", 4.0), host}, "the earlier time"
+    quick.open_for_guests("x", False)
+    quick.open_for_guests("y", True)
+    assert quick.maintenance() == (Maintenance("x", True, "ada@desk", 4.0),)
+
+
+def test_what_cannot_be_read_of_maintenance_is_left_out(quick: FleetTables) -> None:
+    good = Maintenance("x", True, "ada@desk", 5.0)
+    quick.close_for_guests(good)
+    with quick._engine.begin() as connection:
+        connection.execute(sqlalchemy.text("INSERT INTO vmacro_maintenance VALUES ('a b', 1, 'x', 1.0)"))
+    assert quick.maintenance() == (good,)
+
+
+def test_of_batches_those_that_ended_before_then_are_forgotten(quick: FleetTables) -> None:
+    for name, made_s in (("old", 9.0), ("at-it", 10.0), ("open", 1.0), ("evacuate-y-1", 1.0), ("evacuate-yy-1", 1.0)):
+        quick.add(named(name, made_s))
+        if name != "open":
+            quick.want(name, Wish.ENDED)
+    quick.close_for_guests(Maintenance("y", True, "ada@desk", 1.0))
+    assert quick.forget(10.0) == {"at-it", "open", "evacuate-y-1"}
+    assert {b.batch_id for b, _ in quick.batches()} == {"at-it", "open", "evacuate-y-1"}
+
+
+def test_many_old_batches_are_all_forgotten(quick: FleetTables) -> None:
+    quick.add(named("b", 1.0))
+    rows = [{"n": f"b{number}", "plan": "{}"} for number in range(250)]
+    with quick._engine.begin() as connection:
+        connection.execute(sqlalchemy.text("INSERT INTO vmacro_batches VALUES (:n, 1.0, 'ended', :plan)"), rows)
+    assert quick.forget(10.0) == {"b"}
+    with quick._engine.begin() as connection:
+        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM vmacro_batches")).scalar() == 1
+
+
+def test_a_batch_that_nobody_could_read_is_not_kept(quick: FleetTables, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(JournalError, match="batch a b: is no name of a batch"):
+        quick.add(named("a b", 1.0))
+    monkeypatch.setattr("vmacro.services.fleet_tables.MAX_CHARACTERS", 100)
+    with pytest.raises(JournalError, match=r"batch a: \d+ characters of JSON: too many moves for one batch"):
+        quick.add(named("a", 1.0))
