@@ -21,8 +21,9 @@ from vmacro.model.moves import Carriage, Noted, Outcome, Plan
 from vmacro.services import journal
 from vmacro.services.archive import Archive
 from vmacro.services.fleet_tables import FleetTables
-from vmacro.services.journal_json import SERIALIZATION, Json, encoded, noted_as_plain
-from vmacro.services.journal_rows import Rows
+from vmacro.services.journal_json import SERIALIZATION, encoded, noted_as_plain
+from vmacro.services.journal_rows import CARRY, MIGRATE, TRY, Rows
+from vmacro.services.serializer import Json
 
 _STATUS = "workflow_uuid status name executor_id created_at updated_at serialization queue_name application_version"
 
@@ -66,12 +67,12 @@ class Ledger:
         ended = encoded(outcome) if outcome is not None else None
         inputs = encoded(plan), [noted_as_plain(noted) for noted in took_over]
         status = "PENDING" if outcome is None else "SUCCESS"
-        self.workflow(journal.MIGRATE, name, *inputs, status=status, output=ended, at_ms=at_ms)
+        self.workflow(MIGRATE, name, *inputs, status=status, output=ended, at_ms=at_ms)
 
     def carriage(self, carriage: Carriage, status: str = "PENDING", at_ms: tuple[int, int] = (1, 2)) -> str:
         """Returns its workflow's name."""
         name = f"carry-{carriage.address}-{carriage.move_id}"
-        self.workflow(journal.CARRY, name, encoded(carriage), status=status, at_ms=at_ms)
+        self.workflow(CARRY, name, encoded(carriage), status=status, at_ms=at_ms)
         return name
 
     def tried(
@@ -85,9 +86,7 @@ class Ledger:
         """One try at a move of a batch; it is under way, or waits for a worker, where nothing became of it."""
         status = status or ("PENDING" if became is None else "SUCCESS")
         output = encoded(became) if became is not None else None
-        self.workflow(
-            journal.TRY, tried.name, encoded(tried), status=status, output=output, at_ms=at_ms, executor=executor
-        )
+        self.workflow(TRY, tried.name, encoded(tried), status=status, output=output, at_ms=at_ms, executor=executor)
 
     def step(
         self,

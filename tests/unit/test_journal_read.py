@@ -20,10 +20,10 @@ from vmacro.model.facts import HomedAddress, Lingering
 from vmacro.model.moves import Carriage, Ending, Noted, Outcome, Plan
 from vmacro.model.nouns import Compression
 from vmacro.planning.handoffs import SEAMLESS
-from vmacro.services import journal
+from vmacro.services import upkeep
 from vmacro.services.archive import MOST_COPIES, Archive, Record, Unreadable, UnreadableCarriage
 from vmacro.services.journal_json import encoded
-from vmacro.services.journal_rows import MOST_ROWS, StepRow, Value
+from vmacro.services.journal_rows import CARRY, MIGRATE, MOST_ROWS, StepRow, Value
 
 FOUND = stage(SEAMLESS)
 PLAN = replace(FOUND.plan, move_id="web-20261127-120000-0001")
@@ -214,7 +214,7 @@ def test_of_each_guest_only_the_last_move_counts_as_unfinished(ledger: Ledger, a
 
 
 def unreadable(ledger: Ledger, plan: Plan, at_ms: int = 50) -> None:
-    ledger.workflow(journal.MIGRATE, plan.move_id, {"not": "a plan"}, [], at_ms=(at_ms, at_ms))
+    ledger.workflow(MIGRATE, plan.move_id, {"not": "a plan"}, [], at_ms=(at_ms, at_ms))
 
 
 def test_a_move_that_cannot_be_read_stands_against_its_guest_alone(ledger: Ledger, archive: Archive) -> None:
@@ -338,7 +338,7 @@ def test_a_step_that_cannot_be_read_is_named(ledger: Ledger, archive: Archive, s
 def test_an_attempt_without_steps_of_earlier_ones_has_its_own(
     ledger: Ledger, archive: Archive, arguments: list[Any]
 ) -> None:
-    ledger.workflow(journal.MIGRATE, PLAN.move_id, *arguments)
+    ledger.workflow(MIGRATE, PLAN.move_id, *arguments)
     ledger.step(PLAN.move_id, 1, "verify", True)
     if arguments:
         assert [noted.name for noted in archive.steps(PLAN.move_id)] == ["verify"]
@@ -352,8 +352,8 @@ def test_only_attempts_that_have_not_ended_are_given_up(ledger: Ledger, archive:
     for number in (2, 3):
         ledger.attempt(PLAN, None, number)
     ledger.attempt(named(7), None)
-    archive.give_up(PLAN.move_id)
-    statuses = {row.name: row.status for row in ledger.rows().workflows(journal.MIGRATE)}
+    upkeep.give_up(archive, PLAN.move_id)
+    statuses = {row.name: row.status for row in ledger.rows().workflows(MIGRATE)}
     gone = {f"{PLAN.move_id}+{number}": "CANCELLED" for number in (2, 3)}
     assert statuses == {PLAN.move_id: "SUCCESS", named(7).move_id: "PENDING", **gone}
 
@@ -364,7 +364,7 @@ def test_only_attempts_that_have_not_ended_are_given_up(ledger: Ledger, archive:
 def test_carriages_are_those_under_way_oldest_first_and_one_for_each_address(ledger: Ledger, archive: Archive) -> None:
     second, other = replace(CARRIAGE, began_s=2.0), replace(CARRIAGE, address="10.50.1.98")
     ledger.carriage(CARRIAGE, at_ms=(1, 1))
-    ledger.workflow(journal.CARRY, "carry-again", encoded(second), status="ENQUEUED", at_ms=(2, 2))
+    ledger.workflow(CARRY, "carry-again", encoded(second), status="ENQUEUED", at_ms=(2, 2))
     ledger.carriage(other, at_ms=(3, 3))
     ledger.carriage(replace(CARRIAGE, address="10.50.1.99"), "SUCCESS")
     assert archive.carriages() == [CARRIAGE, other]
@@ -372,7 +372,7 @@ def test_carriages_are_those_under_way_oldest_first_and_one_for_each_address(led
 
 def test_a_carriage_that_cannot_be_read_is_known_by_its_workflows_name(ledger: Ledger, archive: Archive) -> None:
     name = f"carry-10.50.1.97-{PLAN.move_id}"
-    ledger.workflow(journal.CARRY, f"{name}+2", {"x": 1}, status="PENDING")
+    ledger.workflow(CARRY, f"{name}+2", {"x": 1}, status="PENDING")
     (found,) = archive.carriages()
     assert isinstance(found, UnreadableCarriage)
     assert (found.move_id, found.address) == (PLAN.move_id, "10.50.1.97")
@@ -437,10 +437,10 @@ def test_what_ended_long_ago_is_forgotten_but_the_last_move_of_each_guest(ledger
     ledger.attempt(replace(named(1), new_legs=(), old_legs=(), earlier_legs=()), MOVED, 2, at_ms=(1, 11))
     unreadable(ledger, named(1, "db"), 1)
     ledger.attempt(named(6), None, at_ms=(0, 0))
-    assert archive.forget(40) == 3, "also what has left work: the guest has moved since"
+    assert upkeep.forget(archive, 40) == 3, "also what has left work: the guest has moved since"
     kept = [named(number).move_id for number in (4, 5, 6)]
     assert ledger.names() == sorted([*kept, named(1, "db").move_id]), "ended at that time, is the last, has not ended"
-    assert archive.forget(40) == 0
+    assert upkeep.forget(archive, 40) == 0
 
 
 def test_moves_that_are_carried_or_whose_legs_are_in_use_are_not_forgotten(ledger: Ledger, archive: Archive) -> None:
@@ -450,7 +450,7 @@ def test_moves_that_are_carried_or_whose_legs_are_in_use_are_not_forgotten(ledge
     for number, plan in enumerate(plans, 1):
         ledger.attempt(plan, MOVED, at_ms=(number, number))
     ledger.carriage(replace(CARRIAGE, move_id=named(3).move_id))
-    assert archive.forget(100) == 1
+    assert upkeep.forget(archive, 100) == 1
     assert named(1).move_id not in ledger.names() and len(archive.moves()) == 3
 
 
@@ -464,7 +464,7 @@ def test_carriages_and_tries_that_ended_long_ago_are_forgotten(ledger: Ledger, a
     ledger.carriage(replace(CARRIAGE, address="10.50.1.98"), "ERROR", at_ms=(1, 20))
     ledger.carriage(replace(CARRIAGE, address="10.50.1.99"), at_ms=(1, 10))
     ledger.carriage(replace(CARRIAGE, address="10.50.1.96"), "CANCELLED", at_ms=(1, 0))
-    assert archive.forget(20, frozenset({"follow-x-2"})) == 0
+    assert upkeep.forget(archive, 20, frozenset({"follow-x-2"})) == 0
     carried = [f"carry-10.50.1.{last}-{PLAN.move_id}" for last in (96, 98, 99)]
     assert ledger.names() == sorted([kept.name, "follow-x-1-2+1", "follow-x-1-3+1", *carried]), "or has no time"
 
@@ -474,14 +474,14 @@ def test_before_there_is_a_database_there_is_nothing(tmp_path: Path) -> None:
     record = Record(PLAN, None, 1, 0, 0)
     assert (archive.moves(), archive.readable(5), archive.unfinished(), archive.carriages()) == ([], [], [], [])
     assert (archive.move("web-1"), archive.last("web"), archive.recent("web", 0)) == (None, None, [])
-    assert (archive.later(record), archive.steps("web-1"), archive.forget(1 << 50)) == ("", [], 0)
-    archive.give_up("web-1")
+    assert (archive.later(record), archive.steps("web-1"), upkeep.forget(archive, 1 << 50)) == ("", [], 0)
+    upkeep.give_up(archive, "web-1")
     archive.close()
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_plan_of_an_older_vmacro_is_told_before_work_goes_on_with_it(ledger: Ledger, archive: Archive) -> None:
-    ledger.workflow(journal.MIGRATE, PLAN.move_id, {**encoded(PLAN), "leads": []}, [])
+    ledger.workflow(MIGRATE, PLAN.move_id, {**encoded(PLAN), "leads": []}, [])
     (found,) = archive.moves()
     assert isinstance(found, Record) and found.older
     with pytest.raises(JournalError, match=f"move {PLAN.move_id}: written by an older vmacro; nothing was changed"):

@@ -24,6 +24,7 @@ from vmacro.planning.dispatch import Load
 from vmacro.services import claims, journal, leader, workflows
 from vmacro.services.fleet_tables import FleetTables
 from vmacro.services.journal_json import encoded
+from vmacro.services.journal_rows import TRY
 from vmacro.services.leader import LEADER, Leader, Open, Tally, became, tally_of, tries_of, try_of
 
 MOVES = tuple(PlannedMove(f"g{n}", f"a{n}", "x", f"b{n}", "y", 256.0, 2.0, 10.0) for n in range(4))
@@ -66,7 +67,7 @@ def test_a_batch_is_counted_by_the_journals_rows(ledger: Ledger) -> None:
     ledger.tried(tried(3), None, "ENQUEUED")
     other = replace(BATCH, batch_id="evacuate-x-10")
     ledger.tried(tried(0, 9, other), MOVED)
-    ledger.workflow(journal.TRY, f"{BATCH.batch_id}-9+9", {"no": "try"}, output={})
+    ledger.workflow(TRY, f"{BATCH.batch_id}-9+9", {"no": "try"}, output={})
     tally = tally_of(ledger.rows(), BATCH.batch_id, {tried(2).name})
     assert (tally.last, tally.attempts, tally.names, tally.ended_s) == ({0: MOVED}, {0: 2}, {0: 2}, {0: 30.0})
     assert tally_of(ledger.rows(), BATCH.batch_id).last == {0: MOVED, 2: FAILED}
@@ -74,10 +75,10 @@ def test_a_batch_is_counted_by_the_journals_rows(ledger: Ledger) -> None:
 
 def test_a_row_is_a_try_by_its_arguments_and_its_name(ledger: Ledger) -> None:
     ledger.tried(tried(0))
-    ledger.workflow(journal.TRY, "another-0+1", encoded(tried(1)), status="PENDING")
-    ledger.workflow(journal.TRY, "bare", status="PENDING")
-    ledger.workflow(journal.TRY, "odd", encoded(tried(1)) | {"number": -1}, status="PENDING")
-    rows = {row.name: row for row in ledger.rows().workflows(journal.TRY)}
+    ledger.workflow(TRY, "another-0+1", encoded(tried(1)), status="PENDING")
+    ledger.workflow(TRY, "bare", status="PENDING")
+    ledger.workflow(TRY, "odd", encoded(tried(1)) | {"number": -1}, status="PENDING")
+    rows = {row.name: row for row in ledger.rows().workflows(TRY)}
     assert try_of(rows[tried(0).name]) == tried(0) and names(tries_of(rows.values())) == [tried(0).name]
     for name, why in (
         ("another-0+1", f"it is {tried(1).name}"),
@@ -90,8 +91,8 @@ def test_a_row_is_a_try_by_its_arguments_and_its_name(ledger: Ledger) -> None:
 
 def test_a_try_whose_end_cannot_be_read_has_failed_and_may_be_tried_again(ledger: Ledger) -> None:
     ledger.tried(tried(0), FAILED)
-    ledger.workflow(journal.TRY, "odd-1+1", status="ERROR", output={"ending": "x"})
-    rows = {row.name: row for row in ledger.rows().workflows(journal.TRY)}
+    ledger.workflow(TRY, "odd-1+1", status="ERROR", output={"ending": "x"})
+    rows = {row.name: row for row in ledger.rows().workflows(TRY)}
     assert became(rows[tried(0).name]) == FAILED
     odd = became(rows["odd-1+1"])
     assert (odd.ending, odd.again, odd.put_off) == (None, True, False)
@@ -356,7 +357,7 @@ def test_what_nobody_can_read_is_left_alone_and_told_once(post: Post) -> None:
     post.tables.add(BATCH)
     post.tables.add(replace(BATCH, batch_id="odd-1"))
     post.ledger.write("UPDATE vmacro_batches SET plan = '[]' WHERE batch_id = 'odd-1'")
-    post.ledger.workflow(journal.TRY, "odd-2", status="PENDING")
+    post.ledger.workflow(TRY, "odd-2", status="PENDING")
     leads = post.leader()
     leads.look()
     leads.look()

@@ -26,7 +26,8 @@ from vmacro.planning.request import Request
 from vmacro.ports import Unshared, World
 from vmacro.services import measured, report
 from vmacro.services.archive import Archive
-from vmacro.services.moves import Checked, Control, Moves, Tools
+from vmacro.services.checker import Checked
+from vmacro.services.moves import Control, Moves, Tools
 
 SITES = {"bucharest": ("buc1",), "berlin": ("ber1", "ber2")}
 MOVED = Outcome(Ending.MOVED, statistics=CopyStatistics(120, 9000, 150 << 20, 2))
@@ -67,14 +68,14 @@ class Desk:
         tools = Tools(
             self.fake.inventory,
             self.world,
+            self.archive,
+            lambda: self.marks,
             lambda: self.did.append("opens the journal"),
             self.run,
             self.claim,
-            self.archive,
             lambda _guest: self.prober,
             lambda guest: f"{guest.name}-20261128-120000-0001",
             self.log,
-            lambda: self.marks,
         )
         self.moves = Moves(tools)
 
