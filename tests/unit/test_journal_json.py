@@ -151,6 +151,15 @@ def test_what_is_no_json_is_told(text: Any) -> None:
     assert is_harmless(told.value.message) and len(told.value.message) < 200
 
 
+@pytest.mark.parametrize(
+    ("kind", "odd", "why"),
+    [(float, "x", "must be a number"), (bool, "yes", "must be true or false"), (str, 7, "must be")],
+)
+def test_a_value_that_is_itself_wrong_has_no_place(kind: type, odd: object, why: str) -> None:
+    with pytest.raises(JournalError, match=rf"\Ait cannot be read: {why}"):
+        journal_json.decoded(kind, odd, "it")
+
+
 def test_what_is_too_long_is_not_parsed() -> None:
     with pytest.raises(JournalError, match="no text of at most"):
         journal_json.loaded(" " * (journal_json.MAX_CHARACTERS + 1), "it")

@@ -54,6 +54,19 @@ def test_all_that_a_lost_move_left_is_found_and_goes(broken: Stage) -> None:
     assert broken.fake.guest.kept == [] and broken.fake.guest.claim is None
 
 
+def test_an_entry_without_a_mark_is_told_with_the_guest_and_move_that_may_have_made_it() -> None:
+    found = stage(SEAMLESS)
+    found.plan = replace(found.plan, marked=False, reserve=True)
+    there = found.fake.hosts[found.plan.destination.name]
+    nobodys = Reservation("10.50.2.99", marks.placeholder_mac("10.50.2.99"))
+    guests = Reservation(found.plan.new_address, found.plan.mac)
+    there.networks["front"] = replace(there.networks["front"], reserved=(guests, nobodys))
+    told = {left.address: left for left in find(found, ENDED) if left.kind == "reservation"}
+    first, second = told[guests.address], told[nobodys.address]
+    assert (first.guest, first.move_id, first.ours, first.perhaps) == ("web", "web-1", False, True)
+    assert (second.guest, second.move_id, second.ours, second.perhaps) == ("", "", False, False)
+
+
 def test_the_wide_way_of_a_move_goes_unless_it_goes_on_or_is_anothers(broken: Stage) -> None:
     side, there = broken.fake.world.host_network(broken.plan.source), broken.plan.destination.address
     for move in ("web-1", "another-2"):
