@@ -72,7 +72,7 @@ def test_moves_at_once_share_neither_time_nor_trouble(handoff: str) -> None:
         running = {
             name: threads.submit(move, fake, name, to, handoff) for name, to in zip(GUESTS, targets, strict=True)
         }
-        outcomes = {name: future.result(60) for name, future in running.items()}
+        outcomes = {name: future.result(300) for name, future in running.items()}
     endings = {name: outcome.ending for name, outcome in outcomes.items()}
     assert endings == dict.fromkeys(GUESTS, Ending.MOVED) | {"wiki": Ending.ROLLED_BACK}
     alone = move(FakeWorld(SITES, ("web",)), "web", "berlin", handoff)

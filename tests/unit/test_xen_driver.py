@@ -301,7 +301,7 @@ def fails_once_ended(libxl: Libxl) -> None:
 )
 def test_a_copy_is_ended_by_the_host_side(policy: Policy, cancelled: bool, why: str) -> None:
     libxl = Libxl(migrates=fails_once_ended)
-    here, there = Side(libxl), Side(Libxl())
+    here, there = Side(Libxl()), Side(libxl)  # libvirt waits for the latter
     began_s = time.monotonic()
     with pytest.raises(CopyError, match=why):
         copied(driven(libxl, here, there), policy, lambda: cancelled and time.monotonic() - began_s > 0.2)
