@@ -317,7 +317,9 @@ def in_a_child(target: str, flags: list[str], folder: str) -> int:
     if child == 0:
         os.chdir(folder)
         tempfile.tempdir = folder
-        os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT, 0o600), 2)
+        log = os.open("log", os.O_WRONLY | os.O_CREAT, 0o600)
+        for stream in (1, 2):  # the parent's output is its answers
+            os.dup2(log, stream)
         fuzz(target, flags)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
