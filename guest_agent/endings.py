@@ -5,7 +5,8 @@
            gone, with none of these                its client's application aborted it (MP_FASTCLOSE): no event
     TCP    SocketGone, the FIN acknowledged        both sides said goodbye
            SocketGone, all data acknowledged       one side's application aborted it
-           SocketGone without                      reset, or timed out if something had been sent again in vain
+           SocketGone without                      reset, or timed out if something had been sent again in vain; but
+                                                   closed by its application where that had said goodbye when looked at
            gone, and its socket not freed          reset, and its application has not looked yet
 
 Only what ends after the guest has arrived, and whose peer was not heard since, may have been lost by the move: a reset
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from guest_agent.ports import Closed, Ends, KernelEvent, SocketGone, SubflowClosed, SubflowOpened
@@ -73,10 +74,12 @@ class Endings:
     _subflows: OrderedDict[Ends, int] = field(default_factory=OrderedDict)  # and whose they are, by token
     _ended: dict[str, _End] = field(default_factory=dict)
     _young: dict[str, _End] = field(default_factory=dict)
+    _closing: set[Ends] = field(default_factory=set)  # as they were looked at last
     _gone_since_s: dict[str, float] = field(default_factory=dict)
 
-    def watch(self, connections: Iterable[Connection]) -> None:
-        """From now on it is of interest what becomes of these, too."""
+    def watch(self, connections: Iterable[Connection], closing: set[Ends]) -> None:
+        """From now on it is of interest what becomes of these, too. Sockets of `closing` have said goodbye before."""
+        self._closing = closing
         for found in connections:
             ends = [(s.local, s.local_port, s.remote, s.remote_port) for s in found.subflows]
             if len(self._mptcp) + len(self._plain) >= MOST_KEPT:
@@ -108,12 +111,13 @@ class Endings:
         self.last_s = now_s
 
     def told(
-        self, connections: Iterable[Connection], closing: set[Ends], now_s: float, arrived_s: float
+        self, connections: Sequence[Connection], closing: set[Ends], now_s: float, arrived_s: float
     ) -> list[Ended]:
         """Those watched that have ended, and younger ones that were lost. `connections` are there now, sockets of
         `closing` have said goodbye and wait for the peer's; `arrived_s`: when the guest was seen to have arrived,
         NOT_YET where it has not."""
-        there = {c.key for c in connections}
+        there, self._closing = {c.key for c in connections}, closing
+        self._know(connections)
         self._forget_young(now_s - SIGHT_WITHIN_S if arrived_s == NOT_YET else arrived_s - SIGHT_S)
         for token, found in list(self._mptcp.items()):
             if self.missed and found.key in there and not found.subflows:
@@ -169,7 +173,8 @@ class Endings:
         if plain is None and self.missed:
             return  # it may be a subflow of whose beginning nobody has heard
         client = plain.client if plain is not None else _peer(event.ends)
-        end = _End(client, _how(event, plain.syn if plain is not None else 0), now_s, self.last_s - event.silent_s)
+        how = CLOSED if event.ends in self._closing else _how(event, plain.syn if plain is not None else 0)
+        end = _End(client, how, now_s, self.last_s - event.silent_s)
         self._end(plain.key if plain is not None else plain_key(*event.ends), plain is None, end)
 
     def _is_gone(self, key: str, now_s: float) -> bool:
@@ -188,6 +193,14 @@ class Endings:
         """Those that had ended by then were not lost; of ends that are used again the last one counts."""
         for key in [key for key, end in self._young.items() if end.at_s < before_s]:
             del self._young[key]
+
+    def _know(self, connections: Iterable[Connection]) -> None:
+        """Of a join that comes to nothing, its last word being lost, the kernel tells nothing but its socket's end. As
+        long as there is room: those that it has told of come first."""
+        for found in connections:
+            if found.mptcp and len(self._subflows) < MOST_KEPT:
+                ends = ((s.local, s.local_port, s.remote, s.remote_port) for s in found.subflows)
+                self._remember(found.token, [each for each in ends if each not in self._subflows])
 
     def _remember(self, token: int, ends: Iterable[Ends]) -> None:
         """That these sockets are an MPTCP connection's. The kernel does not tell of all when they go."""

@@ -41,14 +41,14 @@ class Watch:
                 self._guest.events.listen()
             except OSError as error:
                 LOG.warning("it will not be known how connections end: %s", error)
-                return self._guest.sockets.connections()
+                return self._guest.sockets.look()[0]
             self.name, self._began_at_s = secrets.token_hex(8), self._asked_at_s
             self._endings = Endings(self._asked_at_s)
             self._guest.later(self._go_on(self.name))
             self._guest.later(self._sweep(self.name))
         self._look()
-        found = self._guest.sockets.connections()
-        self._endings.watch(found)
+        found, closing = self._guest.sockets.look()
+        self._endings.watch(found, closing)
         return found
 
     def endings(self) -> agent_verbs.Endings:

@@ -39,7 +39,7 @@ def gone(surplus: int = -5, retransmits: int = 0, silent_s: float = 60.0, ends: 
 def ended(*events: KernelEvent, there: tuple[Connection, ...] = (), goodbyes: Any = (), at_s: float = NOW_S) -> Any:
     """How, and whether it was lost; of those that were watched."""
     found = Endings(NOW_S)
-    found.watch([MPTCP, TCP])
+    found.watch([MPTCP, TCP], set())
     found.hear(events, at_s)
     for later_s in (0, UNHEARD_FOR_S):
         told = found.told(there, set(goodbyes), at_s + later_s, ARRIVED_S)
@@ -65,7 +65,7 @@ def test_plain_tcp(event: SocketGone, how: tuple[str, bool]) -> None:
 @pytest.mark.parametrize(("surplus", "how"), [(0, (RESET, True)), (1, (ABORTED, False)), (2, (CLOSED, False))])
 def test_one_that_the_guest_has_opened_has_sent_a_syn(surplus: int, how: tuple[str, bool]) -> None:
     found = Endings(NOW_S)
-    found.watch([Connection(0, (agent_verbs.Subflow(*PLAIN, False, False, True, outgoing=True),))])
+    found.watch([Connection(0, (agent_verbs.Subflow(*PLAIN, False, False, True, outgoing=True),))], set())
     found.hear([gone(surplus)], NOW_S)
     assert [(e.how, e.lost) for e in found.told((), set(), NOW_S, ARRIVED_S)] == [how]
 
@@ -81,7 +81,7 @@ def test_plain_tcp_whose_socket_is_not_freed_yet() -> None:
     assert ended(there=(MPTCP,), goodbyes=[PLAIN]) == {TCP.key: (CLOSED, False)}
     assert ended(there=(MPTCP,)) == {TCP.key: (RESET, True)}, "its application has not looked"
     found = Endings(NOW_S)
-    found.watch([TCP])
+    found.watch([TCP], set())
     assert found.told((), set(), NOW_S, ARRIVED_S) == [], "the kernel may be about to tell"
 
 
@@ -115,13 +115,36 @@ def test_a_subflows_socket_is_no_plain_connection() -> None:
     assert ended(gone(ends=SECOND), SubflowOpened(1, third), gone(ends=third), there=(MPTCP, TCP)) == {}
 
 
+def test_a_join_that_came_to_nothing_is_no_plain_connection_either() -> None:
+    """It is seen as sockets are looked at, and no event tells of it."""
+    third: Ends = ("10.3.0.9", 7000, "10.9.0.14", 44444)
+    joining = Connection(MPTCP.token, (*MPTCP.subflows, agent_verbs.Subflow(*third, False, False, True)))
+    found = Endings(NOW_S)
+    found.watch([MPTCP, TCP], set())
+    assert found.told([joining, TCP], set(), NOW_S, ARRIVED_S) == []
+    found.hear([gone(retransmits=3, ends=third)], NOW_S)
+    assert found.told([MPTCP, TCP], set(), NOW_S, ARRIVED_S) == []
+
+
 @pytest.mark.parametrize("arrived_s", [NOT_YET, NOW_S + 3])
 def test_what_ends_before_the_arrival_was_not_lost_by_it(arrived_s: float) -> None:
     found = Endings(NOW_S)
-    found.watch([MPTCP, TCP])
+    found.watch([MPTCP, TCP], set())
     found.hear([gone(), closed(FIRST, 104), closed(SECOND, 104)], NOW_S)
     told = found.told((), set(), NOW_S, arrived_s)
     assert {e.how for e in told} == {RESET} and not any(e.lost for e in told)
+
+
+def test_one_whose_application_has_closed_it_was_not_lost_though_nobody_answers_its_goodbye() -> None:
+    """As one whose client's machine was switched off: it times out whenever its last try is over."""
+    other: Ends = ("10.1.0.9", 80, "10.9.0.15", 1)
+    found = Endings(NOW_S)
+    found.watch([TCP], {other})
+    assert found.told([TCP], {other}, NOW_S, ARRIVED_S) == []
+    (said,) = found.told([], {other, PLAIN}, NOW_S, ARRIVED_S)
+    assert (said.how, said.lost) == (CLOSED, False)
+    found.hear([gone(retransmits=8), gone(retransmits=8, ends=other)], NOW_S)
+    assert found.told([], set(), NOW_S, ARRIVED_S) == [said]
 
 
 def test_younger_ones_are_told_of_where_they_were_lost() -> None:
@@ -148,7 +171,7 @@ def test_connections_of_the_guest_with_itself_are_nobodys(remote: str) -> None:
 def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endings, "MOST_KEPT", 3)
     crowd = Endings(NOW_S)
-    crowd.watch([connection(n, HOME) for n in range(1, 6)])
+    crowd.watch([connection(n, HOME) for n in range(1, 6)], set())
     assert crowd.missed and len(crowd._mptcp) == 3 and len(crowd._subflows) == 3
     young = Endings(NOW_S)
     for port in range(1, 10):
@@ -183,7 +206,7 @@ def test_a_busy_guest_does_not_have_the_subflows_of_the_living_forgotten(monkeyp
     """Of a first subflow the kernel does not tell when it goes, so that each visitor leaves one behind."""
     monkeypatch.setattr(endings, "MOST_KEPT", 10)
     found = Endings(NOW_S)
-    found.watch([MPTCP])
+    found.watch([MPTCP], set())
     for port in range(1, 100):
         found.hear([SubflowOpened(port + 1, ("10.1.0.9", 80, "10.9.0.15", port)), Closed(port + 1)], NOW_S)
     found.hear([closed(FIRST, 0), gone(ends=FIRST)], NOW_S)  # its old address was withdrawn
@@ -195,7 +218,7 @@ def test_where_some_was_missed_nothing_is_a_loss_that_may_be_none(monkeypatch: p
     """A subflow of whose beginning the kernel could not tell: neither is its socket a plain connection, nor its
     connection without a path; how that one ends is not known."""
     found = Endings(NOW_S)
-    found.watch([MPTCP, TCP])
+    found.watch([MPTCP, TCP], set())
     found.missed = True
     found.hear([gone(ends=(HOME, 7000, "10.9.0.14", 5)), closed(FIRST, 0), closed(SECOND, 0)], NOW_S)
     assert found.told((MPTCP, TCP), set(), NOW_S, ARRIVED_S) == []
@@ -203,7 +226,7 @@ def test_where_some_was_missed_nothing_is_a_loss_that_may_be_none(monkeypatch: p
     assert [e.key for e in found.told((), set(), NOW_S, ARRIVED_S)] == [TCP.key]
     monkeypatch.setattr(endings, "MOST_KEPT", 2)
     crowd = Endings(NOW_S)
-    crowd.watch([MPTCP])
+    crowd.watch([MPTCP], set())
     crowd.hear([SubflowOpened(1, ("10.3.0.9", 80, "10.9.0.15", 1))], NOW_S)
     assert crowd.missed and len(crowd._subflows) == 2
 
@@ -212,7 +235,7 @@ def test_a_port_that_an_mptcp_connection_had_before_is_a_plain_ones_now() -> Non
     """Of a first subflow the kernel does not tell when it goes: it is remembered, and its port is used again."""
     found = Endings(NOW_S)
     found.hear([SubflowOpened(7, PLAIN), Closed(7)], NOW_S)
-    found.watch([TCP])
+    found.watch([TCP], set())
     found.hear([gone(surplus=1)], NOW_S)
     for later_s in (0, UNHEARD_FOR_S):
         told = found.told((), set(), NOW_S + later_s, ARRIVED_S)
