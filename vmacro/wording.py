@@ -65,7 +65,7 @@ def place(error: ErrorDetails, data: Any) -> list[str]:
     """The keys that lead to it in the file, without what pydantic adds of its own: `[key]`, types of a choice."""
     found = []
     for part in error["loc"]:
-        is_there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)
+        is_there = part in data if isinstance(data, dict) else part in range(len(data) if isinstance(data, list) else 0)
         if is_there:
             data = data[part]
         if is_there or (error["type"] == "missing" and part == error["loc"][-1]):

@@ -234,6 +234,13 @@ def test_a_move_that_cannot_be_read_stands_against_its_guest_alone(ledger: Ledge
     assert ids(archive.unfinished("db")) == [named(1, "db").move_id]
 
 
+def test_a_move_of_no_guest_stands_against_none(ledger: Ledger, archive: Archive) -> None:
+    """Whoever writes to the database may name one as he likes."""
+    ledger.attempt(named(1), None, at_ms=(1, 1))
+    ledger.workflow(MIGRATE, "-20261128-1", {"not": "a plan"}, [], at_ms=(50, 50))
+    assert isinstance(archive.moves()[0], Unreadable) and ids(archive.unfinished()) == [named(1).move_id]
+
+
 def test_a_move_that_cannot_be_read_and_is_over_stands_against_nobody(ledger: Ledger, archive: Archive) -> None:
     unreadable(ledger, named(1), 1)
     ledger.attempt(named(2), None, at_ms=(2, 2))

@@ -76,6 +76,7 @@ WRONG = [
     ("[guests.web]", "[guests.web]\nclients = { mars = 1 }", "guests.web.clients: no region 'mars'"),
     ("[guests.web]", '[guests.web]\nhost = "x"', "guests.web.host: no host 'x'"),
     ("[guests.web]", '[[links]]\nbetween = ["a", "z"]\nmib_s = 1\n[guests.web]', "links.0.between: no site 'z'"),
+    ("[guests.web]", '[[links]]\nbetween = ["a"]\nmib_s = 1\n[guests.web]', "links.0.between.1: is missing"),
     ("[guests.web]", "[regions.r]\nrtt_ms = { a = 1 }\n[guests.web]", "regions.r.rtt_ms: lacks site b"),
     ("[guests.web]", '[rules]\ntogether = [["web", "db"]]\n[guests.web]', "rules.together: no guest 'db'"),
     ("[sites.a]", 'time_zone = "Mars/Base"\n[sites.a]', "time_zone: no time zone 'Mars/Base'"),

@@ -72,7 +72,7 @@ class Unreadable:
 
     def is_of(self, guest: str) -> bool:
         """Whether it may be this guest's."""
-        return self.guest == guest[:40]
+        return self.guest == guest[:40] != ""
 
     def error(self) -> JournalError:
         """For whoever needs to read it."""
@@ -90,7 +90,7 @@ class UnreadableCarriage:
 
     def is_of(self, guest: str) -> bool:
         """Whether it may be this guest's."""
-        return _guest_of(self.move_id) == guest[:40]
+        return _guest_of(self.move_id) == guest[:40] != ""
 
 
 @dataclass(frozen=True)
