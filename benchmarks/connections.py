@@ -99,10 +99,10 @@ def measured(lab: Lab, number: int, to: str, report: Path) -> Measured:
 
 def looks(lab: Lab) -> float:
     """What `count` takes the agent, in ms."""
-    settings, status = wiring.load(lab.inventory_file), lab.guest(GUEST)
+    settings, status, address = wiring.load(lab.inventory_file), lab.guest(GUEST), address_of(lab, GUEST)
     (host,) = (h for h in settings.inventory.hosts if h.site == status.site)
     with wiring.opened(settings) as world, world.agent(host, GUEST) as agent:
-        return median(agent.count(CountArgs((address_of(lab, GUEST),))).took_ms for _ in range(LOOKS))
+        return median(agent.count(CountArgs((address,))).took_ms for _ in range(LOOKS))
 
 
 def took_ms(events: list[Event], phase: Phase) -> float:
