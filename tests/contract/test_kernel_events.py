@@ -104,7 +104,9 @@ class Scene:
     def watch(self) -> Connection:
         """All that are there; returns the one."""
         self.hear()
-        self.endings.watch(self.there())
+        with self.server.inside():
+            there, goodbyes = connections.look()
+        self.endings.watch(there, goodbyes)
         (found,) = self.there()
         return found
 
