@@ -209,14 +209,20 @@ def test_a_later_move_takes_over(fake: FakeWorld) -> None:
     )
 
 
+def left_at_home(story: Story) -> Carriage:
+    """Of a guest that has gone, and come back to another address: the one that it had first."""
+    story.move()
+    chosen = story.plan("bucharest")
+    outcome = migrate.run_move(chosen, story.fake.world, Straight())
+    story.happened(chosen, outcome)
+    (at_home,) = [c for c in carry.carriages(chosen, outcome, story.fake.now_s) if c.leg is None]
+    return at_home
+
+
 def test_an_address_at_home_that_a_later_move_carries_is_that_ones(fake: FakeWorld) -> None:
     """It has no leg there that the later move would close, and its reservation is the later move's now."""
     story = Story(fake)
-    story.move()
-    chosen = story.plan("bucharest")
-    outcome = migrate.run_move(chosen, fake.world, Straight())
-    story.happened(chosen, outcome)
-    (at_home,) = [c for c in carry.carriages(chosen, outcome, fake.now_s) if c.leg is None]
+    at_home = left_at_home(story)
     assert story.move("berlin").carried == (at_home.address,)
     before, began = ends(fake), fake.now_s
     assert "later move" in carry.run_carriage(at_home, fake.world, Straight())
@@ -228,12 +234,7 @@ def test_an_address_at_home_that_a_later_move_has_given_the_guest_again_is_that_
     fake: FakeWorld, late_s: float
 ) -> None:
     """The guest has gone, and come back to it as its present address: it is in use, but carried no longer."""
-    story = Story(fake)
-    story.move()
-    chosen = story.plan("bucharest")
-    outcome = migrate.run_move(chosen, fake.world, Straight())
-    story.happened(chosen, outcome)
-    (at_home,) = [c for c in carry.carriages(chosen, outcome, fake.now_s) if c.leg is None]
+    at_home = left_at_home(Story(fake))
     again = replace(at_home, address=fake.guest.address, deadline_s=fake.now_s + late_s)
     effects: list[str] = []
     fake.before = effects.append

@@ -171,14 +171,8 @@ def test_somebody_else_who_answers_is_named() -> None:
     assert outcome.exit_code == 5 and f"{OTHER} at front0 answers for {NEW}, and its card does not" in outcome.reason
 
 
-@pytest.mark.parametrize(
-    ("handoff", "lie"), [(SEAMLESS, {"new6": "2001:db8::53"}), (RENUMBER, {"new": "198.51.100.7"})]
-)
-def test_no_host_asks_for_an_address_because_the_guest_says_so(
-    handoff: str, lie: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would have them knock at any machine, and lead names there."""
-    found, (strange,) = stage(handoff), lie.values()
+def asked_though(lie: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """For what addresses hosts ask from now on, of a guest whose agent says this of its arrival."""
     asked: set[str] = set()
     arrive, ask = FakeAgent.arrive, FakeHostNetwork.reach
 
@@ -188,6 +182,18 @@ def test_no_host_asks_for_an_address_because_the_guest_says_so(
 
     monkeypatch.setattr(FakeAgent, "arrive", lambda agent, left: replace(arrive(agent, left), **lie))
     monkeypatch.setattr(FakeHostNetwork, "reach", asking)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("handoff", "lie"), [(SEAMLESS, {"new6": "2001:db8::53"}), (RENUMBER, {"new": "198.51.100.7"})]
+)
+def test_no_host_asks_for_an_address_because_the_guest_says_so(
+    handoff: str, lie: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have them knock at any machine, and lead names there."""
+    found, (strange,) = stage(handoff), lie.values()
+    asked = asked_though(lie, monkeypatch)
     outcome = moved(found)
     assert strange not in asked and outcome.exit_code == 5
     assert f"says that it has {strange}, which is none of network 'front' at berlin" in outcome.reason
@@ -234,15 +240,7 @@ def test_an_address_that_nobody_but_the_guest_knows_waits_for_who_does(
     """Where the destination's libvirt is silent just then: hosts would knock wherever the guest likes."""
     found = stage(handoff)
     its_network_is_silent(found)
-    asked: set[str] = set()
-    arrive, ask = FakeAgent.arrive, FakeHostNetwork.reach
-
-    def asking(side: FakeHostNetwork, wanted: Reach) -> tuple[Heard, ...]:
-        asked.update(wanted.addresses)
-        return ask(side, wanted)
-
-    monkeypatch.setattr(FakeAgent, "arrive", lambda agent, left: replace(arrive(agent, left), **lie))
-    monkeypatch.setattr(FakeHostNetwork, "reach", asking)
+    asked = asked_though(lie, monkeypatch)
     outcome = moved(found)
     strange = lie.get("new6", "10.50.2.97")  # what DHCP gives it there
     assert outcome.exit_code == 5 and strange not in asked

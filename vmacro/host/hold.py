@@ -36,10 +36,14 @@ class Hold:
 
     def __init__(self, bridge: str, mac: str) -> None:
         """Raises OSError where there is no such bridge."""
-        self._port = _port(bridge)
         self._frames: list[bytes] = []
         self._bytes = 0
         self._socket = packets.overheard(bridge, _filter(bytes.fromhex(mac.replace(":", ""))))
+        try:
+            self._port = _port(bridge)
+        except OSError:
+            self._socket.close()
+            raise
 
     def fileno(self) -> int:
         """For whoever waits until there is something to hold."""
@@ -101,7 +105,7 @@ def _port(bridge: str) -> _Port | None:
     try:
         return _Port(bridge)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV):  # or there is no such bridge, which binding to it tells
+        if error.errno in (errno.ENOENT, errno.ENODEV):
             return None
         raise
 
