@@ -11,7 +11,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-UNIT, SHARED = "unit", "test"
+UNIT, SHARED, PACKETS = "unit", "test", "namespaces"
 OWN = {
     "test_people": "people",
     "test_provision": "bare",
@@ -21,23 +21,23 @@ OWN = {
     "test_managers": "managers",
     "test_debian13": "nested",
     "test_xen": "xen",
-    "test_spoofing": "namespaces",
-    "test_tunnels": "namespaces",
-    "test_tunnel_ends": "namespaces",
-    "test_datagrams": "namespaces",
-    "test_public": "namespaces",
-    "test_reach": "namespaces",
-    "test_stock_kernel": "namespaces",
-    "test_kernel_events": "namespaces",
-    "test_following": "namespaces",
-    "test_muting": "namespaces",
-    "test_feeds": "namespaces",  # a server on loopback alone
-    "test_remembered_paths": "namespaces",
+    "test_spoofing": PACKETS,
+    "test_tunnels": PACKETS,
+    "test_tunnel_ends": PACKETS,
+    "test_datagrams": PACKETS,
+    "test_public": PACKETS,
+    "test_reach": PACKETS,
+    "test_stock_kernel": PACKETS,
+    "test_kernel_events": PACKETS,
+    "test_following": PACKETS,
+    "test_muting": PACKETS,
+    "test_feeds": PACKETS,  # a server on loopback alone
+    "test_remembered_paths": PACKETS,
 }
 LABS_AT_ONCE = 2  # with more, guests that boot under emulation starve
 NICE = 5  # a third of the others' share, where there is not enough: unit tests have deadlines, too
-# Workers take the labs in this order, the longest first, and then the unit tests that the spare worker has left.
-ORDER = ("nested", SHARED, "people", "faults", "bare", "ring", "many", "managers", "namespaces", "xen", UNIT)
+# Workers take the labs in this order, the longest first, and then what the spare worker has left.
+ORDER = ("nested", SHARED, "people", "faults", "bare", "ring", "many", "managers", PACKETS, "xen", UNIT)
 
 
 def lab_of(nodeid: str) -> str:
@@ -47,7 +47,7 @@ def lab_of(nodeid: str) -> str:
 
 
 def is_spare(worker: str, workers: int) -> bool:
-    """Of three the last one takes no lab: it does unit tests meanwhile, with what processor time the labs leave."""
+    """Of three the last one takes no guests: unit tests and packets, with what processor time the labs leave."""
     return workers > LABS_AT_ONCE and worker == f"gw{workers - 1}"
 
 
@@ -77,11 +77,11 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if is_spare(node.gateway.id, self.numnodes):
-            unit = next((scope for scope in self.workqueue if lab_of(scope) == UNIT), "")
-            if not unit:
+            scope = next((scope for scope in self.workqueue if lab_of(scope) == UNIT), PACKETS)
+            if scope not in self.workqueue:
                 node.shutdown()
                 return
-            self.workqueue.move_to_end(unit, last=False)
+            self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:

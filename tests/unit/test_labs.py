@@ -1,4 +1,4 @@
-"""Which worker of pytest-xdist takes which tests: two have the labs, a third one none."""
+"""Which worker of pytest-xdist takes which tests: two have the labs, a third one those without guests."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from tests import labs
 def pytest_configure(config):
     labs.stand_back_if_spare(config)
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: labs.ORDER.index(labs.lab_of(item.nodeid)))
+
 def pytest_xdist_make_scheduler(config, log):
     return labs.Scheduling(config, log)
 """
@@ -30,10 +33,11 @@ def test_where(number, worker_id):
 """
 
 
-def test_of_three_workers_the_last_one_stands_back_and_takes_no_lab(tmp_path: Path) -> None:
+def test_of_three_workers_the_last_one_stands_back_and_takes_no_guests(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     (tmp_path / "conftest.py").write_text(HOOKS)
-    files = {"lab/test_move.py": (2, 0.5), "lab/test_people.py": (2, 0.5), "unit/test_sums.py": (12, 0.01)}
+    files = {"lab/test_move.py": (3, 0.5), "lab/test_people.py": (3, 0.5), "unit/test_sums.py": (12, 0.01)}
+    files["contract/test_muting.py"] = (1, 0.01)
     for name, (number, seconds) in files.items():
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
@@ -43,7 +47,7 @@ def test_of_three_workers_the_last_one_stands_back_and_takes_no_lab(tmp_path: Pa
     for inherited in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
         environment.pop(inherited, None)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "16 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "19 passed" in done.stdout, done.stdout + done.stderr
 
     where, niceness = defaultdict(set), defaultdict(set)
     for worker, lab, nice in (line.split() for line in seen.read_text().splitlines()):
@@ -51,4 +55,5 @@ def test_of_three_workers_the_last_one_stands_back_and_takes_no_lab(tmp_path: Pa
         niceness[worker].add(int(nice))
     ours = os.nice(0)
     assert where["lab"] == {"gw0", "gw1"} and "gw2" in where["unit"]
+    assert where["contract"] == {"gw2"}
     assert niceness["gw2"] == {min(19, ours + 5)} and niceness["gw0"] == niceness["gw1"] == {ours}
