@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks import stretch
 from tests.clients import KINDS
-from tests.support import clients, verdicts
+from tests.support import clients, into, verdicts
 from vmacro.lab import echo, topology
 from vmacro.lab.echo import Echoes
 from vmacro.lab.lab import Lab
@@ -112,6 +112,10 @@ def loaded(lab: Lab, way: str, options: argparse.Namespace, went_wrong: dict[str
         yield
         return
     address = stretch.address(lab, "stretched" if way == "stretch" else options.guest)
+    if any("proxy" in kind for kind in options.load):
+        subprocess.run(
+            [*into(lab, "operator", address), "systemctl restart haproxy"], check=True, stdin=subprocess.DEVNULL
+        )
     with clients(lab, "client", address, *options.load) as load:
         yield
         went_wrong[way] = verdicts(load)

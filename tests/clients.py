@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from vmacro.rtt import wire
 
-WEB, ECHO, DATAGRAMS = 80, 7000, 7001
+WEB, BY_PROXY, ECHO, DATAGRAMS = 80, 8080, 7000, 7001
 # Whatever goes on all the while has a pace: without one it is all that an emulated guest gets done.
 DOWNLOAD_BYTES_S, UPLOAD_BYTES_S = 4 << 20, 1 << 18
 DOWNLOADS_BYTES_S = 1 << 19
@@ -134,7 +134,7 @@ def large(address: str, ready: threading.Event, over: threading.Event) -> str:
     return ""
 
 
-def visits(every_s: float) -> Client:
+def visits(every_s: float, port: int = WEB) -> Client:
     """A new connection for each request, on schedule whether or not those before were served; MPTCP and TCP take
     turns. All must be served."""
 
@@ -146,7 +146,7 @@ def visits(every_s: float) -> Client:
         def visit(number: int) -> None:
             at = time.monotonic() - began
             try:
-                with connect(address, WEB, mptcp=number % 2 == 0) as sock:
+                with connect(address, port, mptcp=number % 2 == 0) as sock:
                     assert b"moves" in get(sock, "/")
                 ready.set()
             except (OSError, AssertionError) as error:
@@ -165,11 +165,11 @@ def visits(every_s: float) -> Client:
     return run
 
 
-def keep_alive(count: int, every_s: float) -> Client:
+def keep_alive(count: int, every_s: float, port: int = WEB) -> Client:
     """Connections that each ask again and again, MPTCP and TCP in turns."""
 
     def run(address: str, ready: threading.Event, over: threading.Event) -> str:
-        socks = [connect(address, WEB, mptcp=n % 2 == 0) for n in range(count)]
+        socks = [connect(address, port, mptcp=n % 2 == 0) for n in range(count)]
         while not over.is_set():
             for sock in socks:
                 assert b"moves" in get(sock, "/")
@@ -247,6 +247,8 @@ KINDS: dict[str, Client] = {
     "upload": upload,
     "visits": visits(0.02),
     "keep-alive-20": keep_alive(20, 0.2),
+    "visits-by-proxy": visits(0.1, BY_PROXY),
+    "keep-alive-20-by-proxy": keep_alive(20, 0.2, BY_PROXY),
     "datagrams": datagrams,
 }
 

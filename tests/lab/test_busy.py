@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.clients import BY_PROXY
 from tests.support import Vmacro, Way, address_of, clients, into, summary, traces_of_moves, verdicts, without_probers
 from vmacro.lab.lab import Lab
 
@@ -23,7 +24,7 @@ ALL = ("idle-500", "tcp-idle", "visits", "keep-alive-20", "downloads", "large", 
 LINGER_S = 180  # longer than a move takes here: its visitors come to the first address all the while
 PAUSE_S = 0.5  # between programs
 WANTED = ("curl", "wget", "ab", "iperf3", "mptcpize", "ssh")
-BY_PROXY, IPERF = 8080, 5201
+IPERF = 5201
 SERVERS = f"""systemctl restart haproxy
 systemctl stop -q iperf
 systemd-run -q --collect -u iperf mptcpize run iperf3 -s -p {IPERF}"""
