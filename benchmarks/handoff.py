@@ -41,7 +41,7 @@ from vmacro.services.event_json import from_plain
 
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 WAYS = ("seamless", "renumber", "stretch", "plain")
-BEFORE_S, AFTER_S = 2.0, 3.5  # watched around a move
+BEFORE_S, AFTER_S = 2.0, 3.5  # watched around a move of a guest without other clients
 SHORT_MS = {"bucharest": 60.0, "berlin": 10.0}  # a round trip by the direct path, with some slack
 LOST_AFTER_S = 10.0
 LINGER_S = 60
@@ -90,7 +90,8 @@ def main() -> int:
             if way in ("stretch", "plain"):
                 stretch.prepare(lab, options.guest)
             with tempfile.TemporaryDirectory() as folder, loaded(lab, way, options, went_wrong):
-                for moved in series(lab, way, options.guest, options.moves, Path(folder)):
+                after_s = LOST_AFTER_S if way == "plain" or options.load else AFTER_S
+                for moved in series(lab, way, options.guest, options.moves, Path(folder), after_s):
                     found.append(moved)
                     if options.json:
                         options.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
@@ -121,8 +122,9 @@ def loaded(lab: Lab, way: str, options: argparse.Namespace, went_wrong: dict[str
         went_wrong[way] = verdicts(load)
 
 
-def series(lab: Lab, way: str, guest: str, moves: int, folder: Path) -> Iterator[Moved]:
-    """Back and forth; one connection all the while, or a new one after each that was lost."""
+def series(lab: Lab, way: str, guest: str, moves: int, folder: Path, after_s: float) -> Iterator[Moved]:
+    """Back and forth; one connection all the while, or a new one after each that was lost. Watched for `after_s` after
+    each move."""
     guest = "stretched" if way == "stretch" else guest
     address = stretch.address(lab, guest)
     if way == "plain":
@@ -137,9 +139,9 @@ def series(lab: Lab, way: str, guest: str, moves: int, folder: Path) -> Iterator
             time.sleep(BEFORE_S)
             sent = retransmissions(lab)
             events, downtime_ms = move(lab, way, guest, to, folder / f"{way}-{number}")
-            time.sleep(LOST_AFTER_S if way == "plain" else AFTER_S)
+            time.sleep(after_s)
             sent = retransmissions(lab) - sent
-        yield figures(way, to, recordings.read(record), events, echoes, downtime_ms, sent)
+        yield figures(way, to, recordings.read(record), events, echoes, downtime_ms, sent, after_s)
         if way == "plain":
             stretch.go(lab, guest, here)
         print(f"{way}: move {number + 1} of {moves} done", file=sys.stderr, flush=True)
@@ -160,7 +162,14 @@ def move(lab: Lab, way: str, guest: str, to: str, report: Path) -> tuple[list[Ev
 
 
 def figures(
-    way: str, to: str, recording: Recording, events: list[Event], echoes: Echoes, downtime_ms: int, sent: int
+    way: str,
+    to: str,
+    recording: Recording,
+    events: list[Event],
+    echoes: Echoes,
+    downtime_ms: int,
+    sent: int,
+    after_s: float,
 ) -> Moved:
     """The figures of one move, from what was measured around it. `sent`: TCP segments that were sent again."""
     shift = recording.mono_to_wall_ns
@@ -171,7 +180,7 @@ def figures(
     samples = recording.samples
     felt = Recording("", "", recording.interval_ms, 0, 0, tuple(s for s in samples if s.due_ns > paused - 1e9), ())
     last = max((s.answered_ns or 0 for s in samples), default=0)
-    alive = last > resumed + (AFTER_S - 1) * 1e9
+    alive = last > resumed + (after_s - 1) * 1e9
     short = recovered_ns(recording, resumed, SHORT_MS[to], run=5)
     copying = between(recording, samples[0].due_ns + BEFORE_S * 1e9, paused - 1e8)
     return Moved(
@@ -184,7 +193,7 @@ def figures(
         downtime_ms,
         spread(between(recording, samples[0].due_ns, samples[0].due_ns + BEFORE_S * 1e9)).median,
         spread(copying).median,
-        spread(between(recording, resumed + 2e9, resumed + AFTER_S * 1e9)).median if alive else None,
+        spread(between(recording, resumed + 2e9, resumed + after_s * 1e9)).median if alive else None,
         None if short is None or not alive else round((short - resumed) / 1e6),
         sent,
     )
