@@ -254,6 +254,9 @@ def test_an_unwilling_client_rejects_unless_loss_is_allowed() -> None:
     assert outcome.ending == Ending.MOVED
     assert [c.verdict for c in outcome.connections] == [Verdict.FOLLOWED, Verdict.LOST]
     assert "connections lost: 1: 10.9.0.14:40178 (without a path: it uses 10.50.1.97" in outcome.reason
+    # Else whoever follows would wait with what was under way by the old path until its own kernel gives that up.
+    assert fake.guest.kept == []
+    assert [s.local for c in fake.guest.connections for s in c.subflows] == ["10.50.2.97"]
 
 
 def ends_at(fake: FakeWorld, effect: str, how: str, heard: bool = False) -> None:

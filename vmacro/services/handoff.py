@@ -69,12 +69,15 @@ class Renumber:
         return ask_to_arrive(plan, world)
 
     def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Wait for joins, then withdraw the old address."""
+        """Wait for joins, then withdraw the old address: no client sends again by another path what was under way to it
+        before it is. So it also goes where connections stay behind, which are lost, and cut once that is known."""
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, before, CountArgs(arrival.present, willing=True))
-            if arrival.old != arrival.new:
-                agent.retire(arrival.old)
-            return once_told(world, agent, before, arrival.present)
+            gone = arrival.old == arrival.new or agent.retire(arrival.old)
+            found = once_told(world, agent, before, arrival.present)
+            if not gone:
+                agent.retire(arrival.old, force=True)
+            return found
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Nothing is left."""
