@@ -103,7 +103,7 @@ def look() -> tuple[list[Connection], set[Ends]]:
             closing.add(ends_of(payload))
         else:
             there.append(parse(payload))
-    return _joined(there), closing
+    return _joined(there, closing), closing
 
 
 def _is_half_closed(payload: bytes) -> bool:
@@ -113,8 +113,8 @@ def _is_half_closed(payload: bytes) -> bool:
     return bool((FIN_WAIT1 | FIN_WAIT2) >> payload[_STATE_AT] & 1 and inode) and not parse(payload)[0]
 
 
-def _joined(found: list[tuple[int, Subflow]]) -> list[Connection]:
-    """Subflows of one token are one connection."""
+def _joined(found: list[tuple[int, Subflow]], closing: set[Ends]) -> list[Connection]:
+    """Subflows of one token are one connection. Of one with the guest itself, either end may say goodbye first."""
     mptcp: dict[int, list[Subflow]] = {}
     plain = []
     for token, subflow in found:
@@ -123,7 +123,7 @@ def _joined(found: list[tuple[int, Subflow]]) -> list[Connection]:
         else:
             plain.append(Connection(0, (subflow,)))
     all_of_them = [*(Connection(token, tuple(subflows)) for token, subflows in mptcp.items()), *plain]
-    there = {_ends(subflow) for _, subflow in found}
+    there = closing | {_ends(subflow) for _, subflow in found}
     return [c for c in all_of_them if not any(_with_itself(subflow, there) for subflow in c.subflows)]
 
 
@@ -131,7 +131,8 @@ def _with_itself(subflow: Subflow, there: set[Ends]) -> bool:
     """Whether the guest has the other end, too: by loopback, or by its own addresses, which are announced there, too,
     and joined."""
     local, local_port, remote, remote_port = _ends(subflow)
-    return (remote, remote_port, local, local_port) in there or remote == "::1" or remote.startswith("127.")
+    by_loopback = remote in (local, "::1") or remote.startswith("127.")
+    return by_loopback or (remote, remote_port, local, local_port) in there
 
 
 def _ends(subflow: Subflow) -> Ends:

@@ -367,6 +367,11 @@ def test_connections_of_the_guest_with_itself_are_none(scene: Scene, address: st
     time.sleep(0.2)
     assert scene.there() == []
     near.close()
+    assert scene.there() == [], "one end is closed"
+    with scene.server.inside():
+        for local in (OTHER, address):  # as of an address that is left: what it has joined stays by itself
+            connections.cut(local, {token for token, _ in connections._sockets(connections.ESTABLISHED)})
+            assert connections.connections() == []
     far.close()
     listener.close()
     scene.server.ip("mptcp", "endpoint", "flush")
