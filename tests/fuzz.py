@@ -42,6 +42,7 @@ with atheris.instrument_imports(include=["guest_agent", "vmacro"]):
     from vmacro.model.definitions import Device
     from vmacro.rtt import wire
     from vmacro.wire import agent_verbs, fields, host_verbs, messages, xen_verbs
+    from vmacro.wire.taken_verbs import TAKEN, Taking
 
 
 class _Nothing:
@@ -185,10 +186,11 @@ def session(data: bytes) -> None:
         host_verbs.DISK_FETCHED,
         host_verbs.REACH,
         host_verbs.DISK_FILES,
+        TAKEN,
     ]
     args: list[Any] = [host_verbs.Facts("front0"), host_verbs.Domain("web"), host_verbs.Domain("web")]
     args += [host_verbs.Disk("ab12cd34", "/images/web", "raw")] * 2
-    args += [host_verbs.Reach("web-1", ("10.1.0.7",)), host_verbs.Paths(("/isos/a.iso",))]
+    args += [host_verbs.Reach("web-1", ("10.1.0.7",)), host_verbs.Paths(("/isos/a.iso",)), Taking((), (7,))]
     chosen = data[0] % len(verbs) if data else 0
     try:
         Session("berlin", _Program(data[1:])).ask(verbs[chosen], args[chosen])

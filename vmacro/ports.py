@@ -42,6 +42,7 @@ from vmacro.model.facts import (
 )
 from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
+from vmacro.wire.taken_verbs import Taken, Taking
 
 Result = TypeVar("Result")
 
@@ -150,12 +151,11 @@ class Hypervisor(Protocol):
 
 
 class HostNetwork(Protocol):
-    """Legs, turns and fences of one host, by its host side. Every method raises HostError, and may be repeated."""
+    """Legs, turns, fences of a host, by its host side. All may be repeated, and raise HostError (UnknownVerbError)."""
 
     def facts(self, bridge: str, peer: str, probe: str, mac: str = "", devices: tuple[str, ...] = ()) -> LinkFacts:
-        """Facts about the host's links. `bridge`: of its guests' network; `peer`: the other host's address, for the
-        path's MTU; `probe`: an address for which to find out who uses it, or ''; `mac`: one for which to find out who
-        has it, or ''; `devices`: for which to find out whether they exist."""
+        """Of a host's links. `bridge`: of its guests' network; `peer`: the other host's address, for the path's MTU;
+        `probe`, `mac`: who on the bridge has them, '' for neither; `devices`: whether they exist."""
 
     def open(self, leg: Leg) -> Offer:
         """Open this host's end of a leg. Returns what the other end must know."""
@@ -168,22 +168,20 @@ class HostNetwork(Protocol):
 
     def widen(self, move_id: str, peer: str) -> None:
         """Until narrow(), connections to another host, by its address, begin with a large window, so that a pause is
-        not spent on TCP's slow start. A host side of an older vmacro does not know this."""
+        not spent on TCP's slow start."""
 
     def narrow(self, move_id: str) -> None:
-        """Take back what was widened for a move. A host side of an older vmacro does not know this
-        (UnknownVerbError)."""
+        """Take back what was widened for a move."""
 
     def turned(self, domain: str) -> tuple[Turn, ...]:
         """Turns of a domain's legs since the last call, oldest first."""
 
     def turn(self, domain: str, to_guest: bool) -> None:
-        """Turn all legs of a domain that end here, to the guest or into the tunnels. To the guest, its fence is lifted,
-        too."""
+        """Turn all legs of a domain that end here, to the guest, whose fence is lifted then, or into the tunnels."""
 
     def leaving(self, domain: str) -> Leaving:
-        """What became of a domain that was to leave. An armed host fences it as it pauses for its move, so that it does
-        no harm if libvirt resumes it although it runs elsewhere."""
+        """What became of a domain that was to leave. An armed host fences it as it pauses for its move, against a
+        libvirt that resumes it although it runs elsewhere."""
 
     def point(self, leg: Leg, to_guest: bool) -> None:
         """Turn one leg, to the guest or into its tunnel."""
@@ -194,17 +192,19 @@ class HostNetwork(Protocol):
     def flows(self, addresses: tuple[str, ...]) -> Tracked:
         """Flows of datagrams from and to addresses of a guest, MOST_ASKED at most, as the host's kernel tracks them."""
 
+    def taken(self, wanted: Taking) -> Taken:
+        """Of what a guest would take of the host, what is in use there already."""
+
     def reach(self, asked: Reach) -> tuple[Heard, ...]:
         """Send packets to addresses, and tell who has answered since they were first asked for under that name. Returns
         at once: ask again for what comes later."""
 
 
 class HostDisks(Protocol):
-    """Disks of guests on one host, by its host side. Every method raises HostError, and may be repeated."""
+    """Disks of guests on one host, by its host side. Every method raises HostError as HostNetwork's do."""
 
     def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
-        """What is at each of these paths; those that nobody could look at are left out. A host side of an older vmacro
-        does not know this (UnknownVerbError)."""
+        """What is at each of these paths; those that nobody could look at are left out."""
 
     def look(self, disk: DiskCopy) -> BaseFacts:
         """What this host has of a disk."""
@@ -298,7 +298,7 @@ class Agent(Protocol):
 
     def drop_page_cache(self) -> int:
         """Have the guest's kernel forget what it keeps of files that are as its disk has them. Returns how many MiB of
-        its memory are free besides. Agents of older vmacros do not know this (AgentError, code bad-verb)."""
+        its memory are free besides. An older agent does not know this (code bad-verb)."""
 
     def publish(self, address: str, public: str) -> None:
         """From now on announce `public` in the place of an address: what clients know it as. Idempotent."""

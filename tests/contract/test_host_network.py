@@ -15,6 +15,7 @@ from vmacro.errors import HostError
 from vmacro.model.facts import Flows, FoundLegEnd, Heard, Leaving, Leg, MacUser, Offer, Reach, Tracked, Turn, WideWay
 from vmacro.model.nouns import Host
 from vmacro.wire.names import way_token
+from vmacro.wire.taken_verbs import TCP, UDP, Port, Taken, Taking
 
 MOVE, OTHER_MOVE = "contract-1", "contract-2"
 
@@ -129,6 +130,15 @@ def test_devices_that_there_are_are_told(stage: Stage) -> None:
     side, bridge = stage.world.host_network(stage.here), bridge_of(stage, stage.here)
     assert side.facts(bridge, "", "", "", ("nowhere0", bridge, "any/thing")).devices == (bridge,)
     assert side.facts(bridge, "", "").devices == ()
+
+
+@certifies("HostNetwork.taken")
+def test_what_somebody_has_of_a_host_is_told(stage: Stage) -> None:
+    """Its libvirt listens there for others."""
+    side, libvirts = stage.world.host_network(stage.here), Port(TCP, 16514)
+    free = Port(UDP, libvirts.number, "127.0.0.1")
+    assert side.taken(Taking((libvirts, free), (4242,))) == Taken((libvirts,))
+    assert side.taken(Taking()) == Taken()
 
 
 def heard(stage: Stage, host: Host, asked: Reach, over: Callable[[Heard], bool]) -> Heard:

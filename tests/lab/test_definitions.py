@@ -19,7 +19,7 @@ import vmacro.api
 from tests.lab.definitions import Real, defined, disk_of, domain_of, house, names
 from tests.lab.domains import FILE, hosts_as_they_are, told
 from tests.lab.test_obstacles import SNAPSHOT
-from tests.support import Vmacro, Way, on_host, virsh
+from tests.support import Vmacro, Way, eventually, on_host, virsh
 from vmacro.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow("it starts two dozen domains, and asks for a move of each")]
@@ -74,6 +74,9 @@ DISK = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><sou
 COPY_OF_QEMU = "/usr/local/bin/qemu-of-our-own"
 ELSEWHERE = "/srv/elsewhere.qcow2"
 NAMED = "Büro server"
+# What a domain takes of its host: as OpenNebula has it.
+TAP, PORT = "one-42-0", 5942
+VNC = f"<graphics type='vnc' port='{PORT}' listen='127.0.0.1'/>"
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,14 @@ def backed_up(lab: Lab, host: str, domain: str) -> Iterator[None]:
 
 def test_what_else_a_domain_may_be(lab: Lab, vmacro: Vmacro, way: Way) -> None:
     """Off, without a card, of a name that no leg can have, of a QEMU that one host has, at two hosts at once; its
-    disk's place at the destination taken, or without room."""
+    disk's place at the destination taken, or without room; its port and its tap's name taken there."""
     kind, here, there = on_kvm_or_not(lab, way.here), way.here, way.there
     own_qemu = f"<emulator>{COPY_OF_QEMU}</emulator>{CARD.format(2)}"
     domains = {"off": CARD.format(0), "cardless": "", NAMED: CARD.format(1), "other": own_qemu}
     vdi = DISK.format("/images/old.vdi").replace("qcow2'", "vdi'", 1)
     domains |= {"twice": CARD.format(3), "disk": CARD.format(4) + DISK.format(disk_of(99))}
     domains |= {"vdi": CARD.format(5) + vdi, "elsewhere": CARD.format(6) + DISK.format(ELSEWHERE)}
+    domains["taking"] = CARD.format(7).replace("</interface>", f"<target dev='{TAP}'/></interface>") + VNC
     guests = [f'[guests.o{n}]\ndomain = "{name}"' for n, name in enumerate(domains)]
     expected = {
         "off": "guest-not-running",
@@ -180,9 +184,11 @@ def test_what_else_a_domain_may_be(lab: Lab, vmacro: Vmacro, way: Way) -> None:
         "disk": "volume-in-the-way",
         "vdi": "disk-kind",
         "elsewhere": "pool-missing",
+        "taking": "taken-there",
     }
     with ExitStack() as undo:
         undo.enter_context(pools(lab))
+        undo.enter_context(squatters(lab, there))
         on_host(lab, here, "cp", "/usr/bin/qemu-system-x86_64", COPY_OF_QEMU)
         undo.callback(on_host, lab, here, "rm", "-f", COPY_OF_QEMU)
         for path in (disk_of(99), ELSEWHERE, "/images/old.vdi"):
@@ -200,6 +206,8 @@ def test_what_else_a_domain_may_be(lab: Lab, vmacro: Vmacro, way: Way) -> None:
         before, found = hosts_as_they_are(lab), town.found()
         seen = {name: {f["code"] for f in found[f"o{n}"]} for n, name in enumerate(domains)}
         assert all(code in seen[name] for name, code in expected.items()), seen
+        taking = found[f"o{list(domains).index('taking')}"]
+        assert len([f for f in taking if f["code"] == "taken-there"]) == 2, taking
         for n in range(len(domains)):
             done = town.vmacro("migrate", f"o{n}", "--to", there)
             assert done.returncode == 3, done.stdout + done.stderr
@@ -207,9 +215,25 @@ def test_what_else_a_domain_may_be(lab: Lab, vmacro: Vmacro, way: Way) -> None:
         on_host(lab, there, "rm", disk_of(99))
         with full(lab, there):
             assert "pool-full" in {f["code"] for f in town.found()[f"o{list(domains).index('disk')}"]}
+        untold = town.found("--handoff", "renumber")[f"o{list(domains).index('taking')}"]
+        assert "taken-unknown" in {f["code"] for f in untold}, "nobody is asked about links then"
         (at,) = (n for n, name in enumerate(domains) if name == "disk")
         unasked = Town(without_host_side(town.vmacro, there), way, ()).found()[f"o{at}"]
         assert "disk-needs-host-side" in {f["code"] for f in unasked}, unasked
+
+
+@contextmanager
+def squatters(lab: Lab, host: str) -> Iterator[None]:
+    """Somebody there has a port and the name of a device."""
+    listen = f"import socket, time; held = socket.create_server(('127.0.0.1', {PORT})); time.sleep(3600)"
+    on_host(lab, host, "systemd-run", "-q", "--collect", "-u", "squatter", "python3", "-c", listen)
+    on_host(lab, host, "ip", "link", "add", TAP, "type", "bridge")
+    try:
+        eventually(lambda: f":{PORT} " in on_host(lab, host, "ss", "-Hltn"), "who listens")
+        yield
+    finally:
+        on_host(lab, host, "ip", "link", "del", TAP)
+        on_host(lab, host, "systemctl", "stop", "squatter")
 
 
 @contextmanager

@@ -36,6 +36,7 @@ LOOKS = {
     "fit",
     "files",
     "reach",
+    "taken",
 }
 
 

@@ -187,6 +187,8 @@ class _HostSide:
             return host_verbs.Departure(self._network.leaving(args.domain).value)
         if verb == "flows":
             return self._network.flows(args.addresses)
+        if verb == "taken":
+            return self._network.taken(args)
         if verb == "reach":
             return host_verbs.HeardOf(self._network.reach(args))
         if verb.startswith("disk-"):

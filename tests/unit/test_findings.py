@@ -23,13 +23,16 @@ from vmacro.model import batches, marks
 from vmacro.model.batches import Maintenance
 from vmacro.model.definitions import (
     ADDRESS,
+    CID,
     DEVICE,
     DIFFERS,
     FILE,
     FILTER,
     NETWORK,
     PASSED_THROUGH,
+    PORT,
     SECRET,
+    TAP,
     UNKNOWN,
     VOLUME,
     Device,
@@ -47,6 +50,7 @@ from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import doctor, measured
 from vmacro.wire import host_verbs
+from vmacro.wire.taken_verbs import TCP, UDP, Port, Taken
 
 Result = TypeVar("Result")
 Breaking = Callable[[FakeWorld], None]
@@ -458,6 +462,13 @@ OPTIONAL_CD = replace(CD, optional=True)
 FILTERED = Need(FILTER, "clean-web", "card 52:54:00:00:00:01", live=True, next=True)
 KEY = Need(SECRET, "8a1f6c1e-5a60-4d2c-8f39-1c1a52b5d6c1", "login of disk vda", live=True, next=True)
 VOLUME_CD = Need(VOLUME, "isos/debian.iso", "cdrom sda", live=True, optional=True)
+TAKES = (
+    Need(PORT, "tcp/5942/", "VNC", live=True, next=True),
+    Need(CID, "42", "vsock", live=True, next=True),
+    Need(TAP, "web0", "card 52:54:00:00:00:01", live=True, next=True),
+    Need(PORT, "tcp/4555/127.0.0.1", "serial", live=True),
+    Need(PORT, "tcp/4556/", "console", next=True),
+)
 SPICE, SOUND = Device("graphics", "type", "spice"), Device("sound", "model", "ich9")
 VFIO = "it is a device of its host"
 STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
@@ -723,6 +734,26 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "graphics at its host's address": (SEAMLESS, needing(Need(ADDRESS, "10.9.0.1", "VNC", live=True, next=True))),
     "graphics at an address that nobody knows": (SEAMLESS, needing(Need(ADDRESS, "192.0.2.9", "VNC", live=True))),
     "graphics at any address": (SEAMLESS, needing(Need(ADDRESS, "0.0.0.0", "VNC", live=True, next=True))),
+    "a port, a tap and a number that somebody there has": (
+        SEAMLESS,
+        both(
+            needing(*TAKES),
+            host("berlin", taken=Taken((Port(TCP, 5942),), (42,)), devices={"web0"}),
+        ),
+    ),
+    "a port of a console at one address that somebody there has": (
+        SEAMLESS,
+        both(
+            needing(Need(PORT, "udp/4555/127.0.0.1", "serial", next=True)),
+            host("berlin", taken=Taken((Port(UDP, 4555, "127.0.0.1"),))),
+        ),
+    ),
+    "ports and such that nobody there has": (SEAMLESS, needing(*TAKES)),
+    "ports and such, and nobody looks": (RENUMBER, both(needing(*TAKES), mute_side("berlin"))),
+    "ports and such, and a host side that does not know": (
+        SEAMLESS,
+        both(needing(*TAKES), asked_in_vain("link.taken", "berlin")),
+    ),
     "a definition that cannot be read": (SEAMLESS, asked_in_vain("definition", "bucharest")),
     "a host that cannot be asked for it": (SEAMLESS, asked_in_vain("fit", "berlin")),
     "a device of its host": (SEAMLESS, needing(stays=(Stay("PCI device 0000:01:00.0", VFIO, live=True),))),

@@ -18,6 +18,7 @@ from vmacro.model.facts import BaseFacts, DiskCopy, Fetching, Leaving, Leg, Link
 from vmacro.model.nouns import Host
 from vmacro.wire import fields, host_verbs, messages, way_verbs
 from vmacro.wire.messages import Nothing, Reply, Request, Verb
+from vmacro.wire.taken_verbs import Port, Taken, Taking
 
 BERLIN = Host("berlin", "berlin", "", "", "10.9.0.6", "berlin", "front", ssh="root@10.9.0.6")
 TOKYO = replace(BERLIN, name="tokyo", address="10.9.0.10", ssh="10.9.0.10")
@@ -26,6 +27,7 @@ LEG = Leg("web-1", "web", "52:54:00:00:00:01", "10.1.0.7", "wireguard", BERLIN, 
 END = host_verbs.FoundLegEnd(
     "home", "vxlan", "web-1", "web", "10.1.0.7", "52:54:00:00:00:01", "front0", "10.9.0.6", points_to="tunnel"
 )
+PORT = Port("tcp", 5942, "10.9.0.6")
 DISK = DiskCopy("ab12cd34ef56", "vda", "/images/web.qcow2", "qcow2")
 RESULTS: dict[str, Any] = {
     "facts": LinkFacts("0.1.0", ("vxlan",), "52:54:00:aa:aa:aa", 1500, 1500, True, "52:54:00:aa:aa:ab", (END,)),
@@ -34,6 +36,7 @@ RESULTS: dict[str, Any] = {
     "leaving": host_verbs.Departure("fenced"),
     "flows": host_verbs.Tracked(True, (host_verbs.Flows("10.1.0.7", 3, 1),)),
     "reach": host_verbs.HeardOf((host_verbs.Heard("10.1.0.7", ("52:54:00:00:00:01",), 64, 64),)),
+    "taken": Taken((PORT,), (7,)),
     "disk-files": host_verbs.Files((host_verbs.FileFacts("/isos/a.iso", host_verbs.PLAIN, 9, 4096),)),
     "disk-look": BaseFacts(True, True, False, 1 << 40),
     "disk-serve": host_verbs.Served(49215),
@@ -53,6 +56,7 @@ CALLS: dict[str, Callable[[SshHostSide], object]] = {
     "close": lambda side: side.close("web-1"),
     "flows": lambda side: side.flows(("10.1.0.7",)),
     "reach": lambda side: side.reach(host_verbs.Reach("web-1", ("10.1.0.7",), "front0", 7000)),
+    "taken": lambda side: side.taken(Taking((PORT,), (7, 8))),
     "disk-files": lambda side: side.files(("/isos/a.iso",)),
     "disk-look": lambda side: side.look(DISK),
     "disk-serve": lambda side: side.serve(DISK, TOKYO),
@@ -78,6 +82,7 @@ HEARD: dict[str, object] = {
     "close": host_verbs.Close("web-1", ""),
     "flows": host_verbs.FlowsOf(("10.1.0.7",)),
     "reach": host_verbs.Reach("web-1", ("10.1.0.7",), "front0", 7000),
+    "taken": Taking((PORT,), (7, 8)),
     "disk-files": host_verbs.Paths(("/isos/a.iso",)),
     "disk-look": _DISK,
     "disk-serve": host_verbs.Serve(_DISK, BERLIN.address, TOKYO.name),

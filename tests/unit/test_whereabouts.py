@@ -10,7 +10,7 @@ from tests.unit.test_seamless import plan
 from vmacro.drivers.fake import FakeWorld, domain
 from vmacro.errors import HostError
 from vmacro.model.nouns import Guest
-from vmacro.services import survey, whereabouts
+from vmacro.services import overview, whereabouts
 from vmacro.services.whereabouts import BLIND, FENCED, MIGRATING, STAYED, Place, Whereabouts
 
 
@@ -113,10 +113,10 @@ def test_what_is_not_known_is_waited_for_within_bounds(migrating: bool, patience
 def test_the_address_that_a_guests_site_leased_to_it() -> None:
     fake = FakeWorld()
     known, guest = fake.inventory, fake.inventory.guests[0]
-    assert survey.leased_address(known, guest, fake.world) == "10.50.1.97"
-    assert survey.leased_address(known, Guest("other", "other"), fake.world) == ""
+    assert overview.leased_address(known, guest, fake.world) == "10.50.1.97"
+    assert overview.leased_address(known, Guest("other", "other"), fake.world) == ""
     fake.hosts["bucharest"].leases.clear()
-    assert survey.leased_address(known, guest, fake.world) == ""
+    assert overview.leased_address(known, guest, fake.world) == ""
 
 
 def test_a_source_whose_own_side_is_mute_says_only_what_its_libvirt_does() -> None:

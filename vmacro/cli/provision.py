@@ -22,7 +22,7 @@ from vmacro.inventory import Settings
 from vmacro.provisioning import ansible_inventory, runner
 from vmacro.provisioning.ansible_inventory import target_address
 from vmacro.provisioning.runner import Options, Recap, Task
-from vmacro.services.survey import leased_address
+from vmacro.services.overview import leased_address
 
 app = typer.Typer(help="Bring machines to what the inventory says, by the playbooks.", no_args_is_help=True)
 # By playbook, the tags of its tasks.

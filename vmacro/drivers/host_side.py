@@ -27,9 +27,10 @@ from vmacro.model.facts import (
     Turn,
 )
 from vmacro.model.nouns import Host
-from vmacro.wire import host_verbs, messages, names, way_verbs, xen_verbs
+from vmacro.wire import host_verbs, messages, names, taken_verbs, way_verbs, xen_verbs
 from vmacro.wire.framing import LineReader
 from vmacro.wire.messages import Args, Nothing, ProtocolError, Reply, Result, Verb
+from vmacro.wire.taken_verbs import Taken, Taking
 from vmacro.wire.xen_verbs import Saving, XenFacts
 
 CLOSE_TIMEOUT_S = 20.0  # of all sessions, which close at once
@@ -113,6 +114,14 @@ class SshHostSide:
         if [found.address for found in heard] != [*asked.addresses]:
             raise HostError(f"host {self._host.name}: its host side answered 'reach' for other addresses", _HINT)
         return heard
+
+    def taken(self, wanted: Taking) -> Taken:
+        """What nobody has asked about is left out."""
+        told = self._ask(taken_verbs.TAKEN, wanted)
+        return Taken(
+            tuple(port for port in told.ports if port in wanted.ports),
+            tuple(cid for cid in told.cids if cid in wanted.cids),
+        )
 
     def files(self, paths: tuple[str, ...]) -> tuple[FileFacts, ...]:
         """As many requests as it takes: each is bounded. A path that none can hold is left out."""

@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from vmacro import __version__
 from vmacro.host import admission, disk_verbs, flows, guard, names, neighbours, nft, routing, tunnels, ways, xen
+from vmacro.host import taken as in_use
 from vmacro.host import wireguard as wireguards
 from vmacro.host.agents import write
 from vmacro.host.dispatch import BY_KERNEL, Dispatcher, Handler, Refusals, handler
@@ -30,7 +31,7 @@ from vmacro.host.network import KernelNetwork
 from vmacro.host.reach import Reaching
 from vmacro.host.switchover import Switchover
 from vmacro.host.xen_domains import XenDomains
-from vmacro.wire import host_verbs, way_verbs
+from vmacro.wire import host_verbs, taken_verbs, way_verbs
 from vmacro.wire.framing import LineReader
 from vmacro.wire.host_verbs import (
     Close,
@@ -202,6 +203,7 @@ def dispatcher(ip: IPRoute, hypervisor_uri: str) -> Dispatcher:
     return Dispatcher(
         [
             *Server(ip, switchover, Reaching().ask, compressions).handlers(),
+            handler(taken_verbs.TAKEN, in_use.taken),
             *disk_verbs.of_libvirt(hypervisor_uri).handlers(),
             *xen.handlers(),
         ],

@@ -10,9 +10,11 @@ from vmacro.model.domains import Name, Path, Word
 from vmacro.model.filters import Filters
 from vmacro.wire.fields import Choice, Items, Number, Said, Text
 
-# Kinds of what a domain needs on its host; a volume is named POOL/NAME, a secret by its UUID, or as TYPE:USAGE.
-KINDS = ("file", "volume", "network", "device", "filter", "secret", "address")
-FILE, VOLUME, NETWORK, DEVICE, FILTER, SECRET, ADDRESS = KINDS
+# Kinds of what a domain needs on its host; a volume is named POOL/NAME, a secret by its UUID, or as TYPE:USAGE. The
+# last three it takes, so that nobody else there may have them: a port (PROTOCOL/NUMBER/ADDRESS), the name of a card's
+# tap, its number by vsock.
+KINDS = ("file", "volume", "network", "device", "filter", "secret", "address", "port", "tap", "cid")
+FILE, VOLUME, NETWORK, DEVICE, FILTER, SECRET, ADDRESS, PORT, TAP, CID = KINDS
 MOST_NEEDS = 1024
 OF_THE_HOSTS_SIZE = 1  # KiB of huge pages of which none is said: each host has a default (default_hugepagesz)
 PASSED_THROUGH = "the guest has its host's own as it is (host-passthrough)"

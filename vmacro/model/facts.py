@@ -53,6 +53,7 @@ from vmacro.wire.host_verbs import Offer as Offer
 from vmacro.wire.host_verbs import Reach as Reach
 from vmacro.wire.host_verbs import Tracked as Tracked
 from vmacro.wire.host_verbs import Turn as Turn
+from vmacro.wire.taken_verbs import Taken as Taken
 from vmacro.wire.way_verbs import WideWay as WideWay
 
 IpAddress = Annotated[str, Address()]
@@ -297,9 +298,10 @@ class HostView:
     guest's addresses, None where nobody asked, or was answered. `networks`: the names of all libvirt networks that are
     active. `paths`: what comes back from hosts of other sites, asked by packets that may not be fragmented. `fit`: what
     it has for the guest's domain, by its libvirt, and `fit_trouble` why nobody knows; `files`: what it has at the paths
-    that the domain names, None where no host side was asked, and `files_trouble` why not. `dirty_mib_s`: how fast the
-    guest changes its memory here, None where that was not measured. `closed`: why it gets no guests, as it or its site
-    is in maintenance."""
+    that the domain names, None where no host side was asked, and `files_trouble` why not; `taken`: of what the
+    domain takes of its host, what is in use, and `taken_trouble` likewise. `dirty_mib_s`: how fast the guest changes
+    its memory here, None where that was not measured. `closed`: why it gets no guests (it, or its site, is in
+    maintenance)."""
 
     host: str
     site: str
@@ -324,6 +326,8 @@ class HostView:
     fit_trouble: str = ""
     files: tuple[FileFacts, ...] | None = None
     files_trouble: str = ""
+    taken: Taken | None = None
+    taken_trouble: str = ""
     dirty_mib_s: float | None = None
     closed: str = ""
 

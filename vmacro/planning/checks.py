@@ -24,6 +24,7 @@ from vmacro.planning import (
     needs,
     seamless,
     states,
+    taking,
 )
 from vmacro.planning.addresses import claims, contains, next_address, public_of, subnets
 from vmacro.planning.handoffs import RENUMBER
@@ -331,6 +332,7 @@ _RULES: tuple[Rule, ...] = (
     filters.findings,
     definitions.findings,
     needs.findings,
+    taking.findings,
     _agent_answers,
     _address_is_its_own,
     _nobody_else_moves_it,

@@ -7,9 +7,10 @@ from functools import partial
 
 from vmacro.errors import HostError
 from vmacro.model.facts import HostFacts
-from vmacro.model.nouns import Host, Inventory
+from vmacro.model.nouns import Guest, Host, Inventory
+from vmacro.planning import cards
 from vmacro.ports import World
-from vmacro.services.survey import deadline_s, late_view
+from vmacro.services.survey import deadline_s, late_view, where
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,16 @@ def _state(host: Host, inventory: Inventory, world: World) -> HostState:
         return HostState(host, facts, tuple(name for name, domain in found if domain is not None and domain.running))
     except HostError as error:
         return HostState(host, trouble=error.message)
+
+
+def leased_address(inventory: Inventory, guest: Guest, world: World) -> str:
+    """What the site where the guest runs has leased to it, whoever asked for it there; '' where nothing says so.
+
+    Raises HostError where a host cannot be asked.
+    """
+    for host in where(inventory.hosts, guest, world):
+        domain, network = world.hypervisor(host).domain(guest.domain), world.hypervisor(host).network(host.network)
+        if domain is not None and network is not None:
+            leased = (network.address_of(card.mac) for card in cards.on_network(domain, network))
+            return next((address for address in leased if address), "")
+    return ""

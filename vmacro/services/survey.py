@@ -12,12 +12,13 @@ from vmacro.model.definitions import Definition
 from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostView, Past, Survey
 from vmacro.model.names import NameView
 from vmacro.model.nouns import Guest, Host, Inventory
-from vmacro.planning import cards, disks, needs
+from vmacro.planning import cards, disks, needs, taking
 from vmacro.planning.addresses import next_address
 from vmacro.ports import World
 from vmacro.services import datagrams, dirtying, inside, paths
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 from vmacro.wire.host_verbs import MOST_DEVICES
+from vmacro.wire.taken_verbs import Taking
 
 HOST_DEADLINE_S = 20.0
 _LONGEST_S = 600.0  # for a guest, whose driver gives up sooner
@@ -81,7 +82,7 @@ def survey(
     if ask_host_sides:  # whether or not the agent answers: what they lack is told at the same time
         questions += _about_links(seen, coming, inventory, world)
     seen = _told(seen, questions, world)
-    questions = _about_files(seen, at, inventory, world) if compare else []
+    questions = _about_files(seen, at, inventory, world) + _about_taken(seen, coming, inventory, world)
     if seen.agent is not None:
         asked = inventory.hosts if ask_host_sides else (host,)
         questions += [_Question(h, partial(_tracked, h, seen, seen.agent.claimed, world), _unchanged) for h in asked]
@@ -228,7 +229,8 @@ class _Coming:
 
 def _coming(seen: Survey, domain: DomainFacts, source: Host) -> _Coming:
     claimed = seen.agent.claimed if seen.agent is not None else ()
-    devices = tuple(dict.fromkeys((*cards.devices(domain), *needs.devices(seen.definition))))
+    named = (*cards.devices(domain), *needs.devices(seen.definition), *taking.taps(seen.definition))
+    devices = tuple(dict.fromkeys(named))
     return _Coming(domain, source, devices[:MOST_DEVICES], cards.mac(seen), claimed)
 
 
@@ -317,6 +319,22 @@ def _files(host: Host, wanted: tuple[str, ...], world: World) -> _Change:
     return lambda view: replace(view, files=files)
 
 
+def _about_taken(seen: Survey, coming: _Coming, inventory: Inventory, world: World) -> list[_Question]:
+    """Whether hosts where the guest may come to have given to others what its domain takes of a host."""
+    wanted = taking.taking(seen.definition)
+    asked = [h for h in _elsewhere(seen, coming, inventory) if not seen.view(h.name).links_trouble]
+    return [_Question(h, partial(_taken, h, wanted, world), _unchanged) for h in asked] if wanted is not None else []
+
+
+def _taken(host: Host, wanted: Taking, world: World) -> _Change:
+    try:
+        taken = world.host_network(host).taken(wanted)
+    except HostError as error:
+        trouble = error.message
+        return lambda view: replace(view, taken_trouble=trouble)
+    return lambda view: replace(view, taken=taken)
+
+
 def _tracked(host: Host, seen: Survey, addresses: tuple[str, ...], world: World) -> _Change:
     """Not known is a finding of its own, where it matters."""
     view = seen.view(host.name)
@@ -368,19 +386,6 @@ def view(host: Host, guest: Guest | None, world: World) -> HostView:
     except HostError as error:
         supported = not isinstance(error, UnsupportedError)
         return HostView(host.name, host.site, trouble=error.message, trouble_hint=error.hint, supported=supported)
-
-
-def leased_address(inventory: Inventory, guest: Guest, world: World) -> str:
-    """What the site where the guest runs has leased to it, whoever asked for it there; '' where nothing says so.
-
-    Raises HostError where a host cannot be asked.
-    """
-    for host in where(inventory.hosts, guest, world):
-        domain, network = world.hypervisor(host).domain(guest.domain), world.hypervisor(host).network(host.network)
-        if domain is not None and network is not None:
-            leased = (network.address_of(card.mac) for card in cards.on_network(domain, network))
-            return next((address for address in leased if address), "")
-    return ""
 
 
 def where(hosts: Iterable[Host], guest: Guest, world: World) -> list[Host]:

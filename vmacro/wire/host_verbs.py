@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from vmacro.wire.fields import Choice, Items, Matches, Number, Text, Unicast, Word
 from vmacro.wire.messages import Nothing, Verb
+from vmacro.wire.taken_verbs import TAKEN
 from vmacro.wire.way_verbs import MOST_WIDE, NARROW, WIDEN, WideWay
 
 HOME, AWAY = "home", "away"
@@ -385,6 +386,6 @@ DISK_STOP = Verb("disk-stop", Stop, Nothing, _DISK_S)
 DISK_REMOVE = Verb("disk-remove", Disk, Nothing, _DISK_S)
 
 _LEGS: tuple[Verb[Any, Any], ...] = (OPEN, JOIN, ARM, TURNED, TURN, POINT, LEAVING, CLOSE)
-_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, *_LEGS, FLOWS, REACH, WIDEN, NARROW)
+_NETWORK: tuple[Verb[Any, Any], ...] = (FACTS, *_LEGS, FLOWS, REACH, TAKEN, WIDEN, NARROW)
 _DISKS = (DISK_FILES, DISK_LOOK, DISK_SERVE, DISK_FETCH, DISK_FETCHED, DISK_CREATE_OVERLAY, DISK_STOP, DISK_REMOVE)
 VERBS: dict[str, Verb[Any, Any]] = {verb.name: verb for verb in (*_NETWORK, *_DISKS)}

@@ -24,6 +24,7 @@ from vmacro.model.facts import (
     WideWay,
 )
 from vmacro.wire.names import way_token
+from vmacro.wire.taken_verbs import Port, Taken, Taking
 
 if TYPE_CHECKING:
     from vmacro.drivers.fake.world import FakeWorld
@@ -50,6 +51,11 @@ class FakeHostNetwork:
             wide = tuple(WideWay(peer, way_token(move)) for move, peer in host.wide.items())
             found = replace(found, wide=wide, devices=tuple(d for d in devices if d in there))
             return replace(found, mac_users=_users(host, mac))
+
+    def taken(self, wanted: Taking) -> Taken:
+        with self._host("taken") as host:
+            ports = tuple(p for p in wanted.ports if any(_meets(p, other) for other in host.taken.ports))
+            return Taken(ports, tuple(cid for cid in wanted.cids if cid in host.taken.cids))
 
     def open(self, leg: Leg) -> Offer:
         side = "home" if leg.home.name == self._name else "away"
@@ -175,6 +181,12 @@ class FakeHostNetwork:
 
     def _refused(self, text: str) -> HostError:
         return HostError(f"host {self._name}: its host side refused: {text}")
+
+
+def _meets(port: Port, other: Port) -> bool:
+    return (port.protocol, port.number) == (other.protocol, other.number) and (
+        port.address == other.address or "" in (port.address, other.address)
+    )
 
 
 def _users(host: FakeHost, mac: str) -> tuple[MacUser, ...]:

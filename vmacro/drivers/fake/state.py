@@ -28,6 +28,7 @@ from vmacro.model.nouns import Host
 from vmacro.wire import host_verbs
 from vmacro.wire.agent_verbs import ABORTED, CLOSED
 from vmacro.wire.counting import Began
+from vmacro.wire.taken_verbs import TCP, Port, Taken
 
 BASE_BYTES = 64 << 20
 QEMU = Capabilities(
@@ -111,8 +112,8 @@ class FakeHost:
     `leaving`: where a copy under way goes. `tracking`: its kernel tracks flows of datagrams. `narrow`: the largest
     packets that come back from other hosts. `definitions`: of domains that name more than DEFINITION; `fit`: what its
     libvirt has of a domain's needs; `files`: what is there, by path, besides disks. `autostart`: domains that it starts
-    by itself. `dirtied`: how many MiB/s a domain changes, where that is not 1. `wide`: hosts to which connections begin
-    with a large window, an address by move."""
+    by itself. `taken`: ports and such that somebody has. `dirtied`: how many MiB/s a domain changes, where that is not
+    1. `wide`: hosts to which connections begin with a large window, an address by move."""
 
     facts: HostFacts
     networks: dict[str, NetworkFacts]
@@ -138,6 +139,7 @@ class FakeHost:
     fit: Fit = field(default_factory=Fit)
     files: dict[str, FileFacts] = field(default_factory=lambda: {KERNEL: FileFacts(KERNEL, host_verbs.PLAIN, 9)})
     autostart: set[str] = field(default_factory=set)
+    taken: Taken = field(default_factory=lambda: Taken((Port(TCP, 16514),)))  # libvirt itself listens
     dirtied: dict[str, float] = field(default_factory=dict)
     wide: dict[str, str] = field(default_factory=dict)
     pools: tuple[Pool, ...] = (Pool("default", "dir", "/images", 1 << 40, shared=False),)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from vmacro.drivers.libvirt import devices
+from vmacro.drivers.libvirt import devices, taking
 from vmacro.drivers.libvirt.xml import DISKS, attribute, chain, in_one_line, memory_mib, parse
 from vmacro.model.definitions import (
     ADDRESS,
@@ -118,6 +118,7 @@ def _needs(root: ElementTree.Element) -> Iterator[Need]:
     for port in ("serial", "parallel", "console", "channel", "redirdev", "smartcard", "rng/backend"):
         for element in root.iterfind(f"devices/{port}"):
             yield from _of_port(port.partition("/")[0], element)
+    yield from taking.of(root)
 
 
 def _of_firmware(root: ElementTree.Element) -> Iterator[Need]:
