@@ -12,9 +12,14 @@ FILE = "/run/told.xml"
 
 
 def hosts_as_they_are(lab: Lab) -> dict[str, str]:
-    """All domains, live and stored, what their hosts start by themselves, and the guests' network."""
+    """All domains, live and stored, what their hosts start by themselves, the guests' network; which networks, filters,
+    pools and files in pools there are; legs."""
     dump = "for d in $(virsh list --all --name); do virsh dumpxml $d; virsh dumpxml --inactive $d; done"
-    look = f"virsh list --all; {dump}; ls -A /etc/libvirt/qemu/autostart; virsh net-dumpxml front; true"
+    folder = r"$(virsh pool-dumpxml $p | sed -n 's|.*<path>\(.*\)</path>.*|\1|p')"
+    pools = f"for p in $(virsh pool-list --name); do ls -A {folder}; done"
+    kept = f"virsh net-list --all; virsh nwfilter-list; virsh pool-list --all; {pools}"
+    legs = "ip -o -brief link show | grep -o 'vmac-[^ @]*'"
+    look = f"virsh list --all; {dump}; ls -A /etc/libvirt/qemu/autostart; virsh net-dumpxml front; {kept}; {legs}; true"
     return {host: on_host(lab, host, "sh", "-c", f"{look} 2>&1") for host in lab.topology.sites}
 
 

@@ -215,11 +215,15 @@ def test_what_else_a_domain_may_be(lab: Lab, vmacro: Vmacro, way: Way) -> None:
         on_host(lab, there, "rm", disk_of(99))
         with full(lab, there):
             assert "pool-full" in {f["code"] for f in town.found()[f"o{list(domains).index('disk')}"]}
+            done = town.vmacro("migrate", f"o{list(domains).index('disk')}", "--to", there)
+            assert done.returncode == 3 and "MiB free, disk" in done.stderr, done.stdout + done.stderr
         untold = town.found("--handoff", "renumber")[f"o{list(domains).index('taking')}"]
         assert "taken-unknown" in {f["code"] for f in untold}, "nobody is asked about links then"
         (at,) = (n for n, name in enumerate(domains) if name == "disk")
-        unasked = Town(without_host_side(town.vmacro, there), way, ()).found()[f"o{at}"]
+        mute = Town(without_host_side(town.vmacro, there), way, ())
+        unasked = mute.found()[f"o{at}"]
         assert "disk-needs-host-side" in {f["code"] for f in unasked}, unasked
+        assert mute.vmacro("migrate", f"o{at}", "--to", there).returncode == 3
 
 
 @contextmanager
