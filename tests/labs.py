@@ -27,6 +27,8 @@ OWN = {
     "test_datagrams": PACKETS,
     "test_public": PACKETS,
     "test_reach": PACKETS,
+    "test_hold": PACKETS,
+    "test_dhcp_client": PACKETS,
     "test_stock_kernel": PACKETS,
     "test_kernel_events": PACKETS,
     "test_following": PACKETS,

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 import vmacro.errors
+from tests import labs
 from vmacro.cli import reference
 from vmacro.cli.app import app
 from vmacro.limits import Policy
@@ -111,6 +112,18 @@ def test_what_the_page_of_security_is_shown_by_is_there() -> None:
 
     found = [*proofs()]
     assert [proof for proof in found if not shows(*proof)] == [] and len(found) > 100
+
+
+def test_each_file_of_tests_with_a_lab_is_in_the_table() -> None:
+    """By its lab, as labs.py has it; contracts of the shared lab are one word there."""
+    page = (reference.ROOT / "docs/testing.md").read_text().partition("## What is tested where")[2]
+    rows = [row.split(" | ") for row in page.partition("\n## ")[0].splitlines() if row.startswith("| ")]
+    named = {word: row[0].strip("| `") for row in rows for word in re.findall(r"test_\w+", row[1])}
+    tests = reference.ROOT / "tests"
+    files = [*tests.glob("lab/test_*.py"), *(f for f in tests.glob("contract/test_*.py") if f.stem in labs.OWN)]
+    assert [file.stem for file in files if file.stem not in named] == []
+    wrong = [f.stem for f in files if labs.OWN.get(f.stem, labs.SHARED) not in (named[f.stem], labs.PACKETS)]
+    assert wrong == []
 
 
 def test_the_readme_is_short() -> None:
