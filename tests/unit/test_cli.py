@@ -207,6 +207,35 @@ def test_a_move_as_a_user_sees_it_end(vmacro: Vmacro, town: Town, verb: str, end
     assert json.loads(vmacro("history", "--json").stdout)[0]["ended"] == ending.value
 
 
+# What happens to the guest meanwhile, by how the move ends then.
+MEANWHILE = {Ending.MOVED: ("", ""), Ending.WITH_LOSSES: ("copy.done", "reboot")}
+MEANWHILE |= {Ending.ROLLED_BACK: ("copy bucharest", "power_off")}
+
+
+@pytest.mark.parametrize("ending", MEANWHILE)
+@pytest.mark.parametrize("verb", ["resume", "abort"])
+def test_whoever_goes_on_with_what_has_ended_is_told_what_show_tells(
+    vmacro: Vmacro, town: Town, ending: Ending, verb: str
+) -> None:
+    """And with the same exit code, as often as one likes; nothing is done."""
+    effect, deed = MEANWHILE[ending]
+    if deed:
+        town.at(effect, "g1", lambda: getattr(town.fake, deed)("g1"))
+    done = vmacro("migrate", "g1", "--to", "berlin/berlin-1", "--json")
+    move_id = json.loads(vmacro("history", "--json").stdout)[0]["move"]
+    shown = json.loads(vmacro("show", move_id, "--json").stdout)["record"]["outcome"]
+    assert shown["ending"] == ending.value
+    told = {k: v for k, v in json.loads(done.stdout.splitlines()[-1]).items() if k in ("ending", "reason", "exit_code")}
+    effects = list[str]()
+    town.fake.before = effects.append
+    for _ in range(2):
+        again = vmacro(verb, move_id, "--json")
+        assert again.returncode == done.returncode, again.stdout + again.stderr
+        figures = json.loads(again.stdout.splitlines()[-1])
+        assert {key: figures[key] for key in told} == told and figures["reason"] == shown["reason"]
+    assert not [e for e in effects if e.startswith(("copy", "link.", "reserve", "discard", "agent.prepare"))], effects
+
+
 def test_a_guest_that_is_shut_off_meanwhile_as_a_user_sees_it(vmacro: Vmacro, town: Town) -> None:
     """`resume` says the same as the move did: nothing is left to be done."""
     town.at("copy bucharest", "g1", lambda: town.fake.power_off("g1"))
