@@ -95,8 +95,19 @@ def test_a_migration_by_hand_is_seen(lab: Lab, vmacro: Vmacro, way: Way) -> None
         (busy,) = (f for f in found if f["code"] == "guest-busy")
         assert "migration" in busy["message"], busy
         refused(vmacro, way, found)
+        nobody_calls_its_hosts_broken(vmacro)
     assert hosts_as_they_are(lab) == before
     assert blocking(findings(vmacro, way, 0)) == set()
+
+
+def nobody_calls_its_hosts_broken(vmacro: Vmacro) -> None:
+    """Of the destination libvirt says then: statistics are available only on the source host."""
+    sites, examined = vmacro("sites", "--json"), vmacro("doctor", "--json")
+    assert sites.returncode == 0, sites.stdout + sites.stderr
+    assert [row["trouble"] for row in json.loads(sites.stdout)] == ["", ""], sites.stdout
+    about_hosts = [f for f in json.loads(examined.stdout) if f["subject"].startswith("host ")]
+    assert blocking(about_hosts) == set(), about_hosts
+    assert {f["code"] for f in json.loads(examined.stdout) if f["subject"] == "guest web"} >= {"guest-busy"}
 
 
 @contextmanager
