@@ -124,7 +124,7 @@ def test_one_that_says_to_have_another_address_is_not_moved(lab: Lab, vmacro: Vm
     with lying(lab, vmacro, {"status": {"mac": lab.topology.mac("busy")}}):
         done = quiet("migrate", "web", "--to", way.there)
         assert done.returncode == 3, done.stdout + done.stderr
-        for odd in ({"hostname": MARKUP}, {"claim": {"move": "theirs-1", "by": MARKUP, "seconds": 60.0}}):
+        for odd in ({"hostname": MARKUP}, {"claim": {"move": "theirs-1", "by": MARKUP, "age_s": 1.0}}):
             says(lab, vmacro, {"status": odd})
             done = quiet("migrate", "web", "--to", way.there)
             assert done.returncode == 3 and "\x1b" not in done.stdout + done.stderr, done.stdout + done.stderr
