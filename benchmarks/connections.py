@@ -1,6 +1,7 @@
 """What idle connections cost a move: prepare, settle, and the agent's look, by how many there are.
 
     sudo .venv/bin/python -m benchmarks.connections --numbers 10 500 2000 10000      # moves there and back with each
+    sudo .venv/bin/python -m benchmarks.connections --numbers 2000 --churn 20        # and so many new ones a second
 
 Held by a client of the lab, MPTCP, to the guest's nginx. Brings up a lab of its own (`bench`) and removes it. Prints a
 Markdown table. nginx must be told that it may have so many (worker_connections, worker_rlimit_nofile); a number that
@@ -16,6 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tests.clients import visits
 from tests.support import address_of
 from vmacro import wiring
 from vmacro.lab.lab import Lab
@@ -37,6 +41,7 @@ GUEST, WEB, LOOKS = "web", 80, 5
 MEMORY_MIB = 512  # for 10,000 connections of two subflows, and nginx's part of them
 AT_ONCE = 32
 ANSWER_TIMEOUT_S = 60.0
+LINGER_S = 180.0  # longer than a move takes here: who comes anew comes to the first address all the while
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,16 @@ def main() -> int:
     """Move with each number, there and back; print the table."""
     if sys.argv[1:2] == ["hold"]:
         return hold(sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1:2] == ["churn"]:
+        return churn(sys.argv[2], float(sys.argv[3]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--numbers", nargs="+", type=int, default=[10, 500, 2000, 10_000])
+    parser.add_argument("--churn", type=float, default=0.0, metavar="PER_S", help="new connections a second beside")
     options = parser.parse_args()
     shape = load(TOPOLOGY)
     guest = shape.guests[GUEST].model_copy(update={"memory_mib": MEMORY_MIB})
-    lab, found = Lab(shape.model_copy(update={"guests": {GUEST: guest}})), []
+    changed = {"guests": {GUEST: guest}} | ({"linger_s": LINGER_S} if options.churn else {})
+    lab, found = Lab(shape.model_copy(update=changed)), []
     lab.down()
     try:
         lab.up(TOPOLOGY, lambda text: print(text, file=sys.stderr, flush=True))
@@ -70,11 +79,12 @@ def main() -> int:
                 if not held:
                     print(f"{number}: the guest does not take so many", file=sys.stderr)
                     continue
-                for _ in range(2):
-                    here = lab.guest(GUEST).site
-                    to = next(site for site in lab.topology.sites if site != here)
-                    found.append(measured(lab, number, to, Path(folder) / to))
-                    print(found[-1], file=sys.stderr, flush=True)  # kept if one after it fails
+                with coming(lab, options.churn):
+                    for _ in range(2):
+                        here = lab.guest(GUEST).site
+                        to = next(site for site in lab.topology.sites if site != here)
+                        found.append(measured(lab, number, to, Path(folder) / to))
+                        print(found[-1], file=sys.stderr, flush=True)  # kept if one after it fails
     finally:
         for left in lab.down():
             print(f"left behind: {left}", file=sys.stderr)
@@ -126,6 +136,35 @@ def holding(lab: Lab, number: int) -> Iterator[bool]:
     finally:
         holder.kill()
         holder.wait()
+
+
+@contextmanager
+def coming(lab: Lab, per_s: float) -> Iterator[None]:
+    """So many new ones a second meanwhile from the lab's client; what became of them is printed. 0: none."""
+    if not per_s:
+        yield
+        return
+    words = [sys.executable, "-m", "benchmarks.connections", "churn", address_of(lab, GUEST), str(per_s)]
+    inside = ["ip", "netns", "exec", lab.namespace("client"), *words]
+    comer = subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield
+    finally:
+        print(f"new ones: {comer.communicate()[0].strip()}", file=sys.stderr, flush=True)
+
+
+def churn(address: str, per_s: float) -> int:
+    """In the client's namespace: connect so often, be answered, go, until standard input ends; say who was not."""
+    ready, over, began_s = threading.Event(), threading.Event(), time.monotonic()
+
+    def until_told() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=until_told, daemon=True).start()
+    failed = visits(1 / per_s)(address, ready, over)
+    print(f"{per_s:g} a second for {time.monotonic() - began_s:.0f} s: {failed or 'all were served'}", flush=True)
+    return 0
 
 
 def hold(address: str, number: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
-from guest_agent import __version__, claims
+from guest_agent import __version__, claims, crowd
 from guest_agent.arrival import LEASE_TIMEOUT_S, Arrivals, prepare, publish
 from guest_agent.consent import Consent, reply
 from guest_agent.detect import Detector
@@ -84,6 +84,7 @@ class Agent:
         """First lease after boot, or where an earlier agent left off; `status` is answered while this still runs."""
         guest, state = self._guest, self._guest.state
         guest.sockets.unmute_all()
+        crowd.no_more(guest)
         await guest.endpoints.raise_limits()
         await guest.link.bring_up()
         if state.claim is not None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from guest_agent.claims import present_claim
+from guest_agent.crowd import announce
 from guest_agent.guest import Guest, log_failure
 from guest_agent.ports import STOOD_STILL_S, NoLeaseError
 from guest_agent.retirement import retire
@@ -38,7 +39,7 @@ async def prepare(guest: Guest, args: PrepareArgs) -> None:
         for coming in addresses:
             await guest.link.borrow(coming)
             if guest.seen_as(coming) not in (await guest.endpoints.endpoints()).values():
-                await guest.announce(coming, backup=True)
+                await announce(guest, coming, backup=True)
     finally:  # also what is half done is taken back: for it, clients had to leave the present address
         guest.state.prepared = (args.address, args.address6)
         guest.save()
@@ -178,7 +179,7 @@ class Arrivals:
             return 0
         # Left over where nobody retired it: one address cannot be announced under two ids.
         await guest.withdraw_all(lease.address)
-        return await guest.announce(lease.address)
+        return await announce(guest, lease.address)
 
     async def finish_alone(self) -> None:
         """An orchestrator that is silent after an arrival does not take back old addresses. What it would then

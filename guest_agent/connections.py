@@ -15,12 +15,27 @@ from functools import lru_cache
 from socket import AF_INET
 
 from guest_agent import netlink
+from guest_agent.listeners import cookies, have_them_queue, put_back, turned_away
 from guest_agent.muting import mute, unmute, unmute_all
 from guest_agent.netlink import attributes, integer
 from guest_agent.ports import Ends
 from vmacro.wire.agent_verbs import Connection, Subflow
 
-__all__ = ["connections", "cut", "forget_round_trips", "has_sockets", "look", "mute", "unmute", "unmute_all"]
+__all__ = [
+    "connections",
+    "cookies",
+    "cut",
+    "forget_round_trips",
+    "has_sockets",
+    "have_them_queue",
+    "look",
+    "mute",
+    "put_back",
+    "rooms",
+    "turned_away",
+    "unmute",
+    "unmute_all",
+]
 NETLINK_SOCK_DIAG = 4
 SOCK_DESTROY = 21
 TCP_METRICS, TCP_METRICS_CMD_DEL = "tcp_metrics", 2  # include/uapi/linux/tcp_metrics.h
@@ -39,11 +54,13 @@ SUBFLOW_ESTABLISHED = 1 << 6  # MPTCP_SUBFLOW_FLAG_FULLY_ESTABLISHED
 # include/net/tcp_states.h, as bits
 ESTABLISHED, CLOSE_WAIT = 1 << 1, 1 << 8
 FIN_WAIT1, FIN_WAIT2 = 1 << 4, 1 << 5
+LISTEN = 1 << 10
 CLOSING = FIN_WAIT1 | FIN_WAIT2 | 1 << 9 | 1 << 11  # LAST_ACK, CLOSING
 
 _REQUEST = struct.Struct("=3xB48xI4x")  # inet_diag_req, for all sockets
 _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read it
-_QUEUED = struct.Struct("=I")  # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged
+# inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged; of a listener its backlog
+_QUEUED = struct.Struct("=I")
 _QUEUED_AT = 60
 _STATE_AT = 1  # inet_diag_msg.idiag_state
 _INODE = struct.Struct("=I")  # inet_diag_msg.idiag_inode: 0 once the application has closed it (sock_orphan)
@@ -142,6 +159,17 @@ def _ends(subflow: Subflow) -> Ends:
 def has_sockets(address: str) -> bool:
     """Whether any TCP connection still needs an address, closing ones too."""
     return any(subflow.local == address for _, subflow in _sockets(ESTABLISHED | CLOSE_WAIT | CLOSING))
+
+
+def rooms() -> dict[int, int]:
+    """For how many clients that are still connecting a port's listeners have room, the one that has least. Raises
+    OSError."""
+    found: dict[int, int] = {}
+    for payload in _dump(LISTEN):
+        _, port, _, _ = ends_of(payload)
+        (room,) = _QUEUED.unpack_from(payload, _QUEUED_AT)
+        found[port] = min(room, found.get(port, room))
+    return found
 
 
 def cut(address: str, tokens: set[int]) -> None:

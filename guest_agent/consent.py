@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Callable
 
 from guest_agent.claims import present_claim
+from guest_agent.crowd import announce
 from guest_agent.guest import Guest
 from vmacro.wire.agent_verbs import CLAIMED, MAX_CONNECTIONS, MAX_SUBFLOWS, Connection, Connections, Lease
 from vmacro.wire.messages import ProtocolError
@@ -74,7 +75,7 @@ class Consent:
 
         await guest.link.borrow(lease.address)
         try:
-            await guest.announce(lease.address, backup=True)
+            await announce(guest, lease.address, backup=True)
             await guest.until(all_have_joined, timeout_s, LOOK_EVERY_S)
         finally:
             await guest.withdraw_all(lease.address)

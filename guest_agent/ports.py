@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, Tuple, Union  # noqa: UP035 Python 3.9 evaluates it
@@ -102,6 +102,26 @@ class Sockets(Protocol):
 
     def unmute_all(self) -> None:
         """Those that an earlier agent had muted, too."""
+
+    def rooms(self) -> dict[int, int]:
+        """For how many clients that are still connecting a port's listeners have room, the one that has least. Raises
+        OSError."""
+        ...
+
+    def turned_away(self) -> int:
+        """How many attempts to connect were dropped so far since such a queue was full. Raises OSError."""
+        ...
+
+    def cookies(self) -> dict[str, str]:
+        """What put_back() needs. Raises OSError."""
+        ...
+
+    def have_them_queue(self) -> None:
+        """From now on who finds such a queue full tries again later, and gets no SYN cookie, which loses joins. Raises
+        OSError: put_back() then."""
+
+    def put_back(self, before: Mapping[str, str]) -> None:
+        """As it was by cookies(); not what somebody has set since."""
 
     def forget_round_trips(self) -> None:
         """New connections begin without what was measured by earlier ones, elsewhere. Raises OSError."""

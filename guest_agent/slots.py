@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 
+from guest_agent.crowd import announce
 from guest_agent.guest import Guest
 from vmacro.wire.agent_verbs import Connection
 
@@ -42,7 +43,7 @@ async def announce_again(guest: Guest) -> None:
     known = set((await guest.endpoints.endpoints()).values())
     for address in filter(None, await guest.present()):
         if address not in known and any(c.mptcp and not c.uses(address) for c in guest.sockets.connections()):
-            await guest.announce(address)
+            await announce(guest, address)
 
 
 def holds_slot(connection: Connection, address: str) -> bool:

@@ -27,7 +27,7 @@ class KeptClaim:
 @dataclass
 class State:
     """`prepared` are the addresses to come, one of either family. `public`: what clients know an address as, where that
-    is another one."""
+    is another one. `queueing`: what to put back once clients have joined (guest_agent/crowd.py)."""
 
     lease: Optional[Lease] = None
     prepared: tuple[str, str] = ("", "")
@@ -35,6 +35,7 @@ class State:
     last_id: int = 0
     claim: Optional[KeptClaim] = None
     public: dict[str, str] = field(default_factory=dict)
+    queueing: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path = FILE) -> None:
         """Write the state, completely or not at all. A failure is logged."""
@@ -58,6 +59,7 @@ def load(path: Path = FILE) -> State:
             int(kept["last_id"]),
             KeptClaim(**claim) if claim else None,
             {str(address): str(public) for address, public in kept.get("public", {}).items()},
+            {str(name): str(value) for name, value in kept.get("queueing", {}).items()},
         )
     except FileNotFoundError:
         return State()

@@ -33,8 +33,8 @@ class Policy(Strict):
     """Longest wait for connections to use the new address."""
     consent_timeout_ms: int = Field(default=DEFAULTS.consent_timeout_ms, ge=1, le=10_000)
     """How long the checks wait to see whether a client joins an address that is announced to it."""
-    join_timeout_s: float = Field(default=DEFAULTS.join_timeout_s, ge=0, le=60)
-    """How long clients have to join the new address before a seamless copy begins."""
+    join_timeout_s: float = Field(default=DEFAULTS.join_timeout_s, ge=0, le=nouns.MOST_JOIN_S)
+    """A seamless copy begins once no more clients have joined the new address for so long; after 60 s at most."""
     phase_timeout_s: float = Field(default=DEFAULTS.phase_timeout_s, gt=0, le=LONGEST_CLAIM_S)
     """Longest that a phase may take, besides the wait that has a limit of its own."""
     move_timeout_s: float = Field(default=DEFAULTS.move_timeout_s, gt=0, le=LONGEST_CLAIM_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +103,10 @@ class FakeKernel:
     overflowed: bool = False
     muted: set[Ends] = field(default_factory=set)
     can_mute: bool = True
+    listeners: dict[int, int] = field(default_factory=dict)
+    dropped: int = 0
+    cookies_are: str = "1"
+    can_do_without: bool = True
 
     def rp_filter(self) -> int:
         return 2
@@ -212,6 +216,25 @@ class FakeKernel:
 
     def unmute_all(self) -> None:
         self.muted.clear()
+
+    def rooms(self) -> dict[int, int]:
+        return dict(self.listeners)
+
+    def turned_away(self) -> int:
+        return self.dropped
+
+    def cookies(self) -> dict[str, str]:
+        return {"cookies": self.cookies_are}
+
+    def have_them_queue(self) -> None:
+        if not self.can_do_without:
+            raise OSError("read-only file system")
+        self.log.append("no cookies")
+        self.cookies_are = "0"
+
+    def put_back(self, before: Mapping[str, str]) -> None:
+        self.log.append("cookies as before")
+        self.cookies_are = before["cookies"]
 
     def joins(self, address: str, *tokens: int) -> None:
         """Clients of these connections join an address."""

@@ -19,6 +19,7 @@ from tests.unit.test_seamless import plan
 from vmacro.drivers.fake import FakeWorld
 from vmacro.model.facts import Counts
 from vmacro.model.moves import Before
+from vmacro.model.nouns import MOST_JOIN_S
 from vmacro.planning.outcome import all_counted
 from vmacro.services import handoff, migrate
 from vmacro.wire.agent_verbs import (
@@ -178,7 +179,9 @@ def counts_of(fake: FakeWorld, took_ms: int, remembers: bool) -> tuple[list[floa
         before = Before("boot-1", watched.connections, watched.name if remembers else "")
         args = CountArgs(("10.50.2.97",))
         until_s = fake.world.clock.monotonic_s() + 1.0
-        return asked_s, handoff.counted_until(lambda c: not c.apart, fake.world, agent, before, args, 0.1, until_s)
+        return asked_s, handoff.counted_until(
+            lambda c: not c.apart, fake.world, agent, before, args, 0.1, lambda _: until_s
+        )
 
 
 @pytest.mark.parametrize(("took_ms", "times"), [(0, 11), (10, 11), (50, 4), (60_000, 2)])
@@ -188,6 +191,37 @@ def test_a_guest_counts_for_a_tenth_of_its_time_at_most(took_ms: int, times: int
     asked_s, counts = counts_of(FakeWorld(), took_ms, remembers)
     assert times <= len(asked_s) <= times + 1 and asked_s[-1] - asked_s[0] == pytest.approx(1.0)
     assert counts.apart == counts.total == 1
+
+
+@pytest.mark.parametrize(
+    ("each_s", "took_ms", "quiet_s", "waited_s"),
+    [
+        (0.5, 0, 3.0, 53.0),  # the last of a hundred came after 50 s
+        (0.0, 0, 3.0, 3.0),  # nobody comes
+        (0.7, 0, 3.0, MOST_JOIN_S),
+        (4.0, 0, 3.0, 3.0),  # who comes so slowly is not waited for
+        (0.25, 1000, 3.0, 39.0),  # it looks once in nine seconds, and finds more each time, but for the last
+        (0.5, 1000, 0.0, 0.0),
+    ],
+)
+def test_clients_are_waited_for_as_long_as_they_come(
+    each_s: float, took_ms: int, quiet_s: float, waited_s: float
+) -> None:
+    """One each so often; another one never does."""
+    fake = FakeWorld()
+    began_s = fake.world.clock.monotonic_s()
+
+    def now(_: CountArgs) -> Counts:
+        passed_s = fake.world.clock.monotonic_s() - began_s
+        joined = min(100, int(passed_s / each_s)) if each_s else 0
+        return Counts(101, 101, joined, 101 - joined, 0, 0, Beyond(), "w", took_ms)
+
+    with fake.world.agent(plan(fake).source, "web") as agent:
+        agent.count = now  # type: ignore[method-assign, assignment]
+        deadline_s = handoff.WhileTheyJoin(fake.world, quiet_s)
+        nobody, args = Before("boot-1", (), "w"), CountArgs(("10.50.2.97",))
+        handoff.counted_until(lambda c: not c.apart, fake.world, agent, nobody, args, 0.05, deadline_s)
+    assert fake.world.clock.monotonic_s() - began_s == pytest.approx(waited_s, abs=0.2)
 
 
 def test_a_guest_that_looks_for_long_rests_for_long(world: World) -> None:
@@ -210,7 +244,7 @@ def test_one_that_has_forgotten_the_watch_is_asked_for_each_connection() -> None
         fake.guest.restart_agent()
         before = Before("boot-1", tuple(replace(c, willing=True) for c in watched.connections), watched.name)
         args = CountArgs(("10.50.2.97",), willing=True)
-        counts = handoff.counted_until(lambda c: False, fake.world, agent, before, args, 0.1, fake.now_s)
+        counts = handoff.counted_until(lambda c: False, fake.world, agent, before, args, 0.1, lambda _: 0.0)
     assert (counts.awaited, counts.untold) == (1, 0), "it is there, and may still come"
 
 

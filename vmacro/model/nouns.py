@@ -28,6 +28,7 @@ class Compression(StrEnum):
 
 
 XEN_STARTING_S = 45.0
+MOST_JOIN_S = 60.0  # that a move waits for its guest's clients, as long as they come
 
 
 @dataclass(frozen=True)

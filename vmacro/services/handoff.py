@@ -13,6 +13,7 @@ from typing import Protocol
 from vmacro.errors import AgentError, VmacroError
 from vmacro.model.facts import Arrival, Counts
 from vmacro.model.moves import NOTHING_HEARD, After, Before, Plan
+from vmacro.model.nouns import MOST_JOIN_S
 from vmacro.planning.outcome import untold
 from vmacro.ports import Agent, World
 from vmacro.wire.agent_verbs import CountArgs
@@ -114,7 +115,7 @@ def wait_until_followed(plan: Plan, world: World, agent: Agent, before: Before, 
     """Until all awaited connections that have not ended use one of the addresses, or the policy's settle_timeout_s has
     passed."""
     deadline_s = world.clock.monotonic_s() + plan.policy.settle_timeout_s
-    counted_until(lambda counts: not counts.awaited, world, agent, before, args, SETTLE_POLL_S, deadline_s)
+    counted_until(lambda counts: not counts.awaited, world, agent, before, args, SETTLE_POLL_S, lambda _: deadline_s)
 
 
 def once_told(
@@ -124,7 +125,7 @@ def once_told(
     args = CountArgs(present, carried, known=before.addresses)
     deadline_s = world.clock.monotonic_s() + UNTOLD_FOR_S
     while True:
-        counts = counted_until(lambda c: not c.untold, world, agent, before, args, SETTLE_POLL_S, deadline_s)
+        counts = counted_until(lambda c: not c.untold, world, agent, before, args, SETTLE_POLL_S, lambda _: deadline_s)
         connections, endings = agent.connections(), agent.endings()  # what goes in between has an ending, too
         found = After(connections, carried, endings, beyond=counts.beyond)
         if not untold(before, found) or world.clock.monotonic_s() >= deadline_s:
@@ -139,16 +140,33 @@ def counted_until(
     before: Before,
     args: CountArgs,
     every_s: float,
-    deadline_s: float,
+    deadline_s: Callable[[Counts], float],
 ) -> Counts:
-    """Have the guest count its connections until that is over, or the deadline has passed; the last counts. It counts
-    for no more than a tenth of its time, however many there are."""
+    """Have the guest count its connections until that is over, or the deadline by its last counts has passed; these. It
+    counts for no more than a tenth of its time, however many there are."""
     while True:
         counts = _count(agent, before, args)
-        left_s = deadline_s - world.clock.monotonic_s()
+        left_s = deadline_s(counts) - world.clock.monotonic_s()
         if over(counts) or left_s <= 0:
             return counts
         world.clock.sleep(min(max(every_s, REST * counts.took_ms / 1000), left_s))
+
+
+class WhileTheyJoin:
+    """A deadline that is put off for as long as clients join: `quiet_s` after the last one, or as long as the guest
+    rests between two looks; MOST_JOIN_S after the beginning at most."""
+
+    def __init__(self, world: World, quiet_s: float) -> None:
+        self._now_s, self._quiet_s = world.clock.monotonic_s, quiet_s
+        self._most_s = self._now_s() + MOST_JOIN_S
+        self._deadline_s, self._joined = self._now_s() + quiet_s, 0
+
+    def __call__(self, counts: Counts) -> float:
+        """By the world's clock, once these were counted."""
+        if counts.joined > self._joined:
+            rest_s = REST * counts.took_ms / 1000 if self._quiet_s else 0.0
+            self._joined, self._deadline_s = counts.joined, self._now_s() + max(self._quiet_s, rest_s)
+        return min(self._deadline_s, self._most_s)
 
 
 def _count(agent: Agent, before: Before, args: CountArgs) -> Counts:

@@ -11,7 +11,7 @@ from vmacro.errors import DeadlineError, InterruptedMoveError, JournalError, Vma
 from vmacro.model.events import JournalTrouble, PhaseBegan, PhaseEnded, PhaseFailed, What
 from vmacro.model.moves import Phase, Plan
 from vmacro.model.names import NameFacts
-from vmacro.model.nouns import Host, Policy
+from vmacro.model.nouns import MOST_JOIN_S, Host, Policy
 from vmacro.ports import Agent, HostDisks, HostNetwork, Hypervisor, Names, World
 from vmacro.wire import agent_verbs
 
@@ -132,7 +132,7 @@ def bound_s(phase: Phase, policy: Policy) -> float:
     """How long a phase may take: the wait that has a setting of its own, plus the policy's phase_timeout_s."""
     waiting = {
         Phase.DISKS: policy.move_timeout_s,
-        Phase.PREPARE: policy.join_timeout_s,
+        Phase.PREPARE: MOST_JOIN_S,
         Phase.COPY: policy.copy_timeout_s,
         Phase.ARRIVE: policy.arrival_timeout_s,
         Phase.SETTLE: policy.settle_timeout_s,

@@ -18,7 +18,7 @@ from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams, dhcp
-from vmacro.services.handoff import ask_to_arrive, counted_until, once_told, wait_until_followed
+from vmacro.services.handoff import WhileTheyJoin, ask_to_arrive, counted_until, once_told, wait_until_followed
 from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import in_memory
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, CountArgs
@@ -33,7 +33,8 @@ class Seamless:
     def prepare(self, plan: Plan, world: World, before: Before) -> Before:
         """Reserve the new address, bring it to the guest at the source, and let clients join it as backup.
 
-        Waits until all MPTCP connections have joined, for the policy's join_timeout_s at most; the others are carried.
+        Waits until all MPTCP connections have joined, or none has for the policy's join_timeout_s; the others are
+        carried, but for those that join yet.
         """
         # A switchover that failed in an earlier attempt has left the guest fenced.
         world.host_network(plan.source).turn(plan.guest.domain, to_guest=True)
@@ -49,8 +50,7 @@ class Seamless:
             if plan.new_public:
                 agent.publish(plan.new_address, plan.new_public)
             agent.prepare(plan.new_address, plan.new_address6)
-            deadline_s = world.clock.monotonic_s() + plan.policy.join_timeout_s
-            args = CountArgs(tuple(coming))
+            args, deadline_s = CountArgs(tuple(coming)), WhileTheyJoin(world, plan.policy.join_timeout_s)
             counts = counted_until(lambda c: not c.apart, world, agent, before, args, JOIN_POLL_S, deadline_s)
             watched = agent.watch()
         follow, total = sum(c.reaches(*coming) for c in watched.connections), len(watched.connections)
