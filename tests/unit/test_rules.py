@@ -7,11 +7,12 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests import role
-from vmacro.host import guests, leg_rules, tunnels, wireguard
+from vmacro.host import guests, joins, leg_rules, tunnels, wireguard
 from vmacro.host.guests import Bridge, Card
 from vmacro.host.legs import LegEnd
 
@@ -122,6 +123,26 @@ def test_what_no_rule_of_a_leg_lets_pass_is_dropped(name: str) -> None:
     drops = [n for n, rule in enumerate(rules) if rule.endswith("drop")]
     assert drops and all("@" in rules[n] for n in accepting), "only by a set"
     assert rules[-1].endswith("drop")
+
+
+def test_who_joins_a_leg_at_home_goes_by_the_slow_class() -> None:
+    into, rules = chain(leg_rules.ruleset([HOME], PORTS, "1-2"), "into_tunnel"), leg_rules.ruleset([HOME], PORTS, "1-2")
+    slow = [n for n, rule in enumerate(into) if joins.CLASS in rule]
+    assert len(slow) == 2 and max(slow) < min(n for n, rule in enumerate(into) if rule.endswith("return"))
+    assert all("@homes" in into[n] and "mptcp subtype 1 " in into[n] for n in slow)
+    assert rules.count("meta priority set") == 2, "nowhere else"
+
+
+def test_a_host_whose_kernel_has_no_queues_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    joins.queue(HOME.device)
+    (tmp_path / "tc").write_text("#!/bin/sh\necho 'Error: Specified qdisc kind is unknown.' >&2\nexit 1\n")
+    (tmp_path / "tc").chmod(0o755)
+    joins.queue(HOME.device)
+    assert [HOME.device in text and "do not queue" in text for text in caplog.messages] == [True, True]
+    assert "Specified qdisc kind is unknown" in caplog.messages[1]
 
 
 def test_where_there_is_no_leg_there_is_no_table() -> None:

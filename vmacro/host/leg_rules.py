@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
-from vmacro.host import nft
+from vmacro.host import joins, nft
 from vmacro.host.legs import DEVICE_PREFIX, LegEnd
 from vmacro.wire.host_verbs import AWAY, HOME
 
@@ -58,6 +58,8 @@ def _chains(all_ports: str) -> str:
     drop
   }}
   chain into_tunnel {{
+    {joins.rule("homes4", "ip daddr")}
+    {joins.rule("homes6", "ip6 daddr")}
     oifname . ip daddr @legs4 return
     oifname . ip6 daddr @legs6 return
     oifname . ip saddr @aways4 return

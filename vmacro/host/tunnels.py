@@ -14,10 +14,10 @@ from pathlib import Path
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from vmacro.host import leg_rules, nft, wireguard
+from vmacro.host import joins, leg_rules, nft, wireguard
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import DEVICE_PREFIX, LegEnd, from_alias
-from vmacro.wire.host_verbs import VXLAN, WIREGUARD, Offer
+from vmacro.wire.host_verbs import HOME, VXLAN, WIREGUARD, Offer
 
 VXLAN_PORT = 14789
 PORTS = f"{VXLAN_PORT}-{wireguard.FIRST_PORT + wireguard.PORTS - 1}"
@@ -108,6 +108,8 @@ def _made(ip: IPRoute, leg: LegEnd, mtu: int) -> int:
         index = int(ip.link_lookup(ifname=leg.device)[0])
         ip.link("set", index=index, ifalias=leg.alias(), mtu=mtu)
         filter_legs(ip)
+        if leg.side == HOME:
+            joins.queue(leg.device)
     except (NetlinkError, OSError, RefusedError):
         remove(ip, leg)
         raise
