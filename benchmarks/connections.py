@@ -38,7 +38,7 @@ from vmacro.services.event_json import from_plain
 
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 GUEST, WEB, LOOKS = "web", 80, 5
-MEMORY_MIB = 512  # for 10,000 connections of two subflows, and nginx's part of them
+MEMORY_MIB = 2304  # Linux has room for 4 MPTCP connections for each MiB, rounded up to a power of two (token.c)
 AT_ONCE = 32
 ANSWER_TIMEOUT_S = 60.0
 LINGER_S = 180.0  # longer than a move takes here: who comes anew comes to the first address all the while

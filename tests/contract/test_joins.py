@@ -50,7 +50,8 @@ def sent(town: Town, packets: list[bytes], version: int) -> None:
 
 def numbers(ear: Ear, version: int) -> list[int]:
     """Of those that came before the last join, which must come."""
-    at, found = 14 + (40 if version == 6 else 20), []
+    at = 14 + (40 if version == 6 else 20)
+    found: list[int] = []
     ear.socket.settimeout(PATIENCE_S)
     while MANY - 1 not in found[-1:]:
         frame = ear.socket.recv(1 << 12)
