@@ -77,6 +77,10 @@ def make(ip: IPRoute, leg: LegEnd) -> None:
         ip.link("add", ifname=leg.device, kind=WIREGUARD)
     elif who == USERSPACE:
         _start(leg.device)
+        # Segments that the kernel gives it as one, it sends as one, too (UDP_SEGMENT; udp(7)), which the kernel refuses
+        # where any is larger than the way takes (EMSGSIZE): whole packets of the guests' are. It drops them all, again
+        # and again. One by one they are sent in fragments.
+        ip.link("set", index=ip.link_lookup(ifname=leg.device)[0], gso_max_segs=1)
     else:
         raise RefusedError("no-wireguard", f"this host has no WireGuard: {why}")
     with nft.alone():  # two that choose at once would choose the same port
