@@ -21,7 +21,7 @@ from pathlib import Path
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from vmacro.host import nft
+from vmacro.host import nft, units
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.wire.host_verbs import AWAY, KERNEL, USERSPACE, WIREGUARD, Offer
@@ -35,8 +35,8 @@ _SOCKETS = Path("/run/wireguard")
 _TRIAL = "vmac-trial"
 _PROGRAM = "wireguard-go"
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
+_NICE = -10  # guests' packets wait for it, also while QEMU has the processors
 _CONFINED = (
-    "Nice=-10",  # guests' packets wait for it, also while QEMU has the processors
     "MemoryMax=256M",
     "TasksMax=64",
     "LimitCORE=0",  # keys are in its memory
@@ -139,7 +139,8 @@ def _start(device: str) -> None:
         # A name of its own each time: the last one of this leg's may still be on systemd's list.
         unit = f"--unit={device}-{secrets.token_hex(3)}"
         words = ["systemd-run", "--quiet", "--collect", unit, f"--description=vmacro: leg {device}"]
-        command = [*words, "--service-type=forking", *(f"--property={p}" for p in _CONFINED), "--", *command]
+        options = ["--service-type=forking", *(f"--property={p}" for p in _CONFINED), *units.niceness(_NICE)]
+        command = [*words, *options, "--", *command]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=10, **quiet)  # type: ignore[call-overload]
     if done.returncode:
