@@ -24,10 +24,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks import stretch
+from benchmarks import answers, stretch
 from tests.clients import KINDS
 from tests.support import clients, into, verdicts
 from vmacro.lab import echo, topology
@@ -36,13 +36,13 @@ from vmacro.lab.lab import Lab
 from vmacro.model.events import Event
 from vmacro.rtt import recording as recordings
 from vmacro.rtt.samples import Recording
-from vmacro.rtt.statistics import between, outage, quantile, recovered_ns, spread
+from vmacro.rtt.statistics import between, outage, quantile, spread
+from vmacro.rtt.wire import DEFAULT_PORT
 from vmacro.services.event_json import from_plain
 
 TOPOLOGY = Path(__file__).with_name("lab.toml")
 WAYS = ("seamless", "renumber", "stretch", "plain")
 BEFORE_S, AFTER_S = 2.0, 3.5  # watched around a move of a guest without other clients
-SHORT_MS = {"bucharest": 60.0, "berlin": 10.0}  # a round trip by the direct path, with some slack
 LOST_AFTER_S = 10.0
 LINGER_S = 60
 
@@ -50,8 +50,8 @@ LINGER_S = 60
 @dataclass(frozen=True)
 class Moved:
     """One move. Times in ms; `outage_ms` None: the connection was lost. `ping_ms`: the longest silence of ICMP to
-    the address that the guest had. `short_ms`: from the guest's resume until round trips were the direct path's;
-    None where that never came."""
+    the address that the guest had. `direct_ms`: from the guest's resume until an answer came from the address that it
+    has at the destination, and none from another any more; None where that never came."""
 
     way: str
     to: str
@@ -61,7 +61,7 @@ class Moved:
     before_ms: float | None
     during_ms: float | None
     after_ms: float | None
-    short_ms: float | None
+    direct_ms: float | None
     retransmitted: int
 
 
@@ -135,13 +135,21 @@ def series(lab: Lab, way: str, guest: str, moves: int, folder: Path, after_s: fl
         record = folder / f"{way}-{number}.ndjson"
         if way != "plain":  # whose guest has no agent to tell it
             address = stretch.address(lab, guest)
-        with probing(lab, address, record), echo.echoing(lab.namespace("client"), address) as echoes:
+        client = lab.namespace("client")
+        with (
+            probing(lab, address, record),
+            echo.echoing(client, address) as echoes,
+            answers.heard(client, DEFAULT_PORT) as heard,
+        ):
             time.sleep(BEFORE_S)
             sent = retransmissions(lab)
             events, downtime_ms = move(lab, way, guest, to, folder / f"{way}-{number}")
             time.sleep(after_s)
             sent = retransmissions(lab) - sent
-        yield figures(way, to, recordings.read(record), events, echoes, downtime_ms, sent, after_s)
+        resumed_ns = happened_ns(events, "destination", "resumed")
+        alone_ns = answers.from_there_alone_ns(heard, lab.topology.sites[to].subnet, resumed_ns)
+        found = figures(way, to, recordings.read(record), events, echoes, downtime_ms, sent, after_s)
+        yield replace(found, direct_ms=None if alone_ns is None else round((alone_ns - resumed_ns) / 1e6))
         if way == "plain":
             stretch.go(lab, guest, here)
         print(f"{way}: move {number + 1} of {moves} done", file=sys.stderr, flush=True)
@@ -161,6 +169,11 @@ def move(lab: Lab, way: str, guest: str, to: str, report: Path) -> tuple[list[Ev
     return events, json.loads((report / "summary.json").read_text())["guest_downtime_ms"]
 
 
+def happened_ns(events: list[Event], side: str, event: str) -> int:
+    """When libvirt at a host told of something, by the wall clock."""
+    return next(e.wall_ns for e in events if e.kind == "domain" and (e.data["side"], e.data["event"]) == (side, event))
+
+
 def figures(
     way: str,
     to: str,
@@ -171,17 +184,16 @@ def figures(
     sent: int,
     after_s: float,
 ) -> Moved:
-    """The figures of one move, from what was measured around it. `sent`: TCP segments that were sent again."""
+    """The figures of one move, from what was measured around it. `sent`: TCP segments that were sent again;
+    when the direct path was in use, they do not say."""
     shift = recording.mono_to_wall_ns
     paused, resumed = (
-        next(e.wall_ns for e in events if e.kind == "domain" and (e.data["side"], e.data["event"]) == key) - shift
-        for key in (("source", "suspended"), ("destination", "resumed"))
+        happened_ns(events, *what) - shift for what in (("source", "suspended"), ("destination", "resumed"))
     )
     samples = recording.samples
     felt = Recording("", "", recording.interval_ms, 0, 0, tuple(s for s in samples if s.due_ns > paused - 1e9), ())
     last = max((s.answered_ns or 0 for s in samples), default=0)
     alive = last > resumed + (after_s - 1) * 1e9
-    short = recovered_ns(recording, resumed, SHORT_MS[to], run=5)
     copying = between(recording, samples[0].due_ns + BEFORE_S * 1e9, paused - 1e8)
     return Moved(
         way,
@@ -194,7 +206,7 @@ def figures(
         spread(between(recording, samples[0].due_ns, samples[0].due_ns + BEFORE_S * 1e9)).median,
         spread(copying).median,
         spread(between(recording, resumed + 2e9, resumed + after_s * 1e9)).median if alive else None,
-        None if short is None or not alive else round((short - resumed) / 1e6),
+        None,
         sent,
     )
 
@@ -252,7 +264,7 @@ def _row(name: str, some: list[Moved]) -> str:
         _ms(quantile(outages, 0.95) if outages else None),
         _median([m.ping_ms for m in some]),
         _ms(statistics.median(m.downtime_ms for m in some)),
-        *(_median([getattr(m, f) for m in some]) for f in ("before_ms", "during_ms", "after_ms", "short_ms")),
+        *(_median([getattr(m, f) for m in some]) for f in ("before_ms", "during_ms", "after_ms", "direct_ms")),
         f"{statistics.mean(m.retransmitted for m in some):.1f}",
         str(sum(m.outage_ms is None for m in some)),
     ]

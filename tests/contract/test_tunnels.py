@@ -4,13 +4,16 @@ wireguard-go.
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.contract import frames, towns
 from tests.contract.legs import LIE, TRUTH, Legs, gateway, inject, legs_of, mine, opened, reaches, uplink
-from tests.contract.towns import Ear, Town, client
+from tests.contract.towns import PATIENCE_S, Ear, Town, client
 
 pytestmark = pytest.mark.lab
 
@@ -36,6 +39,28 @@ def test_an_address_is_reached_through_its_leg_in_whole_packets(legs: Legs, vers
     reaches(legs, version)
     whole = 1500 - 8 - (20 if version == 4 else 40)
     reaches(legs, version, bytes(i % 251 for i in range(whole)))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("way", ["to the guest", "from the guest"])
+def test_a_connection_that_sends_much_is_not_held_up(legs: Legs, way: str, version: int) -> None:
+    """Kernels hand on what one sends as few large segments, each way."""
+    address, much = legs.of(version).address, bytes(1 << 20)
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    with legs.guest.inside():
+        listener = socket.create_server((address, 7001), family=family)
+    with legs.town.client.inside():
+        asker = socket.create_connection((address, 7001), PATIENCE_S)
+    with listener, asker, listener.accept()[0] as answerer:
+        sender, receiver = (asker, answerer) if way == "to the guest" else (answerer, asker)
+        receiver.settimeout(PATIENCE_S)
+        sending = threading.Thread(target=sender.sendall, args=[much])
+        sending.start()
+        deadline, missing = time.monotonic() + PATIENCE_S, len(much)
+        while missing:
+            missing -= len(receiver.recv(1 << 16))
+            assert time.monotonic() < deadline, f"{missing} bytes have not come"
+        sending.join()
 
 
 # What leaves the tunnel at home, by a host elsewhere that sends what it likes: (version) -> sender, receiver.

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from vmacro.host import agents, dom0
+from vmacro.host import agents, dom0, units
 from vmacro.wire.messages import MAX_REQUEST_BYTES
 
 
@@ -20,7 +20,7 @@ def main() -> int:
         print("vmacro-host: needs root, for routes and tunnels", file=sys.stderr)
         return 3
     # It does little, and what it does at a guest's pause cannot wait for a busy hypervisor.
-    os.setpriority(os.PRIO_PROCESS, 0, -15)
+    units.renice(-15)
     first = first_line(0)
     if agents.is_asked_for(first):
         agents.serve(first)

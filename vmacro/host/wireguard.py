@@ -21,7 +21,7 @@ from pathlib import Path
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from vmacro.host import nft
+from vmacro.host import nft, units
 from vmacro.host.errors import RefusedError
 from vmacro.host.legs import LegEnd
 from vmacro.wire.host_verbs import AWAY, KERNEL, USERSPACE, WIREGUARD, Offer
@@ -35,8 +35,8 @@ _SOCKETS = Path("/run/wireguard")
 _TRIAL = "vmac-trial"
 _PROGRAM = "wireguard-go"
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
+_NICE = -10  # guests' packets wait for it, also while QEMU has the processors
 _CONFINED = (
-    "Nice=-10",  # guests' packets wait for it, also while QEMU has the processors
     "MemoryMax=256M",
     "TasksMax=64",
     "LimitCORE=0",  # keys are in its memory
@@ -77,6 +77,10 @@ def make(ip: IPRoute, leg: LegEnd) -> None:
         ip.link("add", ifname=leg.device, kind=WIREGUARD)
     elif who == USERSPACE:
         _start(leg.device)
+        # Segments that the kernel gives it as one, it sends as one, too (UDP_SEGMENT; udp(7)), which the kernel refuses
+        # where any is larger than the way takes (EMSGSIZE): whole packets of the guests' are. It drops them all, again
+        # and again. One by one they are sent in fragments.
+        ip.link("set", index=ip.link_lookup(ifname=leg.device)[0], gso_max_segs=1)
     else:
         raise RefusedError("no-wireguard", f"this host has no WireGuard: {why}")
     with nft.alone():  # two that choose at once would choose the same port
@@ -135,7 +139,8 @@ def _start(device: str) -> None:
         # A name of its own each time: the last one of this leg's may still be on systemd's list.
         unit = f"--unit={device}-{secrets.token_hex(3)}"
         words = ["systemd-run", "--quiet", "--collect", unit, f"--description=vmacro: leg {device}"]
-        command = [*words, "--service-type=forking", *(f"--property={p}" for p in _CONFINED), "--", *command]
+        options = ["--service-type=forking", *(f"--property={p}" for p in _CONFINED), *units.niceness(_NICE)]
+        command = [*words, *options, "--", *command]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=10, **quiet)  # type: ignore[call-overload]
     if done.returncode:
