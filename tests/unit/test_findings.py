@@ -28,6 +28,7 @@ from vmacro.model.definitions import (
     FILE,
     FILTER,
     NETWORK,
+    OF_THE_HOSTS_SIZE,
     PASSED_THROUGH,
     SECRET,
     UNKNOWN,
@@ -464,6 +465,7 @@ STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
 BRIDGED = card("52:54:00:00:07:02", "", "br7")
 DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
 USERS = Card("52:54:00:00:07:04", "user")
+NAMELESS = Card("", "user")
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 NFS = replace(POOL, kind="netfs", shared=True, source="nas-1:/images")
 CASES: dict[str, tuple[str, Breaking]] = {
@@ -545,6 +547,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "IPv6 that the inventory has and libvirt has not": (RENUMBER, written("bucharest", subnet6="fd50:1::/64")),
     "no network card": (RENUMBER, web(cards=())),
     "a card on another network alone": (RENUMBER, web(cards=(STORAGE, BRIDGED, DIRECT, USERS))),
+    "a card on another network alone, and one without a MAC": (RENUMBER, web(cards=(STORAGE, NAMELESS))),
+    "a card of QEMU's own without a MAC": (SEAMLESS, with_cards(NAMELESS)),
     "a card first that stays": (RENUMBER, with_cards(STORAGE, elsewhere=storage_too("berlin"))),
     "a card on a network that is missing there": (RENUMBER, with_cards(STORAGE)),
     "a card on a bridge, and no host side": (RENUMBER, with_cards(BRIDGED)),
@@ -579,6 +583,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "clients that cannot follow": (RENUMBER, strangers),
     "clients that cannot be asked": (RENUMBER, strangers_of_a_pinned_guest),
     "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
+    "clients that cannot follow, and an old address that may go": (
+        RENUMBER,
+        both(full_or_of_ipv6, guest(kept=["10.50.3.1"])),
+    ),
     "a filter of sources": (RENUMBER, filtered),
     "a filter of its card that learns its address": (SEAMLESS, pinned("clean-traffic")),
     "a filter of its card with its address, and a guarded host": (
@@ -624,6 +632,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a network with NAT": (SEAMLESS, network("berlin", forward="nat")),
     "no WireGuard": (SEAMLESS, no_wireguard),
     "no WireGuard, and one of them says plain": (SEAMLESS, plain(no_wireguard, "berlin")),
+    "no WireGuard, and nobody says why": (SEAMLESS, links("berlin", tunnels=("vxlan",), wireguard="")),
     "plain tunnels": (SEAMLESS, plain(no_wireguard, "bucharest", "berlin")),
     "plain tunnels that a host cannot make": (SEAMLESS, plain(links("berlin", tunnels=()), "bucharest", "berlin")),
     "WireGuard without the kernel's": (SEAMLESS, links("berlin", wireguard="wireguard-go", wireguard_why=WHY)),
@@ -637,6 +646,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
         SEAMLESS,
         both(kept("berlin", Reservation("10.50.2.77", MAC, "web")), guest(kept=["10.50.2.77"])),
     ),
+    "a reservation that no guest can have": (SEAMLESS, kept("berlin", Reservation("10.50.2.1", MAC, "web"))),
     "a reservation of ours that was left": (
         SEAMLESS,
         both(kept("berlin", marks.reservation("web-0", "10.50.2.77", MAC)), guest(kept=["10.50.2.77"])),
@@ -745,6 +755,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a device that its hypervisor lacks": (SEAMLESS, fitting(lacks=(SPICE,))),
     "devices that nobody tells of": (SEAMLESS, fitting(silent=(SOUND, SPICE))),
     "too few huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=254))),
+    "too few huge pages of whatever size": (
+        SEAMLESS,
+        both(needing(pages=OF_THE_HOSTS_SIZE, memory_mib=256), fitting(free_pages_mib=254)),
+    ),
     "enough huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=256))),
     "enough huge pages, and no other memory": (
         SEAMLESS,
@@ -753,6 +767,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "processors that are not there": (SEAMLESS, both(needing(cpus=9, nodes=2), fitting(cpus=8, nodes=1))),
     "another processor": (SEAMLESS, fitting(processor=DIFFERS)),
     "a processor that nobody compares": (SEAMLESS, fitting(processor=UNKNOWN, processor_why=PASSED_THROUGH)),
+    "a processor that nobody compares, nor says why": (SEAMLESS, fitting(processor=UNKNOWN)),
     "the same processor and hypervisor, whatever libvirt says": (
         SEAMLESS,
         both(
