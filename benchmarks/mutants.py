@@ -1,15 +1,16 @@
 """How many small faults in the pure parts the unit tests notice, by a random sample of mutmut's mutants.
 
 nice -n 19 python -m benchmarks.mutants make                                     # mutants/, by mutmut: minutes
+nice -n 19 python -m benchmarks.mutants learn                                    # which tests come by which function
 python -m benchmarks.mutants draw --sample 400 --seed 12 > sample.txt
 nice -n 19 python -m benchmarks.mutants try sample.txt results.txt               # goes on where it was cut off
 python -m benchmarks.mutants score sample.txt results.txt
 
 `mutmut run` runs all unit tests twice before its first mutant, and then for each one all that ever came by its
-function. `try` runs those files that ought to notice (TESTS), in a fork of a process that has only collected them. So
-what it counts as killed mutmut would, too, and some of what it counts as survived another test would have killed.
-Killed is what a test failed on, or what ran out of time. A sample is in random order: what is tried of it so far is a
-sample, too. `score` weighs folders by all mutants that they have; intervals are of 95 %.
+function. `try` does the same with the files that ought to notice (TESTS), and begins with those of the mutant's own
+module (benchmarks/tries.py). So what it counts as killed mutmut would, too, and some of what it counts as survived
+another test would have killed. Killed is what a test failed on, or what ran out of time. A sample is in random order:
+what is tried of it so far is a sample, too. `score` weighs folders by all mutants that they have; intervals: 95 %.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import tries
+
 Z = 1.96
-LONGEST_S = 300  # of one mutant
 TESTS = {
     "guest_agent": "arrival retirement consent claims slots agent agent_state public",
     "vmacro.host.disks": "host_disks host_disk_programs",
@@ -108,10 +109,6 @@ TESTS = {
     "vmacro.wire.xenbus": "xenstore xen_agent",
     "vmacro.wire.xenstore": "xenstore xen_agent xen_host",
 }
-# What only tests with a PostgreSQL notice, which is started for each mutant anew: some ten seconds of a processor.
-ON_POSTGRESQL = {"vmacro.services.database_claims", "vmacro.services.databases"}
-ARGUMENTS = ["-q", "-x", "--rootdir=.", "-p", "no:cacheprovider", "--timeout=120"]
-UNASKED = "each_place"  # it reads the source, which has all mutants in it
 
 
 @dataclass(frozen=True)
@@ -194,10 +191,9 @@ def files(mutant: str) -> list[str]:
     return [f"tests/unit/test_{name}.py" for name in named.split()]
 
 
-def words(mutant: str) -> list[str]:
-    """pytest's, to try it."""
-    left_out = UNASKED if module_of(mutant) in ON_POSTGRESQL else f"postgres or {UNASKED}"
-    return [*ARGUMENTS, "-k", f"not ({left_out})", *files(mutant)]
+def all_files() -> list[str]:
+    """Of the tests that ought to notice any."""
+    return sorted({f"tests/unit/test_{name}.py" for named in TESTS.values() for name in named.split()})
 
 
 def make() -> None:
@@ -209,40 +205,6 @@ def make() -> None:
     copy_src_dir()
     copy_also_copy_files()
     create_mutants(1)
-
-
-def attempt(sample: list[str], results: Path) -> None:
-    """Try those that were not tried yet, and note `NAME EXIT SECONDS` of each: pytest's exit code, or a signal's,
-    below 0; and a processor's seconds."""
-    tried = {line.split()[0] for line in results.read_text().splitlines()} if results.exists() else set()
-    results = results.absolute()
-    os.chdir("mutants")  # where `vmacro` is the one with mutants, since pytest puts it first
-    os.environ["MUTANT_UNDER_TEST"] = ""
-    import pytest
-
-    pytest.main([*ARGUMENTS, "--collect-only", "-qq", *sorted({file for name in sample for file in files(name)})])
-    for name in sample:
-        if name not in tried:
-            status, seconds = _forked(name)
-            with results.open("a") as noted:
-                noted.write(f"{name} {status} {seconds:.1f}\n")
-
-
-def _forked(mutant: str) -> tuple[int, float]:
-    import resource
-
-    import pytest
-
-    child = os.fork()
-    if not child:
-        os.environ["MUTANT_UNDER_TEST"] = mutant
-        resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_S, LONGEST_S + 1))
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        os._exit(int(pytest.main(words(mutant))))
-    _, status, used = os.wait4(child, 0)
-    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
 def score(sample: list[str], results: Path) -> None:
@@ -271,6 +233,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("make")
+    learn = verbs.add_parser("learn", help="once, and again of files that have new tests")
+    learn.add_argument("files", nargs="*", help="tests/unit/test_X.py; all of TESTS")
     draw = verbs.add_parser("draw")
     draw.add_argument("--sample", type=int, default=400)
     draw.add_argument("--least", type=int, default=20, help="of each folder")
@@ -284,9 +248,12 @@ def main() -> None:
         make()
     elif options.verb == "draw":
         print(*drawn(mutants(), options.sample, options.least, options.seed), sep="\n")
+    elif options.verb == "learn":
+        tries.learn(options.files or all_files())
+    elif options.verb == "try":
+        tries.attempt({name: files(name) for name in options.sample.read_text().split()}, options.results)
     else:
-        act = attempt if options.verb == "try" else score
-        act(options.sample.read_text().split(), options.results)
+        score(options.sample.read_text().split(), options.results)
 
 
 if __name__ == "__main__":

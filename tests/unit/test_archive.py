@@ -123,8 +123,9 @@ def test_what_a_guests_moves_have_made(tmp_path: Path) -> None:
         database.execute(damage, ("carry-%-shop-1",))
     database.close()
     assert archive.past(found.plan.guest) == past, "another guest's cannot be read"
-    with pytest.raises(JournalError, match=r"carriage carry-10\.50\.1\.97-shop-1: .* cannot be read"):
+    with pytest.raises(JournalError, match=r"carriage carry-10\.50\.1\.97-shop-1: .* cannot be read") as caught:
         archive.past(shop)
+    assert caught.value.message.endswith("; nothing was changed") and caught.value.hint == "vmacro carried"
     archive.close()
     assert Archive(f"sqlite:///{tmp_path}/none.sqlite").past(shop) == NO_PAST
 
@@ -192,7 +193,7 @@ def test_what_is_no_moves_name_is_refused(session: vmacro.api.Session, tmp_path:
     archive = Archive(f"sqlite:///{tmp_path}/state/journal.sqlite")
     with pytest.raises(ConfigurationError, match="no move has such a name") as caught:
         archive.move(name)
-    assert str(caught.value).encode()
+    assert str(caught.value).encode() and caught.value.hint == "`vmacro history` lists them"
     if name:  # else all events are asked for
         with pytest.raises(ConfigurationError, match="no move has such a name"):
             session.events(name)

@@ -212,7 +212,10 @@ def test_what_others_have_chosen_is_a_batch_in_their_order(desk: Desk) -> None:
     batch = desk.batches.planned(Purpose.FOLLOW, "näht & tag", moves, 5.0)
     assert (batch.moves, batch.stays, batch.deadline_s) == (tuple(moves), (), 5.0)
     assert (batch.purpose, batch.subject) == (Purpose.FOLLOW, "näht & tag")
-    with pytest.raises(ConfigurationError, match=r"batch of x: guest ada: named twice"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"batch of x: guest ada: named twice\n  hint: one move for each guest; several batches",
+    ):
         desk.batches.planned(Purpose.FOLLOW, "x", [*moves, MOVE, replace(MOVE, guest="bob")])
 
 
@@ -351,7 +354,9 @@ def test_how_far_a_batch_is(desk: Desk) -> None:
 
 
 def test_batches_are_listed_and_one_is_found_without_its_name(desk: Desk) -> None:
-    with pytest.raises(ConfigurationError, match="there is no batch to do this to: none goes on"):
+    with pytest.raises(
+        ConfigurationError, match="there is no batch to do this to: none goes on\n  hint: vmacro batch list"
+    ):
         desk.batches.the_open_one()
     first, second = by_hand(MOVE), by_hand(replace(MOVE, guest="bob"), name="follow-x-2", made_s=2.0)
     desk.batches.begin(first)
@@ -361,7 +366,7 @@ def test_batches_are_listed_and_one_is_found_without_its_name(desk: Desk) -> Non
     assert desk.batches.newest(1) == [(second, Wish.RUN)] and desk.batches.going_on() == (first, second)
     assert desk.batches.wishes() == {first.batch_id: Wish.RUN, second.batch_id: Wish.RUN}
     for find in (desk.batches.the_open_one, desk.batches.the_one_to_show):
-        with pytest.raises(ConfigurationError, match=r"which batch\? follow-x-1, follow-x-2\n"):
+        with pytest.raises(ConfigurationError, match=r"which batch\? follow-x-1, follow-x-2\n  hint: name it$"):
             find()
     for batch in (first, second):
         desk.batches.want(batch.batch_id, Wish.ENDED)
@@ -396,7 +401,7 @@ def test_what_a_drained_host_lost_comes_back_to_it(desk: Desk) -> None:
     desk.put("cleo", "buc2")
     desk.emptied(desk.batches.plan_drain("buc1", ["oslo"]))
     assert restored(desk, "buc1") == dict.fromkeys(("ada", "bob"), ("osl1", "buc1"))
-    with pytest.raises(ConfigurationError, match="restore buc2: no batch has emptied it"):
+    with pytest.raises(ConfigurationError, match="restore buc2: no batch has emptied it\n  hint: vmacro batch list"):
         desk.batches.plan_restore("buc2")
 
 

@@ -383,6 +383,7 @@ def test_no_leg_is_opened_plain_that_the_inventory_wants_encrypted(fake: FakeWor
     older = replace(chosen, new_legs=tuple(replace(leg, kind="vxlan") for leg in chosen.new_legs))
     outcome = migrate.run_move(older, world.world, Straight())
     assert outcome.ending == Ending.ROLLED_BACK and "plain_tunnel" in outcome.reason
+    assert outcome.hint == "plan the move anew: vmacro abort, vmacro migrate"
     assert opened == []
     for host in fake.hosts.values():
         host.legs.clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pytest
+
 from vmacro.drivers.fake import FakeWorld
 from vmacro.model.batches import Maintenance, PlannedMove, Stay
 from vmacro.model.copies import CopyStatistics, PastCopy
@@ -55,9 +57,10 @@ def planned(
     return {m.guest: m for m in moves}, {s.guest: s for s in stays}
 
 
-def test_links_are_busy_alike_and_a_sites_hosts_get_what_they_have_room_for() -> None:
+@pytest.mark.parametrize("oslo_mib", [8192, 90_000])
+def test_links_are_busy_alike_and_a_sites_hosts_get_what_they_have_room_for(oslo_mib: int) -> None:
     fake = fake_world()
-    free(fake, ber1=4096, ber2=8192, osl1=8192)
+    free(fake, ber1=4096, ber2=8192, osl1=oslo_mib)
     moves, stays = planned(fake)
     assert stays == {}
     assert sorted(m.destination_site for m in moves.values()) == ["berlin", "berlin", "oslo", "oslo"]

@@ -118,8 +118,23 @@ def test_what_is_no_event_is_a_clear_and_short_error(row: tuple[Any, ...], said:
 
 @pytest.mark.parametrize("item", [None, [], "note", {}, {"kind": ["note"]}])
 def test_what_is_not_even_an_object(item: object) -> None:
-    with pytest.raises(EventError):
+    with pytest.raises(
+        EventError, match=r"^event: (not an object \(value: |move_id: no name of a move \(value: 'None')"
+    ):
         from_plain(item)
+
+
+def test_a_kind_that_nobody_knows_may_be_a_newer_one() -> None:
+    with pytest.raises(EventError) as raised:
+        decoded("m", 1, "phase.paused", "{}")
+    assert raised.value.hint == "a newer vmacro may know it"
+
+
+def test_the_largest_numbers_and_names_of_an_event_are_taken() -> None:
+    assert decoded("m" * 200, 0, "note", '{"text": "x"}') == Event("m" * 200, 0, Note("x"))
+    assert decoded("m", (1 << 63) - 1, "note", '{"text": "x"}').wall_ns == (1 << 63) - 1
+    room = MAX_CHARACTERS - len('{"text": ""}')
+    assert decoded("m", 1, "note", '{"text": "' + "x" * room + '"}') == Event("m", 1, Note("x" * room))
 
 
 def test_text_of_strangers_cannot_rule_a_terminal() -> None:

@@ -29,6 +29,7 @@ from vmacro.model.definitions import (
     FILE,
     FILTER,
     NETWORK,
+    OF_THE_HOSTS_SIZE,
     PASSED_THROUGH,
     PORT,
     SECRET,
@@ -381,9 +382,13 @@ def datagrams(fake: FakeWorld) -> None:
     fake.flows["10.50.1.97"] = Flows("10.50.1.97", udp=2, icmp=1)
 
 
-def client_on_the_internet(fake: FakeWorld) -> None:
-    (first,) = fake.guest.connections
-    fake.guest.connections = [replace(first, subflows=tuple(replace(s, remote="8.8.4.4") for s in first.subflows))]
+def clients_on_the_internet(number: int) -> Breaking:
+    def broken(fake: FakeWorld) -> None:
+        ((first, flow),) = ((c, c.subflows[0]) for c in fake.guest.connections)
+        remotes = (replace(flow, remote=f"8.8.4.{n}") for n in range(1, number + 1))
+        fake.guest.connections = [replace(first, token=n, subflows=(flow,)) for n, flow in enumerate(remotes, 1)]
+
+    return broken
 
 
 def pinned(name: str, *allowed: str, where: str = LIVE, known: bool = True) -> Breaking:
@@ -475,6 +480,7 @@ STORAGE = card("52:54:00:00:07:01", "storage", "storage0")
 BRIDGED = card("52:54:00:00:07:02", "", "br7")
 DIRECT = Card("52:54:00:00:07:03", "direct", "", "eth1", "virtio", "macvtap0")
 USERS = Card("52:54:00:00:07:04", "user")
+NAMELESS = Card("", "user")
 POOL = Pool("default", "dir", "/images", 1 << 20, shared=False)
 NFS = replace(POOL, kind="netfs", shared=True, source="nas-1:/images")
 CASES: dict[str, tuple[str, Breaking]] = {
@@ -556,6 +562,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "IPv6 that the inventory has and libvirt has not": (RENUMBER, written("bucharest", subnet6="fd50:1::/64")),
     "no network card": (RENUMBER, web(cards=())),
     "a card on another network alone": (RENUMBER, web(cards=(STORAGE, BRIDGED, DIRECT, USERS))),
+    "a card on another network alone, and one without a MAC": (RENUMBER, web(cards=(STORAGE, BRIDGED, NAMELESS))),
+    "a card of QEMU's own without a MAC": (SEAMLESS, with_cards(NAMELESS)),
     "a card first that stays": (RENUMBER, with_cards(STORAGE, elsewhere=storage_too("berlin"))),
     "a card on a network that is missing there": (RENUMBER, with_cards(STORAGE)),
     "a card on a bridge, and no host side": (RENUMBER, with_cards(BRIDGED)),
@@ -590,6 +598,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "clients that cannot follow": (RENUMBER, strangers),
     "clients that cannot be asked": (RENUMBER, strangers_of_a_pinned_guest),
     "clients that cannot follow by what they have": (RENUMBER, full_or_of_ipv6),
+    "clients that cannot follow, and an old address that may go": (
+        RENUMBER,
+        both(full_or_of_ipv6, guest(kept=["10.50.3.1"])),
+    ),
     "a filter of sources": (RENUMBER, filtered),
     "a filter of its card that learns its address": (SEAMLESS, pinned("clean-traffic")),
     "a filter of its card with its address, and a guarded host": (
@@ -597,6 +609,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
         both(pinned("clean-traffic", "10.50.1.97"), lambda fake: said_of_hosts(fake, ("berlin",), guard=True)),
     ),
     "a filter of its card with all addresses": (SEAMLESS, pinned("clean-traffic", "10.50.1.97", "10.50.2.10")),
+    "a filter of its card with three others": (SEAMLESS, pinned("ours", *(f"10.50.3.{n}" for n in (1, 2, 3)))),
+    "a filter of its card with four others": (SEAMLESS, pinned("ours", *(f"10.50.3.{n}" for n in (1, 2, 3, 4)))),
     "a filter of its card from its next start on": (RENUMBER, pinned("ours", "10.50.1.97", where=STORED)),
     "a filter of its card that is another there": (
         SEAMLESS,
@@ -609,7 +623,9 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a filter of its card that nobody knows": (SEAMLESS, pinned("ours", known=False)),
     "datagrams that nothing carries": (RENUMBER, datagrams),
     "a host that tracks nothing": (SEAMLESS, host("bucharest", tracking=False)),
-    "a client beyond private addresses": (SEAMLESS, client_on_the_internet),
+    "a client beyond private addresses": (SEAMLESS, clients_on_the_internet(1)),
+    "three clients beyond private addresses": (SEAMLESS, clients_on_the_internet(3)),
+    "four clients beyond private addresses": (SEAMLESS, clients_on_the_internet(4)),
     "a disk goes along": (SEAMLESS, with_disk()),
     "a disk on a block device": (SEAMLESS, web(disks=(Disk("vda", "/dev/vg/web", True, False, "block", "raw"),))),
     "a disk of no known format": (SEAMLESS, web(disks=(Disk("vda", "/images/web.vmdk", True, False),))),
@@ -619,6 +635,13 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a shared pool that one host has": (
         SEAMLESS,
         with_disk(host("bucharest", pools=(NFS,)), host("berlin", pools=(replace(POOL, path="/other"),))),
+    ),
+    "a shared pool of a volume that one host has": (
+        SEAMLESS,
+        both(
+            web(disks=(Disk("vda", "default", True, False, "volume", ""),)),
+            both(host("bucharest", pools=(NFS,)), host("berlin", pools=(replace(POOL, name="local"),))),
+        ),
     ),
     "a shared pool of another server": (
         SEAMLESS,
@@ -635,6 +658,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a network with NAT": (SEAMLESS, network("berlin", forward="nat")),
     "no WireGuard": (SEAMLESS, no_wireguard),
     "no WireGuard, and one of them says plain": (SEAMLESS, plain(no_wireguard, "berlin")),
+    "no WireGuard, and nobody says why": (SEAMLESS, links("berlin", tunnels=("vxlan",), wireguard="")),
     "plain tunnels": (SEAMLESS, plain(no_wireguard, "bucharest", "berlin")),
     "plain tunnels that a host cannot make": (SEAMLESS, plain(links("berlin", tunnels=()), "bucharest", "berlin")),
     "WireGuard without the kernel's": (SEAMLESS, links("berlin", wireguard="wireguard-go", wireguard_why=WHY)),
@@ -648,6 +672,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
         SEAMLESS,
         both(kept("berlin", Reservation("10.50.2.77", MAC, "web")), guest(kept=["10.50.2.77"])),
     ),
+    "a reservation that no guest can have": (SEAMLESS, kept("berlin", Reservation("10.50.2.1", MAC, "web"))),
     "a reservation of ours that was left": (
         SEAMLESS,
         both(kept("berlin", marks.reservation("web-0", "10.50.2.77", MAC)), guest(kept=["10.50.2.77"])),
@@ -667,6 +692,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "its kernel has room for no other address": (SEAMLESS, guest(endpoints=OF_EARLIER_MOVES)),
     "its kernel has room for no other address to announce": (RENUMBER, guest(endpoints=(HERE, *OF_EARLIER_MOVES))),
     "addresses that a guest gave itself": (SEAMLESS, guest(kept=["10.50.1.5", "10.50.1.6"])),
+    "three addresses that a guest gave itself": (SEAMLESS, guest(kept=[f"10.50.1.{n}" for n in (5, 6, 7)])),
+    "four addresses that a guest gave itself": (SEAMLESS, guest(kept=[f"10.50.1.{n}" for n in (5, 6, 7, 8)])),
     "an address of the destination's own subnet": (SEAMLESS, network("berlin", subnet="10.50.0.0/16")),
     "a guest that leases many addresses": (SEAMLESS, many_leases),
     "a leg that no move has opened": (SEAMLESS, a_leg_of_nobodys),
@@ -718,6 +745,8 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a disk on a chain of files": (SEAMLESS, with_a_chain),
     "a filter that is missing there": (SEAMLESS, both(needing(FILTERED), fitting(absent=(FILTERED,)))),
     "filters that nobody can ask for": (SEAMLESS, both(needing(FILTERED), fitting(unasked=(FILTERED,)))),
+    "four filters that nobody can ask for": (SEAMLESS, fitting(unasked=(FILTERED,) * 4)),
+    "five filters that nobody can ask for": (SEAMLESS, fitting(unasked=(FILTERED,) * 5)),
     "a secret that is missing there": (SEAMLESS, both(needing(KEY), fitting(absent=(KEY,)))),
     "a volume that is missing there": (SEAMLESS, both(needing(VOLUME_CD), fitting(absent=(VOLUME_CD,)))),
     "a volume that is missing there and needed": (
@@ -776,6 +805,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a device that its hypervisor lacks": (SEAMLESS, fitting(lacks=(SPICE,))),
     "devices that nobody tells of": (SEAMLESS, fitting(silent=(SOUND, SPICE))),
     "too few huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=254))),
+    "too few huge pages of whatever size": (
+        SEAMLESS,
+        both(needing(pages=OF_THE_HOSTS_SIZE, memory_mib=256), fitting(free_pages_mib=254)),
+    ),
     "enough huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=256))),
     "enough huge pages, and no other memory": (
         SEAMLESS,
@@ -784,6 +817,7 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "processors that are not there": (SEAMLESS, both(needing(cpus=9, nodes=2), fitting(cpus=8, nodes=1))),
     "another processor": (SEAMLESS, fitting(processor=DIFFERS)),
     "a processor that nobody compares": (SEAMLESS, fitting(processor=UNKNOWN, processor_why=PASSED_THROUGH)),
+    "a processor that nobody compares, nor says why": (SEAMLESS, fitting(processor=UNKNOWN)),
     "the same processor and hypervisor, whatever libvirt says": (
         SEAMLESS,
         both(

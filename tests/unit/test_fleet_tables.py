@@ -216,7 +216,9 @@ def test_what_is_wanted_of_a_batch_is_wanted_of_it_alone(quick: FleetTables) -> 
     quick.want("a", Wish.ABORT)
     assert quick.wishes() == {"a": Wish.ABORT, "b": Wish.RUN}
     for name in ("c", "no name"):
-        with pytest.raises(ConfigurationError, match=rf"\Abatch '{name}': there is none\n"):
+        with pytest.raises(
+            ConfigurationError, match=rf"\Abatch '{name}': there is none\n  hint: `vmacro batch list` lists them"
+        ):
             quick.want(name, Wish.RUN)
 
 

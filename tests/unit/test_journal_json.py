@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from dbos._serialization import DefaultSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,6 +86,7 @@ def test_an_outcome_from_before_there_were_verdicts_is_read() -> None:
     read = journal_json.outcome_from({**journal_json.encoded(OUTCOME), "connections": old}, "it")
     expected = [Verdict.FOLLOWED, Verdict.CARRIED, Verdict.UNKNOWN, Verdict.UNKNOWN]
     assert [c.verdict for c in read.connections] == expected
+    assert [c.why for c in read.connections] == ["", "", "it had no address that was reached", "it was gone"]
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
@@ -122,6 +124,28 @@ def test_errors_come_back_as_what_they_were(error: VmacroError) -> None:
         json.loads(Json().serialize(journal_json.noted_as_plain(Noted("copy", error=error)))), "it"
     )
     assert type(noted.error) is type(error)
+
+
+def test_a_step_that_is_none_is_named() -> None:
+    with pytest.raises(JournalError, match=r"^it cannot be read: a step is no object"):
+        journal_json.noted_from(["copy"], "it")
+    with pytest.raises(JournalError, match=r"^it cannot be read: began_ms"):
+        journal_json.noted_from({"name": "copy", "began_ms": "x"}, "it")
+    with pytest.raises(JournalError, match=r"^the journal: an error cannot be read: message: must be a string"):
+        journal_json.error_from({"__error__": "AgentError", "message": 7})
+
+
+def test_what_does_not_belong_in_the_journal_is_not_written() -> None:
+    with pytest.raises(TypeError, match=r"^object does not belong in the journal"):
+        Json().serialize({"x": object()})
+
+
+def test_a_pickle_is_told_and_not_read() -> None:
+    told = "a value of the journal is a pickle; it was not read\n  hint: nothing of vmacro's writes any"
+    with pytest.raises(JournalError, match=told):
+        DefaultSerializer().deserialize("gASVBQAAAAAAAACMAXiULg==")
+    with pytest.raises(JournalError, match=r"^a value of the journal cannot be read: it is not JSON: '{'"):
+        Json().deserialize("{")
 
 
 @pytest.mark.parametrize("kind", ["KeyError", "SystemExit", "os.system", "JournalError2", ""])

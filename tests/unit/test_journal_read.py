@@ -257,6 +257,9 @@ def test_names_of_guests_are_cut_in_those_of_moves(ledger: Ledger, archive: Arch
     last = archive.last(long)
     assert last is not None and last.guest == long and archive.last("g" * 45) is None
     assert ids(archive.recent(long, 100)) == [plan.move_id]
+    assert str(Unreadable("web-1", 1, 0, "its plan: odd").error()) == (
+        "move web-1: its plan: odd; nothing was changed\n  hint: a newer vmacro may be able to read it: vmacro history"
+    )
     assert Unreadable(plan.move_id, 1, 0, "").is_of(long) and Unreadable(plan.move_id, 1, 0, "").is_of("g" * 45)
     assert UnreadableCarriage(plan.move_id, "", "").is_of(long) and not UnreadableCarriage(plan.move_id, "", "").is_of(
         "g"
@@ -491,6 +494,9 @@ def test_a_plan_of_an_older_vmacro_is_told_before_work_goes_on_with_it(ledger: L
     ledger.workflow(MIGRATE, PLAN.move_id, {**encoded(PLAN), "leads": []}, [])
     (found,) = archive.moves()
     assert isinstance(found, Record) and found.older
-    with pytest.raises(JournalError, match=f"move {PLAN.move_id}: written by an older vmacro; nothing was changed"):
+    with pytest.raises(
+        JournalError, match=f"move {PLAN.move_id}: written by an older vmacro; nothing was changed"
+    ) as caught:
         found.see_that_it_is_whole()
+    assert caught.value.hint == "finish it with that one: vmacro resume, or vmacro abort"
     replace(found, older=False).see_that_it_is_whole()

@@ -1,12 +1,14 @@
 """The story on the fake world: what it does, and where each failure leaves the guest."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from vmacro.drivers.fake import FakeWorld, connection
+from vmacro.drivers.fake.agent import FakeAgent
 from vmacro.drivers.fake.hypervisor import FakeHypervisor
 from vmacro.drivers.fake.state import Effect
 from vmacro.errors import AgentError, CopyError, PlanRejectedError, RolledBackError, UnreachableError
@@ -16,6 +18,7 @@ from vmacro.planning import planner
 from vmacro.planning.handoffs import HANDOFFS, RENUMBER, SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
+from vmacro.services.handoff import ask_to_arrive
 from vmacro.services.handoffs import HANDOFFS as HANDLERS
 from vmacro.services.report import spans
 from vmacro.services.reservations import Reservations
@@ -169,6 +172,21 @@ def test_a_silent_agent_after_the_move_leaves_work() -> None:
     outcome = migrate.run_move(wanted, fake.world, Straight())
     assert (outcome.ending, outcome.exit_code) == (Ending.INCOMPLETE, 5)
     assert "does not answer" in outcome.reason
+
+
+@pytest.mark.parametrize(("reserved", "wanted"), [("", "one of the new site's"), ("10.50.2.10", "10.50.2.10")])
+def test_a_guest_that_keeps_its_old_address_has_not_arrived(
+    reserved: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DHCP at the destination gives it that, or none."""
+    fake, arrive = FakeWorld(), FakeAgent.arrive
+    monkeypatch.setattr(FakeAgent, "arrive", lambda agent, left: replace(arrive(agent, left), new=left))
+    chosen = replace(plan(fake, arrival_timeout_s=5), new_address=reserved)
+    began_s = fake.now_s
+    with pytest.raises(AgentError) as refused:
+        ask_to_arrive(replace(chosen, destination=chosen.source), fake.world)
+    assert refused.value.message == f"guest web: has address {chosen.address}, not {wanted}"
+    assert refused.value.hint == "vmacro resume" and fake.now_s >= began_s + 5
 
 
 def test_an_agent_that_is_slow_to_come_back_is_waited_for() -> None:

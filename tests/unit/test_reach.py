@@ -57,7 +57,11 @@ def test_a_guest_whose_new_address_is_dropped_keeps_the_old_one_and_is_finished_
     outcome = moved(found)
     assert (outcome.ending, outcome.exit_code, outcome.remains) == (Ending.INCOMPLETE, 5, True)
     assert outcome.reason == f"guest web: is not reached at berlin: nobody at front0 answers for {NEW} (ARP)"
-    assert "filterref" in outcome.hint and f"vmacro resume {found.plan.move_id}" in outcome.hint
+    resume = f"then vmacro resume {found.plan.move_id}"
+    assert outcome.hint == (
+        f"is its card held to another address (virsh dumpxml: <filterref>)? {resume}; "
+        "if it is reached all the same: guests.web.taken_as_reached"
+    )
     assert outcome.carried == (OLD,) and OLD in found.fake.guest.kept
     assert {e.address for h in found.fake.hosts.values() for e in h.legs.values()} == {OLD}
     again = found.attempt(Faults())
@@ -197,6 +201,8 @@ def test_no_host_asks_for_an_address_because_the_guest_says_so(
     outcome = moved(found)
     assert strange not in asked and outcome.exit_code == 5
     assert f"says that it has {strange}, which is none of network 'front' at berlin" in outcome.reason
+    resume = f"then vmacro resume {found.plan.move_id}"
+    assert outcome.hint == f"if it still says so, it is not to be trusted; {resume}"
 
 
 def test_a_guest_that_drops_pings_is_not_called_unreachable() -> None:
@@ -245,13 +251,15 @@ def test_an_address_that_nobody_but_the_guest_knows_waits_for_who_does(
     strange = lie.get("new6", "10.50.2.97")  # what DHCP gives it there
     assert outcome.exit_code == 5 and strange not in asked
     assert f"says that it has {strange}: nobody knows whether that is of network 'front' at berlin" in outcome.reason
+    assert outcome.hint == f"does its libvirt answer? then vmacro resume {found.plan.move_id}"
 
 
 def test_a_destination_that_does_not_know_its_bridge_cannot_ask() -> None:
     found = stage(SEAMLESS)
     its_network_is_silent(found)
     assert moved(found).ending == Ending.MOVED
-    assert any("nobody says which bridge" in note for note in notes(found))
+    why = "nobody says which bridge its guests are at"
+    assert f"it is not known whether it can be reached from berlin: {why}" in notes(found)
 
 
 @pytest.mark.parametrize(

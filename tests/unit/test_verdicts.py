@@ -18,7 +18,7 @@ from vmacro.model.moves import NOTHING_HEARD, After, Before, Ending, Outcome, Ve
 from vmacro.model.nouns import Policy, ProbeTarget
 from vmacro.planning import planner
 from vmacro.planning.handoffs import RENUMBER, SEAMLESS
-from vmacro.planning.outcome import MOST_COUNTED, bounded, counted, judge, untold
+from vmacro.planning.outcome import MOST_COUNTED, bounded, counted, judge, untold, why_carried
 from vmacro.planning.request import Request
 from vmacro.services import measured, migrate
 from vmacro.services.journal_json import outcome_from
@@ -177,6 +177,16 @@ def on(*addresses: str, token: int = 1, established: bool = True, unanswered: in
         for i, a in enumerate(addresses)
     )
     return Connection(token, tuple(made))
+
+
+def test_why_a_connection_is_carried() -> None:
+    """Told to whoever asks why it does not follow."""
+    old = connection(0xB1, OLD, willing=False)
+    assert why_carried(connection(0, OLD, willing=False)) == "plain TCP"
+    assert why_carried(old) == "its client did not join the new address"
+    full = replace(old, subflows=(*old.subflows, replace(old.subflows[0], local="10.50.1.80", joined=True)))
+    no_slot = "its client has no slot left for the new address (add_addr_accepted), and no other path meanwhile"
+    assert why_carried(full) == no_slot
 
 
 def verdict(

@@ -85,6 +85,26 @@ def test_hosts_are_asked_and_their_silence_is_told() -> None:
     assert silent == Whereabouts(BLIND, BLIND, "host bucharest: no answer; host berlin: no answer")
 
 
+@pytest.mark.parametrize(
+    ("state", "still"),
+    [
+        ("shut off", "shut off"),
+        ("crashed", "crashed"),
+        ("suspended by itself", "suspended by itself"),
+        ("paused", ""),
+        ("running", ""),
+    ],
+)
+def test_a_guest_that_stands_still_is_told_from_one_that_was_paused(state: str, still: str) -> None:
+    fake = FakeWorld()
+    chosen = plan(fake)
+    assert whereabouts.still_at(chosen.destination, chosen, fake.world) == "", "it is not there"
+    fake.hosts["berlin"].domains["web"] = replace(domain(), state=state)
+    assert whereabouts.still_at(chosen.destination, chosen, fake.world) == still
+    fake.hosts["berlin"].reachable = False
+    assert whereabouts.still_at(chosen.destination, chosen, fake.world) == "", "nobody knows"
+
+
 def test_only_the_sources_own_host_knows_a_copy_that_was_fenced_from_a_second_guest() -> None:
     fake = FakeWorld()
     chosen = plan(fake)

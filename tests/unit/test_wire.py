@@ -147,16 +147,17 @@ def test_an_overlay_is_told_by_its_name() -> None:
 
 
 def test_so_much_is_heard_while_a_reply_is_waited_for_and_no_more() -> None:
-    ways: tuple[tuple[int, Callable[[messages.Hearing], None]], ...] = (
-        (messages.MAX_HEARD_BYTES // 10, lambda heard: heard.more(bytes(10))),
-        (messages.MAX_HEARD_LINES, lambda heard: heard.another()),
+    ways: tuple[tuple[int, Callable[[messages.Hearing], None], str], ...] = (
+        (messages.MAX_HEARD_BYTES // 10, lambda heard: heard.more(bytes(10)), "over 4194304 bytes"),
+        (messages.MAX_HEARD_LINES, lambda heard: heard.another(), "over 1000 lines"),
     )
-    for most, one_more in ways:
+    for most, one_more, told in ways:
         heard = messages.Hearing()
         for _ in range(most):
             one_more(heard)
-        with pytest.raises(ProtocolError, match="no answer among them"):
+        with pytest.raises(ProtocolError, match=f"{told}, and no answer among them") as caught:
             one_more(heard)
+        assert caught.value.code == "flood"
 
 
 @pytest.mark.parametrize(
