@@ -15,7 +15,7 @@ import typer
 from vmacro import inventory as inventories
 from vmacro import wiring
 from vmacro.cli import move, render
-from vmacro.cli.options import ReportOption
+from vmacro.cli.places import ReportOption
 from vmacro.errors import ConfigurationError, LabError
 from vmacro.lab import accelerator, paths, requirements, seat, topology
 from vmacro.lab import lab as labs

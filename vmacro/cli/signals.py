@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from vmacro import policies, private, wiring
 from vmacro.cli import render
 from vmacro.cli.options import JsonOption
+from vmacro.cli.places import PageOption, png_option
 from vmacro.errors import ConfigurationError, PlanRejectedError
 from vmacro.fleet.assemble import Told, whole_horizon
 from vmacro.fleet.feeds import COMPUTED
@@ -75,8 +76,8 @@ def simulate(
         typer.Option("--from", metavar="TIME", help="ISO 8601 with a zone; default: when recordings begin"),
     ] = "",
     seconds: Annotated[float, typer.Option(min=0, help="more for the solver, for the optimum in hindsight")] = 0.0,
-    png: Annotated[Path | None, typer.Option(help="also draw guests over sites and time here")] = None,
-    page: Annotated[Path | None, typer.Option("--html", help="also as one HTML page")] = None,
+    png: Annotated[Path | None, png_option("also draw guests over sites and time here")] = None,
+    page: PageOption = None,
     json: JsonOption = False,
 ) -> None:
     """What a policy would have done on recorded signals, beside staying, simpler rules and the optimum. Asks no host,
