@@ -19,17 +19,25 @@ from vmacro.planning.request import Request, blocker, source_view
 
 ASSUMED_MIB_S = 100.0  # of a link that no move has been measured on
 ASSUMED_AROUND_S = 8.0  # what a move takes besides its copy
+ASSUMED_LOOKS_S = 2.0  # what it takes before it begins and after it has ended: surveys, its report
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Pace:
     """How fast moves go: `mib_s` from one site to another, as earlier moves were measured, else as those the other way
-    were; `around_s`: what one takes besides its copy."""
+    were; `around_s`: what one takes besides its copy, and `looks_s` besides that, before it begins and after it has
+    ended; `probed_s`: as long its round trips are measured then, where its guest has a prober."""
 
     mib_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     around_s: float = ASSUMED_AROUND_S
     at_most_mib_s: float = 0.0
+    looks_s: float = ASSUMED_LOOKS_S
+    probed_s: float = 0.0
+
+    def beside_copy_s(self, guest: Guest) -> float:
+        """All that a move of the guest takes but its copy."""
+        return self.around_s + self.looks_s + (self.probed_s if guest.probe is not None else 0.0)
 
     def of(self, source: str, target: str) -> tuple[float, str]:
         """MiB/s, and whence that is known. Where nothing was measured this way, what was the other way will do."""
@@ -161,7 +169,7 @@ def _move(candidate: Candidate, source: HostView, target: HostView, pace: Pace) 
         target.site,
         round(mib, 1),
         round(copy_s, 2),
-        round(copy_s + pace.around_s, 2),
+        round(copy_s + pace.beside_copy_s(candidate.guest), 2),
         because,
     )
 

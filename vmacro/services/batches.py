@@ -35,13 +35,16 @@ from vmacro.planning import evacuation
 from vmacro.planning.dispatch import expected_s
 from vmacro.planning.evacuation import Candidate, Pace
 from vmacro.planning.request import Request, may_be_of
+from vmacro.services import leader
 from vmacro.services.archive import Archive
 from vmacro.services.checker import Checker, Publish
 from vmacro.services.fleet_tables import FleetTables, written
 from vmacro.services.journal_rows import TRY, WAITING, Rows
 from vmacro.services.leader import Tally, tally_of, tries_of
+from vmacro.services.measured import LEAD_IN_S, LEAD_OUT_S
 
 _AGAINST_EACH_OTHER = ({Purpose.EVACUATE, Purpose.RESTORE}, {Purpose.DRAIN, Purpose.RESTORE})
+PROBED_S = LEAD_IN_S + LEAD_OUT_S
 MEASURED = 200  # of so many of the last moves it is known how fast they were
 
 
@@ -305,7 +308,20 @@ class Batches:
                 around.append(max(0.0, record.outcome.wall_s - copied.elapsed_ms / 1000))
         measured = {ends: median(found) for ends, found in rates.items() if median(found) > 0}
         at_most = float(self._tools.inventory.policy.bandwidth_mib_s)
-        return Pace(measured, median(around) if around else evacuation.ASSUMED_AROUND_S, at_most)
+        around_s = median(around) if around else evacuation.ASSUMED_AROUND_S
+        return Pace(measured, around_s, at_most, self._looks_s(), PROBED_S)
+
+    def _looks_s(self) -> float:
+        """What a try takes besides its move and its prober's time, as the last ones did."""
+        found = []
+        with self._tools.rows() as rows:
+            for row in rows.workflows(TRY, MEASURED, statuses=("SUCCESS",)):
+                for tried in tries_of([row]):
+                    ended, guest = leader.became(row), self._tools.inventory.guest(tried.move.guest)
+                    if ended.moved and guest is not None:
+                        probed_s = PROBED_S if guest.probe is not None else 0.0
+                        found.append(max(0.0, (row.ended_ms - row.began_ms) / 1000 - ended.wall_s - probed_s))
+        return median(found) if found else evacuation.ASSUMED_LOOKS_S
 
     def _taken(self, subject: str) -> dict[str, tuple[str, str]]:
         """From which host each guest was taken first, and to which one last. Raises ConfigurationError."""
