@@ -72,6 +72,11 @@ __all__ = [
 ]
 BATCH_LOOK_S = 0.2
 
+
+def __dir__() -> list[str]:
+    return __all__  # what is used to make it is nobody's business
+
+
 Result = TypeVar("Result")
 
 
