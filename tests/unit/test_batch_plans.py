@@ -171,9 +171,14 @@ def test_a_host_is_emptied_to_other_sites_and_its_neighbours_guests_stay(desk: D
     assert {move.destination_site for move in batch.moves} == {"berlin", "oslo"}
     assert (batch.purpose, batch.subject, batch.deadline_s) == (Purpose.DRAIN, "buc1", 9.0)
     assert batch.batch_id == "drain-buc1-20261128-020000-3f9a"
+    again = desk.batches.plan_drain("bucharest/buc1")
+    assert (again.subject, again.moves) == ("buc1", batch.moves), "as tables and --to name it"
     assert {host for _, host in guests(desk.batches.plan_drain("buc2", ["bucharest/buc1", "oslo"])).values()} == {
         "osl1"
     }
+    with pytest.raises(ConfigurationError) as told:
+        desk.batches.plan_drain("berlin/buc1")
+    assert told.value.message == "host 'berlin/buc1': not in the inventory"
     with pytest.raises(ConfigurationError) as told:
         desk.batches.plan_drain("atlantis")
     assert told.value.message == "host 'atlantis': not in the inventory"

@@ -74,6 +74,9 @@ def folder(tmp_path: Path) -> Path:
         (["events", "web-1", "-i", "new.toml"], "move 'web-1': neither in the log nor in the journal"),
         (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
         (["lab", "up", "--topology", "none.toml"], "none.toml: cannot be read"),
+        (["cleanup", "--release", "banana", "-i", "new.toml"], "--release 'banana': is no IP address"),
+        (["check", "--all", "web", "-i", "i.toml"], "vmacro check web --to SITE"),
+        (["drain", "a/b1", "-i", "new.toml"], "host 'a/b1': not in the inventory"),
         (["migrate", "web", "--to", "b", "-i", "i.toml", "--report", "i.toml"], "--report i.toml: i.toml is no folder"),
         (["migrate", "web", "--to", "b", "-i", "i.toml", "--report", "i.toml/x"], "i.toml is no folder"),
         (["resume", "-i", "new.toml", "--report", "i.toml"], "--report i.toml: i.toml is no folder"),
@@ -159,6 +162,7 @@ def test_with_several_labs_up_the_files_to_name_are_listed(monkeypatch: pytest.M
         wiring.find_inventory(None)
     for file in ("lab/one/inventory.toml", "lab/two/seat/etc/vmacro/inventory.toml"):
         assert str(tmp_path / file) in caught.value.hint
+    assert "VMACRO_INVENTORY" in caught.value.hint
 
 
 def lab_that_is_up(name: str) -> Path:
@@ -426,6 +430,14 @@ def test_datagrams_are_told_before_and_after_a_move(vmacro: Vmacro, town: Town) 
     town.fake.hosts["bucharest"].reachable = False
     (row,) = json.loads(vmacro("carried", "--json").stdout)
     assert "bucharest" in row["trouble"]
+
+
+def test_help_by_a_letter(vmacro: Vmacro) -> None:
+    for words in (["rtt", "probe"], ["sites"]):
+        assert vmacro(*words, "-h").stdout.startswith("Usage: "), words
+    assert vmacro("lab", "shell", "bucharest", "--lab", "none", "df", "-h").returncode != 0, (
+        "it is of the node's command"
+    )
 
 
 def test_the_help_tells_the_story(tmp_path: Path) -> None:

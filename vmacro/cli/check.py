@@ -44,7 +44,7 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
 
 
 def check(
-    guest: Annotated[str, typer.Argument(metavar="GUEST|[SITE]", help="a guest; with --all, where guests are")] = "",
+    guest: Annotated[str, typer.Argument(metavar="GUEST|SITE", help="a guest; with --all, where guests are")] = "",
     to: ToOption = "",
     everybody: Annotated[bool, typer.Option("--all", help="all guests, or those of SITE; to all other sites")] = False,
     handoff: HandoffOption = SEAMLESS,
@@ -79,6 +79,8 @@ def check(
 
 def _check_all(settings: Settings, at: str, to: str, handoff: str, may_lose: bool, json: bool) -> int:
     """Each guest, and what it met; what stands against several of them is told once. Returns the exit code."""
+    if at and settings.inventory.guest(at) is not None and settings.inventory.site(at) is None:
+        raise ConfigurationError(f"check --all {at}: is a guest", f"vmacro check {at} --to SITE; or a site, or none")
     if at:
         wiring.site_named(settings, at)
     requests = wiring.requests(settings, to, handoff, **loss(may_lose))

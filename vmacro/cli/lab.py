@@ -84,7 +84,9 @@ def status(
     render.table(render.rows("Guests", ("guest", "at", "address", "trouble"), guests))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # they are the command's
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]}
+)  # others are the command's
 def shell(
     node: Annotated[str, typer.Argument(help="a host, a client, a guest, `wan` or `operator`")],
     command: Annotated[

@@ -146,7 +146,7 @@ def _tables(read: Recording, felt: reports.Felt) -> list[reports.Table]:
     first = "before" if felt.after.count else "all"
     spreads = [(first, felt.before), ("during", felt.during), ("after", felt.after)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
-    shown = [(n, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for n, s in spreads if s.count]
+    shown = [reports.row_of(name, spread) for name, spread in spreads if spread.count]
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((read.start_ns + read.mono_to_wall_ns) / 1e9))
     counts = f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"
     facts = [

@@ -70,7 +70,7 @@ def _unknown(why: str) -> tuple[object, ...]:
 
 def simulate(
     policy: PolicyArgument,
-    days: Annotated[float, typer.Option(min=0.1, max=400, help="how long")] = 30.0,
+    days: Annotated[float, typer.Option(min=0.1, max=400, help="how long; of slots of an hour 41 at most")] = 30.0,
     begin: Annotated[
         str,
         typer.Option("--from", metavar="TIME", help="ISO 8601 with a zone; default: when recordings begin"),

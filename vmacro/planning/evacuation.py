@@ -21,6 +21,7 @@ ASSUMED_MIB_S = 100.0  # of a link that no move has been measured on
 ASSUMED_AROUND_S = 8.0  # what a move takes besides its copy
 ASSUMED_LOOKS_S = 2.0  # what it takes before it begins and after it has ended: surveys, its report
 MIB = 1 << 20
+_ELSEWHERE = "other sites with --to, or another site in the inventory"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def _placed(candidate: Candidate, inventory: Inventory, pace: Pace, given: _Give
             return move
         if best is None or len(against) < len(best):
             best = against
-    nowhere = blocker("no-destination", f"guest {candidate.guest.name}", "there is no host that it may go to", "--to")
+    text = "there is no host that it may go to"
+    nowhere = blocker("no-destination", f"guest {candidate.guest.name}", text, _ELSEWHERE)
     return _stay(candidate, best or [nowhere])
 
 
@@ -177,7 +179,7 @@ def _move(candidate: Candidate, source: HostView, target: HostView, pace: Pace) 
 def _stay(candidate: Candidate, against: Sequence[Finding]) -> Stay:
     source = source_view(candidate.survey)
     first, others = against[0], len(against) - 1
-    more = f"; and {others} more: vmacro check {candidate.guest.name} --to …" if others else ""
+    more = f"; and {others} more: vmacro check {candidate.guest.name} --to {candidate.to[0].site}" if others else ""
     why = f"{first.subject}: {first.message}{more}"
     return Stay(candidate.guest.name, source.host if source is not None else "", first.code, why, first.hint)
 

@@ -125,18 +125,16 @@ class Batches:
         return self._leaving(Purpose.EVACUATE, site, lambda host: host.site == site, hosts, deadline_s)
 
     def plan_drain(self, host: str, to: Sequence[str] = (), deadline_s: float = 0.0) -> Batch:
-        """Empty a host: as plan_evacuation(); to other sites, since a move is one between sites."""
-        home = self._tools.inventory.host(host)
-        if home is None:
-            known = ", ".join(h.name for h in self._tools.inventory.hosts)
-            raise ConfigurationError(f"host {host!r}: not in the inventory", f"known hosts: {known}")
+        """Empty a host, HOST or SITE/HOST: as plan_evacuation(); to other sites, since a move is one between sites."""
+        home = self._host(host)
         hosts = [h for h in self._hosts(to) if h.site != home.site]
-        return self._leaving(Purpose.DRAIN, host, lambda h: h.name == host, hosts, deadline_s)
+        return self._leaving(Purpose.DRAIN, home.name, lambda h: h.name == home.name, hosts, deadline_s)
 
     def plan_restore(self, subject: str, deadline_s: float = 0.0) -> Batch:
         """Bring back what batches have taken from a site or host since it is in maintenance, each guest to its own
         host. One that somebody has moved on since stays (`moved-since`). Raises ConfigurationError where nothing was
         taken."""
+        subject = self._host(subject).name if "/" in subject else subject
         taken = self._taken(subject)
         known = {guest.name: guest for guest in self._tools.inventory.guests}
         candidates = []
@@ -274,6 +272,15 @@ class Batches:
             expected_s(moves, self._tools.limits),
             self._tools.operator,
         )
+
+    def _host(self, name: str) -> Host:
+        """By HOST or SITE/HOST. Raises ConfigurationError."""
+        site, _, host = name.rpartition("/")
+        found = self._tools.inventory.host(host)
+        if found is None or site not in ("", found.site):
+            known = ", ".join(h.name for h in self._tools.inventory.hosts)
+            raise ConfigurationError(f"host {name!r}: not in the inventory", f"known hosts: {known}")
+        return found
 
     def _hosts(self, to: Sequence[str]) -> list[Host]:
         """Those that were named. Raises ConfigurationError."""
