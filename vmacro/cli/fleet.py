@@ -67,7 +67,7 @@ def evacuate(
 
 
 def drain(
-    host: Annotated[str, typer.Argument(help="the host that is to be empty")],
+    host: Annotated[str, typer.Argument(help="the host that is to be empty; also SITE/HOST")],
     to: ToOption = None,
     deadline: DeadlineOption = "",
     dry_run: DryOption = False,
