@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from vmacro import crews, moving, wiring
+from vmacro import crews, moving, private, wiring
 from vmacro.crews import Working
 from vmacro.errors import ClaimedError, ConfigurationError, PlanRejectedError, RolledBackError, VmacroError
 from vmacro.inventory import Settings
@@ -71,6 +71,11 @@ __all__ = [
     "open",
 ]
 BATCH_LOOK_S = 0.2
+
+
+def __dir__() -> list[str]:
+    return __all__  # what is used to make it is nobody's business
+
 
 Result = TypeVar("Result")
 
@@ -196,6 +201,8 @@ class Session:
         """Begin to move a running guest, live, to SITE or SITE/HOST, and return at once. Raises ConfigurationError;
         all else Move.result() raises."""
         request = wiring.request(self._settings, guest, to, handoff, **policy)
+        if why := private.why_no_folder(self._reports):
+            raise ConfigurationError(f"reports {self._reports}: {why}; nothing was contacted", "open(reports=...)")
         return self._begin(lambda control: self._moves.migrate(request, control, self._folder))
 
     def resume(self, move_id: str = "") -> Move:

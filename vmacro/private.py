@@ -50,3 +50,23 @@ def write(path: Path, data: bytes | str) -> None:
     with os.fdopen(descriptor, "wb") as out:
         out.write(data.encode() if isinstance(data, str) else data)
     part.rename(path)
+
+
+def why_no_folder(path: Path) -> str:
+    """Why files cannot be written into a folder there, which need not exist yet; '' where they can. Whoever asks knows
+    it before any work is done: what is found may be another when it comes to writing."""
+    standing = next((each for each in (path, *path.parents) if os.path.lexists(each)), Path("/"))
+    if not standing.is_dir():
+        return f"{standing} is no folder"
+    return "" if os.access(standing, os.W_OK | os.X_OK) else f"nothing can be written into {standing}"
+
+
+def why_no_file(path: Path) -> str:
+    """As why_no_folder(), of a file in a folder that is there."""
+    if path.is_dir():
+        return "is a folder"
+    if not path.parent.exists():
+        return f"there is no folder {path.parent}"
+    if path.exists() and not os.access(path, os.W_OK):
+        return "cannot be written"
+    return why_no_folder(path.parent)

@@ -53,7 +53,7 @@ def find_inventory(given: Path | None) -> Path:
         return next(iter(up.values()))
     seen = f"several labs are up: {', '.join(up)}" if up else "no lab is up"
     files = ", or ".join(map(str, up.values()))
-    hint = f"name one with --inventory{': ' if files else ''}{files}"
+    hint = f"name one with --inventory, or for all commands in VMACRO_INVENTORY{': ' if files else ''}{files}"
     raise ConfigurationError(f"no inventory: {SYSTEM_INVENTORY} does not exist, and {seen}", hint)
 
 

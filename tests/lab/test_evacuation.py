@@ -34,7 +34,12 @@ def test_a_site_is_evacuated_and_restored(lab: Lab, vmacro: Vmacro) -> None:
 
         done = quiet("evacuate", home, "--yes", "--deadline", "10m", "--json")
         told = summary(done)
-        print({key: told[key] for key in ("took_s", "expected_s", "outage_ms", "most_at_once", "mib")})
+        print(
+            {
+                key: told[key]
+                for key in ("took_s", "expected_s", "outage_ms", "guest_downtime_ms", "most_at_once", "mib")
+            }
+        )
         assert done.returncode == 5, done.stdout + done.stderr
         assert told["moved"] == len(MOVERS) and [s["guest"] for s in told["stays"]] == [STAYS]
         assert {g: site_of(lab, g) for g in (*MOVERS, STAYS)} == {**dict.fromkeys(MOVERS, away), STAYS: home}

@@ -85,7 +85,7 @@ def visitor(lab: Lab, *words: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def codes(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [finding["code"] for finding in json.loads(done.stdout)]
+    return [finding["code"] for finding in json.loads(done.stdout)["findings"]]
 
 
 def test_who_comes_anew_lands_at_the_new_address_and_who_has_the_old_one_is_served(

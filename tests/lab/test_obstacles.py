@@ -129,7 +129,7 @@ def findings(vmacro: Vmacro, way: Way, code: int, *words: str) -> list[dict[str,
     """Of `vmacro check`, which exits with `code`."""
     checked = vmacro("check", "web", "--to", way.there, "--json", *words)
     assert checked.returncode == code, checked.stdout + checked.stderr
-    found: list[dict[str, Any]] = json.loads(checked.stdout)
+    found: list[dict[str, Any]] = json.loads(checked.stdout)["findings"]
     return found
 
 

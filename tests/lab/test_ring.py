@@ -82,7 +82,7 @@ def test_the_filter_drops_foreign_sources(ring: Lab) -> None:
 def test_renumber_is_refused_there(ring: Lab, tmp_path: Path) -> None:
     done = Vmacro(tmp_path, ring.inventory_file)("check", "web", "--to", "berlin", "--handoff", "renumber", "--json")
     assert done.returncode == 3
-    assert [f["code"] for f in json.loads(done.stdout)] == ["anti-spoofing"]
+    assert [f["code"] for f in json.loads(done.stdout)["findings"]] == ["anti-spoofing"]
 
 
 MORE = pytest.mark.slow("the same again; docs/benchmarks.md has the figures")
@@ -127,7 +127,7 @@ def test_a_client_without_ipv4_cannot_join_what_renumber_announces(ring: Lab, tm
     with clients(ring, "client", address6, "idle"), without_ipv4(node):
         found = free("check", "web", "--to", to, "--handoff", "renumber", "--json")
         assert found.returncode == 3, found.stdout + found.stderr
-        assert "client-ipv6-only" in {f["code"] for f in json.loads(found.stdout)}, found.stdout
+        assert "client-ipv6-only" in {f["code"] for f in json.loads(found.stdout)["findings"]}, found.stdout
         done = free("migrate", "web", "--to", to, "--handoff", "renumber")
         assert done.returncode == 3 and "its client uses IPv6" in done.stderr, done.stdout + done.stderr
     assert site_of(ring, "web") != to and traces_of_moves(ring) == before

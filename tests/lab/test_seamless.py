@@ -143,7 +143,7 @@ def test_a_host_without_ssh_blocks_before_anything_is_touched(lab: Lab, quiet: V
     mute = quiet.altered("mute.toml", lambda t: t.replace(f'ssh = "root@{there}"', ""))
     done = mute("check", "web", "--to", way.there, "--json")
     assert done.returncode == 3
-    assert "no-host-side" in [f["code"] for f in json.loads(done.stdout)]
+    assert "no-host-side" in [f["code"] for f in json.loads(done.stdout)["findings"]]
     stranger = quiet.folder / "known_hosts"
     stranger.write_text("")
     unknown = quiet.altered("unknown.toml", lambda t: t.replace(f"{lab.folder}/ssh/known_hosts", str(stranger)))

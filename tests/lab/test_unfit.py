@@ -230,7 +230,7 @@ def test_renumber_without_those_who_cannot_follow(lab: Lab, vmacro: Vmacro, way:
 def test_a_guest_without_an_agent(lab: Lab, vmacro: Vmacro) -> None:
     done = vmacro("check", "mute", "--to", other_site(site_of(lab, "mute")), "--json")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert {f["code"] for f in json.loads(done.stdout) if f["severity"] == "blocker"} == {"no-agent"}
+    assert {f["code"] for f in json.loads(done.stdout)["findings"] if f["severity"] == "blocker"} == {"no-agent"}
 
 
 def test_a_destination_whose_host_side_cannot_be_asked(lab: Lab, vmacro: Vmacro, way: Way) -> None:
@@ -253,7 +253,7 @@ def test_a_guest_that_changes_more_than_its_copy_may_take(lab: Lab, vmacro: Vmac
     slow = vmacro.altered("slow.toml", lambda t: re.sub(r"^bandwidth_mib_s = .*", "bandwidth_mib_s = 2", t, flags=re.M))
     done = slow("check", "busy", "--to", other_site(site_of(lab, "busy")), "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "copy-outrun" in {f["code"] for f in json.loads(done.stdout)}, done.stdout
+    assert "copy-outrun" in {f["code"] for f in json.loads(done.stdout)["findings"]}, done.stdout
 
 
 def test_a_host_that_libvirt_takes_for_the_other(lab: Lab, vmacro: Vmacro, way: Way) -> None:

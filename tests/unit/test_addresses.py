@@ -101,7 +101,9 @@ def test_a_card_that_an_address_is_reserved_for_gets_that_one_or_none(fake: Fake
     fake.guest.kept = ["10.50.2.77"]
     (told,) = found(fake, "reservation-collides")
     assert checks.blockers([told]) and f"10.50.2.77 for {MAC}" in told.message
-    assert "still holds that one" in told.message and "vmacro carried" in told.hint, "an operator's entry is no mistake"
+    assert "still holds that one" in told.message and "vmacro carry closes it" in told.hint, (
+        "an operator's entry is no mistake"
+    )
 
 
 def test_what_is_reserved_comes_before_what_is_leased(fake: FakeWorld) -> None:

@@ -242,11 +242,23 @@ def test_all_work_is_done_in_the_inventorys_network_namespace(
 
 
 def test_a_report_that_cannot_be_written_does_not_change_how_a_move_ended(town: Town, tmp_path: Path) -> None:
-    (tmp_path / "report").write_text("in the way")
     with vmacro.api.open(town.file, tmp_path / "report") as session:
-        report = session.migrate("g1", "berlin/berlin-1").result(PATIENCE_S)
+        gate = town.gate("copy bucharest", "g1")
+        move = session.migrate("g1", "berlin/berlin-1")
+        gate.wait_until_reached()
+        (tmp_path / "report").write_text("in the way")
+        gate.open()
+        report = move.result(PATIENCE_S)
     assert report.outcome.ending == Ending.MOVED and report.figures["ending"] == "moved"
     assert str(report.folder) in report.folder_trouble and "Not a directory" in report.folder_trouble
+
+
+def test_no_move_begins_whose_report_could_not_be_written(town: Town, tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("in the way")
+    with vmacro.api.open(town.file, tmp_path / "report") as session:
+        with pytest.raises(ConfigurationError, match=r"report is no folder; nothing was contacted"):
+            session.migrate("g1", "berlin/berlin-1")
+        assert session.events() == [] and town.fake.running_at("g1") == ["bucharest"]
 
 
 def test_what_gets_no_thread_is_not_waited_for(town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from vmacro.model.copies import CopyStatistics
 from vmacro.model.events import Event
 from vmacro.model.facts import Survey
 from vmacro.model.moves import Ending, Outcome
+from vmacro.model.nouns import ProbeTarget
 from vmacro.planning import closed, evacuation
 from vmacro.planning.dispatch import expected_s
 from vmacro.planning.handoffs import SEAMLESS
@@ -170,9 +171,14 @@ def test_a_host_is_emptied_to_other_sites_and_its_neighbours_guests_stay(desk: D
     assert {move.destination_site for move in batch.moves} == {"berlin", "oslo"}
     assert (batch.purpose, batch.subject, batch.deadline_s) == (Purpose.DRAIN, "buc1", 9.0)
     assert batch.batch_id == "drain-buc1-20261128-020000-3f9a"
+    again = desk.batches.plan_drain("bucharest/buc1")
+    assert (again.subject, again.moves) == ("buc1", batch.moves), "as tables and --to name it"
     assert {host for _, host in guests(desk.batches.plan_drain("buc2", ["bucharest/buc1", "oslo"])).values()} == {
         "osl1"
     }
+    with pytest.raises(ConfigurationError) as told:
+        desk.batches.plan_drain("berlin/buc1")
+    assert told.value.message == "host 'berlin/buc1': not in the inventory"
     with pytest.raises(ConfigurationError) as told:
         desk.batches.plan_drain("atlantis")
     assert told.value.message == "host 'atlantis': not in the inventory"
@@ -248,9 +254,24 @@ def test_the_last_moves_tell_how_fast_links_are(desk: Desk) -> None:
     assert pace.at_most_mib_s == float(desk.fake.inventory.policy.bandwidth_mib_s)
 
 
+def test_the_last_tries_tell_what_a_move_takes_before_it_begins_and_after_it_has_ended(desk: Desk) -> None:
+    batch = desk.batches.plan_evacuation("bucharest")
+    first, second = batch.moves[0], replace(batch.moves[0], guest="nobody")
+    for number, (move, ended_ms) in enumerate(((first, 30_000), (first, 31_000), (first, 50_000), (second, 99_000))):
+        tried = Try(batch.batch_id, number, 1, batch.made_s, 0.0, move)
+        desk.ledger.tried(tried, Became(Ending.MOVED, wall_s=18.0), at_ms=(1000, 1000 + ended_ms))
+    pace = replace(desk.batches._pace(), around_s=8.0)
+    assert pace.looks_s == 13.0, "12, 13 and 32 s"
+    plain = desk.fake.inventory.guest(first.guest)
+    assert plain is not None and plain.probe is None
+    assert pace.beside_copy_s(plain) == 21.0
+    assert pace.beside_copy_s(replace(plain, probe=ProbeTarget("client"))) == 28.0, "measured 3 s before it, 4 after it"
+
+
 def test_before_anything_was_measured_it_is_assumed(desk: Desk) -> None:
     pace = desk.batches._pace()
     assert (dict(pace.mib_s), pace.around_s) == ({}, evacuation.ASSUMED_AROUND_S)
+    assert pace.looks_s == evacuation.ASSUMED_LOOKS_S
     desk.ledger.attempt(PLAN, copied(1000, 0, 1, 0.5))
     pace = desk.batches._pace()
     assert (dict(pace.mib_s), pace.around_s) == ({}, 0.0), "nothing was sent; clocks may differ"

@@ -189,7 +189,7 @@ def test_the_live_view_counts_nobody_as_moved_of_whom_that_is_not_known() -> Non
     view = View("batch-1", 2)
     for guest, ending in (("g1", "moved"), ("g2", "uncertain")):
         view.see(Event("batch-1", 1, TryBegan(guest, "a", "b", "x", "y", 1, "w")))
-        view.see(Event("batch-1", 2, TryEnded(guest, "a", "b", "x", "y", 1, "w", ending, "", 0, "")))
+        view.see(Event("batch-1", 2, TryEnded(guest, "a", "b", "x", "y", 1, "w", ending, "", "")))
     assert "1 of 2 moved" in str(batch_view._table(view).title)
 
 

@@ -29,6 +29,14 @@ def checked(vmacro: Vmacro, *words: str, code: int = 0) -> dict[tuple[str, str],
     return {(row["guest"], row["site"]): {f["code"] for f in row["findings"]} for row in json.loads(done.stdout)}
 
 
+def test_one_guest_is_told_as_many_are(vmacro: Vmacro, town: Town) -> None:
+    pause(town, "g2")
+    (one,) = (row for row in json.loads(vmacro("check", "--all", "--json").stdout) if row["guest"] == "g2")
+    alone = json.loads(vmacro("check", "g2", "--to", "berlin", "--json").stdout)
+    assert alone.keys() == one.keys() and alone["blocked"] and alone["host"] == one["host"]
+    assert [f["code"] for f in alone["findings"]] == ["guest-paused"]
+
+
 def pause(town: Town, name: str) -> None:
     domains = town.fake.hosts["bucharest"].domains
     domains[name] = replace(domains[name], state="paused")

@@ -27,6 +27,7 @@ from vmacro.rtt import responder
 from vmacro.services.event_log import DatabaseEventLog
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
+SUBNETS = ("--subnet", "a=10.1.0.0/24", "--subnet", "b=10.2.0.0/24")
 TWO_HOSTS = ("--host", "a/a1=root@10.0.0.1", "--host", "b/b1=10.0.0.2")
 
 
@@ -73,6 +74,19 @@ def folder(tmp_path: Path) -> Path:
         (["events", "web-1", "-i", "new.toml"], "move 'web-1': neither in the log nor in the journal"),
         (["rtt", "report", "none.ndjson"], "none.ndjson: no such file"),
         (["lab", "up", "--topology", "none.toml"], "none.toml: cannot be read"),
+        (["cleanup", "--release", "banana", "-i", "new.toml"], "--release 'banana': is no IP address"),
+        (["check", "--all", "web", "-i", "i.toml"], "vmacro check web --to SITE"),
+        (["drain", "a/b1", "-i", "new.toml"], "host 'a/b1': not in the inventory"),
+        (["migrate", "web", "--to", "b", "-i", "i.toml", "--report", "i.toml"], "--report i.toml: i.toml is no folder"),
+        (["migrate", "web", "--to", "b", "-i", "i.toml", "--report", "i.toml/x"], "i.toml is no folder"),
+        (["resume", "-i", "new.toml", "--report", "i.toml"], "--report i.toml: i.toml is no folder"),
+        (["lab", "demo", "--report", "i.toml"], "--report i.toml: i.toml is no folder"),
+        (["simulate", "i.toml", "--png", "none/x.png"], "--png none/x.png: there is no folder none"),
+        (["simulate", "i.toml", "--html", "none/x.html"], "--html none/x.html: there is no folder none"),
+        (["simulate", "i.toml", "--html", "."], "--html .: is a folder"),
+        (["rtt", "report", "none.ndjson", "--png", "none/x.png"], "--png none/x.png: there is no folder none"),
+        (["rtt", "probe", "127.0.0.1:1", "--record", "none/r"], "--record none/r: there is no folder none"),
+        (["init", "i.toml/first.toml", *TWO_HOSTS, *SUBNETS], "i.toml/first.toml: i.toml is no folder"),
         (["pki", "init", "-i", "i.toml"], "i.toml: orchestrator.ca_dir: is not set"),
         (["pki", "show", "-i", "ca.toml"], "ca/cacert.pem: cannot be read"),
         (["pki", "show", "-i", "ca.toml"], "`vmacro pki init` makes an authority"),
@@ -148,6 +162,7 @@ def test_with_several_labs_up_the_files_to_name_are_listed(monkeypatch: pytest.M
         wiring.find_inventory(None)
     for file in ("lab/one/inventory.toml", "lab/two/seat/etc/vmacro/inventory.toml"):
         assert str(tmp_path / file) in caught.value.hint
+    assert "VMACRO_INVENTORY" in caught.value.hint
 
 
 def lab_that_is_up(name: str) -> Path:
@@ -296,16 +311,33 @@ def test_old_addresses_that_take_clients_slots_are_told(vmacro: Vmacro, town: To
     assert "old addresses take slots at its clients: 10.50.2.80" in vmacro("connections", "g1").stderr
 
 
-def test_a_recording_stays_until_there_is_another(vmacro: Vmacro, tmp_path: Path) -> None:
+def test_a_recording_that_is_there_stays(vmacro: Vmacro, tmp_path: Path) -> None:
     (tmp_path / "rtt.ndjson").write_text("dear")
-    assert vmacro("rtt", "probe", "127.0.0.1:1", "--duration-s", "1").returncode == 1
+    done = vmacro("rtt", "probe", "127.0.0.1:1", "--duration-s", "1")
+    assert done.returncode == 2 and "--record rtt.ndjson: is there already" in done.stderr
     assert (tmp_path / "rtt.ndjson").read_text() == "dear"
+
+
+def test_a_refused_connection_leaves_no_recording(vmacro: Vmacro, tmp_path: Path) -> None:
+    assert vmacro("rtt", "probe", "127.0.0.1:1", "--duration-s", "1").returncode == 1
+    assert not (tmp_path / "rtt.ndjson").exists()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         threading.Thread(target=responder.serve, args=(listener,), daemon=True).start()
         done = vmacro("rtt", "probe", f"127.0.0.1:{listener.getsockname()[1]}", "--tcp", "--duration-s", "0.1")
-    assert done.returncode == 0 and "dear" not in (tmp_path / "rtt.ndjson").read_text()
+    assert done.returncode == 0 and (tmp_path / "rtt.ndjson").read_text()
+
+
+def test_a_responder_says_where_it_answers(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "vmacro.cli.app", "rtt", "serve", "--address", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        assert f"127.0.0.1 port {port}" in serving.stdout.readline()
+        serving.terminate()
 
 
 def test_connections_shows_some_and_with_all_each(vmacro: Vmacro, town: Town) -> None:
@@ -398,6 +430,14 @@ def test_datagrams_are_told_before_and_after_a_move(vmacro: Vmacro, town: Town) 
     town.fake.hosts["bucharest"].reachable = False
     (row,) = json.loads(vmacro("carried", "--json").stdout)
     assert "bucharest" in row["trouble"]
+
+
+def test_help_by_a_letter(vmacro: Vmacro) -> None:
+    for words in (["rtt", "probe"], ["sites"]):
+        assert vmacro(*words, "-h").stdout.startswith("Usage: "), words
+    assert vmacro("lab", "shell", "bucharest", "--lab", "none", "df", "-h").returncode != 0, (
+        "it is of the node's command"
+    )
 
 
 def test_the_help_tells_the_story(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_the_first_copy_is_reckoned_with_the_guests_memory_and_what_it_changes()
     fake.hosts["bucharest"].dirtied["web"] = 0.0
     calm = expected(fake, bandwidth_mib_s=20)
     assert calm.bytes_sent == int(256 * forecast.SENT_AT_FIRST * MIB) and calm.seconds == pytest.approx(7.7)
+    assert "at most, if 60% of its 256 MiB are in use" in calm.because and "20 MiB/s" in calm.because
     fake.hosts["bucharest"].dirtied["web"] = 10.0
     assert expected(fake, bandwidth_mib_s=20).bytes_sent == pytest.approx(2 * calm.bytes_sent, rel=1e-6)
     fake.hosts["bucharest"].dirtied["web"] = 500.0

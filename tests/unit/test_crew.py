@@ -48,6 +48,7 @@ class Moves:
     says: Outcome | Exception = MOVED
     asked: list[tuple[str, object]] = field(default_factory=list)
     meanwhile: Any = None
+    figures: dict[str, Any] = field(default_factory=dict)
 
     def migrate(self, request: Request, control: Control, folder: Folder) -> Report:
         return self._done("migrate", request, control, folder)
@@ -61,7 +62,7 @@ class Moves:
             self.meanwhile(control)
         if isinstance(self.says, Exception):
             raise self.says
-        return Report(PLAN, self.says, {}, folder(PLAN.move_id), ())
+        return Report(PLAN, self.says, self.figures, folder(PLAN.move_id), ())
 
 
 @dataclass
@@ -107,15 +108,23 @@ def work(tmp_path: Path) -> Iterator[Work]:
 def test_a_try_is_a_move_of_its_own_and_all_of_it_is_told(work: Work) -> None:
     became = work.crew.carry_out(TRIED)
     assert work.moves.asked == [("migrate", (MOVE, f"batch {TRIED.name}"))]
-    assert became == Became(Ending.MOVED, "why", "what next", PLAN.move_id, 120, 150.0, 12.5, "worker-7")
+    assert became == Became(Ending.MOVED, "why", "what next", PLAN.move_id, 120, 150.0, 12.5, "worker-7")  # no prober
     assert work.watched == [(TRIED,), (TRIED, became)]
     common = "web", ENDS[0], ENDS[2], ENDS[1], ENDS[3], 2, "worker-7"
     assert [event.what for event in work.seen] == [
         TryBegan(*common),
-        TryEnded(*common, "moved", PLAN.move_id, 120, "why"),
+        TryEnded(*common, "moved", PLAN.move_id, "why", 120),
     ]
     assert {event.move_id for event in work.seen} == {BATCH.batch_id} and work.crew.under_way == 0
     assert all(abs(event.wall_ns - time.time_ns()) < 60e9 for event in work.seen)
+
+
+def test_what_users_felt_is_told_beside_how_long_the_guest_stood_still(work: Work) -> None:
+    work.moves.figures = {"outage_ms": 640.8}
+    became = work.crew.carry_out(TRIED)
+    assert (became.downtime_ms, became.outage_ms) == (120, 640.8)
+    ended = work.seen[-1].what
+    assert isinstance(ended, TryEnded) and (ended.guest_downtime_ms, ended.outage_ms) == (120, 640.8)
 
 
 def test_what_was_not_copied_has_no_figures(work: Work) -> None:

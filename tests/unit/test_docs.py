@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import vmacro.api
 import vmacro.errors
 from tests import labs
 from vmacro.cli import reference
@@ -124,6 +125,14 @@ def test_each_file_of_tests_with_a_lab_is_in_the_table() -> None:
     assert [file.stem for file in files if file.stem not in named] == []
     wrong = [f.stem for f in files if labs.OWN.get(f.stem, labs.SHARED) not in (named[f.stem], labs.PACKETS)]
     assert wrong == []
+
+
+def test_the_page_of_the_api_has_all_of_it() -> None:
+    page = (reference.ROOT / "docs/api.md").read_text()
+    rows = "".join(row.rpartition("|")[0].split(" | ")[0] for row in page.splitlines() if row.startswith("| `"))
+    public = {name for name in vars(vmacro.api.Session) if not name.startswith("_")}
+    assert set(re.findall(r"`(\w+)\(", rows)) == public
+    assert dir(vmacro.api) == sorted(vmacro.api.__all__)
 
 
 def test_the_readme_is_short() -> None:

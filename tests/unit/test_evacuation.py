@@ -87,9 +87,9 @@ def test_the_largest_chooses_first_and_the_longest_begins_first() -> None:
 
 
 def test_a_measured_link_says_how_long() -> None:
-    moves, _ = planned(fake_world(), pace=Pace({("bucharest", "oslo"): 64.0}, around_s=5.0), to=())
+    moves, _ = planned(fake_world(), pace=Pace({("bucharest", "oslo"): 64.0}, around_s=5.0, looks_s=2.0), to=())
     to_oslo = next(m for m in moves.values() if m.destination_site == "oslo")
-    assert (to_oslo.copy_s, to_oslo.seconds) == (4.0, 9.0) and to_oslo.because.endswith("64 MiB/s: as measured")
+    assert (to_oslo.copy_s, to_oslo.seconds) == (4.0, 11.0) and to_oslo.because.endswith("64 MiB/s: as measured")
     bound, _ = planned(fake_world(), pace=Pace({}, 5.0, at_most_mib_s=16.0))
     assert {m.copy_s for m in bound.values()} == {16.0}
     assert all(m.because.endswith("16 MiB/s: policy bandwidth_mib_s") for m in bound.values())

@@ -176,12 +176,12 @@ def test_the_view_tells_phase_percent_and_outage_so_far() -> None:
     happens("g1-20261128-1-a", 2, events.PhaseBegan(Phase.COPY))
     happens("g1-20261128-1-a", 3, events.CopyProgress(40, 1, 1, 2, 0.0, 1.0, 1))
     seen = view.moving["g1"]
-    assert (seen.phase, seen.percent, seen.outage_ms(4)) == ("copy", 40, None)
+    assert (seen.phase, seen.percent, seen.downtime_ms(4)) == ("copy", 40, None)
     happens("g1-20261128-1-a", 4, events.DomainChanged("source", "a", "suspended", "0"))
-    assert seen.outage_ms(int(4.25e9)) == 250
+    assert seen.downtime_ms(int(4.25e9)) == 250
     happens("g1-20261128-1-a", 4.3, events.DomainChanged("destination", "b", "resumed", "0"))
-    assert seen.outage_ms(int(9e9)) == 300
-    happens("batch-1", 5, batch_events.TryEnded("g1", "a", "b", "x", "y", 1, "worker-1", "moved", "g1-1", 300, ""))
+    assert seen.downtime_ms(int(9e9)) == 300
+    happens("batch-1", 5, batch_events.TryEnded("g1", "a", "b", "x", "y", 1, "worker-1", "moved", "g1-1", "", 300))
     assert view.moving == {} and view.done == {"g1": "moved"}
 
 
@@ -208,7 +208,7 @@ def test_a_terminal_has_a_table_of_what_moves_just_now(monkeypatch: pytest.Monke
 def test_metrics_count_what_ended() -> None:
     metrics, tried = Metrics(), Try("b", 0, 1, 0.0, 0.0, MOVE)
     metrics.began(tried)
-    metrics.ended(tried, Became(Ending.MOVED, outage_ms=120, mib=256, wall_s=9.0))
+    metrics.ended(tried, Became(Ending.MOVED, downtime_ms=120, mib=256, wall_s=9.0))
     metrics.began(tried)
     metrics.ended(tried, replace(Became(None), reason="no"))
 

@@ -21,7 +21,7 @@ from vmacro.fleet.nouns import HostRoom
 from vmacro.fleet.policy import FollowPolicy
 from vmacro.model.batches import Batch, Maintenance, PlannedMove, Purpose
 from vmacro.model.moves import Ending, Outcome
-from vmacro.planning.evacuation import ASSUMED_AROUND_S
+from vmacro.planning.evacuation import ASSUMED_AROUND_S, ASSUMED_LOOKS_S
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.services import follow, known
 from vmacro.services.archive import Record, Unreadable
@@ -250,7 +250,7 @@ def test_who_saves_by_it_moves_and_the_longest_move_begins_first(fake: FakeWorld
     assert (ada.source, ada.source_site, ada.destination_site) == ("buc1", "bucharest", "berlin")
     assert ada.destination in ("ber1", "ber2")
     assert (ada.mib, ada.copy_s) == (256.0 + 1024, 12.8), "with its disk of 1 GiB, at 100 MiB/s"
-    assert (bob.mib, bob.copy_s, bob.seconds) == (1024.0, 10.24, 10.24 + ASSUMED_AROUND_S)
+    assert (bob.mib, bob.copy_s, bob.seconds) == (1024.0, 10.24, 10.24 + ASSUMED_AROUND_S + ASSUMED_LOOKS_S)
     assert ada.because == next(d.why for d in found.placement.decisions if d.guest == "ada")[:400]
 
 

@@ -55,7 +55,18 @@ def test_a_nodes_command_has_options_of_its_own(vmacro: Vmacro, up: Path, monkey
     monkeypatch.setattr(access, "by_ssh", lambda _shape, _address, _folder, command, _terminal: command)
     monkeypatch.setattr(Lab, "host", lambda _self, _name: SimpleNamespace(address="192.0.2.1"))
     done = vmacro("lab", "shell", "bucharest", "--lab", "demo", "ss", "-lntu")
-    assert done.returncode == 0 and ran == [["ss", "-lntu"]], done.stderr
+    assert done.returncode == 0 and ran == [["ss -lntu"]], done.stderr
+
+
+def test_a_nodes_command_keeps_its_words(vmacro: Vmacro, up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSH joins them, and the other shell would read them anew."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda _file, argv: ran.append(argv))
+    monkeypatch.setattr(access, "by_ssh", lambda _shape, _address, _folder, command, _terminal: command)
+    monkeypatch.setattr(Lab, "host", lambda _self, _name: SimpleNamespace(address="192.0.2.1"))
+    for words in (["bash", "-c", "a; b"], ["a; b"]):
+        vmacro("lab", "shell", "bucharest", "--lab", "demo", "--", *words)
+    assert ran == [["bash -c 'a; b'"], ["a; b"]]
 
 
 def test_a_guests_console_takes_no_command(vmacro: Vmacro, up: Path) -> None:

@@ -128,12 +128,12 @@ def batch() -> BatchProgress:
     stays = (Stay("g7", "a1", "no-channel", "its domain has no channel", "add one"),)
     made = Batch("evacuate-oslo-1", Purpose.EVACUATE, "oslo", moves, stays, expected_s=42.5, operator="me@here")
     last = {
-        0: Became(Ending.MOVED, move_id="g0-1", outage_ms=120, mib=110.04, wall_s=9.5),
+        0: Became(Ending.MOVED, move_id="g0-1", downtime_ms=120, outage_ms=390.5, mib=110.04, wall_s=9.5),
         1: Became(Ending.WITH_LOSSES, "connections lost", "see its report", "g1-1", 340, 90.0, 12.0),
         2: Became(Ending.ROLLED_BACK, "no SSH", "is it up?", "g2-1", 1, 5.0, 3.0),
         3: Became(None, "is being moved", "wait"),
         4: Became(None, put_off=True),
-        5: Became(Ending.MOVED, move_id="g5-1", outage_ms=1, mib=1.0, wall_s=1.0),
+        5: Became(Ending.MOVED, move_id="g5-1", downtime_ms=1, mib=1.0, wall_s=1.0),
     }
     tally = Tally(attempts={0: 1, 1: 2, 2: 1, 3: 1, 5: 1}, last=last)
     return BatchProgress(made, Wish.RUN, tally, frozenset({5}))
@@ -145,7 +145,7 @@ def tries() -> list[Event]:
     def told(second: int, guest: int, attempt: int, ending: str = "") -> Event:
         move = batch().batch.moves[guest]
         names = (move.guest, move.source, move.destination, move.source_site, move.destination_site, attempt, "me@here")
-        what: What = TryEnded(*names, ending, f"g{guest}-1", 100, "") if ending else TryBegan(*names)
+        what: What = TryEnded(*names, ending, f"g{guest}-1", "", 100) if ending else TryBegan(*names)
         return Event("evacuate-oslo-1", (100 + second) * SECOND, what)
 
     return [

@@ -361,6 +361,10 @@ def test_each_missing_piece_is_a_finding() -> None:
     site = fake.inventory.sites[1]
     fake.inventory = replace(fake.inventory, sites=(fake.inventory.sites[0], replace(site, anti_spoofing=True)))
     assert "anti-spoofing" in findings(fake, RENUMBER) and "anti-spoofing" not in findings(fake)
+    assert findings(fake, RENUMBER)["anti-spoofing"].hint == "--handoff seamless"
+    guarded = replace(site, anti_spoofing=True, hosts=tuple(replace(host, guard=True) for host in site.hosts))
+    fake.inventory = replace(fake.inventory, sites=(fake.inventory.sites[0], guarded))
+    assert "guard = false" in findings(fake, RENUMBER)["anti-spoofing"].hint
 
 
 def _refuse(effect: str) -> Callable[[str], None]:

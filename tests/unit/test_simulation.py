@@ -185,7 +185,8 @@ def test_the_command_shows_it_all(vmacro: Vmacro, tmp_path: Path) -> None:
 
 
 def test_a_simulation_that_cannot_be(vmacro: Vmacro, month: Path, tmp_path: Path) -> None:
-    assert "41.67 days at most" in vmacro("simulate", str(month), "--days", "60").stderr
+    told = vmacro("simulate", str(month), "--days", "60").stderr
+    assert "--days 60: " in told and "41.67 days at most" in told and "slot_minutes" in told
     assert "is no time with a zone" in vmacro("simulate", str(month), "--from", "2026-10-01").stderr
     nothing = vmacro("simulate", str(month), "--days", "1", "--from", "2030-01-01T00:00:00Z")
     assert nothing.returncode == 2 and "nothing is recorded that can be simulated" in nothing.stderr

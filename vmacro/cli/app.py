@@ -17,6 +17,7 @@ app = typer.Typer(
     cls=Commands,
     help="Move a running VM to another continent, and nobody's connection breaks.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -1,4 +1,4 @@
-"""A batch as it goes: per guest its phase, percent, and outage so far. Made of events alone, so that anybody may look
+"""A batch as it goes: per guest its phase, percent, and downtime so far. Made of events alone, so that anybody may look
 on, from whichever machine, while workers elsewhere do the work."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Seen:
     paused_ns: int = 0
     resumed_ns: int = 0
 
-    def outage_ms(self, now_ns: int) -> int | None:
+    def downtime_ms(self, now_ns: int) -> int | None:
         """How long it has stood still so far; None before it did."""
         return ((self.resumed_ns or now_ns) - self.paused_ns) // 1_000_000 if self.paused_ns else None
 
@@ -136,17 +136,17 @@ def _table(view: View) -> RichTable:
     moved = sum(ending in ENDED_MOVED for ending in view.done.values())
     head = f"{view.batch_id}: {moved} of {view.total} moved, {len(view.moving)} under way"
     drawn = RichTable(title=render.literal(f"{head}{f'; {view.state}' if view.state else ''}"), title_justify="left")
-    for name in ("guest", "route", "phase", "percent", "outage so far", "for s", "worker"):
+    for name in ("guest", "route", "phase", "percent", "downtime so far", "for s", "worker"):
         drawn.add_column(name)
     now = time.time_ns()
     for guest, seen in [*view.moving.items()][:MOST_ROWS]:
-        outage = seen.outage_ms(now)
+        downtime = seen.downtime_ms(now)
         cells = (
             guest,
             seen.route,
             seen.phase,
             f"{seen.percent} %" if seen.percent is not None else "",
-            f"{outage} ms" if outage is not None else "",
+            f"{downtime} ms" if downtime is not None else "",
             f"{(now - seen.began_ns) / 1e9:.0f}",
             seen.worker,
         )

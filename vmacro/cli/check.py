@@ -20,6 +20,7 @@ from vmacro.model.moves import Finding
 from vmacro.planning.checks import blockers
 from vmacro.planning.doctor import merged
 from vmacro.planning.handoffs import SEAMLESS
+from vmacro.planning.request import Request
 from vmacro.services.checker import Checked, Checker
 from vmacro.services.overview import HostState, overview
 from vmacro.services.survey import connections_of
@@ -43,7 +44,7 @@ def sites(inventory: InventoryOption = None, json: JsonOption = False) -> None:
 
 
 def check(
-    guest: Annotated[str, typer.Argument(metavar="GUEST|[SITE]", help="a guest; with --all, where guests are")] = "",
+    guest: Annotated[str, typer.Argument(metavar="GUEST|SITE", help="a guest; with --all, where guests are")] = "",
     to: ToOption = "",
     everybody: Annotated[bool, typer.Option("--all", help="all guests, or those of SITE; to all other sites")] = False,
     handoff: HandoffOption = SEAMLESS,
@@ -61,7 +62,7 @@ def check(
     with _to_look(settings) as checker:
         checked = checker.check(request)
     if json:
-        render.as_json([asdict(f) for f in checked.findings])
+        render.as_json(_plain(request, checked))
     else:
         show_findings(checked.findings, f"nothing stands against moving {guest} to {checked.host}")
         render.say(f"to {checked.host}, chosen because: {checked.because}")
@@ -78,13 +79,15 @@ def check(
 
 def _check_all(settings: Settings, at: str, to: str, handoff: str, may_lose: bool, json: bool) -> int:
     """Each guest, and what it met; what stands against several of them is told once. Returns the exit code."""
+    if at and settings.inventory.guest(at) is not None and settings.inventory.site(at) is None:
+        raise ConfigurationError(f"check --all {at}: is a guest", f"vmacro check {at} --to SITE; or a site, or none")
     if at:
         wiring.site_named(settings, at)
     requests = wiring.requests(settings, to, handoff, **loss(may_lose))
     with _to_look(settings) as checker:
         checked = checker.check_all(requests, at)
     if json:
-        render.as_json([{"guest": r.guest.name, "site": r.destination.name, **_plain(c)} for r, c in checked])
+        render.as_json([_plain(request, found) for request, found in checked])
     elif not checked:
         render.say(f"no guest is {'at ' + at if at else 'elsewhere'}")
     else:
@@ -94,8 +97,10 @@ def _check_all(settings: Settings, at: str, to: str, handoff: str, may_lose: boo
     return 3 if any(c.blocked for _, c in checked) else 0
 
 
-def _plain(checked: Checked) -> dict[str, Any]:
-    return {"blocked": checked.blocked, **asdict(checked)}
+def _plain(request: Request, checked: Checked) -> dict[str, Any]:
+    """Of one guest as of many."""
+    named = {"guest": request.guest.name, "site": request.destination.name}
+    return {**named, "blocked": checked.blocked, **asdict(checked)}
 
 
 def _codes(checked: Checked) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from vmacro import wiring
 from vmacro.cli import render
 from vmacro.cli.options import InventoryOption, JsonOption
-from vmacro.errors import JournalError, VmacroError
+from vmacro.errors import ConfigurationError, JournalError, VmacroError
 from vmacro.inventory import Settings
 from vmacro.ports import EventLog, World
 from vmacro.services import leftovers
@@ -30,6 +31,7 @@ def cleanup(
     json: JsonOption = False,
 ) -> None:
     """Remove what ended moves of this journal left at hosts and in guests; exit code 1 if any stays or was not seen."""
+    wanted = {_address(text) for text in release or ()}
     settings = wiring.load(inventory)
     log = wiring.event_log(settings, lambda _text: None)  # which is only read
     with wiring.archive(settings) as archive, wiring.opened(settings) as world:
@@ -37,7 +39,7 @@ def cleanup(
         found = leftovers.find(settings.inventory, moves, carried, world, lambda move: _was_planned(log, move))
         rows = []
         for left in found:
-            asked = left.kind == "reservation" and left.address in (release or ())
+            asked = left.kind == "reservation" and left.address in wanted
             did = "would be removed" if left.ours or asked else _kept(left)
             if (left.ours or asked) and not dry_run:
                 did = _removed(settings, archive, left, world)
@@ -46,12 +48,20 @@ def cleanup(
         render.as_json([{**asdict(left), "did": row[-1]} for left, row in zip(found, rows, strict=True)])
     else:
         render.table(render.rows("", ("at", "move", "what", "became"), rows))
-    missing = {*(release or ())} - {left.address for left in found if left.kind == "reservation"}
+    missing = wanted - {left.address for left in found if left.kind == "reservation"}
     for address in sorted(missing):
         render.warn(f"--release {address}: no reservation there that is a move's, or it is needed; nothing was removed")
     stays = [left for left, row in zip(found, rows, strict=True) if row[-1] != "removed" and not left.perhaps]
     unseen = any(left.kind == "trouble" for left in found)
     raise typer.Exit(1 if missing or unseen or (stays and not dry_run) else 0)
+
+
+def _address(text: str) -> str:
+    """In its plain form. Raises ConfigurationError."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigurationError(f"--release {text!r}: is no IP address", "as `vmacro cleanup` tells it") from None
 
 
 def _was_planned(log: EventLog, move_id: str) -> bool:

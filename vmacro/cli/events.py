@@ -47,8 +47,12 @@ def _show(settings: Settings, move_id: str, follow: bool, json: bool) -> None:
 
         if archive is not None and archive.move(move_id) is None and not log.read(move_id):
             raise ConfigurationError(f"move {move_id!r}: neither in the log nor in the journal", "vmacro history")
+        silent = not json
         for event in followed(log, move_id, ended, lambda: time.sleep(POLL_S if follow else 0)):
             _tell(event, json)
+            silent = False
+        if silent:
+            render.say("nothing")
 
 
 def _tell(event: Event, json: bool) -> None:

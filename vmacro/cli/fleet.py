@@ -67,7 +67,7 @@ def evacuate(
 
 
 def drain(
-    host: Annotated[str, typer.Argument(help="the host that is to be empty")],
+    host: Annotated[str, typer.Argument(help="the host that is to be empty; also SITE/HOST")],
     to: ToOption = None,
     deadline: DeadlineOption = "",
     dry_run: DryOption = False,
@@ -226,7 +226,7 @@ def _perform(
         if dry_run:
             raise typer.Exit(3 if made.stays or batch_plan.is_late(made) else 0)
         if not made.moves:
-            render.warn("there is nothing to move")
+            render.warn("no guest can move now" if made.stays else "there is nothing to move")
             if made.stays and made.purpose != Purpose.RESTORE:  # which ends the maintenance all the same
                 raise typer.Exit(3)
         if not yes and not (render.out.is_terminal and typer.confirm("Begin?")):

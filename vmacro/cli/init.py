@@ -135,6 +135,8 @@ def _networks(hosts: list[Asked], subnets: dict[str, str]) -> dict[str, str]:
 
 def _write_if_good(path: Path, text: str) -> None:
     """What is wrong with it is said of the file that would have been."""
+    if why := private.why_no_folder(path.parent):
+        raise ConfigurationError(f"{path}: {why}", "a place that can be written to")
     private.folder(path.parent)
     part = path.with_name(f"{path.name}.part")
     private.write(part, text)

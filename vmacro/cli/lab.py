@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ import typer
 from vmacro import inventory as inventories
 from vmacro import wiring
 from vmacro.cli import move, render
-from vmacro.cli.options import ReportOption
+from vmacro.cli.places import ReportOption
 from vmacro.errors import ConfigurationError, LabError
 from vmacro.lab import accelerator, paths, requirements, seat, topology
 from vmacro.lab import lab as labs
@@ -83,11 +84,16 @@ def status(
     render.table(render.rows("Guests", ("guest", "at", "address", "trouble"), guests))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # they are the command's
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]}
+)  # others are the command's
 def shell(
     node: Annotated[str, typer.Argument(help="a host, a client, a guest, `wan` or `operator`")],
     command: Annotated[
-        list[str] | None, typer.Argument(help="instead of a shell; after `--` where it has --lab or --help, too")
+        list[str] | None,
+        typer.Argument(
+            help="instead of a shell; a host's shell reads a single word; after `--` where it has --lab or --help"
+        ),
     ] = None,
     name: LabOption = "demo",
 ) -> None:
@@ -104,7 +110,10 @@ def shell(
         node, command = place, ["virsh", "console", "--force", node]
     if node in lab.topology.machines:
         address, terminal = lab.host(node).address, os.isatty(0)
-        argv = access.by_ssh(lab.topology, address, lab.folder, command or [], terminal)
+        words = command or []
+        # SSH gives the other shell one line; one word is a line that somebody has written for it.
+        line = [shlex.join(words)] if len(words) > 1 else words
+        argv = access.by_ssh(lab.topology, address, lab.folder, line, terminal)
     elif node == OPERATOR and lab.bare:
         argv = seat.command(lab.folder, lab.namespace(node), command or [os.environ.get("SHELL", "/bin/sh")])
     elif node in (*lab.topology.clients, WAN, OPERATOR):

@@ -45,7 +45,8 @@ class Metrics:
         self.under_way.dec()
         self.endings.labels(became.text).inc()
         if became.moved:
-            self.pauses.observe(became.outage_ms / 1000)
+            if became.downtime_ms is not None:
+                self.pauses.observe(became.downtime_ms / 1000)
             self.times.observe(became.wall_s)
             self.bytes.inc(became.mib * (1 << 20))
 

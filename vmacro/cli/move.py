@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vmacro import moving, wiring
+from vmacro import moving, private, wiring
 from vmacro.cli import interrupts, render, telling
 from vmacro.cli.options import (
     GuestArgument,
@@ -21,6 +21,8 @@ from vmacro.cli.options import (
     ToOption,
     loss,
 )
+from vmacro.cli.places import ReportOption
+from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
 from vmacro.model.moves import Ending
 from vmacro.planning.handoffs import SEAMLESS
@@ -35,9 +37,7 @@ def migrate(
     guest: GuestArgument,
     to: ToOption,
     handoff: HandoffOption = SEAMLESS,
-    report_dir: Annotated[
-        Path | None, typer.Option("--report", help="folder for the report; default report/MOVE_ID")
-    ] = None,
+    report_dir: ReportOption = None,
     bandwidth_mib_s: Annotated[int | None, typer.Option(help="bound of the copy; 0: none")] = None,
     max_downtime_ms: Annotated[int | None, typer.Option(help="what QEMU aims at")] = None,
     copy_timeout_s: Annotated[float | None, typer.Option(help="give up and roll back after this long")] = None,
@@ -69,7 +69,10 @@ def migrate(
 
 
 def perform(settings: Settings, request: Request, report_dir: Path | None, json: bool) -> int:
-    """The move and its report; returns the exit code."""
+    """The move and its report; returns the exit code. Raises ConfigurationError where no report can be written."""
+    place = report_dir or moving.REPORTS
+    if why := private.why_no_folder(place):
+        raise ConfigurationError(f"report {place}: {why}; nothing was contacted", "--report, a folder of your own")
     with under_control(settings, json) as (moves, control):
         report = moves.migrate(request, control, lambda move_id: report_dir or moving.REPORTS / move_id)
     show_troubles(report)

@@ -34,8 +34,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard outpu
 GuestArgument = Annotated[str, typer.Argument(help="a guest of the inventory")]
 ToOption = Annotated[str, typer.Option("--to", help="the site to move to, or one host of it: SITE/HOST")]
 HandoffOption = Annotated[str, typer.Option(help=f"how connections get to the new address: {', '.join(HANDOFFS)}")]
-ReportOption = Annotated[Path | None, typer.Option("--report", help="folder; default report/MOVE_ID")]
-LossOption = Annotated[bool, typer.Option("--allow-connection-loss", help="move even if connections are cut")]
+LossOption = Annotated[
+    bool, typer.Option("--allow-connection-loss", help="connections may be cut: that is a warning then")
+]
 
 
 def loss(allowed: bool) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import typer
 from vmacro import moving, wiring
 from vmacro.cli import render
 from vmacro.cli.move import show_ending, show_troubles, under_control
-from vmacro.cli.options import InventoryOption, JsonOption, ReportOption
+from vmacro.cli.options import InventoryOption, JsonOption
+from vmacro.cli.places import ReportOption
 from vmacro.services.moves import Control, Moves, Report
 
 MaybeMove = Annotated[str, typer.Argument(metavar="[MOVE]", help="default: the one that has not ended")]

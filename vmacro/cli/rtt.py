@@ -14,6 +14,7 @@ from rich.live import Live
 
 from vmacro import private
 from vmacro.cli import render
+from vmacro.cli.places import PageOption, RecordOption, png_option
 from vmacro.errors import ConfigurationError, VmacroError
 from vmacro.rtt import probe as probes
 from vmacro.rtt import recording as recordings
@@ -35,6 +36,7 @@ def serve(address: str = "0.0.0.0", port: PortOption = wire.DEFAULT_PORT) -> Non
         listener = responder.listen(address, port)
     except OSError as error:
         raise VmacroError(f"cannot listen on {address} port {port}: {error.strerror}") from error
+    render.say(f"answering at {address} port {port}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):
         responder.serve(listener)
 
@@ -55,7 +57,7 @@ def probe(
         float, typer.Option(min=0, help="new connections, too, MPTCP and plain TCP in turns; 0: none, else 20 at least")
     ] = 0.0,
     duration_s: Annotated[float | None, typer.Option(min=0.1, help="default: until interrupted")] = None,
-    record: Annotated[Path, typer.Option(help="the recording")] = Path("rtt.ndjson"),
+    record: RecordOption = Path("rtt.ndjson"),
 ) -> None:
     """Send requests on schedule over one connection, whatever is outstanding; then show what was measured."""
     try:
@@ -64,6 +66,8 @@ def probe(
         raise ConfigurationError(str(error)) from error
     if 0 < visit_every_ms < LEAST_EVERY_MS:
         raise ConfigurationError(f"--visit-every-ms {visit_every_ms:g}: {LEAST_EVERY_MS:g} at least", "0: none come")
+    if record.is_file() and record.stat().st_size:
+        raise ConfigurationError(f"--record {record}: is there already; nothing was measured", "another, or remove it")
     render.say(f"probing {target}, every {interval_ms:g} ms, into {record}; Ctrl-C ends it")
     try:
         with _LiveView() as live:
@@ -108,8 +112,8 @@ class _LiveView:
 @app.command()
 def report(
     recording: Annotated[Path, typer.Argument(help="as `rtt probe` wrote it")],
-    png: Annotated[Path | None, typer.Option(help="also draw it here")] = None,
-    page: Annotated[Path | None, typer.Option("--html", help="also as one HTML page")] = None,
+    png: Annotated[Path | None, png_option("also draw it here")] = None,
+    page: PageOption = None,
 ) -> None:
     """Chart and figures of a recording."""
     try:
@@ -142,7 +146,7 @@ def _tables(read: Recording, felt: reports.Felt) -> list[reports.Table]:
     first = "before" if felt.after.count else "all"
     spreads = [(first, felt.before), ("during", felt.during), ("after", felt.after)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
-    shown = [(n, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for n, s in spreads if s.count]
+    shown = [reports.row_of(name, spread) for name, spread in spreads if spread.count]
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((read.start_ns + read.mono_to_wall_ns) / 1e9))
     counts = f"{felt.totals.sent}, {felt.totals.lost}, {felt.totals.reordered}"
     facts = [

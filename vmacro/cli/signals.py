@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from vmacro import policies, private, wiring
 from vmacro.cli import render
 from vmacro.cli.options import JsonOption
+from vmacro.cli.places import PageOption, png_option
 from vmacro.errors import ConfigurationError, PlanRejectedError
 from vmacro.fleet.assemble import Told, whole_horizon
 from vmacro.fleet.feeds import COMPUTED
@@ -69,14 +70,14 @@ def _unknown(why: str) -> tuple[object, ...]:
 
 def simulate(
     policy: PolicyArgument,
-    days: Annotated[float, typer.Option(min=0.1, max=400, help="how long")] = 30.0,
+    days: Annotated[float, typer.Option(min=0.1, max=400, help="how long; of slots of an hour 41 at most")] = 30.0,
     begin: Annotated[
         str,
         typer.Option("--from", metavar="TIME", help="ISO 8601 with a zone; default: when recordings begin"),
     ] = "",
     seconds: Annotated[float, typer.Option(min=0, help="more for the solver, for the optimum in hindsight")] = 0.0,
-    png: Annotated[Path | None, typer.Option(help="also draw guests over sites and time here")] = None,
-    page: Annotated[Path | None, typer.Option("--html", help="also as one HTML page")] = None,
+    png: Annotated[Path | None, png_option("also draw guests over sites and time here")] = None,
+    page: PageOption = None,
     json: JsonOption = False,
 ) -> None:
     """What a policy would have done on recorded signals, beside staying, simpler rules and the optimum. Asks no host,

@@ -117,9 +117,9 @@ class Simulator:
         slots = round(days * 86_400 / policy.timing.slot_s)
         if not 1 <= slots <= MOST_SLOTS:
             most = MOST_SLOTS * policy.timing.slot_s / 86_400
-            raise ConfigurationError(
-                f"simulation: {slots} slots", f"{most:.4g} days at most, with slots of this length"
-            )
+            text = f"--days {days:g}: {slots} slots of {policy.timing.slot_s / 60:g} minutes, {MOST_SLOTS} at most"
+            hint = f"{most:.4g} days at most; more with a longer slot_minutes in {policy.path}"
+            raise ConfigurationError(text, hint)
         homeless = [guest.name for guest in policy.guests if not guest.host or not guest.memory_mib]
         if homeless:
             hint = "a simulation asks no host: guests.NAME.host and memory_mib"

@@ -26,7 +26,8 @@ class TryBegan:
 @dataclass(frozen=True)
 class TryEnded:
     """And it has ended, or was not begun after all. `ending`: the move's, or `refused` or `put off`; `move` is its
-    name, '' where it got none."""
+    name, '' where it got none. `guest_downtime_ms`: how long the guest itself stood still; `outage_ms`: what its
+    prober's user felt, None where nobody measured."""
 
     guest: str
     source: str
@@ -37,8 +38,9 @@ class TryEnded:
     worker: str
     ending: str
     move: str
-    outage_ms: int
     reason: str
+    guest_downtime_ms: int | None = None
+    outage_ms: float | None = None
 
     @property
     def text(self) -> str:

@@ -134,18 +134,20 @@ class Try:
 class Became:
     """What became of one try. `ending` is the move's; None where it never began: it was refused, and nothing was
     changed. `put_off`: nobody wanted it any more when its turn came, which counts as no try. `again`: whether another
-    try may help. `worker` is who did it."""
+    try may help. `worker` is who did it. `downtime_ms`: how long the guest itself stood still; `outage_ms`: what its
+    prober's user felt; None where nobody measured."""
 
     ending: Ending | None
     reason: Annotated[str, Said(2000)] = ""
     hint: Annotated[str, Said(1000)] = ""
     move_id: Annotated[str, Word(optional=True)] = ""
-    outage_ms: Annotated[int, Number(0, 1 << 40)] = 0
+    downtime_ms: Annotated[int, Number(0, 1 << 40)] | None = None
     mib: _Mib = 0.0
     wall_s: _Seconds = 0.0
     worker: Annotated[str, Said(200)] = ""
     put_off: bool = False
     again: bool = False
+    outage_ms: Annotated[float, Number(0, 1 << 40)] | None = None
 
     @property
     def moved(self) -> bool:

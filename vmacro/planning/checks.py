@@ -308,7 +308,9 @@ def _no_filter_in_the_way(request: Request, survey: Survey) -> Iterator[Finding]
             "its network drops packets with sources of other sites (anti_spoofing, or guard): after `renumber` the "
             "guest sends from its old address until clients have joined the new one"
         )
-        yield blocker("anti-spoofing", f"site {request.destination.name}", text, "--handoff seamless")
+        guarded = any(host.guard for host in request.destination.hosts)
+        hint = "--handoff seamless" + ("; or guard = false in its networks (in a lab: its topology)" if guarded else "")
+        yield blocker("anti-spoofing", f"site {request.destination.name}", text, hint)
 
 
 Rule = Callable[[Request, Survey], Iterator[Finding]]

@@ -19,17 +19,26 @@ from vmacro.planning.request import Request, blocker, source_view
 
 ASSUMED_MIB_S = 100.0  # of a link that no move has been measured on
 ASSUMED_AROUND_S = 8.0  # what a move takes besides its copy
+ASSUMED_LOOKS_S = 2.0  # what it takes before it begins and after it has ended: surveys, its report
 MIB = 1 << 20
+_ELSEWHERE = "other sites with --to, or another site in the inventory"
 
 
 @dataclass(frozen=True)
 class Pace:
     """How fast moves go: `mib_s` from one site to another, as earlier moves were measured, else as those the other way
-    were; `around_s`: what one takes besides its copy."""
+    were; `around_s`: what one takes besides its copy, and `looks_s` besides that, before it begins and after it has
+    ended; `probed_s`: as long its round trips are measured then, where its guest has a prober."""
 
     mib_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     around_s: float = ASSUMED_AROUND_S
     at_most_mib_s: float = 0.0
+    looks_s: float = ASSUMED_LOOKS_S
+    probed_s: float = 0.0
+
+    def beside_copy_s(self, guest: Guest) -> float:
+        """All that a move of the guest takes but its copy."""
+        return self.around_s + self.looks_s + (self.probed_s if guest.probe is not None else 0.0)
 
     def of(self, source: str, target: str) -> tuple[float, str]:
         """MiB/s, and whence that is known. Where nothing was measured this way, what was the other way will do."""
@@ -119,7 +128,8 @@ def _placed(candidate: Candidate, inventory: Inventory, pace: Pace, given: _Give
             return move
         if best is None or len(against) < len(best):
             best = against
-    nowhere = blocker("no-destination", f"guest {candidate.guest.name}", "there is no host that it may go to", "--to")
+    text = "there is no host that it may go to"
+    nowhere = blocker("no-destination", f"guest {candidate.guest.name}", text, _ELSEWHERE)
     return _stay(candidate, best or [nowhere])
 
 
@@ -161,7 +171,7 @@ def _move(candidate: Candidate, source: HostView, target: HostView, pace: Pace) 
         target.site,
         round(mib, 1),
         round(copy_s, 2),
-        round(copy_s + pace.around_s, 2),
+        round(copy_s + pace.beside_copy_s(candidate.guest), 2),
         because,
     )
 
@@ -169,7 +179,7 @@ def _move(candidate: Candidate, source: HostView, target: HostView, pace: Pace) 
 def _stay(candidate: Candidate, against: Sequence[Finding]) -> Stay:
     source = source_view(candidate.survey)
     first, others = against[0], len(against) - 1
-    more = f"; and {others} more: vmacro check {candidate.guest.name} --to …" if others else ""
+    more = f"; and {others} more: vmacro check {candidate.guest.name} --to {candidate.to[0].site}" if others else ""
     why = f"{first.subject}: {first.message}{more}"
     return Stay(candidate.guest.name, source.host if source is not None else "", first.code, why, first.hint)
 

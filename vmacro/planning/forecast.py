@@ -1,7 +1,8 @@
 """What a copy will send and take, before it begins. Pure.
 
 A guest's next copy is much like its last ones of the same kind between the same hosts. Where there are none, its memory
-is reckoned with: all of it once, and what it changes meanwhile, over and over.
+is reckoned with: what is in use of it once, and what it changes meanwhile, over and over. That is an upper bound: a
+page that it changes often is sent once a pass, and nobody can see before how many such pages there are.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def forecast(request: Request, survey: Survey, method: Compression) -> Forecast 
     left = COMPRESSED if method == Compression.ZSTD else 1.0
     share = min(HOPELESS, (source.dirty_mib_s or 0.0) * left / rate)
     mib = source.domain.memory_mib * SENT_AT_FIRST * left / (1 - share)
-    because = f"no copy like it yet; {rate:.0f} MiB/s: {whence}"
+    because = (
+        f"no copy like it yet: at most, if {SENT_AT_FIRST:.0%} of its {source.domain.memory_mib} MiB are in use, since "
+        f"what it changes again and again is counted each time; {rate:.0f} MiB/s: {whence}"
+    )
     return _bounded(mib * (1 << 20), mib / rate, PAUSE_MS, source.dirty_mib_s, because)
 
 

@@ -194,7 +194,10 @@ def _reservations_fit(request: Request, survey: Survey) -> Iterator[Finding]:
                 uses = f"{found.address} is leased to {others[0]}"
             elif found.address in survey.agent.claimed:
                 uses = "the guest still holds that one since it was there: it lingers, or is in use"
-                hint = "it may come back once that is over: vmacro carried; or take the entry out"
+                hint = (
+                    "vmacro carry closes it as soon as nothing needs it; then try again (vmacro carried: what does); "
+                    "or take the entry out"
+                )
             yield _collides(target.host, text + uses, found, hint)
     ours = standing(survey, both[0].domain, request.take_over).ours
     homes = {homed.address: homed.home.name for homed in claims(survey, ours).homed}

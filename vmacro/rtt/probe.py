@@ -12,7 +12,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -31,7 +31,8 @@ def run(
     observe: Callable[[Sample], None] = lambda _sample: None,
     visit_every_ms: float = 0,
 ) -> None:
-    """Probe until duration_s is over or a signal comes. Raises ProbeError."""
+    """Probe until duration_s is over or a signal comes. A file that is made here, and got nothing to hold, goes again.
+    Raises ProbeError."""
     stopped = threading.Event()
     remote = record == STANDARD_OUTPUT
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -39,10 +40,22 @@ def run(
     end = time.monotonic() + duration_s if duration_s is not None else float("inf")
     if remote:
         threading.Thread(target=_stop_at_the_end_of_input, args=(stopped,), daemon=True).start()
-    with contextlib.nullcontext(sys.stdout) if remote else _private(record) as out:
+    with contextlib.nullcontext(sys.stdout) if remote else _recorded(record) as out:
         begin = (lambda _transport: None) if remote else (lambda _transport: _empty(out))
         prober = Prober(target, interval_ms, out, observe, begin, visit_every_ms)
         prober.run(lambda: not stopped.is_set() and time.monotonic() < end, grace_s)
+
+
+@contextlib.contextmanager
+def _recorded(record: Path) -> Iterator[TextIO]:
+    is_ours = not record.exists()
+    with _private(record) as out:
+        try:
+            yield out
+        finally:
+            out.flush()
+            if is_ours and record.is_file() and not os.fstat(out.fileno()).st_size:
+                record.unlink()
 
 
 def _private(record: Path) -> TextIO:

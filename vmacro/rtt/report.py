@@ -78,11 +78,22 @@ def _visited(visits: Sequence[Visit]) -> Visited:
     return Visited(len(visits), len(failed), statistics.spread(visits), failed[0].why if failed else "")
 
 
+def row_of(name: str, s: statistics.Spread) -> tuple[object, ...]:
+    """Of a table of round trips."""
+    return (name, s.count, *map(_ms, (s.min, s.median, s.p95, s.p99, s.max, s.jitter)))
+
+
+def _ms(value: float | None) -> str | None:
+    """All of a column with as many digits."""
+    return f"{value:.2f}" if value is not None else None
+
+
 def visitors_table(felt: Felt) -> list[Table]:
     """One table, or none where nobody came."""
     some = {name: v for name, v in felt.visitors.items() if v.count}
     rows = tuple(
-        (name, v.count, v.failed, v.waited.median, v.waited.p95, v.waited.max, v.why) for name, v in some.items()
+        (name, v.count, v.failed, *map(_ms, (v.waited.median, v.waited.p95, v.waited.max)), v.why)
+        for name, v in some.items()
     )
     columns = ("", "came", "not served", "median", "p95", "max", "why not")
     note = "A visit: a new connection, a request, its answer (ms, from when it was due). MPTCP and TCP take turns."

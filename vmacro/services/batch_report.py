@@ -24,6 +24,16 @@ from vmacro.services.report import known
 MOST_BARS = 60  # guests that a picture has room for, each with a bar
 _COLOURS = {"moved": "#228833", "rolled back": "#ee6677", "refused": "#ee6677", "put off": "#bbbbbb"}
 
+# Of the table of moves: what summary.json calls it, and a person.
+_COLUMNS = {name: name for name in ("guest", "source", "destination", "state", "tries")} | {
+    "outage_ms": "outage ms",
+    "guest_downtime_ms": "downtime ms",
+    "mib": "MiB",
+    "wall_s": "s",
+    "move_id": "move",
+    "reason": "reason",
+}
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -93,7 +103,7 @@ def summary(progress: BatchProgress, events: Iterable[Event]) -> dict[str, Any]:
     """What summary.json has."""
     batch, found = progress.batch, bars(events)
     ended = {n: b for n, b in progress.tally.last.items() if n not in progress.under_way and not b.put_off}
-    outages = [b.outage_ms for b in ended.values() if b.moved]
+    moved = [b for b in ended.values() if b.moved]
     took_s = max((bar.ended_s for bar in found), default=0.0)
     most = peaks(found)
     return {
@@ -109,11 +119,18 @@ def summary(progress: BatchProgress, events: Iterable[Event]) -> dict[str, Any]:
         "took_s": round(took_s, 1),
         "expected_s": batch.expected_s,
         "mib": round(sum(b.mib for b in ended.values()), 1),
-        "outage_ms": {"median": median(outages) if outages else None, "max": max(outages, default=None)},
+        "guest_downtime_ms": _spread(b.downtime_ms for b in moved),
+        "outage_ms": _spread(b.outage_ms for b in moved),
         "most_at_once": {"host": most.host, "link": most.link, "in_all": most.in_all},
         "moves": [_of_move(progress, number) for number in range(len(batch.moves))],
         "stays": [{"guest": s.guest, "at": s.at, "code": s.code, "why": s.why, "hint": s.hint} for s in batch.stays],
     }
+
+
+def _spread(measured: Iterable[float | None]) -> dict[str, float | None]:
+    """Of those that were measured."""
+    known_ms = [ms for ms in measured if ms is not None]
+    return {"median": median(known_ms) if known_ms else None, "max": max(known_ms, default=None)}
 
 
 def _of_move(progress: BatchProgress, number: int) -> dict[str, Any]:
@@ -126,6 +143,7 @@ def _of_move(progress: BatchProgress, number: int) -> dict[str, Any]:
         "state": progress.state(number),
         "tries": progress.tally.attempts.get(number, 0),
         "move_id": last.move_id,
+        "guest_downtime_ms": last.downtime_ms if last.moved else None,
         "outage_ms": last.outage_ms if last.moved else None,
         "mib": last.mib if last.moved else None,
         "wall_s": last.wall_s if last.moved else None,
@@ -137,26 +155,25 @@ def _of_move(progress: BatchProgress, number: int) -> dict[str, Any]:
 def tables(figures: dict[str, Any], most: int | None = None) -> list[Table]:
     """The figures as a person reads them, for terminal and page alike; `most` guests that moved as they should, or
     all. Those that did not are always there."""
-    outage, at_once = figures["outage_ms"], figures["most_at_once"]
+    downtime, outage, at_once = figures["guest_downtime_ms"], figures["outage_ms"], figures["most_at_once"]
     whole = (
         ("guests", figures["guests"]),
         ("moved", figures["moved"]),
         ("not moved", figures["not_moved"] + figures["stayed"]),
         ("took, expected", f"{figures['took_s']} s, {figures['expected_s']} s"),
         ("sent", f"{figures['mib']} MiB"),
-        ("outage of a guest: median, longest", f"{known(outage['median'], 'ms')}, {known(outage['max'], 'ms')}"),
+        ("outage: median, longest", f"{known(outage['median'], 'ms')}, {known(outage['max'], 'ms')}"),
+        ("guest's own downtime: median, longest", f"{known(downtime['median'], 'ms')}, {known(downtime['max'], 'ms')}"),
         ("most at once: a host, a link, in all", f"{at_once['host']}, {at_once['link']}, {at_once['in_all']}"),
     )
     good = [move for move in figures["moves"] if move["state"] == "moved"]
     rest = [move for move in figures["moves"] if move["state"] != "moved"]
     shown = [*rest, *good[:most]]
     left = len(rest) + len(good) - len(shown)
-    columns = ("guest", "source", "destination", "state", "tries", "outage_ms", "mib", "wall_s", "move_id", "reason")
-    rows = tuple(tuple(move[column] for column in columns) for move in shown)
-    named = tuple({"outage_ms": "outage ms", "mib": "MiB", "wall_s": "s", "move_id": "move"}.get(c, c) for c in columns)
+    rows = tuple(tuple(move[column] for column in _COLUMNS) for move in shown)
     stays = tuple((s["guest"], s["at"], s["code"], s["why"], s["hint"]) for s in figures["stays"])
     made = [Table("All of it", ("", ""), whole)]
-    made += [Table("Moves", named, rows, f"and {left} that moved" if left else "")] if rows else []
+    made += [Table("Moves", tuple(_COLUMNS.values()), rows, f"and {left} that moved" if left else "")] if rows else []
     return made + ([Table("Who stays", ("guest", "at", "finding", "why", "hint"), stays)] if stays else [])
 
 

@@ -35,13 +35,16 @@ from vmacro.planning import evacuation
 from vmacro.planning.dispatch import expected_s
 from vmacro.planning.evacuation import Candidate, Pace
 from vmacro.planning.request import Request, may_be_of
+from vmacro.services import leader
 from vmacro.services.archive import Archive
 from vmacro.services.checker import Checker, Publish
 from vmacro.services.fleet_tables import FleetTables, written
 from vmacro.services.journal_rows import TRY, WAITING, Rows
 from vmacro.services.leader import Tally, tally_of, tries_of
+from vmacro.services.measured import LEAD_IN_S, LEAD_OUT_S
 
 _AGAINST_EACH_OTHER = ({Purpose.EVACUATE, Purpose.RESTORE}, {Purpose.DRAIN, Purpose.RESTORE})
+PROBED_S = LEAD_IN_S + LEAD_OUT_S
 MEASURED = 200  # of so many of the last moves it is known how fast they were
 
 
@@ -122,18 +125,16 @@ class Batches:
         return self._leaving(Purpose.EVACUATE, site, lambda host: host.site == site, hosts, deadline_s)
 
     def plan_drain(self, host: str, to: Sequence[str] = (), deadline_s: float = 0.0) -> Batch:
-        """Empty a host: as plan_evacuation(); to other sites, since a move is one between sites."""
-        home = self._tools.inventory.host(host)
-        if home is None:
-            known = ", ".join(h.name for h in self._tools.inventory.hosts)
-            raise ConfigurationError(f"host {host!r}: not in the inventory", f"known hosts: {known}")
+        """Empty a host, HOST or SITE/HOST: as plan_evacuation(); to other sites, since a move is one between sites."""
+        home = self._host(host)
         hosts = [h for h in self._hosts(to) if h.site != home.site]
-        return self._leaving(Purpose.DRAIN, host, lambda h: h.name == host, hosts, deadline_s)
+        return self._leaving(Purpose.DRAIN, home.name, lambda h: h.name == home.name, hosts, deadline_s)
 
     def plan_restore(self, subject: str, deadline_s: float = 0.0) -> Batch:
         """Bring back what batches have taken from a site or host since it is in maintenance, each guest to its own
         host. One that somebody has moved on since stays (`moved-since`). Raises ConfigurationError where nothing was
         taken."""
+        subject = self._host(subject).name if "/" in subject else subject
         taken = self._taken(subject)
         known = {guest.name: guest for guest in self._tools.inventory.guests}
         candidates = []
@@ -272,6 +273,15 @@ class Batches:
             self._tools.operator,
         )
 
+    def _host(self, name: str) -> Host:
+        """By HOST or SITE/HOST. Raises ConfigurationError."""
+        site, _, host = name.rpartition("/")
+        found = self._tools.inventory.host(host)
+        if found is None or site not in ("", found.site):
+            known = ", ".join(h.name for h in self._tools.inventory.hosts)
+            raise ConfigurationError(f"host {name!r}: not in the inventory", f"known hosts: {known}")
+        return found
+
     def _hosts(self, to: Sequence[str]) -> list[Host]:
         """Those that were named. Raises ConfigurationError."""
         inventory, found = self._tools.inventory, []
@@ -305,7 +315,20 @@ class Batches:
                 around.append(max(0.0, record.outcome.wall_s - copied.elapsed_ms / 1000))
         measured = {ends: median(found) for ends, found in rates.items() if median(found) > 0}
         at_most = float(self._tools.inventory.policy.bandwidth_mib_s)
-        return Pace(measured, median(around) if around else evacuation.ASSUMED_AROUND_S, at_most)
+        around_s = median(around) if around else evacuation.ASSUMED_AROUND_S
+        return Pace(measured, around_s, at_most, self._looks_s(), PROBED_S)
+
+    def _looks_s(self) -> float:
+        """What a try takes besides its move and its prober's time, as the last ones did."""
+        found = []
+        with self._tools.rows() as rows:
+            for row in rows.workflows(TRY, MEASURED, statuses=("SUCCESS",)):
+                for tried in tries_of([row]):
+                    ended, guest = leader.became(row), self._tools.inventory.guest(tried.move.guest)
+                    if ended.moved and guest is not None:
+                        probed_s = PROBED_S if guest.probe is not None else 0.0
+                        found.append(max(0.0, (row.ended_ms - row.began_ms) / 1000 - ended.wall_s - probed_s))
+        return median(found) if found else evacuation.ASSUMED_LOOKS_S
 
     def _taken(self, subject: str) -> dict[str, tuple[str, str]]:
         """From which host each guest was taken first, and to which one last. Raises ConfigurationError."""

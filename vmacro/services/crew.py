@@ -125,7 +125,8 @@ class Crew:
             for watch in self._means.watches:
                 watch.began(tried)
             became = self._tried(tried, control)
-            ended = became.text, became.move_id, became.outage_ms, " ".join(became.reason.split())[:1000]
+            reason = " ".join(became.reason.split())[:1000]
+            ended = became.text, became.move_id, reason, became.downtime_ms, became.outage_ms
             self._tell(tried, TryEnded(*_common(tried), tried.attempt, self._means.name, *ended))
             for watch in self._means.watches:
                 watch.ended(tried, became)
@@ -178,12 +179,13 @@ class Crew:
             outcome.reason,
             outcome.hint,
             report.move_id,
-            statistics.downtime_ms if statistics is not None else 0,
+            outcome.downtime_ms,
             round(statistics.bytes_transferred / (1 << 20), 1) if statistics is not None else 0.0,
             outcome.wall_s,
             self._means.name,
             again=outcome.ending in _AGAIN and not control.cancelled(),
             put_off=outcome.ending == Ending.ROLLED_BACK and control.cancelled() and self._leaving.is_set(),
+            outage_ms=report.figures.get("outage_ms"),
         )
 
     @contextmanager

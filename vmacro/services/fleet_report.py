@@ -66,7 +66,10 @@ def _row(way: Way, stay: float, day: int) -> tuple[object, ...]:
 
 
 def _against(cost: float, stay: float) -> str | None:
-    return f"{cost / stay - 1:+.1%}" if stay > 0 else None
+    if stay <= 0:
+        return None
+    share = round(cost / stay - 1, 3)
+    return f"{share:+.1%}" if share else "0.0%"
 
 
 def as_plain(found: Simulation, currency: str) -> dict[str, object]:

@@ -22,7 +22,7 @@ from vmacro.model.batches import Batch, Maintenance, PlannedMove
 from vmacro.model.facts import DomainFacts, HostFacts
 from vmacro.model.moves import Severity
 from vmacro.model.nouns import Host, Inventory
-from vmacro.planning.evacuation import ASSUMED_AROUND_S
+from vmacro.planning.evacuation import Pace
 from vmacro.ports import World
 from vmacro.services.archive import Record, Unreadable
 from vmacro.services.survey import deadline_s, late
@@ -230,7 +230,7 @@ def _planned(decision: Decision, host: str, made: Assembled) -> PlannedMove:
     copies = copying.expected(memory, disk * MIB_PER_GIB, dirty, np.array([[rate]]), most_pause_s)
     mib, copy_s = float(copies.mib[0, 0, 0]), float(copies.seconds[0, 0, 0])
     because = decision.why[:400]
-    seconds = copy_s + ASSUMED_AROUND_S
+    seconds = copy_s + Pace().around_s + Pace().looks_s
     return PlannedMove(guest.name, guest.host, source, host, target, round(mib, 1), copy_s, seconds, because)
 
 

@@ -198,7 +198,7 @@ def _draw(folder: Path, recording: Recording, phases: list[Span], figures: dict[
 
 def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
     """The figures as a person reads them, for terminal and page alike."""
-    rows = [(name, s.count, s.min, s.median, s.p95, s.p99, s.max, s.jitter) for name, s in _spreads(felt)]
+    rows = [report.row_of(name, spread) for name, spread in _spreads(felt)]
     columns = ("", "requests", "min", "median", "p95", "p99", "max", "jitter")
     facts = ("token", "client", "verdict", "why")
     connections = tuple(tuple(c[fact] for fact in facts) for c in figures["connections"])
@@ -238,7 +238,7 @@ def tables(figures: dict[str, Any], felt: Felt) -> list[Table]:
 
 def known(value: float | None, unit: str) -> str:
     """As people read it, also where it was not measured: some hypervisors do not tell all."""
-    return f"{value} {unit}" if value is not None else "not known"
+    return f"{round(value, 1):.15g} {unit}" if value is not None else "not known"
 
 
 def _addresses(figures: dict[str, Any]) -> str:
