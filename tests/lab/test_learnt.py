@@ -104,7 +104,7 @@ def by_rules(lab: Lab, way: Way, old: str) -> str:
     drops = (f"arp saddr ip != {{ 0.0.0.0, {old} }} drop", f"ip saddr != {{ 0.0.0.0, {old} }} drop")
     rules = " ; ".join(f"ether saddr {card} {drop}" for drop in drops)
     chain = f"chain c {{ type filter hook prerouting priority -400 ; {rules} ; }}"
-    return f"echo {shlex.quote(f'table bridge {HOUSE} {{ {chain} }}')} | nft -f - >&2"
+    return f"echo {shlex.quote(f'table bridge {HOUSE} {{ {chain} ; }}')} | nft -f - >&2"
 
 
 def without_rules(lab: Lab, host: str) -> None:
