@@ -84,6 +84,10 @@ class UnsupportedError(HostError):
     """The host runs a hypervisor that no driver here is for. Nothing was changed."""
 
 
+class NotReachedError(HostError):
+    """A guest has arrived, and it is certain that one of its addresses is not reached there, or will not be."""
+
+
 class CopyError(HostError):
     """libvirt reports that a migration failed or was aborted."""
 

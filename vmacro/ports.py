@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from vmacro.fleet.feeds import Feed, Format
+from vmacro.fleet.feeds import Feed, FeedText, Format
 from vmacro.model.definitions import Definition, Fit
 from vmacro.model.events import Event, What
 from vmacro.model.facts import (
@@ -40,6 +40,7 @@ from vmacro.model.facts import (
     Turn,
     Watched,
 )
+from vmacro.model.filters import Filters
 from vmacro.model.names import NameFacts
 from vmacro.model.nouns import Host, Inventory, Policy
 from vmacro.wire.taken_verbs import Taken, Taking
@@ -58,16 +59,6 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
-
-
-@dataclass(frozen=True)
-class FeedText:
-    """What a file of somebody else's says, and when it was fetched or written. `trouble`: why it is not newer, ''
-    where it is as new as it should be."""
-
-    text: str
-    told: datetime
-    trouble: str = ""
 
 
 class Feeds(Protocol):
@@ -94,6 +85,10 @@ class Hypervisor(Protocol):
 
     def fit(self, name: str, uuid: str, wanted: Definition) -> Fit:
         """What this host's libvirt has of what a domain needs that may come here."""
+
+    def filters(self, domain: str) -> Filters:
+        """What the network filters of a running domain's cards hold them to, by this host's filters as they are now.
+        Raises HostError if there is no such domain."""
 
     def network(self, name: str) -> NetworkFacts | None:
         """A virtual network; None if there is none of this name."""

@@ -23,9 +23,8 @@ import pytest
 from tests.contract import certifies
 from vmacro.drivers import feeds
 from vmacro.drivers.feeds import Files
-from vmacro.fleet.feeds import Feed, Format
+from vmacro.fleet.feeds import Feed, FeedText, Format
 from vmacro.fleet.recorded import SignalError
-from vmacro.ports import FeedText
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 Answer = Callable[[BaseHTTPRequestHandler], None]

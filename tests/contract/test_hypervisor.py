@@ -50,7 +50,7 @@ def test_all_cards_of_a_domain_are_told_and_on_which_networks(stage: Stage, scra
     assert network.name in hypervisor.networks() and "nowhere" not in hypervisor.networks()
 
 
-@certifies("Hypervisor.definition", "Hypervisor.fit")
+@certifies("Hypervisor.definition", "Hypervisor.filters", "Hypervisor.fit")
 def test_the_filters_of_a_domains_cards_are_told(stage: Stage, scratch: str) -> None:
     hypervisor = stage.world.hypervisor(stage.here)
 
@@ -65,6 +65,9 @@ def test_the_filters_of_a_domains_cards_are_told(stage: Stage, scratch: str) -> 
         Filter(FIRST_MAC, "clean-traffic", LIVE, (4,), ()),
         Filter(mac(), OWN_FILTER, LIVE, (4,), ("10.50.1.7", "10.50.2.7")),
     ]
+    assert sorted(hypervisor.filters(scratch), key=lambda f: f.name) == held(scratch)
+    with pytest.raises(HostError, match="no domain nobody"):
+        hypervisor.filters("nobody")
     domain, found = hypervisor.domain(scratch), hypervisor.definition(scratch)
     assert domain is not None and found is not None
     fit = hypervisor.fit(scratch, domain.uuid, found)

@@ -33,6 +33,7 @@ LOOKS = {
     "open agent",
     "flows",
     "definition",
+    "filters",
     "fit",
     "files",
     "reach",

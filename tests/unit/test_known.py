@@ -15,10 +15,9 @@ from tests.recorded import CALENDAR
 from vmacro import policies
 from vmacro.drivers.feeds import Files
 from vmacro.fleet.assemble import Assembled, Known, assemble
-from vmacro.fleet.feeds import Feed, Format
+from vmacro.fleet.feeds import Feed, FeedText, Format
 from vmacro.fleet.nouns import Horizon, Window
 from vmacro.fleet.recorded import SignalError
-from vmacro.ports import FeedText
 from vmacro.rtt import recording
 from vmacro.rtt.samples import Sample
 from vmacro.services import known

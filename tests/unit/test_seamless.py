@@ -409,7 +409,7 @@ def test_what_hosts_have_does_not_wait_for_an_agent_that_does_not_do_its_part(ve
     fake.give_disk()
     fake.guest.connections.append(connection(0xB2, "10.50.1.97", willing=False))
     fake.inventory = replace(fake.inventory, policy=replace(fake.inventory.policy, arrival_timeout_s=5.0))
-    chosen, patience = plan(fake), [verb == "status"]  # once that is asked for in `arrive`
+    chosen, patience = plan(fake), [verb == "status"] * 2  # that is asked for in `arrive` and in `settle`, too
 
     def before(effect: str) -> None:
         if effect == "copy.done":

@@ -19,9 +19,8 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from vmacro import private
 from vmacro.errors import reason_of
-from vmacro.fleet.feeds import Feed, Format
+from vmacro.fleet.feeds import Feed, FeedText, Format
 from vmacro.fleet.recorded import MOST_CHARACTERS, SignalError, watttime_token
-from vmacro.ports import FeedText
 from vmacro.wire.text import printable
 
 MOST_BYTES = MOST_CHARACTERS

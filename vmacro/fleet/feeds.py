@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -36,3 +36,13 @@ class Feed:
     token_file: str = ""
     token_env: str = ""
     refresh: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class FeedText:
+    """What a file of somebody else's says, and when it was fetched or written. `trouble`: why it is not newer, ''
+    where it is as new as it should be."""
+
+    text: str
+    told: datetime
+    trouble: str = ""

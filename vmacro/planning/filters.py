@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from vmacro.model.definitions import FILTER
@@ -25,9 +25,23 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     new = (found for found in there if found not in here and found.name not in absent)
     also = [(found, f", as {target.host} has it,") for found in new]
     for found, whose in [*((found, "") for found in here), *also]:
-        lost = [a for a in needed if ip_address(a).version in found.versions and a not in found.allowed]
+        lost = _lost(found, needed)
         if found.mac == card.mac and (lost or not found.known):
             yield _finding(request, found, lost, target, whose)
+
+
+def dropped(found: Iterable[Filter], mac: str, has: Iterable[str], but: Collection[str] = ()) -> list[str]:
+    """By which filters a guest that runs is not let send from addresses that it has, in words; [] where it may from
+    all, or nobody can say; `but` for those that somebody knows better. One that learns lets all pass until it has
+    learnt: that packets pass now proves nothing."""
+    needed = [address for address in has if address not in but]
+    lost = ((held, _lost(held, needed)) for held in found if held.mac == mac and held.where == LIVE)
+    return [f"{_named(held)} {_holds(held, some, 'has', 'is')}" for held, some in lost if some]
+
+
+def unknown(found: Iterable[Filter], mac: str) -> list[str]:
+    """Of which filters nobody can say what they let pass, in words."""
+    return [f"what {_named(held)} lets pass" for held in found if held.mac == mac and not held.known]
 
 
 def _needed(survey: Survey, target: HostView, mac: str) -> list[str]:
@@ -40,22 +54,34 @@ def _needed(survey: Survey, target: HostView, mac: str) -> list[str]:
 
 def _finding(request: Request, found: Filter, lost: list[str], target: HostView, whose: str) -> Finding:
     severity = Severity.BLOCKER if lost and found.where == LIVE else Severity.WARNING
-    filter_ = f"the filter {found.name!r} of its card {found.mac}{whose}"
+    filter_ = f"{_named(found)}{whose}"
     if not lost:
         text = f"nobody knows what {filter_} lets pass: its libvirt does not show it, or it has addresses of its own"
         hint = f"virsh nwfilter-dumpxml {found.name} there: does it hold the guest to addresses ($IP)?"
         return Finding("anti-spoofing", severity, f"guest {request.guest.name}", text, hint)
     if found.where != LIVE:
         filter_ += ", from its next start on,"
-    text = f"{filter_} holds it to one address, which libvirt learns, and it is to have {_some(lost)}"
-    if found.allowed:
-        text = f"{filter_} holds it to {_some(found.allowed)}: what it sends from {_some(lost)} would be dropped"
+    text = f"{filter_} {_holds(found, lost, 'is to have', 'would be')}"
     instead = " (the guard of its hosts holds it to its addresses)" if target.guard else ""
     hint = (
         f"take the <filterref> out, live and stored{instead}: virsh update-device --live --config; "
         f"or a <parameter name='IP' value='…'/> in it for each address"
     )
     return Finding("anti-spoofing", severity, f"guest {request.guest.name}", text, hint)
+
+
+def _lost(held: Filter, needed: Iterable[str]) -> list[str]:
+    return [a for a in needed if ip_address(a).version in held.versions and a not in held.allowed]
+
+
+def _named(held: Filter) -> str:
+    return f"the filter {held.name!r} of its card {held.mac}"
+
+
+def _holds(held: Filter, lost: Sequence[str], has: str, are: str) -> str:
+    if held.allowed:
+        return f"holds it to {_some(held.allowed)}: what it sends from {_some(lost)} {are} dropped"
+    return f"holds it to one address, which libvirt learns, and it {has} {_some(lost)}"
 
 
 def _some(addresses: Sequence[str], most: int = 3) -> str:

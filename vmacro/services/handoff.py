@@ -5,7 +5,7 @@ Every method looks before it acts, so that each of them may run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
@@ -22,6 +22,7 @@ from vmacro.wire.counting import REST, began_with, counted
 SETTLE_POLL_S = 0.1
 AGENT_PATIENCE_S = 0.1
 UNTOLD_FOR_S = 2.0  # the kernel tells of an end a moment later, and the agent waits for it
+Look = Callable[[Collection[str]], None]  # given the addresses that the guest has by now; raises NotReachedError
 
 
 class Handoff(Protocol):
@@ -39,8 +40,9 @@ class Handoff(Protocol):
     def arrive(self, plan: Plan, world: World) -> Arrival:
         """Once the guest runs at the destination: have it use its new address."""
 
-    def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
-        """Wait until connections use the new address, and withdraw old addresses that no connection needs."""
+    def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival, look: Look) -> After:
+        """Wait until connections use the new address, and withdraw old addresses that no connection needs; before that,
+        where clients could still come by these, see by `look` that the guest is reached."""
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Remove what was needed only for the move."""
@@ -69,16 +71,19 @@ class Renumber:
         """The agent asks DHCP and announces the new address."""
         return ask_to_arrive(plan, world)
 
-    def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
+    def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival, look: Look) -> After:
         """Wait for joins, then withdraw the old address: no client sends again by another path what was under way to it
-        before it is. So it also goes where connections stay behind, which are lost, and cut once that is known."""
+        before it is. So it also goes where connections stay behind, which are lost, and cut once that is known; and
+        before anybody looks, as the old address is reached no more in any case."""
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, before, CountArgs(arrival.present, willing=True))
             gone = arrival.old == arrival.new or agent.retire(arrival.old)
             found = once_told(world, agent, before, arrival.present)
             if not gone:
                 agent.retire(arrival.old, force=True)
-            return found
+            has = agent.status().claimed
+        look(has)
+        return found
 
     def clean(self, plan: Plan, world: World, after: After) -> None:
         """Nothing is left."""

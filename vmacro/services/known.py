@@ -10,12 +10,12 @@ from typing import Protocol, TypeVar
 
 from vmacro.fleet import calendars, reading
 from vmacro.fleet.assemble import Closed, Known, Told
-from vmacro.fleet.feeds import Format
+from vmacro.fleet.feeds import FeedText, Format
 from vmacro.fleet.nouns import Horizon
 from vmacro.fleet.policy import Calendar, FollowPolicy, RecordedRtt, Source
 from vmacro.fleet.recorded import SignalError
 from vmacro.fleet.signals import Signal
-from vmacro.ports import Feeds, FeedText
+from vmacro.ports import Feeds
 from vmacro.rtt import recording, statistics
 
 Parsed = TypeVar("Parsed")

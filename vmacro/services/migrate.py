@@ -8,11 +8,11 @@ Failure, Ctrl-C, SIGKILL with `resume`, and `abort` take the same way through th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmacro.errors import AgentError, CopyError, HostError, VmacroError
+from vmacro.errors import AgentError, CopyError, HostError, NotReachedError, VmacroError
 from vmacro.model import events
 from vmacro.model.facts import Arrival, CopyProgress, CopyStatistics, HomedAddress
 from vmacro.model.moves import After, Before, ConnectionOutcome, Ending, Outcome, Phase, Plan, Verdict
@@ -83,7 +83,7 @@ def _go_forward(
         arrival = phases.run(Phase.ARRIVE, Arrival, lambda w: _arrive(plan, w, handoff, before))
         outcome = replace(outcome, arrival=arrival)
         untold = outside.after(plan, world, phases, arrival)
-        after = phases.run(Phase.SETTLE, After, lambda w: handoff.settle(plan, w, before, arrival))
+        after = phases.run(Phase.SETTLE, After, lambda w: _settle(plan, w, handoff, before, arrival))
         found, beyond = bounded(judge(before, after, arrival.present, plan.guest.probe), after.beyond)
         flows = tuple(compare_flows(before.flows, after.flows, after.carried))
         outcome = replace(outcome, connections=tuple(found), beyond=beyond, carried=after.carried, flows=flows)
@@ -94,6 +94,8 @@ def _go_forward(
         outcome = replace(outcome, still=whereabouts.still_at(plan.destination, plan, world))
         if outcome.still in whereabouts.OFF:
             return untold.left_in(_shut_off(plan, phases, handoff, before, outcome))
+        if isinstance(error, NotReachedError):
+            outcome = replace(outcome, arrival=None)  # its old addresses stay open
         reason, hint = error.message, error.hint
         if outcome.still:
             reason = f"it is {outcome.still} at {plan.destination.name}: {reason}"
@@ -264,6 +266,15 @@ def _arrive(plan: Plan, world: World, handoff: Handoff, before: Before) -> Arriv
     arrival = handoff.arrive(plan, world)
     reach.see_that_it_answers(plan, world, before, arrival)
     return arrival
+
+
+def _settle(plan: Plan, world: World, handoff: Handoff, before: Before, arrival: Arrival) -> After:
+    """That it was reached as it arrived is no proof that it still is."""
+
+    def look(has: Collection[str]) -> None:
+        reach.see_that_it_still_answers(plan, world, arrival, has)
+
+    return handoff.settle(plan, world, before, arrival, look)
 
 
 def _is_the_same(plan: Plan, world: World, before: Before) -> bool:

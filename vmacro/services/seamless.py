@@ -18,7 +18,14 @@ from vmacro.model.moves import After, Before, Plan
 from vmacro.model.nouns import Host
 from vmacro.ports import Agent, World
 from vmacro.services import datagrams, dhcp
-from vmacro.services.handoff import WhileTheyJoin, ask_to_arrive, counted_until, once_told, wait_until_followed
+from vmacro.services.handoff import (
+    Look,
+    WhileTheyJoin,
+    ask_to_arrive,
+    counted_until,
+    once_told,
+    wait_until_followed,
+)
 from vmacro.services.troubles import Troubles
 from vmacro.services.whereabouts import in_memory
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS, CountArgs
@@ -95,11 +102,14 @@ class Seamless:
         troubles.raise_first()
         return arrival
 
-    def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival) -> After:
+    def settle(self, plan: Plan, world: World, before: Before, arrival: Arrival, look: Look) -> After:
         """Withdraw old addresses from connections that follow; those that others, or datagrams, still use, or that
         linger, are carried."""
         with world.agent(plan.destination, plan.guest.domain) as agent:
             wait_until_followed(plan, world, agent, before, CountArgs(arrival.present))
+            has = agent.status().claimed
+        look(has)
+        with world.agent(plan.destination, plan.guest.domain) as agent:
             old = [homed for homed in plan.addresses if homed.address not in arrival.present]
             carried = tuple(homed.address for homed in old if not _given_up(plan, homed, agent, world))
             flows = datagrams.known([homed for homed in old if homed.address in carried], world)

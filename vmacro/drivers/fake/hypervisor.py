@@ -23,6 +23,7 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
+from vmacro.model.filters import LIVE, Filters
 from vmacro.model.nouns import Compression, Host, Policy
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class FakeHypervisor:
         with self._host("fit", name) as host:
             twin = next((d.name for d in host.domains.values() if d.uuid == uuid and d.name != name), "")
             return replace(host.fit, namesake=twin, filters=host.fit.filters or wanted.filters)
+
+    def filters(self, domain: str) -> Filters:
+        with self._host("filters", domain) as host:
+            if domain not in host.domains:
+                raise HostError(f"host {self._name}: no domain {domain}")
+            return tuple(found for found in self._world.filters.get(domain, ()) if found.where == LIVE)
 
     def network(self, name: str) -> NetworkFacts | None:
         with self._host("network") as host:

@@ -31,6 +31,7 @@ from vmacro.model.facts import (
     Pool,
     Reservation,
 )
+from vmacro.model.filters import Filters
 from vmacro.model.nouns import Host, Policy
 from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
@@ -150,6 +151,13 @@ class LibvirtHypervisor:
         connection = self._connection
         with understood(self._host.name, f"it cannot be asked for what domain {name} needs"):
             return fit.fit(connection, name, uuid, wanted, self._filter_xml)
+
+    def filters(self, domain: str) -> Filters:
+        handle = self._lookup(domain)
+        if handle is None:
+            raise HostError(f"host {self._host.name}: no domain {domain}")
+        with understood(self._host.name, f"the filters of domain {domain} cannot be read"):
+            return filters.of(handle.XMLDesc(), "", self._filter_xml)
 
     def network(self, name: str) -> NetworkFacts | None:
         network = self._network(name)
