@@ -34,9 +34,11 @@ PATIENCE_S = 150
 
 @contextmanager
 def unguarded(lab: Lab, way: Way) -> Iterator[None]:
-    """What `renumber` needs: for a moment a guest sends from the address that it had at the other site."""
+    """What `renumber` needs: for a moment a guest sends from the address that it had at the other site. What a guard
+    said last stays in force when it ends."""
     for host in (way.here, way.there):
         on_host(lab, host, "systemctl", "stop", "vmacro-guard")
+        on_host(lab, host, "nft", "delete", "table", "bridge", "vmacro-guests")
     try:
         yield
     finally:
