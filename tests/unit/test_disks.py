@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import pytest
+
 from vmacro.drivers.fake import BASE_BYTES, FakeWorld
+from vmacro.drivers.fake.host_disks import FakeHostDisks
+from vmacro.model.events import DiskProgress
+from vmacro.model.facts import DiskCopy, Fetching
 from vmacro.model.moves import Ending, Outcome
 from vmacro.model.nouns import Policy
 from vmacro.planning import checks, planner
@@ -46,6 +51,22 @@ def test_the_base_goes_ahead_once_and_the_way_back_needs_it_no_more() -> None:
     assert moved(fake, 0, "web-2").ending == Ending.MOVED
     assert fake.running_at() == ["bucharest"] and fake.hosts["bucharest"].domains["web"].disks == (disk,)
     assert notes(fake) == ["disk vda: bucharest has its base still; only what was written since goes"]
+
+
+def test_a_base_on_its_way_is_asked_for_often_and_told_of_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, fetched, percents = FakeWorld(), FakeHostDisks.fetched, [*range(90, -10, -10)]
+
+    def slowly(side: FakeHostDisks, disk: DiskCopy) -> Fetching:
+        return Fetching(False, -(-BASE_BYTES * percents.pop() // 100)) if percents else fetched(side, disk)
+
+    monkeypatch.setattr(FakeHostDisks, "fetched", slowly)
+    fake.give_disk()
+    assert moved(fake, 1, "web-1").ending == Ending.MOVED
+    seen = [(e.wall_ns, e.what) for e in fake.events if isinstance(e.what, DiskProgress)]
+    assert [what.percent for _, what in seen] == [0, 40, 80, 100]
+    assert (seen[0][1].bytes_sent, seen[-1][1].bytes_sent) == (0, BASE_BYTES)
+    assert {what.bytes_total for _, what in seen} == {BASE_BYTES}
+    assert [round((at - seen[0][0]) / 1e9, 3) for at, _ in seen[:3]] == [0, 2, 4], "two seconds from one to the next"
 
 
 def test_the_source_gives_its_copy_up_if_asked() -> None:

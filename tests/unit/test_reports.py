@@ -17,13 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from vmacro.drivers.fake import FakeWorld
+from vmacro.errors import JournalError
 from vmacro.fleet.meter import Cost, Moved
 from vmacro.fleet.nouns import Horizon
 from vmacro.fleet.simulation import OPTIMUM, PLANNED, STAY, Held, Simulation, Way
 from vmacro.model.batch_events import TryBegan, TryEnded
 from vmacro.model.batches import Batch, Became, PlannedMove, Purpose, Stay, Wish
 from vmacro.model.copies import CopyStatistics, Forecast
-from vmacro.model.events import CopyProgress, DomainChanged, Event, PhaseBegan, PhaseEnded, PhaseFailed, What
+from vmacro.model.events import (
+    CopyProgress,
+    DomainChanged,
+    Event,
+    PhaseBegan,
+    PhaseEnded,
+    PhaseFailed,
+    Unreadable,
+    What,
+)
 from vmacro.model.facts import Arrival, Flows
 from vmacro.model.moves import ConnectionOutcome, Ending, Finding, FlowsOutcome, Outcome, Phase, Plan, Severity, Verdict
 from vmacro.planning import planner
@@ -245,6 +255,20 @@ def test_a_simulation_is_drawn() -> None:
     said = {"of $two$", "vmacro: 3 moves", "offline optimum: 1 moves", "$x", "guest2", "oslo", "rome", "01 Jun"}
     assert said <= set(texts), texts
     assert {"#4477aa", "#ee6677"} <= colours
+
+
+class _Unread:
+    """Implements ports.EventLog: it cannot be read."""
+
+    def append(self, event: Event) -> None:
+        raise AssertionError
+
+    def read(self, move_id: str = "", after: int = 0) -> list[tuple[int, Event]]:
+        raise JournalError("event log: cannot be read: gone")
+
+
+def test_a_log_that_cannot_be_read_is_the_only_event() -> None:
+    assert report.story(_Unread(), "web-1") == [Event("web-1", 0, Unreadable("event log: cannot be read: gone"))]
 
 
 def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:
