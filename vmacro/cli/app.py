@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
 import sys
 
 import typer
 
 from vmacro import __version__
-from vmacro.cli.commands import Commands
+from vmacro.cli import output
+from vmacro.cli.commands import ENTRIES, Commands
 from vmacro.errors import VmacroError
 
 app = typer.Typer(
@@ -38,9 +38,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 def main() -> None:
     """Exit codes are the errors' own; see vmacro.errors."""
     atexit.register(gc.freeze)  # at the end all memory goes anyway; to look for garbage first takes a fifth of a second
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no name of a guest ends a move on a Latin-1 terminal
+    output.keep()
     try:
         app()
     except VmacroError as error:
@@ -50,6 +48,13 @@ def main() -> None:
             render.as_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
         render.warn(f"vmacro: {error}")
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if trouble := output.trouble():
+            print(f"vmacro: standard output: {trouble}: not all of it was written", file=sys.stderr)
+            entry = next((ENTRIES[word] for word in sys.argv[1:2] if word in ENTRIES), None)
+            if not ended.code and not (entry and entry.moves):
+                sys.exit(VmacroError.exit_code)
+        raise
 
 
 if __name__ == "__main__":

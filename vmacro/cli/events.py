@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vmacro import wiring
-from vmacro.cli import render, telling
+from vmacro.cli import output, render, telling
 from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.errors import ConfigurationError
 from vmacro.inventory import Settings
@@ -43,12 +43,14 @@ def _show(settings: Settings, move_id: str, follow: bool, json: bool) -> None:
 
         def ended() -> bool:
             record = archive.move(move_id) if archive is not None else None
-            return not follow or (record is not None and record.outcome is not None)
+            return not follow or output.unread() or (record is not None and record.outcome is not None)
 
         if archive is not None and archive.move(move_id) is None and not log.read(move_id):
             raise ConfigurationError(f"move {move_id!r}: neither in the log nor in the journal", "vmacro history")
         silent = not json
         for event in followed(log, move_id, ended, lambda: time.sleep(POLL_S if follow else 0)):
+            if output.unread():
+                return
             _tell(event, json)
             silent = False
         if silent:

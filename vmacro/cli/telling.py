@@ -22,14 +22,9 @@ def event_log(settings: Settings) -> DatabaseEventLog:
 def told(settings: Settings, json: bool) -> Iterator[tuple[DatabaseEventLog, Callable[[Event], None]]]:
     """The log, and what publishes to it and to the terminal."""
     with event_log(settings) as log, stream(json) as show:
-        watching = [show]
 
         def publish(event: Event) -> None:
             log.append(event)
-            for look in tuple(watching):
-                try:
-                    look(event)
-                except OSError:
-                    watching.clear()  # nobody reads what we print any more: no move ends for that
+            show(event)
 
         yield log, publish
