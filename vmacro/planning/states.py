@@ -69,3 +69,8 @@ def _nobody_is_at_work_on_it(request: Request, survey: Survey) -> Iterator[Findi
         text = f"{source.host}'s libvirt is at work on it: {source.domain.job}"
         hint = f"wait until that is over, whoever asked for it: virsh domjobinfo {source.domain.name}"
         yield blocker("guest-busy", f"guest {request.guest.name}", text, hint)
+    elif source is not None and survey.definition is not None and survey.definition.block_jobs:
+        busy = " and ".join(survey.definition.block_jobs)
+        text = f"{source.host}'s libvirt is at work on it: block job of disk {busy}"
+        hint = f"wait until that is over, or end it: virsh blockjob {request.guest.domain} DISK"
+        yield blocker("guest-busy", f"guest {request.guest.name}", text, hint)
