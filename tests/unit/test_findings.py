@@ -488,6 +488,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a certificate expires": (RENUMBER, facts("berlin", certificate_days_left=29.94)),
     "it runs nowhere": (RENUMBER, gone),
     "it runs twice": (RENUMBER, also("berlin")),
+    "it runs twice on what may be one host": (
+        RENUMBER,
+        both(also("berlin"), both(facts("bucharest", uuid="u-1"), facts("berlin", uuid="u-1"))),
+    ),
     "it is paused": (RENUMBER, web(state="paused", reason="after an I/O error")),
     "it is suspended by itself": (RENUMBER, web(state="suspended by itself", reason="")),
     "it has crashed": (RENUMBER, web(state="crashed", reason="reason 1")),
