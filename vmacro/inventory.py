@@ -185,7 +185,7 @@ class Inventory(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Inventory:
         problems = [*self._names_without_thing(), *self._overlaps(), *self._domains_of_two(), *self._names_of_two()]
-        problems += [*self._dns_names(), *self._publics_of_two()]
+        problems += [*self._dns_names(), *self._publics_of_two(), *self._machines_of_two()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -209,6 +209,16 @@ class Inventory(Strict):
         nets = {name: self.network_of(name) for name, host in self.hosts.items() if host.site in self.sites}
         subnets = {name: n.public_subnet for name, n in nets.items() if n is not None and n.public_subnet is not None}
         return addresses.publics_of_two(subnets, {name: site.public for name, site in self.sites.items()})
+
+    def _machines_of_two(self) -> list[str]:
+        """One machine under two names has each of its guests twice, and a move from it to itself."""
+        keys = ("uri", "address", "ssh")
+        said = [(name, key, str(getattr(host, key))) for name, host in self.hosts.items() for key in keys]
+        return [
+            f"hosts {a} and {b}: both have {key} {shown(x)!r}: hosts.{b}.{key}"
+            for (a, key, x), (b, other, y) in itertools.combinations(said, 2)
+            if key == other and x and x.lower() == y.lower()
+        ]
 
     def _domains_of_two(self) -> list[str]:
         """Two names for one domain would be claimed, and moved, apart."""

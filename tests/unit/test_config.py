@@ -78,6 +78,12 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         ("[sites.a]", "[sites.a", "not TOML"),
         ("[hosts.b1]", "[hosts.operator]", "hosts.operator: is what the operator's own certificate is called"),
         ("b1.example", "A1", "hosts a1 and b1: both are 'a1' in their certificates: hosts.b1.tls_name"),
+        ('"10.0.0.2"', '"10.0.0.1"', "hosts a1 and b1: both have address '10.0.0.1': hosts.b1.address"),
+        (
+            "qemu+ssh://root@b1/",
+            "qemu+tls://A1/",
+            "hosts a1 and b1: both have uri 'qemu+tls://a1/system'",
+        ),
         ("tls_name", 'ssh = "root@a..b"\ntls_name', "hosts.b1.ssh: 'a..b' is neither an IP address nor a host name"),
         ("10.0.0.1", "10.0.0.1:22", "hosts.a1.address: '10.0.0.1:22' is neither an IP address nor a host name"),
         ("10.0.0.1", "x" * 70, "hosts.a1.address"),

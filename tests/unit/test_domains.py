@@ -24,7 +24,18 @@ from vmacro.drivers.libvirt import definition, fit, xml
 from vmacro.drivers.libvirt.connection import Connections
 from vmacro.drivers.libvirt.qemu import QemuHypervisor
 from vmacro.errors import HostError
-from vmacro.model.definitions import FILTER, OF_THE_HOSTS_SIZE, SECRET, UNKNOWN, VOLUME, Definition, Device, Fit, Need
+from vmacro.model.definitions import (
+    FILTER,
+    OF_THE_HOSTS_SIZE,
+    SECRET,
+    UNKNOWN,
+    VOLUME,
+    Definition,
+    Device,
+    Fit,
+    Need,
+    Pages,
+)
 from vmacro.model.facts import DiskCopy, DomainFacts, FileFacts
 from vmacro.model.moves import Finding, Severity
 from vmacro.model.nouns import Host
@@ -86,6 +97,10 @@ class Berlin:
 
     def storagePoolLookupByName(self, name: str) -> str:  # noqa: N802
         return self._known(name, libvirt.VIR_ERR_NO_STORAGE_POOL)
+
+    def networkLookupByName(self, name: str) -> SimpleNamespace:  # noqa: N802
+        groups = "<network><portgroup name='office'/></network>" if name == "front" else "<network/>"
+        return SimpleNamespace(XMLDesc=lambda: groups)
 
     def lookupByUUIDString(self, uuid: str) -> SimpleNamespace:  # noqa: N802
         self._known(uuid, libvirt.VIR_ERR_NO_DOMAIN)
@@ -198,7 +213,7 @@ EXPECTED: dict[str, list[str]] = {
     "listening": ["listen-address", "?listen-unknown"],
     "kernel": ["file-missing", "file-missing"],
     "sealed": ["device-stays", "device-stays", "device-stays", "device-stays"],
-    "old-desktop": ["device-stays", "?file-missing", "?file-missing", "?device-unknown"],
+    "old-desktop": ["device-stays", "?file-missing", "file-missing", "?device-unknown"],
     "storage": ["disk-kind", "file-missing", "file-missing", "volume-missing"],
 }
 KEPT = {"snapshots": {"snapshots": 2, "checkpoints": 1, "saved": True}}
@@ -302,6 +317,7 @@ def test_a_disk_by_network_may_be_its_hosts_own(server: str, found: list[str]) -
         "<video><model type='virtio'><acceleration accel3d='yes'/></model></video>",
         "<video><driver name='vhostuser'/><model type='virtio'/></video>",
         "<sound model='usb'/>",
+        "<interface type='user'><mac address='52:54:00:00:00:09'/><model type='usb-net'/></interface>",
         "<sound model='virtio'/>",
         "<crypto model='virtio' type='qemu'><backend model='builtin'/></crypto>",
         "<disk type='network'><source protocol='rbd' name='x/y'/><target dev='nvme0n1' bus='nvme'/></disk>",
@@ -330,6 +346,23 @@ RBD = "<source protocol='rbd' name='a/b'><config file='/etc/ceph/site.conf'/></s
         ("<graphics type='vnc'><listen type='socket' socket='/run/own/vnc'/></graphics>", "file-missing", "/run/own "),
         (f"<disk type='network'>{RBD}<target dev='vdx'/></disk>", "file-missing", "/etc/ceph/site.conf"),
         ("<interface type='ethernet'><target dev='tap7' managed='no'/></interface>", "bridge-missing", "tap7"),
+        ("<interface type='vhostuser'><source path='/run/own/x' mode='server'/></interface>", "file-missing", "/own "),
+        ("<interface type='vhostuser'><source path='/run/ovs/x' mode='client'/></interface>", "file-missing", "/ovs/x"),
+        ("<interface type='server'><source address='10.50.1.1'/></interface>", "listen-address", "10.50.1.1"),
+        (
+            "<interface type='udp'><source><local address='10.9.9.9'/></source></interface>",
+            "listen-unknown",
+            "10.9.9.9",
+        ),
+        ("<interface type='user'><backend type='passt' logFile='/srv/a.log'/></interface>", "file-missing", "/srv "),
+        ("<lease><target path='/shared/lease'/></lease>", "file-missing", "/shared/lease"),
+        ("<audio id='1' type='oss'><input dev='/dev/dsp0'/></audio>", "file-missing", "/dev/dsp0"),
+        ("<audio id='1' type='file' path='/srv/a.wav'/>", "file-missing", "/srv "),
+        ("<shmem name='a' role='master'><server path='/run/iv'/></shmem>", "file-missing", "/run/iv"),
+        ("<tpm><backend type='emulator'><source type='dir' path='/srv/t'/></backend></tpm>", "file-missing", "/srv "),
+        ("<pstore backend='acpi-erst'><path>/srv/pstore</path></pstore>", "file-missing", "/srv "),
+        ("</devices><blkiotune><device><path>/dev/sdz</path></device></blkiotune><devices>", "", "/dev/sdz"),
+        ("</devices><os><nvram>/srv/web.fd</nvram></os><devices>", "", "/srv "),
         ("<memory model='dimm'><source><nodemask>1-3</nodemask></source></memory>", "binding-missing", "number 3"),
         ("</devices><sysinfo type='fwcfg'><entry name='opt/ign' file='/a.ign'/></sysinfo><devices>", "", "/a.ign"),
     ],
@@ -343,6 +376,145 @@ def test_whatever_it_names_is_looked_for(more: str, code: str, told: str) -> Non
 def test_what_libvirt_makes_for_each_domain_is_not_looked_for(folder: str) -> None:
     more = f"<channel type='unix'><source mode='bind' path='{folder}/x.0'/><target type='virtio' name='x.0'/></channel>"
     assert codes(with_devices(more).findings()) == []
+
+
+def test_a_port_group_is_looked_for_in_the_network_of_its_name() -> None:
+    """libvirt takes a card without one, and without its VLAN."""
+    card = (
+        "<interface type='network'><mac address='52:54:00:00:00:{}'/><source network='{}' portgroup='{}'/></interface>"
+    )
+    more = card.format("07", "front", "office") + card.format("08", "front", "lab")
+    found = [f.message for f in with_devices(more).findings() if f.code == "port-group-missing"]
+    assert len(found) == 1 and "'front/lab'" in found[0] and "52:54:00:00:00:08" in found[0]
+
+
+TIED = "<disk type='file'><driver type='qcow2'/><source file='/images/d'>{}</source>{}<target dev='vdx'/></disk>"
+LUKS = "<encryption format='luks'><secret type='passphrase' uuid='8a1f6c1e-5a60-4d2c-8f39-1c1a52b5d6c1'/></encryption>"
+BELOW = "<backingStore type='file'><format type='qcow2'/><source file='/images/a'>{}</source>{}</backingStore>"
+DEVICE_BELOW = "<backingStore type='block'><format type='raw'/><source dev='/dev/vg/a'/><backingStore/></backingStore>"
+RBD_BELOW = "<backingStore type='network'><format type='raw'/><source protocol='rbd' name='a/b'/></backingStore>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "beside", "told"),
+    [
+        (LUKS, "", "encrypted"),
+        ("", LUKS, "encrypted"),
+        ("", BELOW.format(LUKS, ""), "encrypted"),
+        ("<slices><slice type='storage' offset='12' size='1024'/></slices>", "", "a part of its file"),
+        ("<dataStore type='file'><format type='raw'/><source file='/images/d.raw'/></dataStore>", "", "another file"),
+        ("", DEVICE_BELOW, "no file (block)"),
+        ("", BELOW.format("", RBD_BELOW), "no file (network)"),
+    ],
+)
+def test_a_disk_that_is_more_than_its_files_stays(inside: str, beside: str, told: str) -> None:
+    """What freezes it would have the guest write on in the clear, or its copy would be read as it is not."""
+    house = with_devices(TIED.format(inside, beside))
+    house.berlin = Berlin(has=frozenset({"8a1f6c1e-5a60-4d2c-8f39-1c1a52b5d6c1"}))
+    house.hosts["bucharest"].disks.bases["/images/d"] = ""
+    (found,) = house.findings()
+    assert found.code == "disk-kind" and told in found.message
+    whole = with_devices(TIED.format("", BELOW.format("", "<backingStore/>") + f"<mirror>{LUKS}</mirror>"))
+    (disk,) = (d for d in whole.hosts["bucharest"].domains["web"].disks if d.target == "vdx")
+    assert disk.tied == "", "a copy of it that is being made is not the disk yet"
+
+
+MEDIUM = (
+    "<disk type='file' device='{}'><source file='/isos/x' startupPolicy='{}'/><readonly/><target dev='vdx'/></disk>"
+)
+
+
+@pytest.mark.parametrize(
+    ("device", "policy", "live", "later"),
+    [
+        ("cdrom", "optional", "?file-missing", "?file-missing"),
+        ("cdrom", "requisite", "?file-missing", "file-missing"),
+        ("cdrom", "mandatory", "file-missing", "file-missing"),
+        ("disk", "optional", "file-missing", "?file-missing"),
+        ("disk", "requisite", "file-missing", "file-missing"),
+    ],
+)
+def test_what_may_be_missing_at_a_migration_may_be_needed_for_a_start(
+    device: str, policy: str, live: str, later: str
+) -> None:
+    """And the other way round: libvirt's qemuDomainCheckDiskStartupPolicy."""
+    plain, house = House(name="uefi").live, with_devices(MEDIUM.format(device, policy))
+    house.stored = plain
+    house.hosts["bucharest"].files["/isos/x"] = FileFacts("/isos/x", PLAIN, 7)
+    assert codes(house.findings()) == [live]
+    house.live, house.stored = plain, house.live
+    house.hosts["bucharest"].domains["web"] = _facts(xml.domain(plain))
+    assert codes(house.findings()) == [later]
+
+
+def test_a_name_that_nobody_can_be_asked_for_hides_nothing() -> None:
+    """Screenshots of a Mac have such spaces in their names; so have some of its users' images."""
+    medium = "<disk type='file' device='cdrom'><source file='/isos/{}.iso'/><readonly/><target dev='vdx'/></disk>"
+    usb = "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>"
+    for odd in ("10.15\u202fAM", "x" * 1000):
+        found = with_devices(medium.format(odd) + usb).findings()
+        assert codes(found) == ["?definition-unread", "device-stays"]
+        assert f"cdrom vdx: /isos/{odd.encode('unicode_escape').decode()}"[:99] in found[1].message
+
+
+def test_a_disk_of_the_next_start_may_be_one_that_the_live_one_builds_on() -> None:
+    """Of a snapshot of the live domain alone: at its new home its next start would look for what was left here."""
+    house = House(name="uefi")
+    below = "<backingStore type='file'><format type='qcow2'/><source file='/images/web.qcow2'/></backingStore>"
+    live = house.live.replace("<source file='/images/web.qcow2'/>", f"<source file='/images/web.snap'/>{below}")
+    assert live != house.live
+    house.live = live
+    house.hosts["bucharest"].domains["web"] = _facts(xml.domain(live))
+    house.hosts["bucharest"].disks.bases["/images/web.snap"] = ""
+    (found,) = house.findings()
+    assert found.code == "file-missing" and "/images/web.qcow2 (disk vda, at its next start)" in found.message
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("<seclabel type='dynamic' model='apparmor' relabel='yes'><label>libvirt-x</label></seclabel>", ["apparmor"]),
+        ("<seclabel type='static' model='selinux'/><seclabel type='dynamic' model='dac'/>", ["selinux", "dac"]),
+        ("<seclabel type='none' model='none'/><seclabel type='none'/>", []),
+        ("<devices><disk><source><seclabel model='smack' relabel='no'/></source></disk></devices>", ["smack"]),
+    ],
+)
+def test_whose_labels_a_domain_has(label: str, found: list[str]) -> None:
+    plain, labelled = PINNED.format(""), PINNED.format(label)
+    assert [*definition.definition(labelled, plain).labels] == [*definition.definition(plain, labelled).labels] == found
+
+
+def test_hosts_tell_their_security_drivers() -> None:
+    driver = "<secmodel><model>{}</model><doi>0</doi></secmodel>".format
+    told = f"<capabilities><host>{driver('apparmor')}{driver('dac')}</host></capabilities>"
+    assert xml.security_models(told) == ("apparmor", "dac")
+
+
+@pytest.mark.parametrize("code", [0, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID])
+def test_block_jobs_are_asked_for_by_disk(simple: QemuHypervisor, code: int) -> None:
+    """A pull is not in the XML; libvirt refuses to migrate all the same."""
+    asked = list[str]()
+
+    def info(target: str) -> dict[str, int]:
+        asked.append(target)
+        if code:
+            raise error(code)
+        return {"type": 1, "bandwidth": 0, "cur": 1, "end": 9} if target == "vdb" else {}
+
+    disk = "<disk device='{}'><target dev='{}'/></disk>".format
+    disks = disk("disk", "vda") + disk("disk", "vdb") + disk("cdrom", "sda")
+    kept = {"snapshotNum": lambda: 0, "listAllCheckpoints": list, "hasManagedSaveImage": lambda: 0}
+    live = PINNED.format(f"<devices>{disks}</devices>")
+    domain = SimpleNamespace(isPersistent=lambda: 0, XMLDesc=lambda: live, blockJobInfo=info, **kept)
+    connection = SimpleNamespace(lookupByName=lambda _name: domain)
+    found = QemuHypervisor(host("b1"), cast(Connections, SimpleNamespace(get=lambda _host: connection))).definition("x")
+    assert found is not None and found.block_jobs == (() if code else ("vdb",)) and asked == ["vda", "vdb"]
+
+
+@pytest.mark.parametrize("kind", ["commandline", "override"])
+def test_what_only_qemu_understands_is_told(kind: str) -> None:
+    more = f"<q:{kind} xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><q:arg value='-S'/></q:{kind}>"
+    assert definition.definition(PINNED.format(more), "").arguments
 
 
 def test_a_pool_that_is_not_active_has_nothing_and_hides_nothing() -> None:
@@ -442,6 +614,7 @@ def simple() -> Iterator[QemuHypervisor]:
     connection.close()
 
 
+HUGE = Pages(2048, 4)
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of that domain
 
 
@@ -461,32 +634,66 @@ def test_a_definition_is_read_with_what_libvirt_keeps_beside_it(simple: QemuHype
 def test_what_a_libvirt_cannot_be_asked_is_unknown_and_not_absent(simple: QemuHypervisor) -> None:
     needs = tuple(Need(kind, UUID, "it", live=True) for kind in (FILTER, SECRET, VOLUME))
     spice = Device("graphics", "type", "spice")
-    wanted = Definition(accelerator="kvm", processor="<cpu/>", needs=needs, devices=(spice,), pages=2048)
+    wanted = Definition(accelerator="kvm", processor="<cpu/>", needs=needs, devices=(spice,), pages=(HUGE,))
     found = simple.fit("test", UUID, wanted)
     assert (found.unasked, found.absent) == (needs[:2], needs[2:]), "of pools it knows"
-    assert (found.silent, found.lacks, found.refusal, found.free_pages_mib) == ((spice,), (), "", 0)
+    assert (found.silent, found.lacks, found.refusal, found.free_pages) == ((spice,), (), "", (Pages(2048, 0),))
     assert found.processor == UNKNOWN and "not supported" in found.processor_why
     assert found.cpus > 0 and found.namesake == ""
     assert simple.fit("web", UUID, wanted).namesake == "test"
 
 
 PINNED = "<domain type='kvm'><vcpu cpuset='0-3,^2'>2</vcpu>{}</domain>"
+MEMORY = "<domain><memory unit='MiB'>1024</memory>{}</domain>"
 
 
 @pytest.mark.parametrize(
     ("more", "found"),
     [
-        ("", (4, 0, 0)),
-        ("<cputune><emulatorpin cpuset='7'/></cputune>", (8, 0, 0)),
-        ("<numatune><memnode cellid='0' mode='strict' nodeset='0,2'/></numatune>", (4, 3, 0)),
-        ("<memoryBacking><hugepages/></memoryBacking>", (4, 0, OF_THE_HOSTS_SIZE)),
-        ("<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>", (4, 0, 1 << 20)),
-        ("<cputune><vcpupin vcpu='0' cpuset='x'/></cputune>", (4, 0, 0)),
+        ("", (4, 0)),
+        ("<cputune><emulatorpin cpuset='7'/></cputune>", (8, 0)),
+        ("<numatune><memnode cellid='0' mode='strict' nodeset='0,2'/></numatune>", (4, 3)),
+        ("<cputune><vcpupin vcpu='0' cpuset='x'/></cputune>", (4, 0)),
     ],
 )
-def test_what_a_domain_is_bound_to(more: str, found: tuple[int, int, int]) -> None:
+def test_what_a_domain_is_bound_to(more: str, found: tuple[int, int]) -> None:
     seen = definition.definition(PINNED.format(more), "")
-    assert (seen.cpus, seen.nodes, seen.pages) == found
+    assert (seen.cpus, seen.nodes) == found
+
+
+CELLS = "<cpu><numa><cell id='0' memory='786432'/><cell id='1' memory='262144' unit='KiB'/></numa></cpu>"
+SIZE = "<target><size unit='MiB'>512</size></target>"
+MODULE = f"<devices><memory model='dimm'><source>{{}}</source>{SIZE}</memory></devices>"
+OWN_SIZE = MODULE.format("<pagesize unit='KiB'>2048</pagesize>")
+
+
+@pytest.mark.parametrize(
+    ("pages", "more", "found"),
+    [
+        ("", "", {}),
+        ("<hugepages/>", "", {OF_THE_HOSTS_SIZE: 1024}),
+        ("<hugepages><page size='1' unit='G'/></hugepages>", "", {1 << 20: 1024}),
+        ("<hugepages><page size='4' unit='KiB'/></hugepages>", "", {}),
+        ("<hugepages><page size='2' unit='M' nodeset='0'/></hugepages>", CELLS, {2048: 768}),
+        (
+            "<hugepages><page size='1' unit='G'/><page size='2' unit='M' nodeset='0'/></hugepages>",
+            CELLS,
+            {2048: 768, 1 << 20: 256},
+        ),
+        ("<hugepages><page size='2' unit='M' nodeset='0-1,7'/></hugepages>", CELLS, {2048: 1024}),
+        ("<hugepages><page size='2' unit='M' nodeset='x,0-99999999'/></hugepages>", CELLS, {2048: 1024}),
+        ("", OWN_SIZE, {2048: 512}),
+        ("", MODULE.format(""), {}),
+        ("<hugepages><page size='1' unit='G'/></hugepages>", OWN_SIZE, {2048: 512, 1 << 20: 512}),
+    ],
+)
+def test_what_of_its_memory_lies_in_huge_pages(pages: str, more: str, found: dict[int, int]) -> None:
+    """A module of memory may, and the rest not; nodes may have sizes of their own."""
+    text = MEMORY.format(f"<memoryBacking>{pages}</memoryBacking>{more}")
+    seen = definition.definition(text, "")
+    assert ({each.kib: each.mib for each in seen.pages}, seen.huge_mib) == (found, sum(found.values()))
+    later = definition.definition(MEMORY.format(""), text)
+    assert (later.pages, later.huge_mib) == (seen.pages, 0), "of its next start, and not now"
 
 
 def test_a_processor_without_end_is_none() -> None:
@@ -503,7 +710,7 @@ def test_a_processor_without_end_is_none() -> None:
 def test_the_next_start_is_bound_too() -> None:
     more = "<memoryBacking><hugepages/></memoryBacking><devices><graphics type='spice'/></devices>"
     seen = definition.definition("<domain type='kvm'/>", PINNED.format(more))
-    assert (seen.cpus, seen.pages, seen.devices) == (4, OF_THE_HOSTS_SIZE, (Device("graphics", "type", "spice"),))
+    assert (seen.cpus, seen.devices) == (4, (Device("graphics", "type", "spice"),))
 
 
 def test_a_page_size_that_nobody_knows_is_no_other() -> None:

@@ -33,6 +33,8 @@ SOME: dict[str, Any] = {
     "Phase": Phase.COPY,
     "str": "web",
     "int": 7,
+    "int | None": 7,
+    "float | None": 1.5,
     "float": 1.5,
     "Side": "source",
     "tuple[str, ...]": ("10.0.0.7", "fd00::7"),

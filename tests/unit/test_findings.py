@@ -32,6 +32,7 @@ from vmacro.model.definitions import (
     OF_THE_HOSTS_SIZE,
     PASSED_THROUGH,
     PORT,
+    PORT_GROUP,
     SECRET,
     TAP,
     UNKNOWN,
@@ -39,6 +40,7 @@ from vmacro.model.definitions import (
     Device,
     Fit,
     Need,
+    Pages,
     Stay,
 )
 from vmacro.model.facts import NO_PAST, Card, Claim, Disk, FileFacts, Flows, FoundLegEnd, Pool, Reservation
@@ -466,6 +468,8 @@ NEXT_CD = Need(FILE, "/isos/debian.iso", "cdrom sda", next=True)
 OPTIONAL_CD = replace(CD, optional=True)
 FILTERED = Need(FILTER, "clean-web", "card 52:54:00:00:00:01", live=True, next=True)
 KEY = Need(SECRET, "8a1f6c1e-5a60-4d2c-8f39-1c1a52b5d6c1", "login of disk vda", live=True, next=True)
+OFFICE = Need(PORT_GROUP, "front/office", "card 52:54:00:00:00:01", live=True, next=True)
+HUGE = (Pages(2048, 256),)
 VOLUME_CD = Need(VOLUME, "isos/debian.iso", "cdrom sda", live=True, optional=True)
 TAKES = (
     Need(PORT, "tcp/5942/", "VNC", live=True, next=True),
@@ -490,6 +494,10 @@ CASES: dict[str, tuple[str, Breaking]] = {
     "a certificate expires": (RENUMBER, facts("berlin", certificate_days_left=29.94)),
     "it runs nowhere": (RENUMBER, gone),
     "it runs twice": (RENUMBER, also("berlin")),
+    "it runs twice on what may be one host": (
+        RENUMBER,
+        both(also("berlin"), both(facts("bucharest", uuid="u-1"), facts("berlin", uuid="u-1"))),
+    ),
     "it is paused": (RENUMBER, web(state="paused", reason="after an I/O error")),
     "it is suspended by itself": (RENUMBER, web(state="suspended by itself", reason="")),
     "it has crashed": (RENUMBER, web(state="crashed", reason="reason 1")),
@@ -804,15 +812,41 @@ CASES: dict[str, tuple[str, Breaking]] = {
     ),
     "a device that its hypervisor lacks": (SEAMLESS, fitting(lacks=(SPICE,))),
     "devices that nobody tells of": (SEAMLESS, fitting(silent=(SOUND, SPICE))),
-    "too few huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=254))),
+    "too few huge pages": (SEAMLESS, both(needing(pages=HUGE, huge_mib=256), fitting(free_pages=(Pages(2048, 254),)))),
     "too few huge pages of whatever size": (
         SEAMLESS,
-        both(needing(pages=OF_THE_HOSTS_SIZE, memory_mib=256), fitting(free_pages_mib=254)),
+        both(
+            needing(pages=(Pages(OF_THE_HOSTS_SIZE, 256),), huge_mib=256),
+            fitting(free_pages=(Pages(OF_THE_HOSTS_SIZE, 254),)),
+        ),
     ),
-    "enough huge pages": (SEAMLESS, both(needing(pages=2048, memory_mib=256), fitting(free_pages_mib=256))),
+    "enough huge pages": (SEAMLESS, both(needing(pages=HUGE, huge_mib=256), fitting(free_pages=HUGE))),
     "enough huge pages, and no other memory": (
         SEAMLESS,
-        both(needing(pages=2048), both(fitting(free_pages_mib=256), facts("berlin", free_memory_mib=9))),
+        both(needing(pages=HUGE, huge_mib=256), both(fitting(free_pages=HUGE), facts("berlin", free_memory_mib=9))),
+    ),
+    "huge pages from its next start on, and no memory until then": (
+        SEAMLESS,
+        both(needing(pages=HUGE), both(fitting(free_pages=HUGE), facts("berlin", free_memory_mib=9))),
+    ),
+    "some of it in huge pages, and too little memory for the rest": (
+        SEAMLESS,
+        both(needing(pages=HUGE, huge_mib=100), both(fitting(free_pages=HUGE), facts("berlin", free_memory_mib=155))),
+    ),
+    "a security driver that is missing there": (
+        SEAMLESS,
+        both(needing(labels=("apparmor", "dac")), facts("berlin", security_models=("none", "dac"))),
+    ),
+    "a security driver of which nobody tells": (SEAMLESS, needing(labels=("apparmor", "dac"))),
+    "a port group that is missing there": (SEAMLESS, both(needing(OFFICE), fitting(absent=(OFFICE,)))),
+    "names that nobody can be asked for": (
+        SEAMLESS,
+        needing(unread=("cdrom sda: /isos/a\\u202fb.iso", *(f"disk vd{n}: odd" for n in "abcd"))),
+    ),
+    "block jobs of which its XML says nothing": (SEAMLESS, needing(block_jobs=("vda", "vdb"))),
+    "a disk that is not its file alone": (
+        SEAMLESS,
+        web(disks=(Disk("vda", "/images/web.qcow2", True, False, "file", "qcow2", tied="a part of its file"),)),
     ),
     "processors that are not there": (SEAMLESS, both(needing(cpus=9, nodes=2), fitting(cpus=8, nodes=1))),
     "another processor": (SEAMLESS, fitting(processor=DIFFERS)),

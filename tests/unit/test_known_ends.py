@@ -14,8 +14,11 @@ from vmacro.drivers.fake import FakeWorld
 from vmacro.model.events import Event
 from vmacro.model.facts import SUSPENDED
 from vmacro.model.moves import Ending, Outcome, Phase, Verdict
-from vmacro.planning.handoffs import HANDOFFS
+from vmacro.planning import planner
+from vmacro.planning.handoffs import HANDOFFS, SEAMLESS
 from vmacro.planning.outcome import REBOOTED, SHUT_OFF
+from vmacro.planning.request import Request
+from vmacro.services import measured
 
 Happens = Callable[[FakeWorld], None]
 
@@ -25,10 +28,12 @@ def handoff(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def at_any_call(handoff: str, happens: Happens) -> Iterator[tuple[Stage, Outcome, str]]:
+def at_any_call(
+    handoff: str, happens: Happens, staged: Callable[[str], Stage] = stage
+) -> Iterator[tuple[Stage, Outcome, str]]:
     """What a move ends with, and where it was struck."""
     for number, when in points(handoff):
-        found = stage(handoff)
+        found = staged(handoff)
 
         def strike(_call: Call, fake: FakeWorld = found.fake) -> None:
             if fake.running_at():
@@ -96,6 +101,60 @@ def test_a_guest_that_is_shut_off_at_any_call(handoff: str, how: str) -> None:
             assert verified.result is True, f"it was well once it had arrived: {where}"
     assert {(Ending.ROLLED_BACK, "shut off"), (Ending.WITH_LOSSES, "shut off"), (Ending.MOVED, "")} >= seen
     assert len(seen) == 3, seen
+
+
+def forgotten(fake: FakeWorld) -> None:
+    """A transient guest is shut off: its libvirt has nothing of it any more."""
+    fake.power_off()
+    for host in fake.hosts.values():
+        host.domains.pop("web", None)
+
+
+def transient(handoff: str) -> Stage:
+    """Its guest as `virsh create` makes one."""
+    found = stage(handoff)
+    for host in found.fake.hosts.values():
+        host.domains = {name: replace(domain, persistent=False) for name, domain in host.domains.items()}
+    found.plan = replace(found.plan, transient=True, autostart=False)
+    return found
+
+
+def test_plans_know_transient_guests() -> None:
+    assert not stage(WITH_DISK).plan.transient
+    fake = FakeWorld()
+    fake.hosts["bucharest"].domains["web"] = replace(fake.hosts["bucharest"].domains["web"], persistent=False)
+    wanted = Request(fake.inventory.guests[0], fake.inventory.sites[1], SEAMLESS, fake.inventory.policy, "me@here")
+    seen = measured.look(fake.inventory, wanted, fake.world, ask_clients=True)
+    assert planner.plan("web-1", fake.inventory, wanted, seen).transient
+
+
+@pytest.mark.parametrize("kind", [SEAMLESS, WITH_DISK])
+def test_a_transient_guest_that_is_shut_off_at_any_call(kind: str) -> None:
+    """Neither host has it any more; where it ended is known all the same."""
+    seen = set()
+    for found, first, where in at_any_call(kind, forgotten, transient):
+        assert first.ending != Ending.UNCERTAIN and not first.remains, where
+        seen.add((first.ending, first.still))
+        nothing_is_left(found, first, where)
+        if first.still:
+            assert "virsh create" in first.hint and "shut off at" in first.reason, where
+    assert seen == {(Ending.ROLLED_BACK, "shut off"), (Ending.WITH_LOSSES, "shut off"), (Ending.MOVED, "")}
+
+
+def test_where_a_transient_guest_has_ended_may_be_in_doubt() -> None:
+    """Neither host has it, and none has seen whether it had left: its disk is not thrown away at either."""
+    found = transient(WITH_DISK)
+    in_the_copy(found, forgotten)
+    assert found.book.outcome is not None and found.book.outcome.ending == Ending.ROLLED_BACK
+    doubt = transient(WITH_DISK)
+
+    def unheard(fake: FakeWorld) -> None:
+        forgotten(fake)
+        fake.hosts["bucharest"].armed.clear()  # its host side was restarted
+
+    outcome = in_the_copy(doubt, unheard)
+    assert outcome.ending == Ending.UNCERTAIN and "it runs nowhere" in outcome.hint
+    assert doubt.fake.hosts["berlin"].disks.overlays
 
 
 @pytest.mark.parametrize("how", ["resume", "abort"])

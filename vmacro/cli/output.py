@@ -20,7 +20,7 @@ class _Kept(io.FileIO):
         super().__init__(stream.fileno(), "wb", closefd=False)
         self.trouble, self._stream = "", stream  # which would close the file, were it forgotten
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:

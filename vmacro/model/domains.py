@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vmacro.wire import fields
-from vmacro.wire.fields import Items, Text
+from vmacro.wire.fields import Items, Said, Text
 
 Mac = Annotated[str, fields.Mac()]
 MaybeMac = Annotated[str, fields.Mac(optional=True)]
 Name = Annotated[str, Text(255)]
 Word = Annotated[str, Text(40)]
-Path = Annotated[str, Text(1000)]
+LONGEST_PATH = 1000
+Path = Annotated[str, Text(LONGEST_PATH)]
 MOST_DISKS = 256
 MOST_CARDS = 256
 MOST_BELOW = 64  # files of one image
@@ -24,7 +25,8 @@ LEAVING, ARRIVING = "migration to elsewhere", "migration to here"  # jobs of a d
 @dataclass(frozen=True)
 class Disk:
     """`kind` is libvirt's: file, block, network or volume; `backing`: the file below, '' where there is none, and
-    `chain` those below that. `shared`: declared so, or by network."""
+    `chain` those below that. `shared`: declared so, or by network. `tied`: to what, so that its file by itself is not
+    what the guest reads; '' where it is."""
 
     target: Word
     source: Path
@@ -35,6 +37,7 @@ class Disk:
     backing: Path = ""
     backing_format: Word = ""
     chain: Annotated[tuple[Path, ...], Items(MOST_BELOW)] = ()
+    tied: Annotated[str, Said(80)] = ""
 
 
 @dataclass(frozen=True)

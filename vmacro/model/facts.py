@@ -101,7 +101,8 @@ class HostFacts:
     that libvirt shows, None where that is not known. `reserved_mib`: of the free memory, for guests that are on their
     way here. `uuid`: by which its libvirt tells it from other hosts, '' where it says none; `processor`: what
     it says of its processors, as XML. `shadow_paging`: of a host of Xen, whether it has that, without which no PV guest
-    is copied while it runs; None where nobody knows, or it is none."""
+    is copied while it runs; None where nobody knows, or it is none. `security_models`: of the drivers by which its
+    libvirt confines guests, none where it does not say."""
 
     hostname: Annotated[str, Said(253)]
     hypervisor: _Word
@@ -115,6 +116,7 @@ class HostFacts:
     uuid: _Word = ""
     processor: Annotated[str, Text(1 << 16)] = ""
     shadow_paging: bool | None = None
+    security_models: Annotated[tuple[_Word, ...], Items()] = ()
 
     @property
     def available_mib(self) -> int:

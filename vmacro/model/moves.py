@@ -99,7 +99,8 @@ class Plan:
     host starts it by itself, and so does its next one. `policy`
     says how its copy is compressed, not `auto` any more, and `compression_because` why;
     `forecast`: what the copy is expected to take, None where nobody can tell. `uuid`: the domain's, by which it is told
-    from others of its name; '' where the plan was written by a vmacro that did not keep it.
+    from others of its name; '' where the plan was written by a vmacro that did not keep it. `transient`: its libvirt
+    forgets it once it is off.
     """
 
     move_id: _Move
@@ -134,6 +135,7 @@ class Plan:
     compression_because: _Told = ""
     forecast: Forecast | None = None
     uuid: Annotated[str, Text(40)] = ""
+    transient: bool = False
 
     def lingers_until_s(self, address: str, wall_s: float) -> float:
         """When an old address stops taking new connections, if the move ends at `wall_s`; 0.0: it does not linger."""

@@ -147,13 +147,15 @@ def _memory_suffices(request: Request, survey: Survey) -> Iterator[Finding]:
         return
     facts = survey.view(host.name).facts
     assert facts is not None
-    if survey.definition is not None and survey.definition.pages:
-        return  # it lies in huge pages, which are counted apart
-    needed = source.domain.memory_mib + host.memory_reserve_mib
+    huge = survey.definition.huge_mib if survey.definition is not None else 0
+    ordinary = max(0, source.domain.memory_mib - huge)  # huge pages are counted apart
+    if huge and not ordinary:
+        return
+    needed = ordinary + host.memory_reserve_mib
     if facts.available_mib < needed:
         others = f" and {facts.reserved_mib} MiB of it for guests on their way here" if facts.reserved_mib else ""
         text = (
-            f"{facts.free_memory_mib} MiB free{others}, {needed} MiB needed ({source.domain.memory_mib} for the guest, "
+            f"{facts.free_memory_mib} MiB free{others}, {needed} MiB needed ({ordinary} for the guest, "
             f"{host.memory_reserve_mib} in reserve)"
         )
         yield blocker("memory-short", f"host {host.name}", text, "choose another site, or lower memory_reserve_mib")

@@ -33,6 +33,8 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         yield from _uuid_is_free(source.domain.uuid, target, target.fit)
         yield from _hypervisor_runs_it(wanted, target, target.fit)
         yield from _processor_suffices(source, target, target.fit)
+    if wanted is not None:
+        yield from _is_confined_there(wanted, target)
 
 
 def _has_a_plain_name(request: Request) -> Iterator[Finding]:
@@ -98,15 +100,27 @@ def _hypervisor_runs_it(wanted: Definition, target: HostView, fit: Fit) -> Itera
         text = f"its libvirt does not say whether its QEMU has {_some(fit.silent)}"
         hint = "the same QEMU with the same modules has them; else the copy is refused"
         yield Finding("device-unknown", Severity.WARNING, subject, text, hint)
-    if wanted.pages and fit.free_pages_mib < wanted.memory_mib:
-        size = "its default size" if wanted.pages == OF_THE_HOSTS_SIZE else f"{wanted.pages} KiB"
-        text = f"{fit.free_pages_mib} MiB free in huge pages of {size}, {wanted.memory_mib} MiB needed"
-        yield blocker("pages-short", subject, text, "vm.nr_hugepages there; or <memoryBacking> without them")
+    free = {pages.kib: pages.mib for pages in fit.free_pages}
+    for pages in wanted.pages:
+        if free.get(pages.kib, 0) < pages.mib:
+            size = "its default size" if pages.kib == OF_THE_HOSTS_SIZE else f"{pages.kib} KiB"
+            text = f"{free.get(pages.kib, 0)} MiB free in huge pages of {size}, {pages.mib} MiB needed"
+            yield blocker("pages-short", subject, text, "vm.nr_hugepages there; or <memoryBacking> without them")
     for most, has, what in ((wanted.cpus, fit.cpus, "processors"), (wanted.nodes, fit.nodes, "NUMA nodes")):
         if most > has:
             text = f"has {has} {what}, and the domain is bound to number {most - 1}"
             hint = "take the binding out (vcpu cpuset, cputune, numatune); or choose another host"
             yield blocker("binding-missing", subject, text, hint)
+
+
+def _is_confined_there(wanted: Definition, target: HostView) -> Iterator[Finding]:
+    """libvirt refuses a domain with a label of a driver that it does not have (virSecurityManagerCheckModel)."""
+    known = target.facts.security_models if target.facts is not None else ()
+    lacks = [model for model in wanted.labels if model not in known]
+    if known and lacks:
+        text = f"its libvirt has no security driver {' or '.join(lacks)}, by which the guest's is confined (<seclabel>)"
+        hint = "security_driver in qemu.conf: the same at both hosts; or take a <seclabel> of yours out of the domain"
+        yield blocker("security-differs", f"host {target.host}", text, hint)
 
 
 def _processor_suffices(source: HostView, target: HostView, fit: Fit) -> Iterator[Finding]:

@@ -45,7 +45,10 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         for disk in source.domain.disks:
             yield from _is_seen_there(disk, source, target)
     for disk in local(source.domain, source.pools):
-        if not _can_go(disk):
+        if disk.tied:
+            text = f"disk {disk.target} ({disk.source}) is {disk.tied}: a copy of files alone would be another disk"
+            yield blocker("disk-kind", subject, text, "put it on storage that both share; or make one plain file of it")
+        elif not _can_go(disk):
             text = f"disk {disk.target} ({disk.source}) is a local {disk.kind} of format {disk.format or 'unknown'}"
             yield blocker("disk-kind", subject, text, "qcow2 and raw files move; or put it on storage that both share")
         elif target is not None and not target.trouble and target.site != source.site:
@@ -131,7 +134,7 @@ def _below(disk: Disk) -> tuple[str, ...]:
 
 
 def _can_go(disk: Disk) -> bool:
-    return disk.kind == "file" and disk.format in FORMATS
+    return disk.kind == "file" and disk.format in FORMATS and not disk.tied
 
 
 def _shared_pool(disk: Disk, pools: Iterable[Pool]) -> Pool | None:

@@ -11,18 +11,35 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from vmacro.errors import without_subject
-from vmacro.model.definitions import ADDRESS, DEVICE, FILE, FILTER, NETWORK, SECRET, VOLUME, Definition, Need
+from vmacro.model.definitions import (
+    ADDRESS,
+    DEVICE,
+    FILE,
+    FILTER,
+    NETWORK,
+    PORT_GROUP,
+    SECRET,
+    VOLUME,
+    Definition,
+    Need,
+)
 from vmacro.model.facts import DomainFacts, HostView, Survey
 from vmacro.model.moves import Finding, Severity
 from vmacro.planning.request import Request, blocker, destination_host, source_view, target_view
 from vmacro.wire.host_verbs import ABSENT, LONGEST_DEVICE
 
-_CODES = {FILTER: "filter-missing", SECRET: "secret-missing", VOLUME: "volume-missing"}
-_NAMES = {FILTER: "network filter", SECRET: "secret", VOLUME: "volume"}
+_CODES = {
+    FILTER: "filter-missing",
+    SECRET: "secret-missing",
+    VOLUME: "volume-missing",
+    PORT_GROUP: "port-group-missing",
+}
+_NAMES = {FILTER: "network filter", SECRET: "secret", VOLUME: "volume", PORT_GROUP: "port group"}
 _FIXES = {
     FILTER: "virsh nwfilter-dumpxml where the guest is, nwfilter-define there",
     SECRET: "virsh secret-define and secret-set-value there, with the same UUID",
     VOLUME: "the same volume in a pool of the same name there: virsh vol-list",
+    PORT_GROUP: "the same <portgroup> in the network of the same name there: virsh net-dumpxml, net-define",
 }
 _PUT = "put it there, at the same path; or take it out of the domain"
 
@@ -49,6 +66,10 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
         if survey.definition_trouble:
             yield _unread(f"host {source.host}", survey.definition_trouble)
         return
+    if wanted.unread:
+        names = "; ".join(wanted.unread[:4])
+        more = f"; and {len(wanted.unread) - 4} more" if len(wanted.unread) > 4 else ""
+        yield _unread(f"guest {request.guest.name}", f"it has what nobody can be asked for by its name: {names}{more}")
     yield from _files(wanted, source, target)
     yield from _looked_up(wanted, target)
     yield from _networks(wanted, source, target)

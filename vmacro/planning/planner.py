@@ -46,6 +46,7 @@ def plan(move_id: str, inventory: Inventory, request: Request, survey: Survey) -
         disks=disks.copies(source.domain, source.pools, move_id),
         memory_mib=source.domain.memory_mib,
         uuid=source.domain.uuid,
+        transient=not source.domain.persistent,
         autostart=survey.definition is not None and survey.definition.autostart,
         compression_because=chosen.because,
         forecast=forecast.forecast(request, survey, chosen.method),

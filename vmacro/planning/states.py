@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from vmacro.model.facts import CRASHED, SUSPENDED, DomainFacts, Survey
+from vmacro.model.facts import CRASHED, SUSPENDED, DomainFacts, HostView, Survey
 from vmacro.model.moves import Finding
 from vmacro.planning.request import Request, blocker, source_view
 
@@ -28,12 +28,22 @@ def _runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
     if not running:
         yield _runs_nowhere(subject, survey)
     elif len(running) > 1:
-        places = " and ".join(v.host for v in running)
-        yield blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
+        yield _runs_twice(subject, running)
     elif running[0].domain is not None and not running[0].domain.running:
         domain, code = running[0].domain, "guest-paused" if running[0].domain.state == "paused" else "guest-not-running"
         hint = _AWAKENED.get(domain.state, "why? virsh domstate --reason")
         yield blocker(code, subject, f"is {_state(domain)} on {running[0].host}", hint)
+
+
+def _runs_twice(subject: str, running: Sequence[HostView]) -> Finding:
+    """Who is told so stops it at one of them: not where they may be one host."""
+    places = " and ".join(view.host for view in running)
+    uuids = {view.facts.uuid if view.facts is not None else "" for view in running}
+    if len(uuids) > 1 or "" in uuids:
+        return blocker("guest-twice", subject, f"is active on {places}", "stop one by hand before anything else")
+    text = f"has the same host UUID as {running[0].host}, and both say that {subject} is active there"
+    hint = "one host by two names? hosts.*.uri; else host_uuid in libvirtd.conf or virtqemud.conf of one"
+    return blocker("host-twin", f"host {running[1].host}", text, hint)
 
 
 def _is_where_it_was(request: Request, survey: Survey) -> Iterator[Finding]:
@@ -68,4 +78,9 @@ def _nobody_is_at_work_on_it(request: Request, survey: Survey) -> Iterator[Findi
     if source is not None and source.domain is not None and source.domain.job:
         text = f"{source.host}'s libvirt is at work on it: {source.domain.job}"
         hint = f"wait until that is over, whoever asked for it: virsh domjobinfo {source.domain.name}"
+        yield blocker("guest-busy", f"guest {request.guest.name}", text, hint)
+    elif source is not None and survey.definition is not None and survey.definition.block_jobs:
+        busy = " and ".join(survey.definition.block_jobs)
+        text = f"{source.host}'s libvirt is at work on it: block job of disk {busy}"
+        hint = f"wait until that is over, or end it: virsh blockjob {request.guest.domain} DISK"
         yield blocker("guest-busy", f"guest {request.guest.name}", text, hint)

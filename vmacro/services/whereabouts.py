@@ -43,10 +43,10 @@ class Whereabouts:
     def place(self) -> Place:
         """A paused or fenced domain beside a running one is the remains of a migration. If both run it is unknown.
 
-        A domain that is off is a persistent one: libvirt writes it down at the destination before it lets it run there
-        (qemuMigrationDstFinish), and forgets it at the source once it does. So a guest that is off has run where its
-        domain is, and at no other host that does not have it. One that has suspended itself has left nowhere: a domain
-        that a migration has left is paused.
+        A domain that libvirt has as off is a persistent one: it is written down at the destination before it may run
+        there (qemuMigrationDstFinish), and forgotten at the source once it does. So a guest that is off has run where
+        its domain is, and at no other host that does not have it; of a transient one see look(). One that has suspended
+        itself has left nowhere: a domain that a migration has left is paused.
         """
         if self.source == STAYED:
             return Place.SOURCE
@@ -69,6 +69,8 @@ def look(plan: Plan, world: World) -> Whereabouts:
     destination, other = _state(plan, plan.destination, world)
     if source == "running" and destination in ("running", BLIND) and plan.handoff == SEAMLESS:
         source = _as_the_host_knows(plan, world, destination)
+    if plan.transient and source == destination == ABSENT and plan.handoff == SEAMLESS:
+        source = _gone_or_off(plan, world)
     return Whereabouts(source, destination, "; ".join(t for t in (trouble, other) if t))
 
 
@@ -86,8 +88,10 @@ def settled(plan: Plan, world: World) -> Whereabouts:
 
 
 def still_at(host: Host, plan: Plan, world: World) -> str:
-    """The state of the guest at a host, if it stands still there; else ''. Raises nothing."""
+    """The state of the guest at a host, if it stands still there; else ''. The guest was there: a transient domain that
+    is no more is off. Raises nothing."""
     state, _ = _state(plan, host, world)
+    state = SHUT_OFF if plan.transient and state == ABSENT else state
     return state if state in _STILL else ""
 
 
@@ -95,6 +99,8 @@ def how_to_start(still: str, plan: Plan) -> str:
     """One that has crashed holds its domain, if that is to be looked at (on_crash)."""
     if still == SUSPENDED:
         return f"virsh dompmwakeup {plan.guest.domain} there"
+    if plan.transient:
+        return f"its domain is transient, and forgotten: virsh create there, as {plan.guest.domain} was made"
     first = "" if still == SHUT_OFF else f"virsh destroy {plan.guest.domain}; "
     return f"{first}virsh start {plan.guest.domain} there"
 
@@ -137,6 +143,16 @@ def _state(plan: Plan, host: Host, world: World) -> tuple[str, str]:
     if domain is None or plan.uuid.lower() not in ("", domain.uuid.lower()):
         return ABSENT, ""  # what somebody has defined since under its name is another guest
     return MIGRATING if domain.migrating else domain.state, ""
+
+
+def _gone_or_off(plan: Plan, world: World) -> str:
+    """Of a transient guest that neither host has any more: if it has not paused to leave, it was at its source that it
+    was shut off."""
+    try:
+        stayed = world.host_network(plan.source).leaving(plan.guest.domain) == Leaving.STAYED
+    except HostError:
+        return ABSENT
+    return SHUT_OFF if stayed else ABSENT
 
 
 def _as_the_host_knows(plan: Plan, world: World, destination: str) -> str:

@@ -37,6 +37,8 @@ from vmacro.wire import fields
 from vmacro.wire.names import AGENT_CHANNEL
 
 Version = tuple[int, int, int]
+# Of a driver without block jobs, a domain that has ended, a disk that has gone.
+_NO_JOB = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INVALID_ARG)
 
 
 class LibvirtHypervisor:
@@ -82,6 +84,7 @@ class LibvirtHypervisor:
                 "certificate_days_left": days.result(),
                 "uuid": xml.host_uuid(told),
                 "processor": xml.host_processor(told),
+                "security_models": xml.security_models(told),
             }
             return fields.decode(HostFacts, found, "facts")
 
@@ -144,6 +147,7 @@ class LibvirtHypervisor:
                 snapshots=_none_without_support(domain.snapshotNum),
                 checkpoints=_none_without_support(lambda: len(domain.listAllCheckpoints())),
                 saved=bool(domain.hasManagedSaveImage()),
+                block_jobs=_block_jobs(domain, live),
                 autostart=bool(domain.autostart()) if persistent else False,
             )
 
@@ -336,6 +340,19 @@ def _none_without_support(count: Callable[[], int]) -> int:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return 0
         raise
+
+
+def _block_jobs(domain: Any, live: str) -> list[str]:
+    """The disks at which one works, of kinds of which the XML says nothing, too. Raises libvirtError, ValueError."""
+    found = []
+    for target in xml.own_targets(live):
+        try:
+            if domain.blockJobInfo(target):
+                found.append(target)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _NO_JOB:
+                raise
+    return found
 
 
 def _triple(version: int) -> Version:

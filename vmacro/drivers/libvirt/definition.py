@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from vmacro.drivers.libvirt import devices, taking
+from vmacro.drivers.libvirt import devices, pages, taking
 from vmacro.drivers.libvirt.xml import DISKS, attribute, chain, in_one_line, memory_mib, parse
 from vmacro.model.definitions import (
     ADDRESS,
@@ -20,18 +20,18 @@ from vmacro.model.definitions import (
     FILE,
     FILTER,
     NETWORK,
-    OF_THE_HOSTS_SIZE,
+    PORT_GROUP,
     SECRET,
     VOLUME,
     Definition,
     Need,
     Stay,
 )
+from vmacro.model.domains import LONGEST_PATH
 from vmacro.wire import fields
 
+_REMOVABLE = ("cdrom", "floppy")
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
-_OPTIONAL = ("optional", "requisite")  # libvirt takes the medium out, at a migration
-_UNITS = {"b": -10, "bytes": -10, "KB": 0, "k": 0, "KiB": 0, "M": 10, "MiB": 10, "G": 20, "GiB": 20}
 # What a disk by network, or one that reserves, names on its host beside its source.
 _BESIDE = (
     ("host", "socket", "socket"),
@@ -41,7 +41,29 @@ _BESIDE = (
     ("reservations/source", "path", "helper"),
 )
 _NODES = (("numatune/*", "nodeset"), ("devices/memory/source/nodemask", ""))
-_LIBVIRTS_OWN = "/libvirt/qemu/channel/"
+# Files by the place where they are named: an attribute, or the text. The others are made where there are none yet.
+_FILES = (
+    ("os/nvram/source", "dev", "NVRAM"),
+    ("devices/memory/source/path", "", "memory module"),
+    ("devices/lease/target", "path", "lease"),
+    ("devices/shmem/server", "path", "shared memory's server"),
+    ("devices/graphics[@type='sdl']", "xauth", "key to the display"),
+    ("devices/audio[@type='oss']/input", "dev", "sound"),
+    ("devices/audio[@type='oss']/output", "dev", "sound"),
+    ("devices/audio[@type='pipewire']", "runtimeDir", "sound"),
+    ("blkiotune/device/path", "", "limit of a disk"),
+)
+_MADE = (
+    ("os/nvram", "", "NVRAM"),
+    ("os/nvram/source", "file", "NVRAM"),
+    ("os/varstore", "path", "NVRAM"),
+    ("devices/tpm/backend/source", "path", "TPM's state"),
+    ("devices/pstore/path", "", "crash records"),
+    ("devices/audio[@type='file']", "path", "sound"),
+    ("devices/interface/backend", "logFile", "card's log"),
+)
+_ARGUMENTS = ("commandline", "override")
+_LIBVIRTS_OWN = ("/libvirt/qemu/channel/", "/lib/libvirt/qemu/nvram/")
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?\Z")
 
 
@@ -50,7 +72,7 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
     of it (model/definitions.py). Raises ValueError."""
     now, next = parse(live), parse(stored) if stored else None
     both = [now, *([next] if next is not None else [])]
-    processor = now.find("cpu")
+    processor, needs = now.find("cpu"), _merged(now, next)
     found = {
         "emulator": now.findtext("devices/emulator", ""),
         "arch": attribute(now.find("os"), "type", "arch"),
@@ -58,13 +80,16 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
         "accelerator": now.get("type", ""),
         "processor": in_one_line(processor) if processor is not None else "",
         "memory_mib": memory_mib(now),
-        "pages": max(map(_pages_kib, both)),
+        "pages": [fields.encode(each) for each in pages.most(*map(pages.of, both))],
+        "huge_mib": sum(pages.of(now).values()),
         "cpus": max(_highest(root, ("vcpu", "cpuset"), ("cputune/*", "cpuset")) for root in both),
         "nodes": max(
             _highest(root, ("numatune/*", "nodeset"), ("devices/memory/source/nodemask", "")) for root in both
         ),
-        "arguments": any(root.find(f"{_QEMU}commandline/*") is not None for root in both),
-        "needs": [fields.encode(need) for need in _merged(now, next)],
+        "arguments": any(root.find(f"{_QEMU}{kind}/*") is not None for root in both for kind in _ARGUMENTS),
+        "needs": [fields.encode(need) for need in needs if _is_plain(need.name)],
+        "unread": [f"{need.what}: {need.name}" for need in needs if not _is_plain(need.name)],
+        "labels": list(dict.fromkeys(model for root in both for model in _labels(root))),
         "stays": [fields.encode(stay) for stay in _stays(now, next)],
         "devices": [fields.encode(device) for device in dict.fromkeys(d for root in both for d in devices.of(root))],
     }
@@ -73,10 +98,10 @@ def definition(live: str, stored: str, **kept: Any) -> Definition:
 
 def _merged(now: ElementTree.Element, next: ElementTree.Element | None) -> list[Need]:
     """Each need once, in the order in which the definitions have them; without what moves with the guest."""
-    moving = set(_moving(now))
+    moving = {_path(disk) for disk in now.iterfind("devices/disk") if _is_its_own(disk)}  # of these disks.py decides
     found: dict[tuple[str, str], Need] = {}
     for is_live, root in ((True, now), (False, next)):
-        for need in _needs(root) if root is not None else ():
+        for need in _needs(root, is_live) if root is not None else ():
             if not need.name or (need.kind == FILE and need.name in moving):
                 continue
             known = found.get(need.key, replace(need, optional=True))
@@ -90,34 +115,45 @@ def _merged(now: ElementTree.Element, next: ElementTree.Element | None) -> list[
     return list(found.values())
 
 
-def _moving(now: ElementTree.Element) -> Iterator[str]:
-    """The files of the running guest's own disks: of these planning/disks.py decides."""
-    for disk in now.iterfind("devices/disk"):
-        if _is_its_own(disk):
-            yield from (_path(disk), *chain(disk))
+def _is_plain(name: str) -> bool:
+    """Whether it can be asked for. File names that people have brought with them may have any space in them."""
+    return len(name) <= LONGEST_PATH and name.isprintable()
 
 
-def _needs(root: ElementTree.Element) -> Iterator[Need]:
+def _labels(root: ElementTree.Element) -> Iterator[str]:
+    """Of the domain, and of single disks and ports."""
+    models = (label.get("model", "none") for label in root.iter("seclabel"))
+    return (model for model in models if model != "none")
+
+
+def _needs(root: ElementTree.Element, is_live: bool) -> Iterator[Need]:
     yield from _of_firmware(root)
     for disk in root.iterfind("devices/disk"):
-        yield from _of_disk(disk)
+        yield from _of_disk(disk, is_live)
     for card in root.iterfind("devices/interface"):
         yield from _of_card(card)
     for graphics in root.iterfind("devices/graphics"):
         yield from _of_graphics(graphics)
+    for port in ("serial", "parallel", "console", "channel", "redirdev", "smartcard", "rng/backend"):
+        for element in root.iterfind(f"devices/{port}"):
+            yield from _of_port(port.partition("/")[0], element)
+    yield from _of_others(root)
+
+
+def _of_others(root: ElementTree.Element) -> Iterator[Need]:
     for secret in root.iterfind("devices/tpm/backend/encryption"):
         yield Need(SECRET, secret.get("secret", ""), "TPM's key")
-    for memory in root.iterfind("devices/memory"):
-        if path := memory.findtext("source/path", ""):
-            yield Need(FILE, path, "memory module")
     for backend in root.iterfind("devices/rng/backend"):
         if backend.get("model") == "random" and backend.text:
             yield Need(FILE, backend.text.strip(), "random numbers")
     for entry in root.iterfind("sysinfo[@type='fwcfg']/entry"):
         yield Need(FILE, entry.get("file", ""), f"firmware's {entry.get('name', '')}", read=True)
-    for port in ("serial", "parallel", "console", "channel", "redirdev", "smartcard", "rng/backend"):
-        for element in root.iterfind(f"devices/{port}"):
-            yield from _of_port(port.partition("/")[0], element)
+    for where, name, what in _FILES:
+        for element in root.iterfind(where):
+            yield Need(FILE, ((element.get(name) if name else element.text) or "").strip(), what)
+    for where, name, what in _MADE:
+        for element in root.iterfind(where):
+            yield from _folder((element.get(name) if name else element.text) or "", what)
     yield from taking.of(root)
 
 
@@ -133,12 +169,12 @@ def _of_firmware(root: ElementTree.Element) -> Iterator[Need]:
         yield Need(FILE, (table.text or "").strip(), "ACPI table")
 
 
-def _of_disk(disk: ElementTree.Element) -> Iterator[Need]:
+def _of_disk(disk: ElementTree.Element, is_live: bool) -> Iterator[Need]:
     device, target, source = disk.get("device", "disk"), attribute(disk, "target", "dev"), disk.find("source")
     if source is None:
         return
-    what, optional = f"{device} {target}", source.get("startupPolicy", "") in _OPTIONAL
-    read = device in ("cdrom", "floppy") or disk.find("readonly") is not None
+    what, optional = f"{device} {target}", _may_be_missing(device, source.get("startupPolicy", ""), is_live)
+    read = device in _REMOVABLE or disk.find("readonly") is not None
     if path := _path(disk):
         yield Need(FILE, path, what, optional=optional, read=read)
         if not _is_its_own(disk):
@@ -156,16 +192,32 @@ def _of_disk(disk: ElementTree.Element) -> Iterator[Need]:
                 yield Need(SECRET, name, f"{purpose} of {what}")
 
 
+def _may_be_missing(device: str, policy: str, is_live: bool) -> bool:
+    """libvirt's qemuDomainCheckDiskStartupPolicy: at a migration it takes media out, and a disk that QEMU has told of
+    must be there; what is `requisite` must be there at a start."""
+    if is_live:
+        return device in _REMOVABLE and policy in ("optional", "requisite")
+    return policy == "optional"
+
+
 def _of_card(card: ElementTree.Element) -> Iterator[Need]:
     what = f"card {attribute(card, 'mac', 'address')}"
     kind, network = card.get("type", ""), attribute(card, "source", "network")
     device = attribute(card, "source", "bridge") or attribute(card, "source", "dev")
     if network:
         yield Need(NETWORK, network, what)
+        if group := attribute(card, "source", "portgroup"):
+            yield Need(PORT_GROUP, f"{network}/{group}", what)
     elif device and kind not in ("hostdev", "vdpa"):
         yield Need(DEVICE, device, what)
-    if kind == "vhostuser":
+    if kind == "vhostuser" and attribute(card, "source", "mode") == "server":
+        yield from _folder(attribute(card, "source", "path"), what)
+    elif kind == "vhostuser":
         yield Need(FILE, attribute(card, "source", "path"), what)
+    if kind == "server":
+        yield Need(ADDRESS, attribute(card, "source", "address"), what)
+    for local in card.iterfind("source/local"):
+        yield Need(ADDRESS, local.get("address", ""), what)
     if script := attribute(card, "script", "path"):
         yield Need(FILE, script, f"script of {what}")
     if kind == "ethernet" and attribute(card, "target", "dev") and card.find("target[@managed='no']") is not None:
@@ -205,9 +257,9 @@ def _of_port(port: str, element: ElementTree.Element) -> Iterator[Need]:
 
 
 def _folder(path: str, what: str) -> Iterator[Need]:
-    """Of what is made in it. libvirt's own for a domain (/run/libvirt/qemu/channel/3-web) it makes itself."""
+    """Of what is made in it. libvirt's own (/run/libvirt/qemu/channel/3-web for a domain) it makes itself."""
     folder = path.rpartition("/")[0]
-    if folder and _LIBVIRTS_OWN not in path:
+    if folder and not any(own in path for own in _LIBVIRTS_OWN):
         yield Need(FILE, folder, f"folder for {what}")
 
 
@@ -227,19 +279,6 @@ def _is_its_own(disk: ElementTree.Element) -> bool:
 
 def _path(disk: ElementTree.Element) -> str:
     return attribute(disk, "source", "file") or attribute(disk, "source", "dev") or attribute(disk, "source", "dir")
-
-
-def _pages_kib(root: ElementTree.Element) -> int:
-    pages = root.find("memoryBacking/hugepages")
-    if pages is None:
-        return 0
-    first = pages.find("page")
-    if first is None:
-        return OF_THE_HOSTS_SIZE
-    unit, size = first.get("unit", "KiB"), int(first.get("size", "0"))
-    if unit not in _UNITS:
-        raise ValueError(f"huge pages: unit {unit[:40]!r} is unknown")
-    return size << _UNITS[unit] if _UNITS[unit] >= 0 else size >> -_UNITS[unit]
 
 
 def _highest(root: ElementTree.Element, *where: tuple[str, str]) -> int:

@@ -127,6 +127,9 @@ def _whose_state_stays(root: ElementTree.Element) -> Iterator[tuple[str, str]]:
             yield "video with 3D acceleration", _STATE_STAYS
         if attribute(video, "driver", "name") == "vhostuser":
             yield "video by vhost-user", _STATE_STAYS
+    for card in root.iterfind("devices/interface"):
+        if attribute(card, "model", "type") == "usb-net":
+            yield f"card {attribute(card, 'mac', 'address')} (usb-net)", _STATE_STAYS
     for sound in root.iterfind("devices/sound"):
         if sound.get("model") in ("usb", "virtio"):
             yield f"sound ({sound.get('model')})", _STATE_STAYS

@@ -15,6 +15,7 @@ from vmacro.model.definitions import (
     FITS,
     OF_THE_HOSTS_SIZE,
     PASSED_THROUGH,
+    PORT_GROUP,
     SECRET,
     UNKNOWN,
     VOLUME,
@@ -31,6 +32,7 @@ _MISSING = frozenset(
     {
         libvirt.VIR_ERR_NO_NWFILTER,
         libvirt.VIR_ERR_NO_SECRET,
+        libvirt.VIR_ERR_NO_NETWORK,
         libvirt.VIR_ERR_NO_STORAGE_POOL,
         libvirt.VIR_ERR_NO_STORAGE_VOL,
         libvirt.VIR_ERR_NO_DOMAIN,
@@ -63,7 +65,7 @@ def fit(connection: Any, name: str, uuid: str, wanted: Definition, described: Ca
         "processor_why": why,
         "lacks": [fields.encode(device) for device in lacks],
         "silent": [fields.encode(device) for device in silent],
-        "free_pages_mib": max((_free_pages_mib(connection, kib) for kib in _sizes_kib(wanted)), default=0),
+        "free_pages": [{"kib": each.kib, "mib": _free_mib(connection, each.kib)} for each in wanted.pages],
         "cpus": seen[2],
         "nodes": seen[4],
         "filters": [fields.encode(held) for held in filters.elsewhere(wanted.filters, described)],
@@ -75,14 +77,20 @@ def _is_there(connection: Any, need: Need) -> bool | None:
     """None where this libvirt cannot be asked about such things: its daemon is not there, it was built without that
     driver, or has a reason of its own. What else it says of other things still counts."""
     try:
-        _LOOKS[need.kind](connection, need.name)
+        return bool(_LOOKS[need.kind](connection, need.name))
     except libvirt.libvirtError as error:
         if error.get_error_code() in _MISSING:
             return False
         if error.get_error_domain() == libvirt.VIR_FROM_RPC and error.get_error_code() not in _NOT_THERE:
             raise
         return None
-    return True
+
+
+def _port_group(connection: Any, name: str) -> bool:
+    """libvirt says nothing of one that is missing, and gives the card none of its VLANs (virPortGroupFindByName)."""
+    network, _, group = name.partition("/")
+    groups = parse(connection.networkLookupByName(network).XMLDesc()).iterfind("portgroup")
+    return group in {each.get("name", "") for each in groups}
 
 
 def _volume(connection: Any, name: str) -> Any:
@@ -101,6 +109,7 @@ _LOOKS: dict[str, Callable[[Any, str], Any]] = {
     FILTER: lambda connection, name: connection.nwfilterLookupByName(name),
     SECRET: _secret,
     VOLUME: _volume,
+    PORT_GROUP: _port_group,
 }
 
 
@@ -152,10 +161,9 @@ def _processor(connection: Any, wanted: Definition) -> tuple[str, str]:
     return (FITS if fits else DIFFERS), ""
 
 
-def _sizes_kib(wanted: Definition) -> tuple[int, ...]:
-    if wanted.pages == OF_THE_HOSTS_SIZE:
-        return _DEFAULTS_KIB
-    return (wanted.pages,) if wanted.pages else ()
+def _free_mib(connection: Any, kib: int) -> int:
+    sizes = _DEFAULTS_KIB if kib == OF_THE_HOSTS_SIZE else (kib,)
+    return max(_free_pages_mib(connection, each) for each in sizes)
 
 
 def _free_pages_mib(connection: Any, kib: int) -> int:

@@ -156,6 +156,11 @@ def host_uuid(text: str) -> str:
     return parse(text).findtext("./host/uuid", "").strip()
 
 
+def security_models(text: str) -> tuple[str, ...]:
+    """Of its security drivers (secmodel), from the host's capabilities. Raises ValueError."""
+    return tuple(e.text or "" for e in parse(text).iterfind("./host/secmodel/model"))
+
+
 def host_processor(text: str) -> str:
     """Model, vendor and features of its processors, from the host's capabilities; '' where they say nothing. Raises
     ValueError."""
@@ -235,7 +240,23 @@ def _disk(element: ElementTree.Element) -> dict[str, Any]:
         "backing": attribute(below, "source", "file"),
         "backing_format": attribute(below, "format", "type"),
         "chain": files[1:],
+        "tied": _tied(element),
     }
+
+
+def _tied(disk: ElementTree.Element) -> str:
+    """To what its files by themselves are not the disk, in words: they are copied by their names, and read as they are.
+    What a job mirrors it to is not its own yet."""
+    found = [below for part in disk if part.tag != "mirror" for below in part.iter()]
+    tags = {each.tag for each in found}
+    elsewhere = {e.get("type", "file") for e in found if e.tag == "backingStore"} - {"file"}
+    if "encryption" in tags:
+        return "encrypted, and what is written from then on would not be"
+    if "slice" in tags:
+        return "a part of its file"
+    if "dataStore" in tags:
+        return "the table of another file, which has its data"
+    return f"built on what is no file ({', '.join(sorted(elsewhere))})" if elsewhere else ""
 
 
 def _comes_from_afar(disk: ElementTree.Element) -> bool:
@@ -287,6 +308,12 @@ def targets(text: str) -> dict[str, str]:
     ValueError."""
     found = [_disk(disk) for disk in parse(text).iterfind("./devices/disk")]
     return {disk["target"]: disk["source"] for disk in found}
+
+
+def own_targets(text: str) -> list[str]:
+    """Of its disks, without floppies and CDs. Raises ValueError."""
+    found = (d for d in parse(text).iterfind("./devices/disk") if d.get("device", "disk") in DISKS)
+    return [target for disk in found if (target := attribute(disk, "target", "dev"))]
 
 
 def snapshot(frozen: Iterable[DiskCopy], others: Iterable[str]) -> str:
