@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from vmacro import wiring
 from vmacro.cli.app import app
 from vmacro.drivers.fake import FakeWorld
-from vmacro.errors import ClaimedError, JournalError
+from vmacro.errors import ClaimedError, ConfigurationError, JournalError
 from vmacro.model import marks
 from vmacro.model.facts import Reservation
 
@@ -108,7 +108,7 @@ def test_what_is_asked_for_goes_and_nothing_else(place: Place) -> None:
     assert place.cleanup("--release", "10.50.2.10") == (0, {"10.50.2.10": "removed"})
 
 
-@pytest.mark.parametrize("address", ["10.50.2.13", "10.50.2.99", "10.50.2.010", "printer"])
+@pytest.mark.parametrize("address", ["10.50.2.13", "10.50.2.99"])
 def test_what_is_asked_for_and_is_not_there_to_be_removed_is_told(place: Place, address: str) -> None:
     place.told = {MOVE}
     place.fake.hosts["berlin"].networks["front"] = replace(
@@ -117,3 +117,10 @@ def test_what_is_asked_for_and_is_not_there_to_be_removed_is_told(place: Place, 
     done = CliRunner().invoke(app, ["cleanup", "--release", address, "-i", "any.toml"])
     assert done.exit_code == 1 and f"--release {address}: " in " ".join(done.stderr.split())
     assert place.reserved == [PIN]
+
+
+@pytest.mark.parametrize("address", ["10.50.2.010", "printer", ""])
+def test_what_is_no_address_is_refused_before_anybody_is_asked(place: Place, address: str) -> None:
+    done = CliRunner().invoke(app, ["cleanup", "--release", address, "-i", "any.toml"])
+    assert isinstance(done.exception, ConfigurationError) and f"--release {address!r}" in str(done.exception)
+    assert place.reserved == [MINE, FOREIGN, OLDER, PIN]

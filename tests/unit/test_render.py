@@ -134,7 +134,7 @@ def test_a_report_says_how_the_copy_was_sent_what_was_expected_and_what_clients_
     assert (figures["compression"], figures["slowed_percent"]) == ("zstd", 60)
     page = (tmp_path / "report.html").read_text()
     for said in (
-        "50.0 MiB; compression zstd (auto: the link takes 19 MiB/s)",
+        "50 MiB; compression zstd (auto: the link takes 19 MiB/s)",
         "60.0 MiB in 12.0 s, pause 150 ms: bytes 20% too much, time 20% too much, pause 25% too much",
         "by up to 60 %, so that its copy converged; the longest round trip meanwhile: 1.0 ms",
     ):

@@ -114,7 +114,7 @@ def _see_that_no_filter_drops(plan: Plan, world: World, addresses: Sequence[str]
         unknown.append(f"which filters hold its card: {error.message}")
     unknown += filters.unknown(found, plan.mac)
     text = f"is not let send from all its addresses at {plan.destination.name}"
-    hint = "take the <filterref> out of its card, or name each address in it (virsh update-device --live)"
+    hint = "take the <filterref> out of its card, or name each address in it (virsh update-device --live);"
     _see_that_none_is_lost(plan, world, partial(filters.dropped, found, plan.mac, addresses), text, hint, tell)
     if tell:
         for each in unknown:
@@ -122,7 +122,8 @@ def _see_that_no_filter_drops(plan: Plan, world: World, addresses: Sequence[str]
 
 
 def _see_that_none_is_silent(plan: Plan, world: World, heard: Sequence[Heard], bridge: str, tell: bool = False) -> None:
-    text, hint = f"is not reached at {plan.destination.name}", "is its card held to another address (<filterref>)?"
+    text = f"is not reached at {plan.destination.name}"
+    hint = "is its card held to another address (virsh dumpxml: <filterref>)?"
     judge = partial(reaching.unreached, heard, plan.mac, bridge)
     _see_that_none_is_lost(plan, world, judge, text, hint, tell)
 
@@ -135,7 +136,7 @@ def _see_that_none_is_lost(
     lost = judge(but=taken)
     if lost:
         have_the_agent_wait(plan, world)
-        hint = f"{hint}; then vmacro resume {plan.move_id}; if it is reached all the same"
+        hint = f"{hint} then vmacro resume {plan.move_id}; if it is reached all the same"
         raise NotReachedError(f"guest {name}: {text}: {'; '.join(lost)}", f"{hint}: guests.{name}.taken_as_reached")
     for each in judge(but=()) if tell else ():
         world.tell(plan.move_id, Note(f"{each}: taken as reached, as guests.{name}.taken_as_reached says"))
