@@ -24,6 +24,7 @@ OWN = {
     "test_spoofing": PACKETS,
     "test_tunnels": PACKETS,
     "test_tunnel_ends": PACKETS,
+    "test_joins": PACKETS,
     "test_datagrams": PACKETS,
     "test_public": PACKETS,
     "test_reach": PACKETS,
@@ -32,6 +33,7 @@ OWN = {
     "test_stock_kernel": PACKETS,
     "test_kernel_events": PACKETS,
     "test_following": PACKETS,
+    "test_crowd": PACKETS,
     "test_muting": PACKETS,
     "test_feeds": PACKETS,  # a server on loopback alone
     "test_remembered_paths": PACKETS,
