@@ -165,4 +165,7 @@ def test_what_stands_against_a_move_is_told_with_its_fix() -> None:
         move(fake, prober, Runner(fake))
     first, *rest = caught.value.message.splitlines()
     assert first == "the move was not started; nothing was changed:"
-    assert rest == ["  host berlin: no answer", "    hint: is it up?"] and prober.started == []
+    assert (
+        rest == ["  blocker destination-unreachable: host berlin: no answer", "    hint: is it up?"]
+        and prober.started == []
+    )

@@ -7,12 +7,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 from typing import Protocol
 
 from vmacro.errors import HostError, PlanRejectedError, RolledBackError, TakenError, VmacroError
 from vmacro.model.events import Note
 from vmacro.model.facts import NO_PAST, Past, Survey
-from vmacro.model.moves import Finding, Outcome, Plan
+from vmacro.model.moves import Finding, Outcome, Plan, StoppedError
 from vmacro.model.nouns import Inventory, ProbeTarget
 from vmacro.planning import checks, planner
 from vmacro.planning.handoffs import SEAMLESS
@@ -68,7 +69,7 @@ def look(
 
 
 def planned(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
-    """What a move would do. Raises PlanRejectedError with all blockers."""
+    """What a move would do. Raises StoppedError with all findings."""
     _reject(checks.check(request, survey))
     return planner.plan(move_id, inventory, request, survey)
 
@@ -84,7 +85,7 @@ def move(
     reservations: Reservations,
     past: Past = NO_PAST,
 ) -> Done:
-    """Raises PlanRejectedError with all blockers; RolledBackError if interrupted before anything began. `past`: what
+    """Raises StoppedError with all findings; RolledBackError if interrupted before anything began. `past`: what
     the journal knows of the guest, which changes for nobody else as long as it is claimed."""
     first = look(inventory, request, world, ask_clients=False, counted=reservations.counted, past=past, measure=False)
     _reject([f for f in checks.check(request, first) if f.code not in _ABOUT_CLIENTS])
@@ -190,7 +191,7 @@ def _wait(world: World, seconds: float) -> None:
 
 
 def _reject(findings: list[Finding]) -> None:
-    blocking = checks.blockers(findings)
-    if blocking:
-        lines = [f"  {f.subject}: {f.message}" + (f"\n    hint: {f.hint}" if f.hint else "") for f in blocking]
-        raise PlanRejectedError("the move was not started; nothing was changed:\n" + "\n".join(lines))
+    if checks.blockers(findings):
+        told = "\n".join(finding.text for finding in findings)
+        text = f"the move was not started; nothing was changed:\n{indent(told, '  ')}"
+        raise StoppedError(text, findings=tuple(findings))
