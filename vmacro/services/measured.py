@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from textwrap import indent
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vmacro.errors import HostError, PlanRejectedError, RolledBackError, TakenError, VmacroError
 from vmacro.model.events import Note
@@ -19,13 +19,14 @@ from vmacro.planning import checks, planner
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.ports import World
-from vmacro.services import dhcp
+from vmacro.services import dhcp, waiting
 from vmacro.services.reservations import Reservations
 from vmacro.services.survey import Views, survey, uncounted
 
 # Long enough before and after the move for a meaningful median.
 LEAD_IN_S, LEAD_OUT_S = 3.0, 4.0
 LOOKS = 5
+Answer = TypeVar("Answer")
 _ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr", "client-ipv6-only", "client-slots-taken")
 
 
@@ -87,7 +88,8 @@ def move(
 ) -> Done:
     """Raises StoppedError with all findings; RolledBackError if interrupted before anything began. `past`: what
     the journal knows of the guest, which changes for nobody else as long as it is claimed."""
-    first = look(inventory, request, world, ask_clients=False, counted=reservations.counted, past=past, measure=False)
+    heeding = _heeding(world, request)
+    first = look(inventory, request, heeding, False, reservations.counted, past, measure=False)
     _reject([f for f in checks.check(request, first) if f.code not in _ABOUT_CLIENTS])
     move_id = name()
     recording, trouble = _start(prober, request, first, folder(move_id))
@@ -100,8 +102,7 @@ def move(
             _wait(world, LEAD_IN_S)
         with _reserved(move_id, inventory, request, world, reservations, past) as plan:
             if world.cancelled():
-                text = f"guest {request.guest.name}: interrupted before the move began; nothing was changed"
-                raise RolledBackError(text)
+                raise _interrupted(request)
             began = True
             outcome = run(plan)
         if recording is not None:
@@ -113,6 +114,24 @@ def move(
         if recording is not None and not began:
             _remove(recording)
     return Done(plan, outcome, recording, trouble)
+
+
+def _interrupted(request: Request) -> RolledBackError:
+    return RolledBackError(f"guest {request.guest.name}: interrupted before the move began; nothing was changed")
+
+
+def _heeding(world: World, request: Request) -> World:
+    """Who asks hosts of it waits for none that hangs once the move is cancelled: answers to what only looks are left
+    behind. Raises RolledBackError then."""
+
+    def ask(questions: Sequence[Callable[[], Answer]], within_s: float) -> list[Answer | None]:
+        return waiting.call(lambda: world.side_by_side(questions, within_s), unless)
+
+    def unless() -> None:
+        if world.cancelled():
+            raise _interrupted(request)
+
+    return replace(world, side_by_side=ask)
 
 
 @contextmanager
