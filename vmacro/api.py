@@ -30,7 +30,7 @@ from vmacro.inventory import Settings
 from vmacro.model.batches import Batch, Maintenance, PlannedMove, Purpose, Wish
 from vmacro.model.events import Event
 from vmacro.model.facts import Connection
-from vmacro.model.moves import Ending, Finding, Outcome, Plan
+from vmacro.model.moves import Ending, Finding, Outcome, Plan, StoppedError
 from vmacro.model.nouns import PolicyChanges
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
@@ -38,10 +38,10 @@ from vmacro.services import databases, waiting
 from vmacro.services.archive import see_that_it_may_name_a_move
 from vmacro.services.batches import Batches, BatchProgress
 from vmacro.services.checker import Checked, Worlds
+from vmacro.services.connections import connections_of
 from vmacro.services.event_log import everything
 from vmacro.services.moves import Control, Moves, Report
 from vmacro.services.overview import HostState, overview
-from vmacro.services.survey import connections_of
 
 __all__ = [
     "Batch",
@@ -66,6 +66,7 @@ __all__ = [
     "Report",
     "RolledBackError",
     "Session",
+    "StoppedError",
     "VmacroError",
     "Wish",
     "open",
@@ -87,8 +88,9 @@ class Move:
         self._control, self._report = control, report
 
     def result(self, timeout_s: float | None = None) -> Report:
-        """Waits for the end. Raises PlanRejectedError, ClaimedError and the like where the move never began, nothing
-        having been changed; TimeoutError if it still goes on after `timeout_s` seconds, which does not stop it."""
+        """Waits for the end. Raises StoppedError (a PlanRejectedError), ClaimedError and the like where the move never
+        began, nothing having been changed; TimeoutError if it still goes on after `timeout_s` seconds, which does not
+        stop it."""
         return waiting.until_done(self._report, math.inf if timeout_s is None else timeout_s).result(0)
 
     def cancel(self) -> None:
@@ -172,7 +174,8 @@ class Session:
             raise
 
     def sites(self) -> list[HostState]:
-        """All hosts as they are now, and which guests run there; asked side by side."""
+        """All hosts as they are now, and which guests run there; asked side by side. One that did not answer has
+        `trouble`, and no guests: nobody knows whether any run there."""
         return self._here(lambda: self._looked(lambda world: overview(self._settings.inventory, world)))
 
     def check(self, guest: str, to: str, handoff: str = SEAMLESS, **policy: Unpack[PolicyChanges]) -> Checked:
@@ -193,7 +196,7 @@ class Session:
         return [(request.guest.name, request.destination.name, checked) for request, checked in found]
 
     def plan(self, guest: str, to: str, handoff: str = SEAMLESS, **policy: Unpack[PolicyChanges]) -> Plan:
-        """What such a move would do; changes nothing. Raises ConfigurationError, PlanRejectedError."""
+        """What such a move would do; changes nothing. Raises ConfigurationError; StoppedError with all findings."""
         request = wiring.request(self._settings, guest, to, handoff, **policy)
         return self._here(lambda: self._moves.plan(request))
 

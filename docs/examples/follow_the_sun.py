@@ -13,6 +13,8 @@ def follow(inventory: str, east: str, west: str, now: datetime) -> str:
     with vmacro.api.open(inventory, works=True) as session:
         if any(mark.subject == day for mark in session.maintenance()):
             session.begin(session.plan_restore(day)).result()
+        if silent := [state.trouble for state in session.sites() if state.trouble and state.host.site == night]:
+            raise vmacro.api.VmacroError("; ".join(silent))  # who knows what runs there?
         plan = session.plan_evacuation(night, [day])
         if not plan.moves:
             return f"{len(plan.stays)} guests stay at {night}"

@@ -22,6 +22,8 @@ def move_all(inventory: str, home: str, away: str) -> list[str]:
         there = [state for state in session.sites() if state.host.site == home]
         if not there:
             raise vmacro.api.VmacroError(f"site {home!r}: not in {inventory}")
+        if silent := [state.trouble for state in there if state.trouble]:
+            raise vmacro.api.VmacroError(f"nothing was moved: {'; '.join(silent)}")  # who knows what runs there?
         guests = [guest for state in there for guest in state.guests]
         return list(two.map(lambda guest: move(session, guest, away), guests))
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_type_hints
 from unittest.mock import Mock
@@ -292,3 +293,17 @@ def test_the_example(town: Town, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert outcomes[:3] == ["g1 moved", "g2 moved", "g3 moved"]
     assert outcomes[3].startswith("g4 stays: ") and "does not answer" in outcomes[3]
     assert [town.fake.running_at(g)[0].partition("-")[0] for g in town.guests] == [*["berlin"] * 3, "bucharest"]
+
+
+@pytest.mark.parametrize("name", ["move_all", "follow_the_sun"])
+def test_no_example_takes_a_host_that_does_not_answer_for_an_empty_one(
+    name: str, town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(town.file.parent)
+    town.fake.hosts["bucharest"].reachable = False
+    example = runpy.run_path(str(EXAMPLE.with_name(f"{name}.py")))
+    with pytest.raises(VmacroError, match="host bucharest: no answer"):
+        if name == "move_all":
+            example["move_all"](str(town.file), "bucharest", "berlin")
+        else:
+            example["follow"](str(town.file), "berlin", "bucharest", datetime(2026, 1, 1, 6, tzinfo=UTC))

@@ -353,6 +353,37 @@ def test_connections_shows_some_and_with_all_each(vmacro: Vmacro, town: Town) ->
     assert len(json.loads(vmacro("connections", "g1", "--all", "--json").stdout)) == MAX_CONNECTIONS + 4
 
 
+def test_a_refused_move_names_each_finding_as_check_does(vmacro: Vmacro, town: Town) -> None:
+    there = town.fake.hosts["berlin-1"]
+    there.networks.clear()
+    there.facts = replace(there.facts, certificate_days_left=3.0)
+    found = json.loads(vmacro("check", "g1", "--to", "berlin/berlin-1", "--json").stdout)
+    assert {"network-missing", "certificate-expires"} <= {finding["code"] for finding in found}
+    refused = vmacro("migrate", "g1", "--to", "berlin/berlin-1", "--json")
+    assert refused.returncode == 3 and json.loads(refused.stdout.splitlines()[-1])["findings"] == found
+    assert "blocker network-missing: host berlin-1: " in refused.stderr
+    assert "warning certificate-expires: host berlin-1: " in refused.stderr
+
+
+def test_connections_blames_no_guest_for_hosts_that_do_not_answer(vmacro: Vmacro, town: Town) -> None:
+    town.fake.hosts["bucharest"].reachable = False
+    one = vmacro("connections", "g1")
+    assert one.returncode == 1 and "guest g1: runs on none of the hosts that answered (berlin-1" in one.stderr
+    assert "host bucharest: no answer" in one.stderr and "nowhere" not in one.stderr
+    for host in town.fake.hosts.values():
+        host.reachable = False
+    none = vmacro("connections", "g1", "--json")
+    assert none.returncode == 1 and "(no host)" in none.stderr
+    assert all(f"host {host}: no answer" in json.loads(none.stdout)["error"] for host in town.fake.hosts)
+
+
+def test_connections_of_a_guest_that_is_paused(vmacro: Vmacro, town: Town) -> None:
+    domains = town.fake.hosts["bucharest"].domains
+    domains["g1"] = replace(domains["g1"], state="paused")
+    done = vmacro("connections", "g1")
+    assert done.returncode == 1 and "guest g1: is paused (1) on bucharest" in done.stderr
+
+
 def test_connections_says_that_a_move_is_under_way(vmacro: Vmacro, town: Town, tmp_path: Path) -> None:
     """Of this journal nobody asks the agent beside it; of another one's the agent tells."""
     gate = town.gate("copy bucharest", "g1")

@@ -29,6 +29,13 @@ def test_hosts_are_looked_at_though_no_guest_is_known() -> None:
     assert found["host-unreachable"].subject == "host bucharest"
 
 
+def test_a_host_that_does_not_answer_is_told_once() -> None:
+    fake = FakeWorld()
+    fake.hosts["berlin"].reachable = False
+    (found,) = [f for f in examined(fake) if f.subject == "host berlin"]
+    assert (found.code, found.severity) == ("host-unreachable", "blocker")
+
+
 def test_a_subnet_that_is_not_the_inventorys() -> None:
     fake = FakeWorld()
     sites = tuple(

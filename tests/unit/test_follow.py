@@ -81,6 +81,14 @@ def test_a_dry_run_says_each_decision_and_moves_nothing(vmacro: Vmacro, town: To
     assert "1 moves now, 1 stays" in shown.stdout
 
 
+@pytest.mark.parametrize("how", ["--dry-run", "--once"])
+def test_where_no_host_answers_nothing_is_well(vmacro: Vmacro, town: Town, policy: Path, how: str) -> None:
+    for host in town.fake.hosts.values():
+        host.reachable = False
+    done = vmacro("follow", str(policy), how)
+    assert done.returncode == 1 and "no host could be asked" in done.stderr, done.stdout
+
+
 def test_it_moves_who_should_move_and_then_holds_still(vmacro: Vmacro, town: Town, policy: Path) -> None:
     done = vmacro("follow", str(policy), "--once", "--json")
     assert done.returncode == 0, done.stderr

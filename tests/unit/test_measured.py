@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.unit.town import PATIENCE_S
 from vmacro.drivers.fake import FakeWorld
 from vmacro.errors import PlanRejectedError, RolledBackError
 from vmacro.model.moves import Ending, Outcome, Plan
 from vmacro.model.nouns import Guest, ProbeTarget
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
+from vmacro.ports import World
 from vmacro.services import measured
-from vmacro.services.measured import LEAD_IN_S, LEAD_OUT_S, Done
+from vmacro.services.measured import LEAD_IN_S, LEAD_OUT_S, Answer, Done
 from vmacro.services.reservations import Reservations
 
 TARGET = ProbeTarget("client", port=7007)
@@ -27,6 +31,7 @@ class Recorder:
     def __init__(self, error: OSError | None = None) -> None:
         self.started: list[tuple[str, ProbeTarget, Path]] = []
         self.stopped = 0
+        self.then: Callable[[], None] = lambda: None  # once it has begun
         self._error = error
 
     def start(self, address: str, target: ProbeTarget, recording: Path) -> None:
@@ -36,6 +41,7 @@ class Recorder:
         if recording.parent.is_dir():
             recording.write_text("a header")
             recording.with_suffix(".log").write_text("")
+        self.then()
 
     def stop(self) -> None:
         self.stopped += 1
@@ -63,13 +69,14 @@ def move(
     runner: Runner,
     target: ProbeTarget | None = TARGET,
     reports: Path = Path("/x"),
+    world: World | None = None,
 ) -> Done:
     guest = Guest("web", "web", target)
     wanted = Request(guest, fake.inventory.sites[1], SEAMLESS, fake.inventory.policy)
     return measured.move(
         fake.inventory,
         wanted,
-        fake.world,
+        world or fake.world,
         runner,
         lambda: "web-1",
         prober,
@@ -126,7 +133,8 @@ def test_what_nobody_measures_takes_no_time(target: ProbeTarget | None) -> None:
 
 def test_an_interrupt_while_measuring_ends_the_wait_and_the_prober() -> None:
     fake, prober = FakeWorld(), Recorder()
-    fake.interrupted, began, runner = True, fake.now_s, Runner(fake)
+    began, runner = fake.now_s, Runner(fake)
+    prober.then = lambda: setattr(fake, "interrupted", True)
     with pytest.raises(RolledBackError, match="guest web: interrupted before the move began; nothing was changed"):
         move(fake, prober, runner)
     assert fake.now_s == began and prober.stopped == 1 and runner.plans == []
@@ -147,15 +155,31 @@ def test_of_a_move_that_never_began_no_report_is_left_half_made(tmp_path: Path, 
     for name in others:
         (folder / name).touch()
     fake, prober = FakeWorld(), Recorder()
-    fake.interrupted = True
+    prober.then = lambda: setattr(fake, "interrupted", True)
     with pytest.raises(RolledBackError):
         move(fake, prober, Runner(fake), reports=tmp_path)
+    prober.then = lambda: None
     assert folder.exists() == bool(others)
     assert not folder.exists() or [p.name for p in folder.iterdir()] == others
     fake.interrupted = False
     folder.mkdir(exist_ok=True)
     done = move(fake, prober, Runner(fake), reports=tmp_path)
     assert done.recording is not None and done.recording.exists(), "of one that began it is kept"
+
+
+def test_who_is_interrupted_while_hosts_are_asked_waits_for_none_that_hangs() -> None:
+    fake, prober, released = FakeWorld(), Recorder(), threading.Event()
+    left_behind: list[bool] = []
+
+    def hangs(questions: Sequence[Callable[[], Answer]], within_s: float) -> list[Answer | None]:
+        fake.interrupted = True
+        left_behind.append(not released.wait(PATIENCE_S))
+        return []
+
+    with pytest.raises(RolledBackError, match="interrupted before the move began; nothing was changed"):
+        move(fake, prober, Runner(fake), world=replace(fake.world, side_by_side=hangs))
+    assert not left_behind
+    released.set()
 
 
 def test_what_stands_against_a_move_is_told_with_its_fix() -> None:
@@ -165,4 +189,7 @@ def test_what_stands_against_a_move_is_told_with_its_fix() -> None:
         move(fake, prober, Runner(fake))
     first, *rest = caught.value.message.splitlines()
     assert first == "the move was not started; nothing was changed:"
-    assert rest == ["  host berlin: no answer", "    hint: is it up?"] and prober.started == []
+    assert (
+        rest == ["  blocker destination-unreachable: host berlin: no answer", "    hint: is it up?"]
+        and prober.started == []
+    )

@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.test_enumeration import stage
 from vmacro.drivers.fake import Effect
+from vmacro.drivers.system import side_by_side
 from vmacro.model.moves import Ending
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.ports import World
@@ -45,6 +46,26 @@ def test_while_the_main_thread_waits_for_some_time(heeded: threading.Event) -> N
     future: Future[bool] = Future()
     threading.Thread(target=lambda: future.set_result(taken_by_this_thread(heeded)), daemon=True).start()
     assert waiting.until_done(future, 2 * PATIENCE_S).result(0)
+
+
+def test_while_the_main_thread_asks_hosts(heeded: threading.Event) -> None:
+    assert side_by_side([lambda: taken_by_this_thread(heeded)], 2 * PATIENCE_S) == [True]
+
+
+def test_what_is_asked_for_each_comes_in_order_and_who_is_interrupted_waits_for_none() -> None:
+    assert waiting.each([lambda n=n: n for n in range(9)], 2) == [*range(9)]  # type: ignore[misc]
+    begun: list[int] = []
+
+    def hangs() -> None:
+        begun.append(1)
+        threading.Event().wait(PATIENCE_S)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        waiting.each([interrupted, hangs, hangs, hangs], 2)
+    assert len(begun) < 3
 
 
 def test_what_goes_on_is_not_waited_for_any_longer() -> None:

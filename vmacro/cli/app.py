@@ -42,10 +42,10 @@ def main() -> None:
     try:
         app()
     except VmacroError as error:
-        from vmacro.cli import render  # what only tells its version or its help draws nothing
+        from vmacro.cli import failure, render  # what only tells its version or its help draws nothing
 
         if "--json" in sys.argv[1:]:
-            render.as_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+            render.as_json(failure.plain(error))
         render.warn(f"vmacro: {error}")
         sys.exit(error.exit_code)
     except SystemExit as ended:

@@ -22,8 +22,8 @@ from vmacro.planning.doctor import merged
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.services.checker import Checked, Checker
+from vmacro.services.connections import connections_of
 from vmacro.services.overview import HostState, overview
-from vmacro.services.survey import connections_of
 from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 
 SAMPLE = 100  # connections that are shown without --all

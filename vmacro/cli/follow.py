@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from vmacro import wiring
-from vmacro.cli import fleet
+from vmacro.cli import fleet, render
 from vmacro.cli.following import Follower
 from vmacro.cli.options import InventoryOption, JsonOption
 from vmacro.cli.signals import PolicyArgument
-from vmacro.errors import ConfigurationError, PlanRejectedError
+from vmacro.errors import ConfigurationError, PlanRejectedError, UnreachableError
 
 
 def follow(
@@ -24,7 +24,7 @@ def follow(
     json: JsonOption = False,
 ) -> None:
     """Put guests where a policy wants them now, and say why of each. What is not known holds them where they are. Exit
-    code 3: the policy cannot be followed; 5: a guest that was to move did not."""
+    code 1: no host could be asked; 3: the policy cannot be followed; 5: a guest that was to move did not."""
     if daemon and (once or dry_run):
         raise ConfigurationError("follow: --daemon with --once or --dry-run", "one of them")
     settings = wiring.load(inventory)
@@ -35,5 +35,8 @@ def follow(
     follower.show(decided)
     if decided.is_wrong:
         raise typer.Exit(PlanRejectedError.exit_code)
+    if decided.standing.is_blind:
+        render.warn("vmacro: no host could be asked: nothing was decided")
+        raise typer.Exit(UnreachableError.exit_code)
     if not dry_run and decided.moves:
         fleet.carry_on(settings, follower.begin(decided), False, json, begun=True)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 _NETWORKS = Path("/var/run/netns")
+_LOOK_EVERY_S = 0.2
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
@@ -32,8 +33,11 @@ class SystemClock:
 def side_by_side(questions: Sequence[Callable[[], Result]], within_s: float) -> list[Result | None]:
     """Implements ports.SideBySide with a thread per question. One that is late is left behind: it is a daemon, and
     ends when its driver gives up, or with the process."""
-    answers = [_asked(ask) for ask in questions]
-    wait(answers, within_s)
+    answers, until = [_asked(ask) for ask in questions], time.monotonic() + within_s
+    # A signal that one of libvirt's threads has taken wakes nobody who waits for longer (services/waiting.py).
+    while wait(answers, min(max(until - time.monotonic(), 0.0), _LOOK_EVERY_S)).not_done:
+        if time.monotonic() >= until:
+            break
     return [answer.result() if answer.done() else None for answer in answers]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
 
-from vmacro.errors import VmacroError, without_subject
+from vmacro.errors import PlanRejectedError, VmacroError, without_subject
 from vmacro.model.copies import Forecast
 from vmacro.model.facts import (
     MOST_DISKS,
@@ -78,6 +78,20 @@ class Finding:
     def __post_init__(self) -> None:
         """Errors of drivers name their subject themselves; here it is said once."""
         object.__setattr__(self, "message", without_subject(self.message, self.subject))
+
+    @property
+    def text(self) -> str:
+        """All of it, its hint in a line below."""
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{self.severity.value} {self.code}: {self.subject}: {self.message}{hint}"
+
+
+class StoppedError(PlanRejectedError):
+    """The checks' own refusal: `findings` are all that they found, blockers first, warnings too."""
+
+    def __init__(self, message: str, hint: str = "", findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.findings = findings
 
 
 @dataclass(frozen=True)

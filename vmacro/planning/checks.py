@@ -42,7 +42,7 @@ from vmacro.planning.standing import standing
 CERTIFICATE_WARNING_DAYS = 30.0
 # Of a host that could not be surveyed: whether its hypervisor is one that vmacro supports.
 HOST_CODES = {True: "host-unreachable", False: "host-unsupported"}
-_DESTINATION_CODES = {True: "destination-unreachable", False: "destination-unsupported"}
+DESTINATION_CODES = {True: "destination-unreachable", False: "destination-unsupported"}
 SAFE_TCG = (9, 0, 0)  # older QEMU corrupts a guest that dirties memory while TCG migrates it
 
 
@@ -77,7 +77,7 @@ def _hosts_answer(request: Request, survey: Survey) -> Iterator[Finding]:
         if view.trouble:
             there = view.host == request.host
             needed = there or not survey.running_at
-            code = _DESTINATION_CODES[view.supported] if there else HOST_CODES[view.supported]
+            code = DESTINATION_CODES[view.supported] if there else HOST_CODES[view.supported]
             severity = Severity.BLOCKER if needed else Severity.WARNING
             yield Finding(code, severity, f"host {view.host}", view.trouble, view.trouble_hint)
 

@@ -13,6 +13,10 @@ from vmacro.planning.request import blocker
 
 # Every guest is checked as if it moved to every site; that it is at one of them already is no fault.
 _NO_FAULT = ("already-there",)
+# By code of what a host's silence is called: whether it is the silence of one that vmacro supports.
+_OF_A_HOST = {
+    code: supported for codes in (checks.HOST_CODES, checks.DESTINATION_CODES) for supported, code in codes.items()
+}
 
 
 def examine(inventory: Inventory, views: Iterable[HostView]) -> list[Finding]:
@@ -26,9 +30,13 @@ def examine(inventory: Inventory, views: Iterable[HostView]) -> list[Finding]:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Each finding once, blockers first: several guests and destinations meet the same obstacles."""
-    once = dict.fromkeys(f for f in findings if f.code not in _NO_FAULT)
-    return sorted(once, key=lambda f: not checks.blockers([f]))
+    """Each finding once, blockers first: several guests and destinations meet the same obstacles. So is a host that
+    does not answer, for whatever it was asked."""
+    once: dict[object, Finding] = {}
+    for found in sorted(findings, key=lambda f: not checks.blockers([f])):
+        if found.code not in _NO_FAULT:
+            once.setdefault((_OF_A_HOST[found.code], found.subject) if found.code in _OF_A_HOST else found, found)
+    return [*once.values()]
 
 
 def _of_host(inventory: Inventory, view: HostView) -> Iterator[Finding]:

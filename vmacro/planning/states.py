@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from vmacro.model.facts import CRASHED, SUSPENDED, DomainFacts, HostView, Survey
 from vmacro.model.moves import Finding
+from vmacro.model.nouns import Guest
 from vmacro.planning.request import Request, blocker, source_view
 
 _AWAKENED = {
@@ -18,13 +19,14 @@ _AWAKENED = {
 
 def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     """What its state, at all hosts, is in the way of. A state or a job that we do not know is told as it is."""
-    yield from _runs_once(request, survey)
+    yield from runs_once(request.guest, survey)
     yield from _is_where_it_was(request, survey)
     yield from _nobody_is_at_work_on_it(request, survey)
 
 
-def _runs_once(request: Request, survey: Survey) -> Iterator[Finding]:
-    subject, running = f"guest {request.guest.name}", survey.running_at
+def runs_once(guest: Guest, survey: Survey) -> Iterator[Finding]:
+    """A blocker, unless it runs at one host, and at no other."""
+    subject, running = f"guest {guest.name}", survey.running_at
     if not running:
         yield _runs_nowhere(subject, survey)
     elif len(running) > 1:

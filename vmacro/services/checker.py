@@ -6,9 +6,9 @@ Several guests may be looked at at once, in threads of one process, each in a wo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from vmacro.model.batches import Maintenance
@@ -94,13 +94,10 @@ class Checker:
 
     def look_at(self, requests: Iterable[Request]) -> list[tuple[Request, Survey]]:
         """What there is to know of each guest before a move, guests side by side. Changes nothing."""
-        wanted, pool, same = [*requests], ThreadPoolExecutor(LOOKED_AT_ONCE), _Same()
-        try:
-            with self._tools.archive() as archive:  # one for all: each would open a connection of its own
-                looking = [pool.submit(lambda asked: same.of(self._seen(asked, archive)), r) for r in wanted]
-                return [(r, waiting.until_done(found).result()) for r, found in zip(wanted, looking, strict=True)]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        wanted, same = [*requests], _Same()
+        with self._tools.archive() as archive:  # one for all: each would open a connection of its own
+            looking = [partial(lambda asked: same.of(self._seen(asked, archive)), r) for r in wanted]
+            return [*zip(wanted, waiting.each(looking, LOOKED_AT_ONCE), strict=True)]
 
     def _seen(self, request: Request, archive: Archive | None = None) -> Survey:
         """As it is now, less what moves under way count on."""

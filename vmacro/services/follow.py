@@ -40,6 +40,11 @@ class Standing:
     unknown: Mapping[str, str]
     left_alone: tuple[tuple[str, str], ...]
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether no host at all could be asked."""
+        return bool(self.unknown) and not self.hosts
+
     def held(self, why: Mapping[str, str]) -> Standing:
         """With some of the guests held where they are."""
         return replace(self, guests=tuple(replace(g, hold=why.get(g.name, g.hold)) for g in self.guests))

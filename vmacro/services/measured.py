@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from textwrap import indent
+from typing import Protocol, TypeVar
 
 from vmacro.errors import HostError, PlanRejectedError, RolledBackError, TakenError, VmacroError
 from vmacro.model.events import Note
 from vmacro.model.facts import NO_PAST, Past, Survey
-from vmacro.model.moves import Finding, Outcome, Plan
+from vmacro.model.moves import Finding, Outcome, Plan, StoppedError
 from vmacro.model.nouns import Inventory, ProbeTarget
 from vmacro.planning import checks, planner
 from vmacro.planning.handoffs import SEAMLESS
 from vmacro.planning.request import Request
 from vmacro.ports import World
-from vmacro.services import dhcp
+from vmacro.services import dhcp, waiting
 from vmacro.services.reservations import Reservations
 from vmacro.services.survey import Views, survey, uncounted
 
 # Long enough before and after the move for a meaningful median.
 LEAD_IN_S, LEAD_OUT_S = 3.0, 4.0
 LOOKS = 5
+Answer = TypeVar("Answer")
 _ABOUT_CLIENTS = ("client-plain-tcp", "client-refuses-add-addr", "client-ipv6-only", "client-slots-taken")
 
 
@@ -68,7 +70,7 @@ def look(
 
 
 def planned(move_id: str, inventory: Inventory, request: Request, survey: Survey) -> Plan:
-    """What a move would do. Raises PlanRejectedError with all blockers."""
+    """What a move would do. Raises StoppedError with all findings."""
     _reject(checks.check(request, survey))
     return planner.plan(move_id, inventory, request, survey)
 
@@ -84,9 +86,10 @@ def move(
     reservations: Reservations,
     past: Past = NO_PAST,
 ) -> Done:
-    """Raises PlanRejectedError with all blockers; RolledBackError if interrupted before anything began. `past`: what
+    """Raises StoppedError with all findings; RolledBackError if interrupted before anything began. `past`: what
     the journal knows of the guest, which changes for nobody else as long as it is claimed."""
-    first = look(inventory, request, world, ask_clients=False, counted=reservations.counted, past=past, measure=False)
+    heeding = _heeding(world, request)
+    first = look(inventory, request, heeding, False, reservations.counted, past, measure=False)
     _reject([f for f in checks.check(request, first) if f.code not in _ABOUT_CLIENTS])
     move_id = name()
     recording, trouble = _start(prober, request, first, folder(move_id))
@@ -99,8 +102,7 @@ def move(
             _wait(world, LEAD_IN_S)
         with _reserved(move_id, inventory, request, world, reservations, past) as plan:
             if world.cancelled():
-                text = f"guest {request.guest.name}: interrupted before the move began; nothing was changed"
-                raise RolledBackError(text)
+                raise _interrupted(request)
             began = True
             outcome = run(plan)
         if recording is not None:
@@ -112,6 +114,24 @@ def move(
         if recording is not None and not began:
             _remove(recording)
     return Done(plan, outcome, recording, trouble)
+
+
+def _interrupted(request: Request) -> RolledBackError:
+    return RolledBackError(f"guest {request.guest.name}: interrupted before the move began; nothing was changed")
+
+
+def _heeding(world: World, request: Request) -> World:
+    """Who asks hosts of it waits for none that hangs once the move is cancelled: answers to what only looks are left
+    behind. Raises RolledBackError then."""
+
+    def ask(questions: Sequence[Callable[[], Answer]], within_s: float) -> list[Answer | None]:
+        return waiting.call(lambda: world.side_by_side(questions, within_s), unless)
+
+    def unless() -> None:
+        if world.cancelled():
+            raise _interrupted(request)
+
+    return replace(world, side_by_side=ask)
 
 
 @contextmanager
@@ -190,7 +210,7 @@ def _wait(world: World, seconds: float) -> None:
 
 
 def _reject(findings: list[Finding]) -> None:
-    blocking = checks.blockers(findings)
-    if blocking:
-        lines = [f"  {f.subject}: {f.message}" + (f"\n    hint: {f.hint}" if f.hint else "") for f in blocking]
-        raise PlanRejectedError("the move was not started; nothing was changed:\n" + "\n".join(lines))
+    if checks.blockers(findings):
+        told = "\n".join(finding.text for finding in findings)
+        text = f"the move was not started; nothing was changed:\n{indent(told, '  ')}"
+        raise StoppedError(text, findings=tuple(findings))

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vmacro.errors import AgentError, ConfigurationError, HostError, NamesError, UnsupportedError
+from vmacro.errors import ConfigurationError, HostError, NamesError, UnsupportedError
 from vmacro.model.definitions import Definition
 from vmacro.model.facts import NO_PAST, DiskCopy, DomainFacts, HostView, Past, Survey
 from vmacro.model.names import NameView
@@ -16,7 +16,6 @@ from vmacro.planning import cards, disks, needs, taking
 from vmacro.planning.addresses import next_address
 from vmacro.ports import World
 from vmacro.services import datagrams, dirtying, inside, paths
-from vmacro.wire.agent_verbs import MAX_CONNECTIONS
 from vmacro.wire.host_verbs import MOST_DEVICES
 from vmacro.wire.taken_verbs import Taking
 
@@ -142,20 +141,6 @@ def _greet(hosts: Iterable[Host], world: World) -> None:
             world.host_network(host)
 
     world.side_by_side([partial(opened, host) for host in hosts if host.ssh], 0.0)
-
-
-def connections_of(inventory: Inventory, guest: Guest, world: World, every: bool = False) -> Survey:
-    """A survey for a guest's connections, which tells which clients would follow; `every` one of them, also where they
-    are more than a reply has room for. Raises AgentError where its agent cannot be asked."""
-    seen = survey(inventory, guest, world, ask_clients=True, ask_host_sides=False)
-    if seen.agent is None:
-        text = seen.agent_trouble or f"guest {guest.name}: runs nowhere, or has no agent channel"
-        raise AgentError(text, seen.agent_hint)
-    if every and len(seen.connections) == MAX_CONNECTIONS:
-        (host,) = (h for h in inventory.hosts if h.name == seen.running_at[0].host)
-        with world.agent(host, guest.domain) as agent:
-            return replace(seen, connections=agent.all_connections())
-    return seen
 
 
 def _name(name: str, world: World) -> NameView:

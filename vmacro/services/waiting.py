@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -18,16 +18,45 @@ Result = TypeVar("Result")
 LOOK_EVERY_S = 0.2
 
 
-def until_done(future: Future[Result], timeout_s: float = math.inf) -> Future[Result]:
-    """The same, which has ended then, or goes on after `timeout_s` seconds."""
+def until_done(
+    future: Future[Result], timeout_s: float = math.inf, unless: Callable[[], None] = lambda: None
+) -> Future[Result]:
+    """The same, which has ended then, or goes on after `timeout_s` seconds. Raises what `unless` raises meanwhile."""
     until = time.monotonic() + timeout_s
     while not future.done() and (left_s := until - time.monotonic()) > 0:
+        unless()
         wait((future,), min(left_s, LOOK_EVERY_S))
     return future
 
 
-def call(act: Callable[[], Result]) -> Result:
-    """What `act` returns or raises; it runs in a thread of its own."""
+def each(acts: Sequence[Callable[[], Result]], at_once: int) -> list[Result]:
+    """What each returns, in their order; raises what one raised. So many run at once, in threads that keep no process
+    from ending: who is interrupted waits for none of them, and those that have not begun never do."""
+    found: list[Future[Result]] = [Future() for _ in acts]
+    todo = iter([*zip(acts, found, strict=True)])
+    taking, given_up = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        while not given_up.is_set():
+            with taking:
+                act, future = next(todo, (None, None))
+            if act is None or future is None:
+                return
+            try:
+                future.set_result(act())
+            except BaseException as error:
+                future.set_exception(error)
+
+    for _ in range(min(at_once, len(found))):
+        threading.Thread(target=work, name="awaited", daemon=True).start()
+    try:
+        return [until_done(future).result() for future in found]
+    finally:
+        given_up.set()
+
+
+def call(act: Callable[[], Result], unless: Callable[[], None] = lambda: None) -> Result:
+    """What `act` returns or raises; it runs in a thread of its own, which is left behind where `unless` raises."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -37,4 +66,4 @@ def call(act: Callable[[], Result]) -> Result:
             future.set_exception(error)
 
     threading.Thread(target=run, name="awaited", daemon=True).start()
-    return until_done(future).result()
+    return until_done(future, unless=unless).result()
