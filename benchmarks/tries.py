@@ -1,8 +1,8 @@
 """Runs tests on mutants, one fork of a pytest that has collected everything for each; `benchmarks.mutants` says which.
 
 `learn` runs all tests once without a mutant, and notes which came by which function and how long they took. A mutant is
-then tried on those that came by its function alone, fastest first: no other can notice it, but for what tests start as
-programs of their own.
+then tried on those that came by its function alone: no other can notice it, but for what tests start as programs of
+their own. First come those that have noticed the most so far, of these the fastest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -59,14 +60,20 @@ def function_of(mutant: str) -> str:
     return mutant.rpartition("__mutmut_")[0]
 
 
-def chosen(passing: Mapping[str, float], own: Sequence[str]) -> list[str]:
+def chosen(passing: Mapping[str, float], own: Sequence[str], noticed: Mapping[str, int]) -> list[str]:
     """Of the tests that came by a function, with the seconds of each: those of its own files, and then as many others
-    as ENOUGH_S allows; fastest first."""
-    fastest = sorted(passing, key=passing.__getitem__)
-    ought = [test for test in fastest if test.partition("::")[0] in own]
-    others = [test for test in fastest if test.partition("::")[0] not in own]
+    as ENOUGH_S allows; first those that have `noticed` the most so far, of these the fastest."""
+    order = sorted(passing, key=lambda test: (-noticed.get(test, 0), passing[test]))
+    ought = [test for test in order if test.partition("::")[0] in own]
+    others = [test for test in order if test.partition("::")[0] not in own]
     spent = accumulate(passing[test] for test in others)
     return ought + [test for test, until in zip(others, spent, strict=True) if until < ENOUGH_S]
+
+
+def _noticed(results: Path) -> list[str]:
+    """Tests that have noticed a mutant so far."""
+    rows = (line.split(maxsplit=3) for line in results.read_text().splitlines()) if results.exists() else ()
+    return [row[3] for row in rows if len(row) > 3]
 
 
 class _Learner:
@@ -99,6 +106,7 @@ class _Tries:
 
     def __init__(self, sample: Mapping[str, Sequence[str]], passed_by: PassedBy, results: Path) -> None:
         self.sample, self.passed_by, self.results = sample, passed_by, results
+        self.often = Counter(_noticed(results))  # which test has noticed how many
         self.noticed = ""
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -108,11 +116,12 @@ class _Tries:
             status, seconds, noticed = self.forked(mutant, tests, session)
             with self.results.open("a") as noted:
                 noted.write(f"{mutant} {status} {seconds:.1f} {noticed}\n")
+            self.often.update([noticed])
         return True
 
     def tests(self, mutant: str, own: Sequence[str], items: Mapping[str, pytest.Item]) -> list[pytest.Item]:
         """Those to try it on: all of its own files if none is known to come by, as what runs in other processes."""
-        names = chosen(self.passed_by.get(function_of(mutant), {}), own)
+        names = chosen(self.passed_by.get(function_of(mutant), {}), own, self.often)
         names = names or [name for name in items if name.partition("::")[0] in own]
         allowed = mutant.rpartition(".")[0] in ON_POSTGRESQL
         return [items[name] for name in names if name in items and (allowed or "postgres" not in name)]

@@ -135,6 +135,16 @@ def expected(fake: FakeWorld, *copies: PastCopy, method: Compression = Compressi
     return found
 
 
+@pytest.mark.parametrize("at", ["bucharest", "berlin"])
+def test_nothing_is_expected_where_one_of_the_hosts_is_not_known(at: str) -> None:
+    fake = FakeWorld()
+    whole = seen(fake, copied())
+    silent = (replace(view, facts=None, domain=None) if view.host == at else view for view in whole.views)
+    half = replace(whole, views=tuple(silent))
+    assert forecast.forecast(asked(fake), half, Compression.OFF) is None
+    assert compression.between(asked(fake), half) is None
+
+
 def test_the_next_copy_is_expected_to_be_as_the_last_ones_of_its_kind() -> None:
     fake = FakeWorld()
     sizes = [100, 140, 120, 110, 130, 999]

@@ -167,6 +167,7 @@ def test_a_pause_that_is_no_departure_turns_and_does_not_fence(host: Host) -> No
     host.resume()
     assert host.kernel.points["10.1.0.7"] == GUEST
     assert host.troubles() == ["", ""]
+    assert host.switchover.departure("web") == UNKNOWN, "that it runs here does not say that it never left"
 
 
 def test_a_resumed_event_does_not_undo_a_fence(host: Host) -> None:
