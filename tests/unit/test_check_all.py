@@ -121,6 +121,7 @@ def test_guests_are_looked_at_side_by_side_and_once(vmacro: Vmacro, town: Town) 
         (("check", "g1"), "which guest, and where to?"),
         (("check", "--to", "berlin"), "which guest, and where to?"),
         (("check", "--all", "g1"), "check --all g1: is a guest"),
+        (("check", "--all", "rome"), "site 'rome': not in"),
         (("check", "--all", "--to", "rome"), "site 'rome': not in"),
     ],
 )
