@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.clients import visits
-from tests.support import address_of
+from tests.support import address_of, into
 from vmacro import wiring
 from vmacro.lab.lab import Lab
 from vmacro.lab.topology import load
@@ -46,14 +46,17 @@ LINGER_S = 180.0  # longer than a move takes here: who comes anew comes to the f
 
 @dataclass(frozen=True)
 class Measured:
-    """One move with so many connections. `look_ms`: what one `count` takes the agent, a median of LOOKS; `verdicts`: by
-    the report."""
+    """One move with so many connections. `look_ms`: what one `count` takes the agent, a median of LOOKS; `busy_s`: how
+    long the guest's processor worked, from the survey to the end; `copied_mib`: what the copy sent; `verdicts`: by the
+    report."""
 
     number: int
     to: str
     look_ms: float
     prepare_ms: float
     settle_ms: float
+    busy_s: float
+    copied_mib: float
     verdicts: dict[str, int]
 
 
@@ -100,11 +103,14 @@ def measured(lab: Lab, number: int, to: str, report: Path) -> Measured:
     quiet.write_text("".join(x for x in lab.inventory_file.read_text().splitlines(True) if not x.startswith("probe")))
     words = ["migrate", GUEST, "--to", to, "--json", "--report", str(report), "-i", str(quiet)]
     words.append("--allow-connection-loss")
+    before_s = busy_s(lab)
     subprocess.run([sys.executable, "-m", "vmacro.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
+    worked_s = busy_s(lab) - before_s
     events = [from_plain(json.loads(line)) for line in (report / "events.ndjson").read_text().splitlines()]
-    verdicts = json.loads((report / "summary.json").read_text())["verdicts"]
+    summary = json.loads((report / "summary.json").read_text())
+    copied_mib = summary["bytes_transferred"] / (1 << 20)
     prepare_ms, settle_ms = (took_ms(events, phase) for phase in (Phase.PREPARE, Phase.SETTLE))
-    return Measured(number, to, look_ms, prepare_ms, settle_ms, verdicts)
+    return Measured(number, to, look_ms, prepare_ms, settle_ms, worked_s, copied_mib, summary["verdicts"])
 
 
 def looks(lab: Lab) -> float:
@@ -113,6 +119,14 @@ def looks(lab: Lab) -> float:
     (host,) = (h for h in settings.inventory.hosts if h.site == status.site)
     with wiring.opened(settings) as world, world.agent(host, GUEST) as agent:
         return median(agent.count(CountArgs((address,))).took_ms for _ in range(LOOKS))
+
+
+def busy_s(lab: Lab) -> float:
+    """For how long the guest's processors have worked since it booted (proc(5), /proc/stat, hundredths of a second)."""
+    command = [*into(lab, "operator", address_of(lab, GUEST)), "head -n 1 /proc/stat"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, told.split()[1:])
+    return (user + nice + system + irq + softirq) / 100
 
 
 def took_ms(events: list[Event], phase: Phase) -> float:
@@ -191,13 +205,14 @@ def hold(address: str, number: int) -> int:
 def table(found: list[Measured]) -> str:
     """By number and destination, as Markdown."""
     lines = [
-        "| connections | to | prepare | settle | the agent's look | of it for each | verdicts |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| connections | to | prepare | settle | agent's look | for each | guest's processor | copied | verdicts |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for m in found:
         told = ", ".join(f"{n} {verdict}" for verdict, n in m.verdicts.items() if n)
         each = f"{1000 * m.look_ms / m.number:.0f} µs"
         figures = f"{m.prepare_ms:.0f} ms | {m.settle_ms:.0f} ms | {m.look_ms:.0f} ms | {each}"
+        figures += f" | {m.busy_s:.1f} s | {m.copied_mib:.0f} MiB"
         lines.append(f"| {m.number} | {m.to} | {figures} | {told} |")
     return "\n".join(lines)
 
