@@ -362,3 +362,10 @@ def test_a_line_that_is_none_of_a_recording_is_told_with_its_place_and_why() -> 
     lines = [recordings.header("10.0.0.5:7000", "mptcp", 10.0, 1, 0), '{"type": "rtt", "due_ns": 1}\n']
     with pytest.raises(recordings.RecordingError, match=r"mine:2: not a line of a recording: .*seq"):
         recordings.parse(lines, "mine")
+
+
+def test_an_address_that_refuses_is_why_nobody_was_reached() -> None:
+    with socket.socket() as silent:  # has a port, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            wire.connect("127.0.0.1", silent.getsockname()[1], False, 5.0)
