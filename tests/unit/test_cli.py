@@ -357,7 +357,7 @@ def test_a_refused_move_names_each_finding_as_check_does(vmacro: Vmacro, town: T
     there = town.fake.hosts["berlin-1"]
     there.networks.clear()
     there.facts = replace(there.facts, certificate_days_left=3.0)
-    found = json.loads(vmacro("check", "g1", "--to", "berlin/berlin-1", "--json").stdout)
+    found = json.loads(vmacro("check", "g1", "--to", "berlin/berlin-1", "--json").stdout)["findings"]
     assert {"network-missing", "certificate-expires"} <= {finding["code"] for finding in found}
     refused = vmacro("migrate", "g1", "--to", "berlin/berlin-1", "--json")
     assert refused.returncode == 3 and json.loads(refused.stdout.splitlines()[-1])["findings"] == found

@@ -316,8 +316,7 @@ class Batches:
         measured = {ends: median(found) for ends, found in rates.items() if median(found) > 0}
         at_most = float(self._tools.inventory.policy.bandwidth_mib_s)
         around_s = median(around) if around else evacuation.ASSUMED_AROUND_S
-        looks_s = self._looks_s() if around else evacuation.ASSUMED_LOOKS_S  # else there may be no rows yet
-        return Pace(measured, around_s, at_most, looks_s, PROBED_S)
+        return Pace(measured, around_s, at_most, self._looks_s(), PROBED_S)
 
     def _looks_s(self) -> float:
         """What a try takes besides its move and its prober's time, as the last ones did."""

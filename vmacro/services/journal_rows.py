@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -75,9 +76,11 @@ class StepRow:
 
 
 class Rows:
-    """Reads the tables of one database. Its methods raise SQLAlchemyError where it cannot be read."""
+    """Reads the tables of one database, which may not be there yet: then no move has begun. Its methods raise
+    SQLAlchemyError where it cannot be read, and OSError where it cannot be seen whether it is there."""
 
     def __init__(self, url: sqlalchemy.URL) -> None:
+        self._file = Path(url.database or "") if url.drivername.startswith("sqlite") else None
         self._engine = _engine(url)
         self._tables = _Tables(None if url.drivername.startswith("sqlite") else "dbos")
 
@@ -135,6 +138,8 @@ class Rows:
 
     def _read(self, wanted: Select[Any]) -> Iterator[Any]:
         status = self._tables.status
+        if self._file is not None and not self._file.exists():  # which SQLite would make
+            return
         with self._engine.connect() as connection:
             if sqlalchemy.inspect(connection).has_table(status.name, status.schema):  # else no move has begun
                 yield from connection.execution_options(yield_per=_AT_A_TIME).execute(wanted)
