@@ -16,7 +16,6 @@ from vmacro.wire.host_verbs import Disk, Fetching
 ID = "ab12cd34ef56"
 SERVE, FETCH = f"vmacro-serve-{ID}.service", f"vmacro-fetch-{ID}.service"
 CREDENTIALS = "/etc/pki/qemu"
-GROUP = "-+/bin/sh -c 'echo 5 > /proc/${MAINPID}/autogroup'"
 CONFINED = [
     "ProtectSystem=strict",
     "NoNewPrivileges=yes",
@@ -25,7 +24,7 @@ CONFINED = [
     f"BindReadOnlyPaths={CREDENTIALS}",
     "BindReadOnlyPaths=-/etc/ld.so.cache",
 ]
-BOUNDED = ["RuntimeMaxSec=86400", "IOSchedulingClass=idle", "Nice=5", "ExecStartPost=" + GROUP]
+BOUNDED = ["RuntimeMaxSec=86400", "Nice=5", "IOSchedulingClass=idle"]
 COVERED = "--property=TemporaryFileSystem="
 STUB = """#!/bin/sh
 line="$(basename "$0")"

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmacro.host import units
 from vmacro.host.errors import RefusedError
 from vmacro.host.folder import Folder
 from vmacro.wire import names
@@ -249,7 +248,7 @@ def _confined(copy: Copy, *pool: str) -> list[str]:
 def _start(unit: str, description: str, options: list[str], command: list[str]) -> str:
     """Why it does not run, in its program's own words, or systemd's where it did not come to that; '' if it runs."""
     words = ["systemd-run", "--quiet", f"--unit={unit}", f"--description={description}", *options]
-    words += [f"--property=RuntimeMaxSec={LONGEST_S}", "--property=IOSchedulingClass=idle", *units.niceness(5)]
+    words += [f"--property=RuntimeMaxSec={LONGEST_S}", "--property=Nice=5", "--property=IOSchedulingClass=idle"]
     done = _run([*words, "--", *command])
     if done.returncode == 0:
         return ""

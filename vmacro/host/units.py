@@ -15,7 +15,8 @@ _OWN_GROUP = Path("/proc/self/autogroup")
 
 
 def niceness(nice: int) -> list[str]:
-    """Options of systemd-run(1) for a unit that is to run so. A kernel without autogroups is no failure."""
+    """Options of systemd-run(1) for a unit that is to run so. A kernel without autogroups is no failure. Not for one
+    that may end at once: its start would fail with it, as systemd waits for what sets the group's."""
     group = f"-+/bin/sh -c 'echo {nice} > /proc/${{MAINPID}}/autogroup'"
     return [f"--property=Nice={nice}", f"--property=ExecStartPost={group}"]
 
