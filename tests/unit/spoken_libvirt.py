@@ -66,6 +66,7 @@ class Libvirt:
             listAllCheckpoints=lambda: [],
             hasManagedSaveImage=lambda: self._says("virDomainHasManagedSaveImage", 0),
             autostart=lambda: self._says("virDomainGetAutostart", 0),
+            blockJobInfo=lambda _disk: self._says("virDomainGetBlockJobInfo", {}),
             UUIDString=lambda: found.uuid,
             isPersistent=lambda: found.persistent,
             startDirtyRateCalc=lambda _seconds: None,
