@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -119,7 +121,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = town.file.read_text().replace("[orchestrator]", f'[orchestrator]\nca_dir = "{tmp_path}/ca"')
     lines = lines.replace("[orchestrator]", f'[orchestrator]\npki_dir = "{tmp_path}/us"')
     ssh = 'ansible = { ansible_ssh_executable = "/bin/false", ansible_become_password = "hush" }'
-    lines = lines.replace("address = ", f'ssh = "root@192.0.2.1"\n{ssh}\naddress = ')
+    number = itertools.count(1)
+    lines = re.sub("address = ", lambda _: f'ssh = "root@192.0.2.{next(number)}"\n{ssh}\naddress = ', lines)
     lines = lines.replace("[guests.g1]", f'[guests.g1]\nssh = "root@192.0.2.9"\n{ssh}\nprobe = {{ from = "p" }}')
     town.file.write_text(f'{lines}[probers.p]\nssh = "root@192.0.2.8"\n{ssh}\n')
     samples = "".join(recordings.sample_line(Sample(n, n * 10**7, 10**6)) for n in range(9))
