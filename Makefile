@@ -24,7 +24,7 @@ demo: setup ## build what is missing, bring the lab up, move a VM, show and save
 
 TEST_SETUP := test-packages setup .venv/knot/ready
 
-test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 34 minutes
+test: $(TEST_SETUP) ## unit, contract and lab tests, but for those marked slow: some 32 minutes
 	$(BIN)/pytest -m "not slow and not xen" $(WORKERS)
 
 test-all: $(TEST_SETUP) ## all tests there are, but for Xen's; docs/testing.md says what is slow
