@@ -62,6 +62,7 @@ _MESSAGE = struct.Struct(">BBxxHH16s16s32x")  # inet_diag_msg as far as we read 
 # inet_diag_msg.idiag_wqueue: bytes that the peer has not acknowledged; of a listener its backlog
 _QUEUED = struct.Struct("=I")
 _QUEUED_AT = 60
+_FIN = 1  # it counts as a byte, too
 _STATE_AT = 1  # inet_diag_msg.idiag_state
 _INODE = struct.Struct("=I")  # inet_diag_msg.idiag_inode: 0 once the application has closed it (sock_orphan)
 _INODE_AT = 68
@@ -113,21 +114,25 @@ def connections() -> list[Connection]:
 
 def look() -> tuple[list[Connection], set[Ends]]:
     """As connections(), and by the same dump the sockets that have said goodbye and wait for their peers'. One of which
-    the guest's application has shut down its own direction alone goes on: its client may still send. Raises OSError."""
+    the guest's application has shut down its own direction alone goes on: its client may still send. So does one that
+    has been closed with an answer in its buffer, which may be megabytes: its client has yet to receive them. Raises
+    OSError."""
     there, closing = [], set()
     for payload in _dump(ESTABLISHED | CLOSE_WAIT | CLOSING):
-        if CLOSING >> payload[_STATE_AT] & 1 and not _is_half_closed(payload):
+        if CLOSING >> payload[_STATE_AT] & 1 and not _goes_on(payload):
             closing.add(ends_of(payload))
         else:
             there.append(parse(payload))
     return _joined(there, closing), closing
 
 
-def _is_half_closed(payload: bytes) -> bool:
-    """Whether the guest has said goodbye, its client has not, and the application listens on. Of plain TCP: an MPTCP
-    connection does that without its subflows (DATA_FIN)."""
-    (inode,) = _INODE.unpack_from(payload, _INODE_AT)
-    return bool((FIN_WAIT1 | FIN_WAIT2) >> payload[_STATE_AT] & 1 and inode) and not parse(payload)[0]
+def _goes_on(payload: bytes) -> bool:
+    """Whether the guest has said goodbye, its client has not, and the application listens on; or not all that comes
+    before that goodbye has been acknowledged. Of plain TCP: an MPTCP connection does that without its subflows
+    (DATA_FIN)."""
+    (inode,), (queued,) = _INODE.unpack_from(payload, _INODE_AT), _QUEUED.unpack_from(payload, _QUEUED_AT)
+    listens_on = (FIN_WAIT1 | FIN_WAIT2) >> payload[_STATE_AT] & 1 and inode
+    return bool(listens_on or queued > _FIN) and not parse(payload)[0]
 
 
 def _joined(found: list[tuple[int, Subflow]], closing: set[Ends]) -> list[Connection]:
@@ -177,7 +182,7 @@ def cut(address: str, tokens: set[int]) -> None:
 
     For initial subflows: REMOVE_ADDR of id 0 would take those of all connections. Raises OSError.
     """
-    for payload in list(_dump(ESTABLISHED | CLOSE_WAIT | FIN_WAIT1 | FIN_WAIT2)):
+    for payload in list(_dump(ESTABLISHED | CLOSE_WAIT | CLOSING)):
         token, subflow = parse(payload)
         if token in tokens and subflow.local == address:
             # struct inet_diag_msg and inet_diag_req_v2 begin with the family, and carry the same inet_diag_sockid.
@@ -207,7 +212,7 @@ def parse(payload: bytes) -> tuple[int, Subflow]:
     inner = attributes(inner.get(ULP_INFO_MPTCP, b""))
     token, flags = (integer(inner.get(a, b"")) for a in (ATTR_TOKEN_LOC, ATTR_FLAGS))
     (queued,), state = _QUEUED.unpack_from(payload, _QUEUED_AT), 1 << payload[_STATE_AT]
-    fin = info is not None and (state == FIN_WAIT2 or (state == FIN_WAIT1 and not info.unsent))  # that was sent
+    fin = info is not None and bool(state & CLOSING) and not info.unsent  # that was sent
     subflow = Subflow(
         *ends_of(payload),
         joined=bool(flags & SUBFLOW_JOINED),

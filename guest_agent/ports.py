@@ -87,8 +87,8 @@ class Sockets(Protocol):
         """Whether any TCP connection still needs an address, closing ones too. Raises OSError."""
 
     def look(self) -> tuple[list[Connection], set[Ends]]:
-        """As connections(), and at the same moment the sockets that have said goodbye and wait for their peers'. Raises
-        OSError."""
+        """As connections(), and at the same moment the sockets that have said goodbye, with all before it acknowledged,
+        and wait for their peers'. Raises OSError."""
 
     def cut(self, address: str, tokens: set[int]) -> None:
         """End the subflows on an address of some connections (token 0: plain TCP). Raises OSError."""

@@ -1,5 +1,6 @@
 """Small pure things: the WAN's delay, libvirt's XML, connections before and after, ULP attributes."""
 
+import contextlib
 import errno
 import random
 import socket
@@ -178,6 +179,36 @@ def test_half_a_connection_is_one_until_its_application_closes_it(
             assert mine.recv(3) == word and seen() == ([outgoing], False)
         mine.close()
         assert seen() == ([], True), "its peer has said no goodbye yet"
+
+
+@pytest.mark.parametrize("half_closed", [False, True], ids=["FIN_WAIT1", "LAST_ACK"])
+@pytest.mark.parametrize("outgoing", [True, False])
+def test_a_connection_that_was_closed_goes_on_until_its_peer_has_all_that_was_sent(
+    outgoing: bool, half_closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that closes after its answer: the kernel has most of that still in its buffer."""
+    monkeypatch.setattr(connections, "_with_itself", lambda *_: False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    mine, peer = (far, near) if outgoing else (near, far)
+    ends = (*mine.getsockname(), *peer.getsockname())
+    with peer:
+        with mine:
+            if half_closed:
+                peer.shutdown(socket.SHUT_WR)
+                assert mine.recv(1) == b""
+            mine.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    mine.send(bytes(1 << 16))
+        there, closing = connections.look()
+        found = [s for c in there for s in c.subflows if connections._ends(s) == ends]
+        assert [s.outgoing for s in found] == [outgoing] and ends not in closing
+        while peer.recv(1 << 20):
+            pass
+        there, _ = connections.look()
+        assert not [s for c in there for s in c.subflows if connections._ends(s) == ends]
 
 
 def test_a_list_of_netlink_that_ends_with_an_error_is_no_complete_one() -> None:
