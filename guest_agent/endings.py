@@ -8,6 +8,7 @@
            SocketGone without                      reset, or timed out if something had been sent again in vain; but
                                                    closed by its application where that had said goodbye when looked at
            gone, and its socket not freed          reset, and its application has not looked yet
+           cut by the agent                        cut, whatever else it looks like: the kernel does not tell
 
 Only what ends after the guest has arrived, and whose peer was not heard since, may have been lost by the move: a reset
 from a client that could be heard is what its application wanted. So is one that answers nothing: a firewall on the way
@@ -65,10 +66,12 @@ class _Plain:
 @dataclass
 class Endings:
     """Of one watch. `last_s`: when the kernel was listened to last, at first when it began; what is heard of has
-    happened since then. `missed`: the kernel has told of more than was heard or kept."""
+    happened since then. `missed`: the kernel has told of more than was heard or kept. `cut`: keys of plain ones that
+    the agent has cut, which whoever cuts adds to."""
 
     last_s: float
     missed: bool = False
+    cut: set[str] = field(default_factory=set)
     _mptcp: dict[int, _Mptcp] = field(default_factory=dict)
     _plain: dict[Ends, _Plain] = field(default_factory=dict)
     _subflows: OrderedDict[Ends, int] = field(default_factory=OrderedDict)  # and whose they are, by token
@@ -133,7 +136,7 @@ class Endings:
             if plain.key in there:
                 self._gone_since_s.pop(plain.key, None)
             elif plain.key not in self._ended and (ends in closing or self._is_gone(plain.key, now_s)):
-                how = CLOSED if ends in closing else RESET
+                how = CUT if plain.key in self.cut else CLOSED if ends in closing else RESET
                 self._end(plain.key, False, _End(plain.client, how, self._gone_since_s.get(plain.key, now_s)))
         ended = [end.told(key, arrived_s) for key, end in self._ended.items() if key not in there]
         younger = [end.told(key, arrived_s) for key, end in self._young.items() if key not in there]
@@ -173,9 +176,13 @@ class Endings:
         if plain is None and self.missed:
             return  # it may be a subflow of whose beginning nobody has heard
         client = plain.client if plain is not None else _peer(event.ends)
-        how = CLOSED if event.ends in self._closing else _how(event, plain.syn if plain is not None else 0)
-        end = _End(client, how, now_s, self.last_s - event.silent_s)
-        self._end(plain.key if plain is not None else plain_key(*event.ends), plain is None, end)
+        key = plain.key if plain is not None else plain_key(*event.ends)
+        if key in self.cut:
+            end = _End(client, CUT, now_s)
+        else:
+            how = CLOSED if event.ends in self._closing else _how(event, plain.syn if plain is not None else 0)
+            end = _End(client, how, now_s, self.last_s - event.silent_s)
+        self._end(key, plain is None, end)
 
     def _is_gone(self, key: str, now_s: float) -> bool:
         return now_s - self._gone_since_s.setdefault(key, now_s) >= UNHEARD_FOR_S

@@ -26,8 +26,8 @@ WORD_SPREADS_S = 0.5
 @dataclass
 class Guest:
     """Shared by all that decides about the guest. `stuck`: tokens of MPTCP connections that needed an old address when
-    it was last to be retired, though the present one had been announced to them. `crowds`: how often many clients at
-    once were to be expected."""
+    it was last to be retired, though the present one had been announced to them. `cut`: keys of plain connections that
+    were cut since the last watch began. `crowds`: how often many clients at once were to be expected."""
 
     link: Link
     endpoints: Endpoints
@@ -38,6 +38,7 @@ class Guest:
     state: State = field(default_factory=State)
     state_file: Path = FILE
     stuck: set[int] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
     crowds: int = 0
     _current6: str = ""
     _background: set[asyncio.Task[None]] = field(default_factory=set)

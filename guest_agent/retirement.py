@@ -41,6 +41,7 @@ async def _left(guest: Guest, address: str, force: bool) -> int:
         return len(stuck)
     try:
         if stuck:  # never followers, whose clients would get no slot back for a subflow that was cut
+            guest.cut |= {c.key for c in stuck if not c.mptcp}
             guest.sockets.cut(address, {c.token for c in stuck})
     except OSError as error:  # INET_DIAG_DESTROY may be missing in the kernel
         raise ProtocolError("kernel", f"cannot cut connections: {error}") from None

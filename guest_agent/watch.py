@@ -43,7 +43,8 @@ class Watch:
                 LOG.warning("it will not be known how connections end: %s", error)
                 return self._guest.sockets.look()[0]
             self.name, self._began_at_s = secrets.token_hex(8), self._asked_at_s
-            self._endings = Endings(self._asked_at_s)
+            self._guest.cut.clear()
+            self._endings = Endings(self._asked_at_s, cut=self._guest.cut)
             self._guest.later(self._go_on(self.name))
             self._guest.later(self._sweep(self.name))
         self._look()

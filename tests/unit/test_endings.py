@@ -350,6 +350,20 @@ def test_a_reset_after_the_arrival_is_a_loss(world: World) -> None:
     assert [e.lost for e in ends.endings] == [True]
 
 
+@pytest.mark.parametrize("freed", [[], [gone(surplus=0)], [gone(surplus=0, silent_s=0.0)], [gone(surplus=1)]])
+def test_what_the_agent_has_cut_was_lost_whatever_its_socket_looks_like(world: World, freed: list[KernelEvent]) -> None:
+    """`renumber` cuts as it settles, and settles anew where that is broken off."""
+
+    def is_freed() -> None:
+        world.kernel.told = list(freed)
+
+    cut = ("retire", {"address": HOME, "force": True})
+    *_, ends = run(world, "watch", "arrive", cut, is_freed, 1.0, "endings", 2.0, "endings")
+    assert [(e.key, e.how, e.lost) for e in ends.endings if e.key == TCP.key] == [(TCP.key, CUT, True)]
+    *_, ends = run(world, "watch", is_freed, "endings", 2.0, "endings")
+    assert not any(e.lost for e in ends.endings), "of the next move"
+
+
 def test_an_overflow_is_told(world: World) -> None:
     def overflow() -> None:
         world.kernel.overflowed = True
