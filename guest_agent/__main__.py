@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -84,6 +85,7 @@ async def _run(interface: str, client_id: bytes) -> None:
     keeper = LeaseKeeper(interface, client_id)
     guest = Guest(card, mptcp, connections, KernelEvents(), keeper, BootClock(), state.load())
     agent = Agent(guest)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended, agent)
     serving = asyncio.create_task(_serve(agent))
     await agent.start()
     # Not before the guest's own servers, which have clients to answer once it has arrived; nor behind them: on a busy
@@ -91,6 +93,16 @@ async def _run(interface: str, client_id: bytes) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, SERVING_NICE)
     _tell_systemd_ready()
     await asyncio.gather(serving, *(agent.watch(detector) for detector in _detectors(interface)))
+
+
+def ended(agent: Agent) -> None:
+    """By systemd, and perhaps for good: where the interface is given back no other agent puts right what this one has
+    changed for a moment. Nothing else is done: the guest's address and connections stay as they are."""
+    try:
+        agent.put_right()
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _detectors(interface: str) -> list[Detector]:

@@ -83,8 +83,7 @@ class Agent:
     async def start(self) -> None:
         """First lease after boot, or where an earlier agent left off; `status` is answered while this still runs."""
         guest, state = self._guest, self._guest.state
-        guest.sockets.unmute_all()
-        crowd.no_more(guest)
+        self.put_right()
         await guest.endpoints.raise_limits()
         await guest.link.bring_up()
         if state.claim is not None:
@@ -102,6 +101,11 @@ class Agent:
             state.lease = lease
             guest.save()
         LOG.info("at home on %s, lease from %s", state.lease.address, state.lease.server)
+
+    def put_right(self) -> None:
+        """What holds for a moment only, and outlasts the agent that has made it. Idempotent."""
+        self._guest.sockets.unmute_all()
+        crowd.no_more(self._guest)
 
     async def watch(self, detector: Detector) -> None:
         """Arrive whenever the guest is seen to have moved."""

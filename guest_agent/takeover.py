@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from guest_agent import managers, state
+from guest_agent import listeners, managers, state
 from guest_agent.channel import port_path
 from guest_agent.managers import Interface, Manager, System
 from vmacro.wire import xenbus
@@ -103,6 +103,7 @@ def give_back(_name: str = "") -> dict[str, Any]:
 
 def _return(found: Interface, manager: Manager) -> None:
     _stop_agent()
+    listeners.put_back(state.load().queueing)  # of an agent that was killed
     for path in (OPTIONS, SYSCTL, KEPT):
         path.unlink(missing_ok=True)
     managers.let_cloud_init_in(SYSTEM)

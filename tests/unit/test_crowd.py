@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from guest_agent import crowd, listeners
+from guest_agent import crowd, listeners, state
 from guest_agent.agent import Agent
 from guest_agent.arrival import Arrivals, prepare
 from guest_agent.consent import Consent
@@ -19,6 +22,7 @@ from tests.unit.guest_fakes import AWAY, HOME, World, at_home, connection
 from vmacro.provisioning import agent_package
 from vmacro.wire.agent_verbs import PrepareArgs
 
+ROOT = Path(__file__).parents[2]
 PORT, BACKLOG = 7000, 4
 QUEUE, AS_BEFORE = "no cookies", "cookies as before"
 ANNOUNCED = f"announce {AWAY} as backup"
@@ -120,6 +124,37 @@ def test_a_killed_agent_is_put_right_by_the_next(world: World) -> None:
     assert after.guest.state.queueing == {"cookies": "1"}
     ran(after, Agent(after.guest).start())
     assert world.kernel.cookies_are == "1" and after.restarted().guest.state.queueing == {}
+
+
+def test_an_agent_that_is_stopped_for_good_leaves_cookies_on(tmp_path: Path) -> None:
+    """As with `vmacro-agent give-back`, or its package removed: there is no next agent."""
+    story = f"""
+import asyncio, signal, time
+from pathlib import Path
+from guest_agent import crowd
+from guest_agent.__main__ import ended
+from guest_agent.agent import Agent
+from tests.unit.test_crowd import HOME, at_home, connection
+
+async def main():
+    world = at_home(Path({str(tmp_path)!r}))
+    world.kernel.listeners = {{7000: 0}}
+    world.kernel.open = [connection(1, HOME)]
+    world.kernel.put_back = lambda before: print(f"put back: {{before}}", flush=True)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended, Agent(world.guest))
+    await crowd.announce(world.guest, "10.2.0.9")
+    print(world.kernel.cookies_are, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    agent = subprocess.Popen([sys.executable, "-c", story], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with agent:
+        assert agent.stdout is not None and agent.stdout.readline() == "0\n"
+        agent.terminate()
+        assert agent.stdout.read() == "put back: {'cookies': '1'}\n"
+    assert agent.returncode == -signal.SIGTERM, "as systemd expects it"
+    assert state.load(tmp_path / "state.json").queueing == {}
 
 
 @pytest.mark.parametrize("what", ["rooms", "turned_away", "cookies", "have_them_queue"])
