@@ -104,7 +104,7 @@ def _info_in(found: dict[int, bytes]) -> TcpInfo | None:
 def ends_of(payload: bytes) -> Ends:
     """Of an inet_diag_msg: address and port, the guest's first."""
     family, _state, local_port, remote_port, source, target = _MESSAGE.unpack_from(payload)
-    return _address(family, source), local_port, _address(family, target), remote_port
+    return address_of(family, source), local_port, address_of(family, target), remote_port
 
 
 def connections() -> list[Connection]:
@@ -233,7 +233,7 @@ def _dump(states: int) -> Iterator[bytes]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _address(family: int, raw: bytes) -> str:
+def address_of(family: int, raw: bytes) -> str:
     """An IPv4 client of a dual-stack server counts as IPv4."""
     if family == AF_INET:
         return str(ipaddress.IPv4Address(raw[:4]))

@@ -12,9 +12,9 @@ import contextlib
 import errno
 import logging
 import socket
-from socket import AF_INET
+from socket import AF_INET, AF_INET6
 
-from guest_agent.connections import NETLINK_SOCK_DIAG, ends_of, tcp_info
+from guest_agent.connections import NETLINK_SOCK_DIAG, address_of, ends_of, tcp_info
 from guest_agent.netlink import GENERIC, NETLINK_GENERIC, attributes, generic_family, integer, opened, payloads
 from guest_agent.ports import Closed, Ends, KernelEvent, SocketGone, SubflowClosed, SubflowOpened
 
@@ -131,4 +131,4 @@ def _ends(found: dict[int, bytes]) -> Ends:
 
 
 def _text(raw: bytes) -> str:
-    return socket.inet_ntop(AF_INET if len(raw) == 4 else socket.AF_INET6, raw).replace("::ffff:", "")
+    return address_of(AF_INET if len(raw) == 4 else AF_INET6, raw)

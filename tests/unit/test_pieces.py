@@ -10,8 +10,9 @@ from typing import cast
 
 import pytest
 
-from guest_agent import connections, netlink
+from guest_agent import connections, kernel_events, netlink
 from guest_agent.endpoint_ids import fresh_id
+from guest_agent.ports import SubflowClosed
 from vmacro.drivers.agent import ChannelAgents
 from vmacro.drivers.fake.world import FakeWorld
 from vmacro.drivers.libvirt import xml
@@ -153,6 +154,29 @@ def test_mptcp_attributes_of_a_socket() -> None:
         Subflow("10.50.1.97", 7000, "10.9.0.14", 40001, joined=True, backup=False, established=True),
     )
     assert connections.parse(message)[0] == 0
+
+
+@pytest.mark.parametrize("client", ["10.9.0.14", "2001:db8::14", "2001:db8:1:2::ffff:14", "::ffff:10.9.0.14"])
+def test_the_path_manager_and_the_list_of_sockets_have_one_name_for_a_client(client: str) -> None:
+    """Else a subflow's end is nobody's, and a connection that was reset is taken for one that its client closed."""
+    family = socket.AF_INET6 if ":" in client else socket.AF_INET
+    remote, local = (socket.inet_pton(family, text) for text in (client, "::9" if ":" in client else "10.1.0.9"))
+    kinds = (6, 8) if ":" in client else (5, 7)
+    told = struct.pack("=BBH", 11, 1, 0) + b"".join(
+        struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+        for kind, value in [
+            (1, struct.pack("=I", 7)),
+            (kinds[0], local),
+            (kinds[1], remote),
+            (9, struct.pack(">H", 7000)),
+            (10, struct.pack(">H", 40001)),
+        ]
+    )
+    listed = (
+        struct.pack(">BBxxHH", family, 1, 7000, 40001) + local.ljust(16, b"\0") + remote.ljust(16, b"\0") + bytes(32)
+    )
+    event = kernel_events.path_manager_event(told)
+    assert isinstance(event, SubflowClosed) and event.ends == connections.ends_of(listed)
 
 
 @pytest.mark.parametrize("outgoing", [True, False])
