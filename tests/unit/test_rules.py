@@ -130,7 +130,9 @@ def test_who_joins_a_leg_at_home_goes_by_the_slow_class() -> None:
     slow = [n for n, rule in enumerate(into) if joins.CLASS in rule]
     assert len(slow) == 2 and max(slow) < min(n for n, rule in enumerate(into) if rule.endswith("return"))
     assert all("@homes" in into[n] and "mptcp subtype 1 " in into[n] for n in slow)
+    assert all("meta length <= 120 " in into[n] for n in slow), "54 full packets a second would hold all joins up"
     assert rules.count("meta priority set") == 2, "nowhere else"
+    assert int(joins.CLASS.partition(":")[0], 16) > 0xFFF, "1: and such are operators' own, on a VXLAN leg's way out"
 
 
 def test_a_host_whose_kernel_has_no_queues_says_so(

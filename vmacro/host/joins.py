@@ -12,18 +12,21 @@ import logging
 import subprocess
 
 _log = logging.getLogger("vmacro-host")
-CLASS = "1:2"
+# Of no operator's own queues: by VXLAN a packet keeps its class on its way out of the host.
+_HANDLE = "766d"
+CLASS = f"{_HANDLE}:2"
 PER_S = 1000  # 100 ms away, 100 are connecting at a time
 AT_ONCE = 32
 WAITING = 10_000
 _BYTES = 80  # a SYN with MP_JOIN: 72, by IPv6 92
+_LONGEST = 120  # with all options; one that brings data along would take the place of twenty
 _BURST = AT_ONCE * _BYTES
 # HTB is what kernels have that have any; 32 Gbit/s are as good as no limit, and the most that tc's older field can say.
 _SCRIPT = f"""\
-qdisc add dev {{0}} root handle 1: htb default 1
-class add dev {{0}} parent 1: classid 1:1 htb rate 32gbit burst 1m cburst 1m quantum 60000
-qdisc add dev {{0}} parent 1:1 handle 11: pfifo limit 1000
-class add dev {{0}} parent 1: classid {CLASS} htb rate {PER_S * _BYTES * 8}bit burst {_BURST} cburst {_BURST}
+qdisc add dev {{0}} root handle {_HANDLE}: htb default 1
+class add dev {{0}} parent {_HANDLE}: classid {_HANDLE}:1 htb rate 32gbit burst 1m cburst 1m quantum 60000
+qdisc add dev {{0}} parent {_HANDLE}:1 handle 11: pfifo limit 1000
+class add dev {{0}} parent {_HANDLE}: classid {CLASS} htb rate {PER_S * _BYTES * 8}bit burst {_BURST} cburst {_BURST}
 qdisc add dev {{0}} parent {CLASS} handle 12: pfifo limit {WAITING}
 """
 
@@ -31,7 +34,7 @@ qdisc add dev {{0}} parent {CLASS} handle 12: pfifo limit {WAITING}
 def rule(pairs: str, address: str) -> str:
     """For nft: who joins goes by the slow class. `pairs`: the set of devices and addresses; `address`: whose, in nft's
     words."""
-    syn = "tcp flags & (syn | ack) == syn"
+    syn = f"meta length <= {_LONGEST} tcp flags & (syn | ack) == syn"
     return f"oifname . {address} @{pairs} {syn} tcp option mptcp subtype 1 meta priority set {CLASS}"
 
 
