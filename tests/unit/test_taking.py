@@ -201,3 +201,10 @@ def test_what_only_the_next_start_takes_is_warned_of() -> None:
     house.hosts["berlin"].taken = Taken((Port(TCP, 5942),))
     found = house.findings()
     assert codes(found) == ["?taken-there"] and "VNC, at its next start" in found[0].message
+
+
+def test_of_more_ports_than_a_host_is_asked_about_it_is_told_that_nobody_has_looked() -> None:
+    house = with_devices("".join(BIND.format("tcp", "", n) for n in range(4000, 4000 + MOST_PORTS + 1)))
+    (found,) = house.findings()
+    assert found.code == "taken-unknown" and f"{4000 + MOST_PORTS}" in found.message
+    assert f"{4000 + MOST_PORTS - 1}" not in found.message

@@ -32,9 +32,9 @@ def findings(request: Request, survey: Survey) -> Iterator[Finding]:
     source, target, wanted = source_view(survey), target_view(request, survey), survey.definition
     if source is None or target is None or wanted is None or target.site == source.site:
         return
-    unknown = []
+    unknown, asked = [], taking(wanted) or Taking()
     for need in (*_named(wanted, PORT), *_named(wanted, CID), *_named(wanted, TAP)):
-        known = _is_taken(need, target)
+        known = _is_taken(need, target, asked)
         if known is None:
             unknown.append(need)
         elif known:
@@ -58,13 +58,16 @@ def _taken(need: Need, subject: str) -> Finding:
     )
 
 
-def _is_taken(need: Need, target: HostView) -> bool | None:
-    """None where nobody knows."""
+def _is_taken(need: Need, target: HostView, asked: Taking) -> bool | None:
+    """None where nobody knows, as of those that a request had no room for."""
     if need.kind == TAP:
         return need.name in target.links.devices if target.links is not None else None
-    if target.taken is None:
+    port, cid = _port(need), _cid(need)
+    if target.taken is None or (need.kind == PORT and port not in (None, *asked.ports)):
         return None
-    return _port(need) in target.taken.ports if need.kind == PORT else _cid(need) in target.taken.cids
+    if need.kind == CID and cid not in (None, *asked.cids):
+        return None
+    return port in target.taken.ports if need.kind == PORT else cid in target.taken.cids
 
 
 def _port(need: Need) -> Port | None:
