@@ -1,16 +1,22 @@
 """Nobody reads what is printed any more: exit codes are what they would have been, and nothing ends for it."""
 
+import fcntl
+import io
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support import eventually
 from tests.unit.test_config import GOOD
 from tests.unit.town import Town, Vmacro
+from vmacro.cli import output
 from vmacro.model.events import Event, Note
 from vmacro.services.event_log import DatabaseEventLog
 
@@ -46,6 +52,35 @@ def test_a_move_goes_on_and_its_exit_code_is_its_own(
     unread()
     refused = vmacro("migrate", "g1", "--to", "berlin", "-i", str(town.file), *json)
     assert refused.returncode == 3 and "runs at berlin already" in refused.stderr
+
+
+def test_a_pipe_that_does_not_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has it, too, may have made it one, as Node.js does. It is full at once here."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w", closefd=False))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO()))
+    heard = bytearray()
+
+    def read() -> None:
+        full = select.poll()
+        full.register(writer, select.POLLOUT)
+        eventually(lambda: not full.poll(0), "a full pipe")
+        while chunk := os.read(reader, 1 << 16):
+            heard.extend(chunk)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        output.keep()
+        print("x" * 20_000)
+        assert output.trouble() == ""
+    finally:
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+    assert bytes(heard) == b"x" * 20_000 + b"\n"
 
 
 @pytest.mark.parametrize("json", [(), ("--json",)])

@@ -14,7 +14,7 @@ from vmacro.errors import reason_of
 
 class _Kept(io.FileIO):
     """Takes all that is written. What cannot be passed on is dropped: `trouble` says why, but where its reader has
-    left, who wants no more."""
+    left, who wants no more. Where somebody else has made the pipe one that does not wait, it is waited for."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(stream.fileno(), "wb", closefd=False)
@@ -22,7 +22,11 @@ class _Kept(io.FileIO):
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            while (written := super().write(data)) is None:
+                room = select.poll()
+                room.register(self.fileno(), select.POLLOUT)
+                room.poll()
+            return written
         except BrokenPipeError:
             pass
         except OSError as error:
