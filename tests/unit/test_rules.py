@@ -8,8 +8,10 @@ import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from pyroute2.iproute.linux import IPRoute
 
 from tests import role
 from vmacro.host import guests, joins, leg_rules, tunnels, wireguard
@@ -145,6 +147,21 @@ def test_a_host_whose_kernel_has_no_queues_says_so(
     joins.queue(HOME.device)
     assert [HOME.device in text and "do not queue" in text for text in caplog.messages] == [True, True]
     assert "Specified qdisc kind is unknown" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("error", [IndexError(), OSError(), RuntimeError("a bug")])
+def test_a_tunnel_that_comes_to_nothing_leaves_no_device(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """One without an alias is in no list of legs, so that no `vmacro cleanup` would find it."""
+    removed: list[LegEnd] = []
+
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(wireguard, "make", fails)
+    monkeypatch.setattr(tunnels, "remove", lambda _ip, leg: removed.append(leg))
+    with pytest.raises(type(error)):
+        tunnels._made(cast(IPRoute, None), HOME, 1500)
+    assert removed == [HOME]
 
 
 def test_where_there_is_no_leg_there_is_no_table() -> None:

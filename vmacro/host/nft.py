@@ -55,9 +55,12 @@ def apply(script: str) -> None:
     if not available():
         text = "this host has no nft, and nothing is opened that is not filtered: install nftables"
         raise RefusedError("no-filter", text)
-    done = subprocess.run(
-        ["nft", "-f", "-"], input=script, capture_output=True, text=True, errors="replace", timeout=10
-    )
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=script, capture_output=True, text=True, errors="replace", timeout=10
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, "nft: no answer within 10 s") from None
     if done.returncode:
         raise OSError(errno.EIO, f"nft: {' '.join(done.stderr.split())[:400]}")
 

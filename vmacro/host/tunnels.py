@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from pyroute2.iproute.linux import IPRoute
@@ -100,7 +101,8 @@ def sysctl(key: str, value: str) -> None:
 
 
 def _made(ip: IPRoute, leg: LegEnd, mtu: int) -> int:
-    try:
+    with ExitStack() as undo:  # whatever goes wrong: without its alias nobody knows the device for a leg's
+        undo.callback(remove, ip, leg)
         if leg.kind == VXLAN:
             _make_vxlan(ip, leg)
         else:
@@ -110,9 +112,7 @@ def _made(ip: IPRoute, leg: LegEnd, mtu: int) -> int:
         filter_legs(ip)
         if leg.side == HOME:
             joins.queue(leg.device)
-    except (NetlinkError, OSError, RefusedError):
-        remove(ip, leg)
-        raise
+        undo.pop_all()
     return index
 
 

@@ -142,7 +142,10 @@ def _start(device: str) -> None:
         options = ["--service-type=forking", *(f"--property={p}" for p in _CONFINED), *units.niceness(_NICE)]
         command = [*words, *options, "--", *command]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=10, **quiet)  # type: ignore[call-overload]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=10, **quiet)  # type: ignore[call-overload]
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, f"{_PROGRAM} {device}: has not started within 10 s") from None
     if done.returncode:
         raise OSError(errno.EIO, f"{_PROGRAM} {device}: {' '.join(done.stderr.split())[-300:]}")
 
