@@ -46,6 +46,8 @@ BIND = "<serial type='{}'><source mode='bind' host='{}' service='{}'/></serial>"
         (BIND.format("tcp", "0:0::1", "4555"), {"tcp/4555/::1"}),
         (BIND.format("udp", "192.0.2.7", "4555"), {"udp/4555/192.0.2.7"}),
         (BIND.format("tcp", "logs.example.net", "4555"), {"tcp/4555/"}),
+        (BIND.format("tcp", "fe80::1%eth0", "4555"), {"tcp/4555/"}),
+        (BIND.format("tcp", "::ffff:192.0.2.7", "4555"), {"tcp/4555/192.0.2.7"}),
         (BIND.format("tcp", "", "telnet"), set()),
         (BIND.format("tcp", "", "70000"), set()),
         (BIND.format("unix", "", "4555"), set()),

@@ -54,9 +54,12 @@ def _port(protocol: str, number: str, address: str, what: str) -> Iterator[Need]
 
 
 def _at(address: str) -> str:
-    """As hosts are asked; '' for all addresses, and for a name, of which nobody knows what it is there."""
+    """As hosts are asked; '' for all addresses, and for a name, of which nobody knows what it is there, as for an
+    address with a zone (which names a device)."""
     try:
         found = ipaddress.ip_address("127.0.0.1" if address == "localhost" else address)
     except ValueError:
         return ""
-    return "" if found.is_unspecified else str(found)
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found
+    return "" if found.is_unspecified or "%" in str(found) else str(found)
