@@ -59,15 +59,18 @@ def _have_them_queue(guest: Guest) -> None:
 async def _until_calm(guest: Guest, crowd: int) -> None:
     """Until nobody has found a queue full for a while. Of several crowds the last one ends it."""
     until_s, seen = guest.clock.now_s() + MOST_S, -1
-    while guest.clock.now_s() < until_s:
-        came = _turned_away(guest)
-        if came == seen:
-            break
-        seen = came if came is not None else seen
-        await guest.clock.sleep(CALM_S)
-        if guest.crowds != crowd:
-            return
-    no_more(guest)
+    try:
+        while guest.clock.now_s() < until_s and guest.crowds == crowd:
+            came = _turned_away(guest)
+            if came == seen:
+                break
+            seen = came if came is not None else seen
+            await guest.clock.sleep(CALM_S)
+    except Exception:
+        no_more(guest)
+        raise
+    if guest.crowds == crowd:
+        no_more(guest)
 
 
 def _turned_away(guest: Guest) -> Optional[int]:

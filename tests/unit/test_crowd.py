@@ -169,6 +169,14 @@ def test_what_a_kernel_does_not_let_the_agent_do_keeps_no_move_from_it(
     assert world.kernel.cookies_are == "1" and world.guest.state.queueing == {}
 
 
+def test_whatever_goes_wrong_cookies_are_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> int:
+        raise IndexError("half a line")
+
+    monkeypatch.setattr(world.kernel, "turned_away", broken)
+    assert prepared(world, crowd.MOST_S) == [QUEUE, ANNOUNCED, AS_BEFORE] and world.kernel.cookies_are == "1"
+
+
 # The kernel's files
 
 
