@@ -82,7 +82,8 @@ class Guest:
             self._current6 = new[1]
 
     async def announce(self, address: str, backup: bool = False) -> int:
-        """Announce an address to all peers, as they know it, under a fresh endpoint id, which is returned.
+        """Announce an address to all peers, as they know it, under a fresh endpoint id, which is returned; under the
+        kernel's own, where that has an implicit endpoint for it.
 
         Raises ProtocolError (full) where the kernel has no room for it, OSError where it refuses for another reason.
         """
@@ -99,11 +100,17 @@ class Guest:
                 f"no room for {address}: the kernel has {len(known)} addresses for MPTCP already ({', '.join(known)})"
             )
             raise ProtocolError(FULL, text) from None
-        return self.state.last_id
+        return await self._id_of(public)
 
     async def endpoint_addresses(self) -> tuple[str, ...]:
         """Those of which the kernel makes use for MPTCP, each once."""
         return tuple(sorted(set((await self.endpoints.endpoints()).values()))[:MAX_ADDRESSES])
+
+    async def _id_of(self, announced: str) -> int:
+        """The last one that was given, but where the kernel has kept another one."""
+        known = await self.endpoints.endpoints()
+        given = self.state.last_id
+        return given if known.get(given) == announced else next((i for i, a in known.items() if a == announced), given)
 
     async def _fresh_id(self) -> int:
         self.state.last_id = fresh_id(await self.endpoints.endpoints(), self.state.last_id)

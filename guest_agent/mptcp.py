@@ -54,13 +54,13 @@ async def endpoints() -> dict[int, str]:
 
 async def announce(address: str, endpoint_id: int, backup: bool = False) -> None:
     """ADD_ADDR (RFC 8684 section 3.4.1) on every connection."""
-    _add(address, endpoint_id, FLAG_SIGNAL | (FLAG_BACKUP if backup else 0))
+    await _add(address, endpoint_id, FLAG_SIGNAL | (FLAG_BACKUP if backup else 0))
 
 
 async def hold(address: str, endpoint_id: int, backup: bool = False) -> None:
     """An endpoint for joins that arrive translated. Without it the kernel makes an implicit one, which no id removes:
     clients would never get their slots back."""
-    _add(address, endpoint_id, FLAG_BACKUP if backup else 0)
+    await _add(address, endpoint_id, FLAG_BACKUP if backup else 0)
 
 
 async def prefer(address: str, preferred: bool) -> None:
@@ -71,7 +71,7 @@ async def prefer(address: str, preferred: bool) -> None:
     """
     known = await endpoints()
     if address not in known.values():
-        _add(address, fresh_id(known, max(known, default=0)), flags=0)
+        await _add(address, fresh_id(known, max(known, default=0)), flags=0)
     # mptcp_pm_nl_set_flags() looks the address up itself; only the backup flag may change.
     _tell(SET_FLAGS, _entry(_named(address) + _flagged(0 if preferred else FLAG_BACKUP)))
 
@@ -88,8 +88,16 @@ async def withdraw(endpoint_id: int, address: str = "") -> None:
             raise
 
 
-def _add(address: str, endpoint_id: int, flags: int) -> None:
-    _tell(ADD_ADDR, _entry(_named(address) + attribute(ADDR_ID, _U8.pack(endpoint_id)) + _flagged(flags)))
+async def _add(address: str, endpoint_id: int, flags: int) -> None:
+    """A join that comes where no endpoint is, or no longer, makes an implicit one. The kernel has another one take its
+    place only if that is given no id (mptcp_pm_nl_append_new_local_addr), and it keeps the implicit one's."""
+    named = attribute(ADDR_ID, _U8.pack(endpoint_id))
+    try:
+        _tell(ADD_ADDR, _entry(_named(address) + named + _flagged(flags)))
+    except OSError as error:
+        if error.errno != errno.EINVAL or address not in (await endpoints()).values():
+            raise
+        _tell(ADD_ADDR, _entry(_named(address) + _flagged(flags)))
 
 
 def _tell(command: int, body: bytes) -> None:

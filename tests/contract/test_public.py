@@ -123,6 +123,38 @@ def serve(server: Place, ready: threading.Event) -> None:
                 connection.sendall(data)
 
 
+def test_an_address_that_a_late_join_has_used_is_announced_all_the_same(nat: Nat) -> None:
+    """One that comes where no endpoint is makes an implicit one, which is in the way of an announced one."""
+    ready = threading.Event()
+    threading.Thread(target=serve, args=(nat.server, ready), daemon=True).start()
+    assert ready.wait(10)
+    with nat.client.inside():
+        client = wire.stream_socket(socket.AF_INET, True)
+    client.settimeout(20)
+    with client:
+        client.connect((public(2), 7000))
+        talk(client)
+        nat.act(mptcp.announce(public(3), 9))
+        eventually(lambda: nat.locals() == {private(2), private(3)}, "a join to where no endpoint is")
+        nat.act(mptcp.withdraw(9))
+        assert private(3) in endpoints(nat).values(), "the kernel has made one by itself"
+        told: list[int] = []
+
+        async def announced() -> None:
+            told.append(await nat.guest.announce(private(3), backup=True))
+
+        nat.act(announced())
+        assert endpoints(nat)[told[0]] == private(3)
+        nat.act(nat.guest.withdraw_all(private(3)))
+        assert private(3) not in endpoints(nat).values()
+        talk(client)
+
+
+def endpoints(nat: Nat) -> dict[int, str]:
+    with nat.server.inside():
+        return asyncio.run(mptcp.endpoints())
+
+
 def test_a_client_follows_as_often_as_the_guest_moves(nat: Nat) -> None:
     """Its slots come back each time: it has two, of which one is free."""
     ready = threading.Event()
