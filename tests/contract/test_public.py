@@ -143,10 +143,10 @@ def test_an_address_that_a_late_join_has_used_is_announced_all_the_same(nat: Nat
         async def announced() -> None:
             told.append(await nat.guest.announce(private(3), backup=True))
 
-        nat.act(announced())
-        assert endpoints(nat)[told[0]] == private(3)
-        nat.act(nat.guest.withdraw_all(private(3)))
-        assert private(3) not in endpoints(nat).values()
+        for _ in range(3):  # its client may come back as it is withdrawn
+            nat.act(announced())
+            assert endpoints(nat)[told[-1]] == private(3)
+            nat.act(nat.guest.withdraw_all(private(3)))
         talk(client)
 
 
