@@ -91,6 +91,7 @@ AWAY, HOME = (("migrate", "web", site, Faults()) for site in ("berlin", "buchare
 @example([("put_meanwhile", "web", "berlin", 40, "berlin", PATHS[0]), ("resume", "web", True, Faults()), ("cleanup",)])
 @example([("tunnel", "bucharest", "lodger", "home", "10.50.1.60"), AWAY, HOME, ("carry",), ("cleanup",)])
 @example([("tunnel", "berlin", "web", "away", "10.50.1.60"), AWAY, ("hang_up", "web"), HOME, ("cleanup",)])
+@example([("migrate", "shop", "berlin", Faults()), ("tunnel", "bucharest", "web", "home", "10.50.1.98")])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=10))
 def test_legs_and_files_of_others_are_never_touched_and_of_ours_no_leg_is_left(steps: list[tuple[object, ...]]) -> None:
