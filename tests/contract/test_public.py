@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,9 @@ def serve(server: Place, ready: threading.Event) -> None:
                 connection.sendall(data)
 
 
-def test_an_address_that_a_late_join_has_used_is_announced_all_the_same(nat: Nat) -> None:
-    """One that comes where no endpoint is makes an implicit one, which is in the way of an announced one."""
+@contextmanager
+def talking(nat: Nat) -> Iterator[socket.socket]:
+    """A client's connection to the first address, on which the guest has answered."""
     ready = threading.Event()
     threading.Thread(target=serve, args=(nat.server, ready), daemon=True).start()
     assert ready.wait(10)
@@ -134,6 +135,12 @@ def test_an_address_that_a_late_join_has_used_is_announced_all_the_same(nat: Nat
     with client:
         client.connect((public(2), 7000))
         talk(client)
+        yield client
+
+
+def test_an_address_that_a_late_join_has_used_is_announced_all_the_same(nat: Nat) -> None:
+    """One that comes where no endpoint is makes an implicit one, which is in the way of an announced one."""
+    with talking(nat) as client:
         nat.act(mptcp.announce(public(3), 9))
         eventually(lambda: nat.locals() == {private(2), private(3)}, "a join to where no endpoint is")
         nat.act(mptcp.withdraw(9))
@@ -157,15 +164,7 @@ def endpoints(nat: Nat) -> dict[int, str]:
 
 def test_a_client_follows_as_often_as_the_guest_moves(nat: Nat) -> None:
     """Its slots come back each time: it has two, of which one is free."""
-    ready = threading.Event()
-    threading.Thread(target=serve, args=(nat.server, ready), daemon=True).start()
-    assert ready.wait(10)
-    with nat.client.inside():
-        client = wire.stream_socket(socket.AF_INET, True)
-    client.settimeout(20)
-    with client:
-        client.connect((public(2), 7000))
-        talk(client)
+    with talking(nat) as client:
         for number in ADDRESSES[1:]:
             old, new = private(number - 1), private(number)
             publish(nat.guest, PublishArgs(new, public(number)))
