@@ -189,6 +189,17 @@ def traces_of_moves(lab: Lab) -> dict[str, set[str]]:
 
 
 @contextmanager
+def reserved(lab: Lab, host: str, mac: str, address: str) -> Iterator[None]:
+    """By its operator, on the lab's network."""
+    entry = f"<host mac='{mac}' ip='{address}'/>"
+    virsh(lab, host, "net-update", "front", "add", "ip-dhcp-host", entry, "--live")
+    try:
+        yield
+    finally:
+        virsh(lab, host, "net-update", "front", "delete", "ip-dhcp-host", entry, "--live")
+
+
+@contextmanager
 def clients(lab: Lab, node: str, address: str, *kinds: str) -> Iterator[subprocess.Popen[str]]:
     """Connected and answered. Ends them all the same if the test fails."""
     command = ["ip", "netns", "exec", lab.namespace(node), sys.executable, "-m", "tests.clients", address, *kinds]

@@ -3,8 +3,7 @@ tried in memory (unit/test_whose_reservations.py), each call on libvirt's own co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
@@ -13,6 +12,7 @@ from tests.support import (
     Way,
     address_of,
     clients,
+    reserved,
     site_of,
     traces_of_moves,
     verdicts,
@@ -22,18 +22,6 @@ from tests.support import (
 from vmacro.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow("two moves; in memory: test_whose_reservations")]
-ENTRY = "<host mac='{}' ip='{}'/>"
-
-
-@contextmanager
-def pinned(lab: Lab, host: str, mac: str, address: str) -> Iterator[None]:
-    """As an operator does it."""
-    entry = ENTRY.format(mac, address)
-    virsh(lab, host, "net-update", "front", "add", "ip-dhcp-host", entry, "--live")
-    try:
-        yield
-    finally:
-        virsh(lab, host, "net-update", "front", "delete", "ip-dhcp-host", entry, "--live")
 
 
 def entries(lab: Lab, host: str, address: str) -> list[str]:
@@ -48,14 +36,14 @@ def test_what_an_operator_has_pinned_stays_as_it_was_written(lab: Lab, vmacro: V
     quiet, home, mac = without_probers(vmacro), address_of(lab, "web"), lab.topology.mac("web")
     before = traces_of_moves(lab)
     with ExitStack() as pins:
-        pins.enter_context(pinned(lab, way.here, mac.upper(), home))
+        pins.enter_context(reserved(lab, way.here, mac.upper(), home))
         (at_home,) = entries(lab, way.here, home)
         with clients(lab, "client", home, "chatter", "tcp-chatter") as process:
             done = quiet("migrate", "web", "--to", way.there)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr
             assert entries(lab, way.here, home) == [at_home], "and nothing of ours is beside it"
             new = address_of(lab, "web")
-            pins.enter_context(pinned(lab, way.there, mac, new))
+            pins.enter_context(reserved(lab, way.there, mac, new))
             (away,) = entries(lab, way.there, new)
             cleaned = quiet("cleanup")
             assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr

@@ -23,6 +23,7 @@ from tests.support import (
     clients,
     on_host,
     other_site,
+    reserved,
     site_of,
     traces_of_moves,
     virsh,
@@ -43,7 +44,6 @@ uri = "qemu+tls://10.19.250.9/system"
 address = "10.19.250.9"
 """
 CARD = "<interface type='network'><mac address='{}'/><source network='front'/></interface>"
-ENTRY = "<host mac='{}' ip='{}'/>"
 RP_FILTERS = {name: f"/proc/sys/net/ipv4/conf/{name}/rp_filter" for name in ("all", "eth0")}
 PUBLIC = "20.30.40.50"
 # Networks that the destination does not offer to guests, whatever the inventory says.
@@ -188,17 +188,6 @@ def test_a_guest_whose_kernel_is_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) 
         freed = f"for a in {more}; do ip address del $a/32 dev lo; done; ip mptcp endpoint flush"
         before = "; ".join(f"echo ${name} > {file}" for name, file in RP_FILTERS.items())
         in_guest(scene, f"{before}; ip address del 10.78.1.1/32 dev eth0; {freed}")
-
-
-@contextmanager
-def reserved(lab: Lab, host: str, mac: str, address: str) -> Iterator[None]:
-    """By its operator."""
-    entry = ENTRY.format(mac, address)
-    virsh(lab, host, "net-update", "front", "add", "ip-dhcp-host", entry, "--live")
-    try:
-        yield
-    finally:
-        virsh(lab, host, "net-update", "front", "delete", "ip-dhcp-host", entry, "--live")
 
 
 def test_reservations_that_are_in_the_way(lab: Lab, vmacro: Vmacro, way: Way) -> None:
